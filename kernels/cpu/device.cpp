@@ -1,0 +1,282 @@
+/*
+ * The device: choice of instruction-set level, memory, file maps, and measurement of what this machine can do.
+ */
+#include "../common/pool.h"
+#include "../common/simd.h"
+
+/* Sums `bytes` (a multiple of 4096) at p so that every cache line is read. */
+PSI_KERNEL(read_stream, const u8* p, i64 bytes, i64* sink)
+/* `rounds` times 24 independent 64-byte integer products (24 * 128 operations a round). */
+PSI_KERNEL(int8_rounds, i64 rounds, i64* sink)
+/* `rounds` times 24 independent 16-lane fused products (24 * 32 operations a round). */
+PSI_KERNEL(f32_rounds, i64 rounds, i64* sink)
+
+namespace psi::PSI_ISA {
+
+void read_stream(const u8* p, i64 bytes, i64* sink) {
+  vi a = zeroi(), b = zeroi(), c = zeroi(), d = zeroi();
+  for (i64 i = 0; i < bytes; i += 256) {
+    __builtin_prefetch(p + i + 4096);
+    __builtin_prefetch(p + i + 4096 + 128);
+    a = addi(a, loadi(p + i));
+    b = addi(b, loadi(p + i + 64));
+    c = addi(c, loadi(p + i + 128));
+    d = addi(d, loadi(p + i + 192));
+  }
+  *sink = hsumi(addi(addi(a, b), addi(c, d)));
+}
+
+/* 24 accumulators, named through arrays that the compiler keeps in registers, hide the latency of the products. */
+void int8_rounds(i64 rounds, i64* sink) {
+  constexpr int N = ACCUMULATORS;
+  vi acc[N];
+  for (int i = 0; i < N; i++) acc[i] = set1i(i);
+  vb u = set1b(3);
+  vi s = set1i(0x01020304);
+  for (i64 r = 0; r < rounds * (24 / N); r++)
+#pragma GCC unroll 24
+    for (int i = 0; i < N; i++) acc[i] = dot4_u7s8(acc[i], u, s);
+  vi total = zeroi();
+  for (int i = 0; i < N; i++) total = addi(total, acc[i]);
+  *sink = hsumi(total);
+}
+
+void f32_rounds(i64 rounds, i64* sink) {
+  constexpr int N = ACCUMULATORS;
+  vf acc[N];
+  for (int i = 0; i < N; i++) acc[i] = set1((float)i);
+  vf a = set1(1.0f + (float)(rounds & 1) * 1e-7f), b = set1(1e-7f);
+  for (i64 r = 0; r < rounds * (24 / N); r++)
+#pragma GCC unroll 24
+    for (int i = 0; i < N; i++) acc[i] = fma(acc[i], a, b);
+  vf total = zero();
+  for (int i = 0; i < N; i++) total = total + acc[i];
+  *sink = (i64)(hsum(total) * 1e-30f);
+}
+
+}  // namespace psi::PSI_ISA
+
+#ifdef PSI_LAUNCHER
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
+namespace psi {
+
+#if defined(__x86_64__)
+static const char* const names[PSI_LEVELS] = {"plain", "avx2", "avx512"};
+static bool supported(int i) {
+  if (i == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (i == 2)
+    return supported(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  return true;
+}
+#elif defined(__aarch64__)
+static const char* const names[PSI_LEVELS] = {"plain", "neon"};
+static bool supported(int i) { return i == 0 || (getauxval(AT_HWCAP) & (1ul << 20)) != 0; /* asimddp */ }
+#else
+static const char* const names[PSI_LEVELS] = {"plain"};
+static bool supported(int) { return true; }
+#endif
+
+static int current = -1;
+int level() { return current; }
+const char* level_name(int index) { return index >= 0 && index < PSI_LEVELS ? names[index] : nullptr; }
+
+static i32 find_level(const char* isa, int* out) {
+  if (!isa || !*isa) {
+    for (int i = PSI_LEVELS - 1; i >= 0; i--)
+      if (supported(i)) {
+        *out = i;
+        return PSI_OK;
+      }
+  }
+  for (int i = 0; isa && i < PSI_LEVELS; i++) {
+    if (strcmp(isa, names[i]) != 0) continue;
+    if (!supported(i)) return fail(PSI_UNSUPPORTED, "[psi_open] expected a processor with %s, got one without it.", isa);
+    *out = i;
+    return PSI_OK;
+  }
+  return fail(PSI_INVALID, "[psi_open] expected isa \"\", plain, avx2, avx512 or neon as this build has, got \"%.40s\".", isa ? isa : "");
+}
+
+static double seconds() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Best of `repeats` runs of `body`, in seconds. */
+template <class F>
+static double best_of(int repeats, F&& body) {
+  double best = 1e30;
+  for (int i = 0; i < repeats; i++) {
+    double start = seconds();
+    body();
+    double took = seconds() - start;
+    if (took < best) best = took;
+  }
+  return best;
+}
+
+/* Byte counts come from JavaScript as f64: whole, positive and below 2^47. */
+static bool byte_count(f64 bytes, size_t* out) {
+  if (!(bytes >= 1 && bytes < 140737488355328.0) || bytes != (f64)(i64)bytes) return false;
+  *out = (size_t)bytes;
+  return true;
+}
+static size_t page_up(size_t n) { return (n + 4095) & ~(size_t)4095; }
+
+}  // namespace psi
+
+PSI_API i32 psi_abi_version(void) { return PSI_ABI_VERSION; }
+PSI_API const char* psi_last_error(void) { return psi::last_error(); }
+
+PSI_API i32 psi_open(const char* isa, i32 threads) {
+  if (threads < 0 || threads > 512) return psi::fail(PSI_INVALID, "[psi_open] expected 0 to 512 threads, got %d.", threads);
+  int index = 0;
+  i32 status = psi::find_level(isa, &index);
+  if (status != PSI_OK) return status;
+  psi::current = -1;
+  if (!psi::pool_start(threads)) return psi::fail(PSI_NO_MEMORY, "[psi_open] expected to start %d threads, got a failure of the system.", threads);
+  psi::current = index;
+  return PSI_OK;
+}
+
+PSI_API i32 psi_close(void) {
+  psi::current = -1;
+  psi::pool_stop();
+  return PSI_OK;
+}
+
+PSI_API i32 psi_info(void* out, i32 capacity) {
+  PSI_OPENED("psi_info");
+  if (!out || capacity < 1) return psi::fail(PSI_INVALID, "[psi_info] expected a buffer of at least 1 byte, got %d.", capacity);
+  char levels[128] = "";
+  for (int i = 0; i < PSI_LEVELS; i++)
+    if (psi::supported(i)) {
+      if (*levels) strcat(levels, ",");
+      strcat(levels, psi::names[i]);
+    }
+  snprintf((char*)out, (size_t)capacity, "isa=%s\nlevels=%s\nthreads=%d\nnuma_nodes=%d\nabi=%d\ncompiler=%s\n", psi::names[psi::current], levels,
+           psi::pool_threads(), psi::pool_numa_nodes(), PSI_ABI_VERSION, __VERSION__);
+  return PSI_OK;
+}
+
+/* Blocks of at least 4 MiB start at a 2 MiB boundary and ask for huge pages. */
+PSI_API i32 psi_alloc(void* address, f64 bytes) {
+  size_t n;
+  if (!address) return psi::fail(PSI_INVALID, "[psi_alloc] expected a place for the address, got null.");
+  if (!psi::byte_count(bytes, &n)) return psi::fail(PSI_INVALID, "[psi_alloc] expected a whole number of bytes from 1 to 2^47, got %g.", bytes);
+  const size_t huge = 2u << 20;
+  n = psi::page_up(n);
+  size_t slack = n >= 2 * huge ? huge : 0;
+  u8* p = (u8*)mmap(nullptr, n + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) return psi::fail(PSI_NO_MEMORY, "[psi_alloc] expected %.0f free bytes, got: %s.", bytes, strerror(errno));
+  if (slack) {
+    u8* start = (u8*)(((uintptr_t)p + huge - 1) & ~(uintptr_t)(huge - 1));
+    if (start > p) munmap(p, (size_t)(start - p));
+    size_t rest = (size_t)(p + n + slack - (start + n));
+    if (rest) munmap(start + n, rest);
+    p = start;
+    madvise(p, n, MADV_HUGEPAGE);
+  }
+  memcpy(address, &p, sizeof p);
+  return PSI_OK;
+}
+
+PSI_API i32 psi_free(void* address, f64 bytes) {
+  size_t n;
+  if (!address || !psi::byte_count(bytes, &n)) return psi::fail(PSI_INVALID, "[psi_free] expected the address and bytes of psi_alloc, got %g bytes.", bytes);
+  if (munmap(address, psi::page_up(n)) != 0) return psi::fail(PSI_INVALID, "[psi_free] expected the address and bytes of psi_alloc, got: %s.", strerror(errno));
+  return PSI_OK;
+}
+
+PSI_API i32 psi_copy(void* destination, const void* source, f64 bytes) {
+  size_t n;
+  if (bytes == 0) return PSI_OK;
+  if (!destination || !source || !psi::byte_count(bytes, &n)) return psi::fail(PSI_INVALID, "[psi_copy] expected two addresses and a byte count, got %g bytes.", bytes);
+  memmove(destination, source, n);
+  return PSI_OK;
+}
+
+PSI_API i32 psi_map(void* address, void* bytes, const char* path) {
+  if (!address || !bytes || !path) return psi::fail(PSI_INVALID, "[psi_map] expected a path and places for address and bytes, got null.");
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return psi::fail(PSI_IO, "[psi_map] expected a readable file, got: %s (%.300s).", strerror(errno), path);
+  struct stat s;
+  i32 status = PSI_OK;
+  void* p = MAP_FAILED;
+  if (fstat(fd, &s) != 0) status = psi::fail(PSI_IO, "[psi_map] expected file information, got: %s (%.300s).", strerror(errno), path);
+  else if (!S_ISREG(s.st_mode)) status = psi::fail(PSI_IO, "[psi_map] expected a regular file, got something else (%.300s).", path);
+  else if (s.st_size == 0) status = psi::fail(PSI_IO, "[psi_map] expected a file with content, got 0 bytes (%.300s).", path);
+  else {
+    p = mmap(nullptr, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED) status = psi::fail(PSI_IO, "[psi_map] expected to map %lld bytes, got: %s (%.300s).", (long long)s.st_size, strerror(errno), path);
+  }
+  close(fd);
+  if (status != PSI_OK) return status;
+  f64 a = (f64)(uintptr_t)p, n = (f64)s.st_size;
+  memcpy(address, &a, 8);
+  memcpy(bytes, &n, 8);
+  return PSI_OK;
+}
+
+PSI_API i32 psi_unmap(void* address, f64 bytes) {
+  size_t n;
+  if (!address || !psi::byte_count(bytes, &n) || munmap(address, n) != 0)
+    return psi::fail(PSI_INVALID, "[psi_unmap] expected the address and bytes of psi_map, got %g bytes.", bytes);
+  return PSI_OK;
+}
+
+/* The range may start anywhere. Dropping takes whole pages inside it, so that neighbours are not dropped with it. */
+PSI_API i32 psi_advise(void* address, f64 bytes, i32 advice) {
+  size_t n;
+  if (bytes == 0) return PSI_OK;
+  if (!address || !psi::byte_count(bytes, &n)) return psi::fail(PSI_INVALID, "[psi_advise] expected a mapped range, got %g bytes.", bytes);
+  if (advice != 0 && advice != 1) return psi::fail(PSI_INVALID, "[psi_advise] expected advice 0 or 1, got %d.", advice);
+  uintptr_t first = (uintptr_t)address, last = first + n;
+  first = advice == 0 ? first & ~(uintptr_t)4095 : psi::page_up(first);
+  last = advice == 0 ? psi::page_up(last) : last & ~(uintptr_t)4095;
+  if (first >= last) return PSI_OK;
+  if (madvise((void*)first, last - first, advice == 0 ? MADV_WILLNEED : MADV_DONTNEED) != 0)
+    return psi::fail(PSI_IO, "[psi_advise] expected the system to take the advice, got: %s.", strerror(errno));
+  return PSI_OK;
+}
+
+PSI_API i32 psi_measure(void* read_gb_s, void* int8_gop_s, void* f32_gflop_s, f64 bytes) {
+  PSI_OPENED("psi_measure");
+  size_t n;
+  if (!read_gb_s || !int8_gop_s || !f32_gflop_s) return psi::fail(PSI_INVALID, "[psi_measure] expected three result places, got null.");
+  if (!psi::byte_count(bytes, &n) || n < (1u << 20)) return psi::fail(PSI_INVALID, "[psi_measure] expected at least 1 MiB, got %g bytes.", bytes);
+  const i64 threads = psi::pool_threads(), piece = 1 << 18, pieces = (i64)n / piece;
+  u8* p = nullptr;
+  i32 status = psi_alloc(&p, bytes);
+  if (status != PSI_OK) return status;
+  i64 sinks[512];
+  psi::parallel_static(pieces, [&](i64 i, int) { memset(p + i * piece, (int)i, (size_t)piece); });
+  double t = psi::best_of(5, [&] {
+    psi::parallel_static(pieces, [&](i64 i, int thread) { PSI_RUN(read_stream)(p + i * piece, piece, &sinks[thread]); });
+  });
+  psi_free(p, bytes);
+  f64 gb_s = (double)(pieces * piece) / t * 1e-9;
+  const i64 rounds = 100000;
+  t = psi::best_of(5, [&] { psi::parallel_static(threads, [&](i64, int thread) { PSI_RUN(int8_rounds)(rounds, &sinks[thread]); }); });
+  f64 gop_s = (double)(threads * rounds * 24 * 128) / t * 1e-9;
+  t = psi::best_of(5, [&] { psi::parallel_static(threads, [&](i64, int thread) { PSI_RUN(f32_rounds)(rounds, &sinks[thread]); }); });
+  f64 gflop_s = (double)(threads * rounds * 24 * 32) / t * 1e-9;
+  memcpy(read_gb_s, &gb_s, 8);
+  memcpy(int8_gop_s, &gop_s, 8);
+  memcpy(f32_gflop_s, &gflop_s, 8);
+  return PSI_OK;
+}
+#endif
