@@ -16,6 +16,8 @@
  * second to keep it. fma(a, b, c) = a*b + c, fused except on the plain level.
  */
 #pragma once
+#include <utility>
+
 #include "isa.h"
 
 #ifndef PSI_ISA
@@ -33,6 +35,19 @@
 #endif
 
 namespace psi::PSI_ISA {
+
+/*
+ * unroll<N>([&](auto i) PSI_LAMBDA { constexpr int I = i; ... }) repeats its body at compile time. Arrays of vectors
+ * indexed this way stay in registers; with an unrolled `for` the compiler keeps copies in memory.
+ */
+#define PSI_LAMBDA __attribute__((always_inline))
+template <int I> struct Index {
+  constexpr operator int() const { return I; }
+};
+template <class F, int... I>
+PSI_INLINE void unroll_over(F&& f, std::integer_sequence<int, I...>) { (f(Index<I>{}), ...); }
+template <int N, class F>
+PSI_INLINE void unroll(F&& f) { unroll_over(f, std::make_integer_sequence<int, N>{}); }
 
 #ifndef PSI_NATIVE_OPERATORS
 PSI_INLINE vf operator+(vf a, vf b) { return add(a, b); }

@@ -26,31 +26,34 @@ void read_stream(const u8* p, i64 bytes, i64* sink) {
   *sink = hsumi(addi(addi(a, b), addi(c, d)));
 }
 
-/* 24 accumulators, named through arrays that the compiler keeps in registers, hide the latency of the products. */
+/* Enough accumulators to hide the latency of the products. Inputs are read each round so that none is precomputed. */
 void int8_rounds(i64 rounds, i64* sink) {
   constexpr int N = ACCUMULATORS;
   vi acc[N];
-  for (int i = 0; i < N; i++) acc[i] = set1i(i);
-  vb u = set1b(3);
-  vi s = set1i(0x01020304);
-  for (i64 r = 0; r < rounds * (24 / N); r++)
-#pragma GCC unroll 24
-    for (int i = 0; i < N; i++) acc[i] = dot4_u7s8(acc[i], u, s);
+  unroll<N>([&](auto i) PSI_LAMBDA { acc[i] = set1i(i); });
+  alignas(64) u8 u[64];
+  memset(u, 3, sizeof u);
+  i32 inputs[N];
+  memset(inputs, 1, sizeof inputs);
+  for (i64 r = 0; r < rounds * (24 / N); r++) {
+    asm volatile("" : : : "memory");
+    vb weights = loadb(u);
+    unroll<N>([&](auto i) PSI_LAMBDA { acc[i] = dot4_u7s8(acc[i], weights, set1i(inputs[i])); });
+  }
   vi total = zeroi();
-  for (int i = 0; i < N; i++) total = addi(total, acc[i]);
+  unroll<N>([&](auto i) PSI_LAMBDA { total = addi(total, acc[i]); });
   *sink = hsumi(total);
 }
 
 void f32_rounds(i64 rounds, i64* sink) {
   constexpr int N = ACCUMULATORS;
   vf acc[N];
-  for (int i = 0; i < N; i++) acc[i] = set1((float)i);
+  unroll<N>([&](auto i) PSI_LAMBDA { acc[i] = set1((float)i); });
   vf a = set1(1.0f + (float)(rounds & 1) * 1e-7f), b = set1(1e-7f);
   for (i64 r = 0; r < rounds * (24 / N); r++)
-#pragma GCC unroll 24
-    for (int i = 0; i < N; i++) acc[i] = fma(acc[i], a, b);
+    unroll<N>([&](auto i) PSI_LAMBDA { acc[i] = fma(acc[i], a, b); });
   vf total = zero();
-  for (int i = 0; i < N; i++) total = total + acc[i];
+  unroll<N>([&](auto i) PSI_LAMBDA { total = total + acc[i]; });
   *sink = (i64)(hsum(total) * 1e-30f);
 }
 
