@@ -59,6 +59,8 @@ PSI_INLINE void storei(void* p, vi x) {
 }
 PSI_INLINE vi set1i(i32 x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 PSI_INLINE vi zeroi() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+/* Hides the value from the optimiser. */
+PSI_INLINE void opaque(vi& a) { asm volatile("" : "+x"(a.a), "+x"(a.b)); }
 PSI_I2(addi, _mm256_add_epi32)
 PSI_I2(subi, _mm256_sub_epi32)
 PSI_I2(muli, _mm256_mullo_epi32)

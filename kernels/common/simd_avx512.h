@@ -37,6 +37,8 @@ PSI_INLINE vi loadi(const void* p) { return _mm512_loadu_si512(p); }
 PSI_INLINE void storei(void* p, vi a) { _mm512_storeu_si512(p, a); }
 PSI_INLINE vi set1i(i32 x) { return _mm512_set1_epi32(x); }
 PSI_INLINE vi zeroi() { return _mm512_setzero_si512(); }
+/* Hides the value from the optimiser. */
+PSI_INLINE void opaque(vi& a) { asm volatile("" : "+v"(a)); }
 PSI_INLINE vi addi(vi a, vi b) { return _mm512_add_epi32(a, b); }
 PSI_INLINE vi subi(vi a, vi b) { return _mm512_sub_epi32(a, b); }
 PSI_INLINE vi muli(vi a, vi b) { return _mm512_mullo_epi32(a, b); }

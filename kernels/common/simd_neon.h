@@ -67,6 +67,8 @@ PSI_INLINE void storei(void* p, vi x) {
 }
 PSI_INLINE vi set1i(i32 x) { return {vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x), vdupq_n_s32(x)}; }
 PSI_INLINE vi zeroi() { return set1i(0); }
+/* Hides the value from the optimiser. */
+PSI_INLINE void opaque(vi& a) { asm volatile("" : "+w"(a.a), "+w"(a.b), "+w"(a.c), "+w"(a.d)); }
 PSI_2(vi, vi, addi, vaddq_s32)
 PSI_2(vi, vi, subi, vsubq_s32)
 PSI_2(vi, vi, muli, vmulq_s32)

@@ -50,6 +50,8 @@ PSI_INLINE vi loadi(const void* p) {
 PSI_INLINE void storei(void* p, vi a) { memcpy(p, a.v, 64); }
 PSI_INLINE vi set1i(i32 x) { PSI_EACH(vi, x); }
 PSI_INLINE vi zeroi() { return set1i(0); }
+/* Hides the value from the optimiser. */
+PSI_INLINE void opaque(vi& a) { asm volatile("" : : "r"(a.v) : "memory"); }
 PSI_INLINE vi addi(vi a, vi b) { PSI_EACH(vi, (i32)((u32)a.v[i] + (u32)b.v[i])); }
 PSI_INLINE vi subi(vi a, vi b) { PSI_EACH(vi, (i32)((u32)a.v[i] - (u32)b.v[i])); }
 PSI_INLINE vi muli(vi a, vi b) { PSI_EACH(vi, (i32)((u32)a.v[i] * (u32)b.v[i])); }
