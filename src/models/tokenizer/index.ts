@@ -1,0 +1,3 @@
+export type { StreamDecoder } from "./decode.ts";
+export { tokenizerFromGguf } from "./gguf.ts";
+export type { DecodeOptions, EncodeOptions, Tokenizer } from "./tokenizer.ts";
