@@ -1,0 +1,43 @@
+/*
+ * The product of packed weights with rows of activations, shared by matmul and moe_matmul (implementation: product.cpp).
+ *
+ * Quantised weights: each block of 32 activations is rounded once to s8 with an f32 scale (InputBlock). One pair of
+ * input row and output is always accumulated by the same operations in the same order, block by block:
+ *   acc = fma(f32(start + sum_k code*q) * scale, d, acc)   and with a second term   acc = fma(min, dsum, acc)
+ * (twice a block where a type has scales per 16), so its bits do not depend on the rows beside it, on the tile shape
+ * or on the thread. Float weights: acc = fma(w[k], x[k], acc) in order of k, all in f32.
+ */
+#pragma once
+#include "../common/isa.h"
+
+namespace psi {
+
+/* 32 activations: x[i] ~ d * q[i]. start[h] = -bias * (sum of q), dsum[h] = d * (sum of q), over the whole block
+   (h = 0) or over its halves, as the weight type needs. */
+struct alignas(64) InputBlock {
+  i8 q[32];
+  float d;
+  i32 start[2];
+  float dsum[2];
+  i32 unused[3];
+};
+
+struct ProductTask {
+  float* y;             /* row s starts at y + s*outputs */
+  const float* x;       /* float weights: row r at x + r*columns */
+  const InputBlock* in; /* block weights: row r at in + r*columns/32 */
+  const u8* panels;     /* of one matrix */
+  const float* bias;    /* [outputs] or null */
+  const i32* slots;     /* output rows to compute, or null for first_row, first_row+1, ... */
+  u8* scratch;          /* THREAD_SCRATCH bytes */
+  i64 first_row, rows, outputs, columns;
+  i64 first_panel, panel_count;
+  i32 dtype;
+  i32 slots_per_input; /* input row = slot / slots_per_input */
+};
+
+}  // namespace psi
+
+PSI_KERNEL(product, const psi::ProductTask& task)
+/* Fills in [rows][columns/32] for weights of block type dtype. */
+PSI_KERNEL(quantize_inputs, psi::InputBlock* in, const float* x, i64 rows, i64 columns, i32 dtype)
