@@ -1,0 +1,115 @@
+/*
+ * The C ABI of psionic's kernel libraries; every backend exports the same symbols.
+ *
+ * Order of arguments: pointers (outputs, inputs, scratch), then sizes as i32, then scalars. Sizes that may pass 2^31
+ * travel as f64. A function returns a status and never exits, prints or throws; psi_last_error() has the text of the
+ * calling thread's last failure. Activations are f32. Weights of `psi_matmul`, `psi_moe_matmul` are in panel layout,
+ * made by `psi_pack` (type code = dtype id + PSI_PACKED); `psi_embedding` takes either layout.
+ *
+ * The prototypes below are read by a test and compared with the op table in src/ir/ops.
+ */
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+#define PSI_API extern "C" __attribute__((visibility("default")))
+#else
+#define PSI_API __attribute__((visibility("default")))
+#endif
+
+typedef int32_t i32;
+typedef float f32;
+typedef double f64;
+
+#define PSI_ABI_VERSION 1
+
+/* status */
+#define PSI_OK 0
+#define PSI_INVALID 1      /* an argument is out of contract */
+#define PSI_UNSUPPORTED 2  /* understood and declined */
+#define PSI_NO_MEMORY 3
+#define PSI_IO 4           /* errno text in psi_last_error */
+
+/* dtype ids are ggml's (src/core/dtype.ts); a packed weight has this bit set */
+#define PSI_PACKED 256
+
+/* ---- device ---- */
+PSI_API i32 psi_abi_version(void);
+PSI_API const char* psi_last_error(void);
+/* threads: 0 = one per physical core this process may use. isa: "" = best, or plain|avx2|avx512|neon to force lower. */
+PSI_API i32 psi_open(const char* isa, i32 threads);
+PSI_API i32 psi_close(void);
+/* Writes "key=value\n" lines (isa, threads, features, numa_nodes, ...), NUL-terminated, cut at `capacity`. */
+PSI_API i32 psi_info(void* out, i32 capacity);
+/* *address gets a 64-byte aligned (huge-page advised when large) zero-filled block; first touch is left to the caller. */
+PSI_API i32 psi_alloc(void* address, f64 bytes);
+PSI_API i32 psi_free(void* address, f64 bytes);
+PSI_API i32 psi_copy(void* destination, const void* source, f64 bytes);
+/* Maps a file read-only; address and bytes are f64 outputs. */
+PSI_API i32 psi_map(void* address, void* bytes, const char* path);
+PSI_API i32 psi_unmap(void* address, f64 bytes);
+/* advice: 0 = will need, 1 = drop these pages from the resident set (the file keeps the data) */
+PSI_API i32 psi_advise(void* address, f64 bytes, i32 advice);
+/* Roofline of this machine with the open thread count: GB/s of a streaming read over `bytes`, integer Gop/s of the
+   8-bit dot-product path, f32 Gflop/s. Outputs are f64. */
+PSI_API i32 psi_measure(void* read_gb_s, void* int8_gop_s, void* f32_gflop_s, f64 bytes);
+
+/* ---- weights ---- */
+/* File layout [rows, columns] to panels of 16 rows; destination has psi_packed_bytes(...) bytes. */
+PSI_API i32 psi_pack(void* destination, const void* source, i32 rows, i32 columns, i32 dtype);
+/* f64 output: bytes of a packed matrix */
+PSI_API i32 psi_packed_bytes(void* bytes, i32 rows, i32 columns, i32 dtype);
+/* y f32 [rows, columns] from file layout, bit for bit ggml's dequantisation */
+PSI_API i32 psi_dequantize(void* y, const void* x, i32 rows, i32 columns, i32 dtype);
+/* reference quantiser: x f32 [rows, columns] to file layout */
+PSI_API i32 psi_quantize(void* y, const void* x, i32 rows, i32 columns, i32 dtype);
+
+/* ---- ops ---- */
+/* y[t,n] = sum_k x[t,k] w[n,k] (+ bias[n]). x f32 [rows,columns], w packed [outputs,columns], bias f32 or NULL. */
+PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
+/* y[s,n] = x[row(s)] . w[e(s)][n] (+ bias[e(s),n]) for slots s = token*used + j; row(s) = s if x_per_slot, else token.
+   w: `experts` packed matrices one after the other. expert_ids i32 [tokens,used]. */
+PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes);
+/* Top-k routing. logits f32 [tokens,experts]; bias f32 [experts] or NULL is added for choosing only.
+   mode 1: softmax over all then top-k; 2: sigmoid; 3: top-k then softmax. Ties take the lower index; order descending. */
+PSI_API i32 psi_router(void* expert_ids, void* weights, const void* logits, const void* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
+/* y[t] = sum_j weights[t,j] x[t*used+j], in order of j */
+PSI_API i32 psi_moe_combine(void* y, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
+/* For each row and group g: RMS norm of x[row*stride + offset + g*width ...]; w f32 [width] or NULL; y has x's layout. */
+PSI_API i32 psi_rms_norm(void* y, const void* x, const void* w, i32 rows, i32 stride, i32 offset, i32 groups, i32 width, f32 eps);
+/* sum = x + delta; y = RMS norm of sum. sum may be x. */
+PSI_API i32 psi_add_rms_norm(void* sum, void* y, const void* x, const void* delta, const void* w, i32 rows, i32 width, f32 eps);
+/* Rotates heads in place: x[row*stride + offset + h*head_dim ...]; inv_freq f32 [rotary_dims/2]; angle = f32(position) *
+   inv_freq; neox 0: pairs (2i, 2i+1), 1: pairs (i, i + rotary_dims/2). cos and sin are multiplied by mscale. */
+PSI_API i32 psi_rope(void* x, const void* positions, const void* inv_freq, i32 rows, i32 stride, i32 offset, i32 heads, i32 head_dim, i32 rotary_dims, i32 neox, f32 mscale);
+/* y = act(gate) * up. kind 0: silu; 1: gelu (tanh form); 2: GPT-OSS clamped: g=min(gate,limit), u=clamp(up,+-limit),
+   g*sigmoid(alpha*g)*(u+1). gate and up are rows of `gate_stride`, `up_stride` elements. */
+PSI_API i32 psi_glu(void* y, const void* gate, const void* up, i32 rows, i32 width, i32 gate_stride, i32 up_stride, i32 kind, f32 alpha, f32 limit);
+/* y[t] = scale * table[ids[t]]; table [vocabulary,width], any dtype, file layout or packed (dtype | PSI_PACKED). */
+PSI_API i32 psi_embedding(void* y, const void* table, const void* ids, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f32 scale);
+PSI_API i32 psi_add(void* y, const void* a, const void* b, f64 count);
+/* y[r] = x[index[r]] */
+PSI_API i32 psi_gather_rows(void* y, const void* x, const void* index, i32 rows, i32 width, i32 source_rows);
+/* y = cap * tanh(x / cap) */
+PSI_API i32 psi_softcap(void* y, const void* x, f64 count, f32 cap);
+/* ids i32 [rows]: position of the largest value; the lowest on ties; NaN never wins */
+PSI_API i32 psi_argmax(void* ids, const void* x, i32 rows, i32 width);
+/* values f32, ids i32 [rows,k], descending, the lower id first on ties */
+PSI_API i32 psi_top_k(void* values, void* ids, const void* x, i32 rows, i32 width, i32 k);
+/* y f32 [rows]: log(sum(exp(x[r,:]))) */
+PSI_API i32 psi_log_sum_exp(void* y, const void* x, i32 rows, i32 width);
+
+/*
+ * Paged cache. A page holds `page_size` (a multiple of 16) consecutive positions of one sequence in one layer:
+ *   keys   [kv_heads][page_size/16][head_dim][16]   (transposed in tiles of 16 positions)
+ *   values [kv_heads][page_size][head_dim]
+ * with elements of cache_type f32, f16, bf16, or q8_0: int8 in the same places, followed, for the whole page, by f16
+ * scales: keys [kv_heads][page_size/16][head_dim/32][16], values [kv_heads][page_size][head_dim/32].
+ * page_table i32 [sequences, max_pages]: physical page of each logical page; entries outside the window may be -1.
+ */
+PSI_API i32 psi_kv_write(void* k_cache, void* v_cache, const void* k, const void* v, const void* page_table, const void* token_sequence, const void* token_position, i32 tokens, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type);
+/* Causal attention of each token over positions 0..token_position of its sequence; window > 0: the last `window`
+   positions only, its own included. sinks f32 [heads] or NULL. softcap 0 = none. q f32 rows of q_stride with head h at
+   q_offset + h*head_dim; y f32 [tokens, heads*head_dim]. Scores are reduced over key chunks cut at absolute positions,
+   so a token's result does not depend on what else is in the batch. */
+PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const void* v_cache, const void* page_table, const void* token_sequence, const void* token_position, const void* sinks, void* scratch, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 window, i32 cache_type, f32 scale, f32 softcap, f64 scratch_bytes);

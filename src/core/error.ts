@@ -1,0 +1,64 @@
+/** Stable codes; the CLI maps them to exit codes and the server to HTTP statuses. */
+export type ErrorCode =
+  | "invalid_argument" // a programmer or caller passed something out of contract
+  | "invalid_request" // a client's request is malformed or asks for what cannot be
+  | "context_overflow" // prompt (plus asked output) exceeds the context
+  | "model_not_found"
+  | "file_not_found"
+  | "file_malformed" // truncated, wrong magic, absurd counts, inconsistent offsets
+  | "unsupported" // understood and declined: op, dtype, architecture, feature
+  | "admission_refused" // not enough memory or slots
+  | "queue_full"
+  | "cancelled"
+  | "io_failed"
+  | "native_failed" // a kernel library returned a status
+  | "internal";
+
+/**
+ * The one error class. Message form: `[where] expected X, got Y`, followed by the fix when known.
+ * `details` carries machine-readable facts (shapes, dtypes, limits, the offending `param` of a request).
+ */
+export class PsionicError extends Error {
+  readonly code: ErrorCode;
+  readonly details: Readonly<Record<string, unknown>>;
+
+  constructor(code: ErrorCode, message: string, details: Record<string, unknown> = {}, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = "PsionicError";
+    this.code = code;
+    this.details = details;
+  }
+}
+
+/** Builds the usual message: `[where] expected X, got Y. Fix.` */
+export function unexpected(
+  code: ErrorCode,
+  where: string,
+  expected: string,
+  got: unknown,
+  options: { fix?: string; details?: Record<string, unknown>; cause?: unknown } = {},
+): PsionicError {
+  const fix = options.fix ? `. ${options.fix}` : "";
+  return new PsionicError(
+    code,
+    `[${where}] expected ${expected}, got ${String(got)}${fix}`,
+    options.details,
+    options.cause,
+  );
+}
+
+/** A declined request as a value: the contract names its code, nothing crashed, nothing was moved elsewhere. */
+export type Refusal = {
+  readonly kind: "refusal";
+  readonly code: string;
+  readonly message: string;
+  readonly details: Readonly<Record<string, unknown>>;
+};
+
+export function refuse(code: string, message: string, details: Record<string, unknown> = {}): Refusal {
+  return { kind: "refusal", code, message, details };
+}
+
+export function isRefusal(value: unknown): value is Refusal {
+  return typeof value === "object" && value !== null && (value as { kind?: unknown }).kind === "refusal";
+}

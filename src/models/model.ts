@@ -1,0 +1,65 @@
+import type { DType } from "../core/dtype.ts";
+import type { Tensor } from "../runtime/tensor.ts";
+
+/** A cache element type. */
+export type CacheType = Extract<DType, "f32" | "f16" | "bf16" | "q8_0">;
+
+/**
+ * Layers that keep keys and values in the same way and so share one page table: all full-attention layers of a model
+ * are one group, its sliding-window layers another.
+ */
+export type CacheGroup = {
+  /** 0 = every position; otherwise only the last `window` positions are ever read. */
+  readonly window: number;
+  readonly layers: readonly number[];
+  readonly kvHeads: number;
+  readonly headDim: number;
+};
+
+/** Pages of one group: `keys[i]` and `values[i]` belong to `group.layers[i]`; each holds `pageCount` pages. */
+export type CachePool = {
+  readonly group: CacheGroup;
+  readonly cacheType: CacheType;
+  readonly pageSize: number;
+  readonly pageCount: number;
+  readonly keys: readonly Tensor[];
+  readonly values: readonly Tensor[];
+};
+
+/**
+ * One forward pass over a flat batch: T tokens of S sequences, in any mix of prompt chunks and single generated tokens.
+ * Tokens of a sequence stand together and in order.
+ */
+export type Step = {
+  /** i32 [T] */
+  readonly tokens: Tensor;
+  /** i32 [T], position of each token in its sequence */
+  readonly positions: Tensor;
+  /** i32 [T], row of the page tables */
+  readonly sequences: Tensor;
+  /** per cache group: i32 [S, maxPages]; -1 where no page is held */
+  readonly pageTables: readonly Tensor[];
+  readonly pools: readonly CachePool[];
+  /** i32 [R], rows of the batch whose logits are wanted, ascending */
+  readonly outputRows: Tensor;
+};
+
+export type ModelConfig = {
+  readonly architecture: string;
+  readonly name: string;
+  readonly vocabularySize: number;
+  readonly contextLength: number;
+  readonly width: number;
+  readonly layers: number;
+};
+
+/** A loaded decoder. `forward` gives logits f32 [R, V] in the caller's scope and writes keys and values into the pools. */
+export interface Model {
+  readonly config: ModelConfig;
+  readonly cacheGroups: readonly CacheGroup[];
+  readonly parameters: number;
+  /** Bytes this model keeps resident for weights. */
+  readonly weightBytes: number;
+  forward(step: Step): Tensor;
+  free(): void;
+}

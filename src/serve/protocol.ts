@@ -1,0 +1,166 @@
+/** What crosses between the HTTP side (main thread) and the engine (worker): plain data only. */
+
+/** Sampling of one request. Absent fields take no part; a request that sets none of them decodes greedily. */
+export type SamplingParams = {
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly typicalP?: number;
+  readonly repeatPenalty?: number;
+  readonly repeatLastN?: number;
+  readonly presencePenalty?: number;
+  readonly frequencyPenalty?: number;
+  readonly dryMultiplier?: number;
+  readonly dryBase?: number;
+  readonly dryAllowedLength?: number;
+  readonly dryPenaltyLastN?: number;
+  /** Token sequences that end a repetition match. */
+  readonly drySequenceBreakers?: readonly (readonly number[])[];
+  readonly xtcProbability?: number;
+  readonly xtcThreshold?: number;
+  /** [token, bias] pairs added to the logits before anything else; -Infinity bans (sent as -1e9). */
+  readonly logitBias?: readonly (readonly [number, number])[];
+  readonly seed?: number;
+};
+
+export type GenerateRequest = {
+  readonly prompt: readonly number[];
+  /** Absent: until the context is full. */
+  readonly maxTokens?: number;
+  readonly sampling: SamplingParams;
+  /** End-of-generation ids; the stopping token itself is delivered in `done.stopToken`, not as a token event. */
+  readonly stopTokens: readonly number[];
+  /** Number of choices from the same prompt. */
+  readonly choices: number;
+  /** Number of alternatives to report per token; 0 = the chosen token's own log-probability only; absent = none. */
+  readonly topLogprobs?: number;
+  /** Log-probabilities of prompt tokens too (`echo` with `logprobs`). */
+  readonly promptLogprobs?: boolean;
+  /** Requests of one client share a place in the fair queue. */
+  readonly client?: string;
+  /** `bypass`: neither read nor written; `invalidate`: overlapping entries dropped, then recorded afresh. */
+  readonly prefixCache?: "auto" | "bypass" | "invalidate";
+  /** Only requests of equal tenant share cached prefixes. */
+  readonly tenant?: string;
+};
+
+export type TokenLogprob = { readonly token: number; readonly logprob: number };
+
+export type FinishReason = "stop" | "length" | "cancelled" | "error";
+
+export type GenerateEvent =
+  /** Prompt tokens processed so far (`cached` of them taken from the prefix cache). */
+  | { readonly type: "prefill"; readonly processed: number; readonly total: number; readonly cached: number }
+  | { readonly type: "promptLogprobs"; readonly tokens: readonly (TokenLogprob & { top: readonly TokenLogprob[] })[] }
+  | {
+      readonly type: "token";
+      readonly choice: number;
+      readonly token: number;
+      readonly logprob?: number;
+      readonly top?: readonly TokenLogprob[];
+    }
+  | {
+      readonly type: "done";
+      readonly choice: number;
+      readonly reason: FinishReason;
+      readonly stopToken?: number;
+      /** The context ended generation rather than `maxTokens`. */
+      readonly contextFull?: boolean;
+    }
+  /** Last event of a request. Durations in milliseconds. */
+  | {
+      readonly type: "end";
+      readonly promptTokens: number;
+      readonly cachedTokens: number;
+      readonly completionTokens: number;
+      readonly queueMs: number;
+      readonly prefillMs: number;
+      readonly decodeMs: number;
+      readonly prefixCache: "none" | "hit" | "miss" | "bypassed" | "rebuilt";
+    };
+
+/** Facts of a loaded model and the engine around it. */
+export type EngineInfo = {
+  readonly model: {
+    readonly path: string;
+    readonly architecture: string;
+    readonly name: string;
+    readonly digest: string;
+    readonly vocabularySize: number;
+    /** Length the model was trained for, tokens. */
+    readonly trainedContext: number;
+    readonly parameters: number;
+    readonly weightBytes: number;
+    readonly quantization: string;
+  };
+  readonly backend: BackendTruth;
+  /** Effective context per request, tokens. */
+  readonly contextLength: number;
+  readonly slots: number;
+  readonly maxQueue: number;
+  readonly memory: MemoryPlan;
+  readonly planDigest: string;
+  readonly loadMs: number;
+};
+
+/** The truth tuple: which code executes a request (serving contract, section 2). */
+export type BackendTruth = {
+  readonly backend: "cpu" | "cuda" | "metal";
+  readonly executionMode: "native";
+  readonly executionEngine: "psionic";
+  readonly residencyMode: string;
+  readonly hybridOffload: string;
+  readonly fallbackPolicy: "refuse";
+  readonly performanceClass: string;
+};
+
+/** Bytes by purpose, known before loading. */
+export type MemoryPlan = {
+  readonly weightBytes: number;
+  readonly cacheBytes: number;
+  readonly workspaceBytes: number;
+  readonly totalBytes: number;
+};
+
+export type EngineStats = {
+  readonly active: number;
+  readonly queued: number;
+  readonly pagesUsed: number;
+  readonly pagesTotal: number;
+  readonly prefixHits: number;
+  readonly prefixMisses: number;
+  readonly cachedPromptTokens: number;
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+  readonly cancelled: number;
+  readonly steps: number;
+  /** Resident bytes of temporaries at the highest point so far. */
+  readonly arenaPeakBytes: number;
+};
+
+export type EngineOptions = {
+  readonly modelPath: string;
+  readonly backend: "cpu";
+  /** Per-request context in tokens; absent: the model's trained context, cut to what memory admits and said so. */
+  readonly contextLength?: number;
+  readonly slots?: number;
+  readonly maxQueue?: number;
+  readonly cacheType?: "f32" | "f16" | "bf16" | "q8_0";
+  readonly threads?: number;
+  readonly isa?: string;
+  readonly numerics?: "reference" | "ggml";
+};
+
+/** The engine as the rest of the process sees it. */
+export interface Engine {
+  readonly info: EngineInfo;
+  /**
+   * Events of one request, in order. Throws PsionicError `context_overflow`, `queue_full`, `invalid_request` before the
+   * first event. Aborting the signal, or leaving the loop, frees the request's slot at once.
+   */
+  generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<GenerateEvent>;
+  stats(): EngineStats;
+  /** Stops taking requests, waits for running ones (or cancels them when `force`), frees everything. */
+  close(force?: boolean): Promise<void>;
+}
