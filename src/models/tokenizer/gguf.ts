@@ -1,5 +1,6 @@
 import { unexpected } from "../../core/error.ts";
 import { alphabetBytes, byteLevelEncoder, type EncodeText, type Merges, mergeRules } from "./byte_level.ts";
+import { toNfc } from "./normal_form.ts";
 import { characterEncoder, MARK, markBytes, scoreRules } from "./sentence_piece.ts";
 import { type PreTokenizer, preTokenizers } from "./split.ts";
 import { makeTokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -65,11 +66,6 @@ function knownPreTokenizer(name: string): PreTokenizer {
   if (found !== undefined) return found;
   const known = `tokenizer.ggml.pre of ${[...preTokenizers.keys()].join(", ")}`;
   throw unexpected("unsupported", WHERE, known, describe(name), { details: { pre: name } });
-}
-
-/** Text in Unicode NFC; what lies below U+0300 already is. */
-export function toNfc(piece: string): string {
-  return /[\u0300-\uffff]/.test(piece) ? piece.normalize("NFC") : piece;
 }
 
 function sentencePiece(metadata: Metadata): Tokenizer {

@@ -1,3 +1,4 @@
 export type { StreamDecoder } from "./decode.ts";
 export { tokenizerFromGguf } from "./gguf.ts";
+export { tokenizerFromHuggingFace } from "./hugging_face.ts";
 export type { DecodeOptions, EncodeOptions, Tokenizer } from "./tokenizer.ts";

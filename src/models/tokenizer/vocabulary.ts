@@ -40,14 +40,12 @@ const stopTexts = [
   "<|endoftext|>",
   "<|end_of_text|>",
   "<|eom_id|>",
-  "<EOT>",
-  "_<EOT>",
   "<end_of_turn>",
   "<turn|>",
   "<|tool_response>",
-  "<eos>",
-  "</s>",
 ];
+/** The same, for texts that are also plain words of markup: they count only where the file calls them control tokens. */
+const plainLookingStopTexts = ["<EOT>", "_<EOT>", "<eos>", "</s>"];
 /** Coding models end a completion with these; they stay visible, as their files say. */
 const fillStopTexts = ["<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"];
 
@@ -70,6 +68,12 @@ export function makeVocabulary(
   }
   const idOf = (text: string): number | undefined => reserved.get(text) ?? plain.get(text);
   const stopTokens = stopSet(idOf, roles, moreStopTokens);
+  for (const text of plainLookingStopTexts) {
+    const id = reserved.get(text);
+    if (id !== undefined && types[id] === TokenType.control) stopTokens.add(id);
+  }
+  // In Gemma 4 this is text about markup, not an end.
+  if (idOf("<|tool_response>") !== undefined) stopTokens.delete(idOf("</s>") ?? -1);
   for (const text of stopTexts) {
     const id = idOf(text);
     // Some files call these normal, and user text could then end a turn or open another.
@@ -85,18 +89,14 @@ function stopSet(
   idOf: (text: string) => number | undefined,
   roles: TokenRoles,
   more: readonly number[],
-): ReadonlySet<number> {
+): Set<number> {
   const stop = new Set<number>(more);
   const ids = [roles.eos, roles.eot, roles.eom, ...[...stopTexts, ...fillStopTexts].map(idOf)];
   for (const id of ids) if (id !== undefined) stop.add(id);
-  const drop = (text: string): void => {
-    const id = idOf(text);
-    if (id !== undefined) stop.delete(id);
-  };
   // Harmony closes one message with <|end|> and goes on with the next.
-  if (idOf("<|return|>") !== undefined && idOf("<|call|>") !== undefined) drop("<|end|>");
-  // In Gemma 4 this is text about markup, not an end.
-  if (idOf("<|tool_response>") !== undefined) drop("</s>");
+  if (idOf("<|return|>") !== undefined && idOf("<|call|>") !== undefined) {
+    stop.delete(idOf("<|end|>") ?? -1);
+  }
   return stop;
 }
 
