@@ -1,0 +1,44 @@
+import type { Ranked } from "./select.ts";
+
+/** One step of the engine as plain arrays: T tokens of S sequences, R rows whose logits are wanted. */
+export type Batch = {
+  /** [T] */
+  readonly tokens: Int32Array;
+  /** [T] */
+  readonly positions: Int32Array;
+  /** [T], row of the page tables */
+  readonly sequences: Int32Array;
+  /** per cache group [S, maxPages], -1 where no page is held */
+  readonly pageTables: readonly Int32Array[];
+  readonly sequenceCount: number;
+  readonly maxPages: number;
+  /** [R], ascending */
+  readonly outputRows: Int32Array;
+};
+
+/** Logits of a step's output rows; valid until the reader returns. */
+export interface Logits {
+  readonly rows: number;
+  /** Position of the largest logit of each row. */
+  argmax(): Int32Array;
+  /** The k largest of each row. */
+  topK(k: number): readonly Ranked[];
+  /** log(sum(exp)) of each row. */
+  logSumExp(): Float32Array;
+  /** A copy of one row, f32 [V]. */
+  copy(row: number): Float32Array;
+}
+
+/** Runs steps: the model on its device, or a double in scheduler tests. */
+export interface StepExecutor {
+  readonly vocabularySize: number;
+  /** Runs a batch and hands its logits to `read`; nothing of them outlives the call. */
+  run(batch: Batch, read: (logits: Logits) => void): void;
+}
+
+/** A cache group as the scheduler sees it. */
+export type GroupShape = {
+  /** 0 = full attention */
+  readonly window: number;
+  readonly pages: number;
+};

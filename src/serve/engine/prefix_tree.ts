@@ -1,0 +1,226 @@
+import { type PagePool, pageSize, windowPages } from "./pages.ts";
+
+/** One page of tokens that follows its parent's. `pages[g]` is the page of cache group g, -1 where not kept. */
+type Node = {
+  readonly parent: Node | undefined;
+  readonly key: string;
+  readonly children: Map<string, Node>;
+  readonly pages: Int32Array;
+};
+
+/** What the tree needs to know of a cache group. */
+export type TreeGroup = { readonly window: number; readonly pool: PagePool };
+
+/** The logical page table of a sequence: `pages[g][i]` for group g, -1 where the sequence holds none. */
+export type PageTables = readonly Int32Array[];
+
+export type Match = {
+  /** Whether the tenant has any entry. */
+  readonly known: boolean;
+  /** Pages of equal tokens for which every full-attention page is present. */
+  readonly matched: number;
+  /** Pages from which a sequence can go on: the window before that point is present too. */
+  readonly resumable: number;
+};
+
+/**
+ * Cached prefixes as a radix tree whose edges are whole pages of tokens, one root per tenant. Full-attention pages are
+ * kept for every node; sliding-window pages only near checkpoints, since they are worth nothing elsewhere.
+ */
+export class PrefixTree {
+  private readonly groups: readonly TreeGroup[];
+  private readonly full: readonly number[];
+  private readonly sliding: readonly number[];
+  private readonly roots = new Map<string, Node>();
+  /** owners[g][page] = node that knows the page. */
+  private readonly owners: (Node | undefined)[][];
+  private nodes = 0;
+
+  constructor(groups: readonly TreeGroup[]) {
+    this.groups = groups;
+    this.full = groups.flatMap((g, i) => (g.window === 0 ? [i] : []));
+    this.sliding = groups.flatMap((g, i) => (g.window > 0 ? [i] : []));
+    this.owners = groups.map((g) => new Array<Node | undefined>(g.pool.count).fill(undefined));
+  }
+
+  get size(): number {
+    return this.nodes;
+  }
+
+  /** The longest prefix of `tokens` that can be taken over, at most `limit` pages. */
+  match(tenant: string, tokens: ArrayLike<number>, limit: number): Match {
+    const root = this.roots.get(tenant);
+    if (!root) return { known: false, matched: 0, resumable: 0 };
+    const path = this.walk(root, tokens, limit);
+    const runs = this.sliding.map(() => 0);
+    const needs = this.sliding.map((g) => windowPages(this.groups[g]!.window));
+    let resumable = 0;
+    path.forEach((node, i) => {
+      let usable = true;
+      this.sliding.forEach((g, s) => {
+        runs[s] = node.pages[g]! >= 0 ? runs[s]! + 1 : 0;
+        if (runs[s]! < Math.min(i + 1, needs[s]!)) usable = false;
+      });
+      if (usable) resumable = i + 1;
+    });
+    return { known: true, matched: path.length, resumable };
+  }
+
+  /** Adds the caller as a holder of the pages of the first `count` matched pages and writes them into `tables`. */
+  acquire(tenant: string, tokens: ArrayLike<number>, count: number, tables: PageTables): void {
+    const root = this.roots.get(tenant);
+    if (!root || count === 0) return;
+    const path = this.walk(root, tokens, count);
+    this.groups.forEach((group, g) => {
+      const first = group.window === 0 ? 0 : Math.max(0, count - windowPages(group.window));
+      for (let i = first; i < count; i++) {
+        const page = path[i]!.pages[g]!;
+        group.pool.retain(page);
+        tables[g]![i] = page;
+      }
+    });
+  }
+
+  /**
+   * Records the first `count` pages of a sequence. Where the tree already has a full-attention page of the same
+   * tokens the sequence takes that one and drops its own: kernels give the same bits for the same prefix, and a path
+   * whose pages are held from the root down is never evicted in the middle.
+   */
+  insert(tenant: string, tokens: ArrayLike<number>, count: number, tables: PageTables): void {
+    if (count === 0) return;
+    let node: Node = this.roots.get(tenant) ?? this.newNode(undefined, tenant);
+    this.roots.set(tenant, node);
+    for (let i = 0; i < count; i++) {
+      const key = pageKey(tokens, i);
+      let child: Node | undefined = node.children.get(key);
+      if (!child) {
+        child = this.newNode(node, key);
+        node.children.set(key, child);
+        this.nodes += 1;
+        for (const g of this.full) this.adopt(child, g, tables[g]![i]!);
+      } else {
+        for (const g of this.full) this.unify(child, g, tables[g]!, i);
+      }
+      for (const g of this.sliding) {
+        const group = this.groups[g]!;
+        const kept = i >= count - windowPages(group.window) - 1;
+        const page = tables[g]![i]!;
+        if (kept && page >= 0 && child.pages[g]! < 0 && !group.pool.isCached(page))
+          this.adopt(child, g, page);
+      }
+      node = child;
+    }
+  }
+
+  /** Drops every entry that shares its first page with `tokens`; gives whether there was one. */
+  invalidate(tenant: string, tokens: ArrayLike<number>): boolean {
+    const root = this.roots.get(tenant);
+    if (!root || tokens.length < pageSize) return false;
+    const first = root.children.get(pageKey(tokens, 0));
+    if (!first) return false;
+    this.dropSubtree(first);
+    return true;
+  }
+
+  /** Forgets everything of a tenant. */
+  dropTenant(tenant: string): void {
+    const root = this.roots.get(tenant);
+    if (!root) return;
+    for (const child of [...root.children.values()]) this.dropSubtree(child);
+    this.roots.delete(tenant);
+  }
+
+  /** Gives up the least recently used idle page of a group; false when there is none. */
+  evict(g: number): boolean {
+    const { pool, window } = this.groups[g]!;
+    for (let page = pool.oldestIdle(); page >= 0; page = pool.nextIdle(page)) {
+      const node = this.owners[g]![page]!;
+      if (window > 0) {
+        this.disown(node, g);
+        if (this.full.length === 0) this.prune(node);
+        return true;
+      }
+      if (node.children.size > 0) continue;
+      this.removeLeaf(node);
+      return true;
+    }
+    return false;
+  }
+
+  private walk(root: Node, tokens: ArrayLike<number>, limit: number): Node[] {
+    const path: Node[] = [];
+    const pages = Math.min(limit, Math.floor(tokens.length / pageSize));
+    let node = root;
+    for (let i = 0; i < pages; i++) {
+      const child = node.children.get(pageKey(tokens, i));
+      if (!child) break;
+      path.push(child);
+      node = child;
+    }
+    return path;
+  }
+
+  private newNode(parent: Node | undefined, key: string): Node {
+    return { parent, key, children: new Map(), pages: new Int32Array(this.groups.length).fill(-1) };
+  }
+
+  private adopt(node: Node, g: number, page: number): void {
+    this.groups[g]!.pool.markCached(page);
+    node.pages[g] = page;
+    this.owners[g]![page] = node;
+  }
+
+  private disown(node: Node, g: number): void {
+    const page = node.pages[g]!;
+    if (page < 0) return;
+    node.pages[g] = -1;
+    this.owners[g]![page] = undefined;
+    this.groups[g]!.pool.forget(page);
+  }
+
+  private unify(node: Node, g: number, table: Int32Array, i: number): void {
+    const known = node.pages[g]!;
+    const own = table[i]!;
+    if (own === known) return;
+    const { pool } = this.groups[g]!;
+    pool.retain(known);
+    pool.release(own);
+    table[i] = known;
+  }
+
+  private removeLeaf(node: Node): void {
+    for (let g = 0; g < this.groups.length; g++) this.disown(node, g);
+    this.nodes -= 1;
+    const parent = node.parent!;
+    parent.children.delete(node.key);
+    if (!parent.parent && parent.children.size === 0) this.roots.delete(parent.key);
+  }
+
+  /** Without full-attention groups a node is worth keeping while it or one below it has a page. */
+  private prune(node: Node): void {
+    let current: Node | undefined = node;
+    while (current?.parent && current.children.size === 0 && current.pages.every((p) => p < 0)) {
+      const parent: Node = current.parent;
+      this.removeLeaf(current);
+      current = parent;
+    }
+  }
+
+  private dropSubtree(top: Node): void {
+    const order: Node[] = [top];
+    for (let i = 0; i < order.length; i++) {
+      for (const child of order[i]!.children.values()) order.push(child);
+    }
+    for (const node of order.reverse()) this.removeLeaf(node);
+  }
+}
+
+/** Two UTF-16 units per token: exact, so different pages never meet under one key. */
+function pageKey(tokens: ArrayLike<number>, page: number): string {
+  const units: number[] = [];
+  for (let i = page * pageSize; i < (page + 1) * pageSize; i++) {
+    const token = tokens[i]!;
+    units.push(token & 0xffff, token >>> 16);
+  }
+  return String.fromCharCode(...units);
+}

@@ -1,0 +1,56 @@
+import type { TokenLogprob } from "../protocol.ts";
+import type { PromptLogprob } from "./active_request.ts";
+import type { Logits } from "./batch.ts";
+import type { LogitRow } from "./sampler.ts";
+import type { Ranked } from "./select.ts";
+
+/**
+ * Reads logits row by row; whatever the device computes for all rows at once is asked for once a step, with the
+ * largest k that any row needs (a shorter ranking is a prefix of a longer one).
+ */
+export class LogitReader {
+  private readonly logits: Logits;
+  private readonly largestK: number;
+  private best: Int32Array | undefined;
+  private ranked: readonly Ranked[] | undefined;
+  private sums: Float32Array | undefined;
+
+  constructor(logits: Logits, largestK: number) {
+    this.logits = logits;
+    this.largestK = largestK;
+  }
+
+  row(row: number): LogitRow {
+    return {
+      argmax: () => {
+        this.best ??= this.logits.argmax();
+        return this.best[row]!;
+      },
+      topK: (k) => this.top(row, k),
+      copy: () => this.logits.copy(row),
+    };
+  }
+
+  /**
+   * Log-probability of `token` and of the `count` likeliest tokens: log-softmax of the model's own logits, before
+   * bias, penalties and temperature.
+   */
+  logprobs(row: number, token: number, count: number): PromptLogprob {
+    this.sums ??= this.logits.logSumExp();
+    const total = this.sums[row]!;
+    const { ids, values } = this.top(row, Math.max(count, 1));
+    const place = ids.indexOf(token);
+    const logit = place >= 0 ? values[place]! : this.logits.copy(row)[token]!;
+    const top: TokenLogprob[] = [];
+    for (let i = 0; i < Math.min(count, ids.length); i++) {
+      top.push({ token: ids[i]!, logprob: values[i]! - total });
+    }
+    return { token, logprob: logit - total, top };
+  }
+
+  private top(row: number, k: number): Ranked {
+    this.ranked ??= this.logits.topK(this.largestK);
+    const { ids, values } = this.ranked[row]!;
+    return { ids: ids.subarray(0, k), values: values.subarray(0, k) };
+  }
+}

@@ -1,0 +1,386 @@
+import { describe, expect, test } from "bun:test";
+import { PsionicError } from "../../core/error.ts";
+import type { GenerateEvent, GenerateRequest } from "../protocol.ts";
+import { Random } from "./random.ts";
+import { Scheduler } from "./scheduler.ts";
+import { PagedDouble } from "./testing/paged_double.ts";
+
+const vocabularySize = 61;
+
+type Setup = {
+  slots?: number;
+  context?: number;
+  maxQueue?: number;
+  pages?: number;
+  slidingPages?: number;
+  window?: number;
+  /** No layer with full attention. */
+  slidingOnly?: boolean;
+};
+
+class Rig {
+  readonly double: PagedDouble;
+  readonly scheduler: Scheduler;
+  readonly events = new Map<number, GenerateEvent[]>();
+  readonly errors = new Map<number, PsionicError>();
+  private next = 1;
+
+  constructor({
+    slots = 4,
+    context = 512,
+    maxQueue = 512,
+    pages,
+    slidingPages,
+    window = 40,
+    slidingOnly,
+  }: Setup = {}) {
+    const full = { window: 0, pages: pages ?? (slots * context) / 32 };
+    const sliding = { window, pages: slidingPages ?? slots * 8 + 24 };
+    const groups = slidingOnly ? [sliding] : [full, sliding];
+    this.double = new PagedDouble(vocabularySize, groups);
+    this.scheduler = new Scheduler({
+      executor: this.double,
+      groups,
+      slots,
+      maxQueue,
+      contextLength: context,
+      emit: (id, event) => this.events.get(id)!.push(event),
+      fail: (id, error) => this.errors.set(id, error),
+    });
+  }
+
+  submit(request: GenerateRequest): number {
+    const id = this.next++;
+    this.events.set(id, []);
+    this.scheduler.submit(id, request);
+    return id;
+  }
+
+  drain(): void {
+    for (let i = 0; this.scheduler.step(); i++)
+      if (i > 100_000) throw new Error("the scheduler does not come to an end");
+    expect(this.scheduler.idle).toBe(true);
+    expect(this.scheduler.stats().pagesUsed).toBe(0);
+  }
+
+  run(request: GenerateRequest): GenerateEvent[] {
+    const id = this.submit(request);
+    this.drain();
+    return this.events.get(id)!;
+  }
+}
+
+function request(prompt: readonly number[], more: Partial<GenerateRequest> = {}): GenerateRequest {
+  return { prompt, sampling: {}, stopTokens: [], choices: 1, maxTokens: 20, ...more };
+}
+
+function words(seed: number, length: number): number[] {
+  const random = new Random(seed, 0);
+  return Array.from({ length }, () => Math.floor(random.next() * vocabularySize));
+}
+
+function tokens(events: readonly GenerateEvent[], choice = 0): number[] {
+  return events.flatMap((e) => (e.type === "token" && e.choice === choice ? [e.token] : []));
+}
+
+function endOf(events: readonly GenerateEvent[]) {
+  const end = events.at(-1);
+  if (end?.type !== "end") throw new Error(`expected an end event, got ${end?.type}`);
+  return end;
+}
+
+describe("prefix cache", () => {
+  test("a warm answer equals the cold one and says what was cached", () => {
+    const rig = new Rig();
+    const cold = rig.run(request(words(1, 100)));
+    const warm = rig.run(request(words(1, 100)));
+    expect(endOf(cold).prefixCache).toBe("none");
+    expect(endOf(warm)).toMatchObject({ prefixCache: "hit", cachedTokens: 96, promptTokens: 100 });
+    expect(tokens(warm)).toEqual(tokens(cold));
+    expect(endOf(rig.run(request(words(2, 100)))).prefixCache).toBe("miss");
+  });
+
+  test("the next turn resumes at the end of the last one, windows included", () => {
+    const rig = new Rig();
+    const prompt = words(3, 150);
+    const first = rig.run(request(prompt, { maxTokens: 70 }));
+    const second = [...prompt, ...tokens(first), ...words(4, 10)];
+    const warm = rig.run(request(second));
+    // 219 positions were computed, 6 whole pages of 32 before them
+    expect(endOf(warm).cachedTokens).toBe(192);
+    expect(tokens(warm)).toEqual(tokens(new Rig().run(request(second))));
+  });
+
+  test("a turn that drops part of the answer resumes at the end of the prompt", () => {
+    const rig = new Rig();
+    const prompt = words(5, 200);
+    rig.run(request(prompt, { maxTokens: 100 }));
+    const second = [...prompt.slice(0, 191), ...words(6, 40)];
+    const warm = rig.run(request(second));
+    expect(endOf(warm).cachedTokens).toBe(160);
+    expect(tokens(warm)).toEqual(tokens(new Rig().run(request(second))));
+  });
+
+  test("where prompts part, the third one resumes", () => {
+    const rig = new Rig();
+    const system = words(7, 128);
+    const cached = [8, 9, 10].map(
+      (seed) => endOf(rig.run(request([...system, ...words(seed, 150)]))).cachedTokens,
+    );
+    expect(cached).toEqual([0, 0, 128]);
+  });
+
+  test("bypass neither reads nor writes, invalidate drops and records", () => {
+    const rig = new Rig();
+    const prompt = words(11, 100);
+    expect(endOf(rig.run(request(prompt, { prefixCache: "bypass" }))).prefixCache).toBe("bypassed");
+    expect(endOf(rig.run(request(prompt))).prefixCache).toBe("none");
+    expect(endOf(rig.run(request(prompt, { prefixCache: "bypass" }))).cachedTokens).toBe(0);
+    expect(endOf(rig.run(request(prompt, { prefixCache: "invalidate" })))).toMatchObject({
+      prefixCache: "rebuilt",
+      cachedTokens: 0,
+    });
+    expect(endOf(rig.run(request(prompt))).prefixCache).toBe("hit");
+  });
+
+  test("tenants share nothing", () => {
+    const rig = new Rig();
+    const prompt = words(12, 100);
+    rig.run(request(prompt, { tenant: "a" }));
+    expect(endOf(rig.run(request(prompt, { tenant: "b" }))).prefixCache).toBe("none");
+    expect(endOf(rig.run(request(prompt))).prefixCache).toBe("none");
+    expect(endOf(rig.run(request(prompt, { tenant: "a" }))).prefixCache).toBe("hit");
+  });
+
+  test("old entries make way", () => {
+    const rig = new Rig({ slots: 1, context: 256, pages: 8, slidingPages: 12 });
+    for (let seed = 20; seed < 40; seed++) rig.run(request(words(seed, 150)));
+    expect(endOf(rig.run(request(words(39, 150)))).cachedTokens).toBe(128);
+    expect(endOf(rig.run(request(words(20, 150)))).cachedTokens).toBe(0);
+  });
+});
+
+describe("endings", () => {
+  test("prompt and output beyond the context are refused with both numbers", () => {
+    const rig = new Rig({ context: 256 });
+    const thrown = [words(1, 256), words(1, 250)].map((prompt): PsionicError | undefined => {
+      try {
+        rig.submit(request(prompt));
+        return undefined;
+      } catch (error) {
+        return error as PsionicError;
+      }
+    });
+    expect(thrown.map((e) => e?.code)).toEqual(["context_overflow", "context_overflow"]);
+    expect(thrown[0]?.details).toMatchObject({ promptTokens: 256, contextLength: 256 });
+    expect(thrown[1]?.message).toContain("250");
+    expect(thrown[1]?.message).toContain("256");
+  });
+
+  test("without maxTokens the context ends generation", () => {
+    const { maxTokens: _, ...open } = request(words(1, 200));
+    const events = new Rig({ context: 256 }).run(open);
+    expect(tokens(events).length).toBe(56);
+    expect(events.at(-2)).toMatchObject({ type: "done", reason: "length", contextFull: true });
+  });
+
+  test("a stop token is named and not delivered", () => {
+    const plain = tokens(new Rig().run(request(words(1, 20))));
+    const stop = plain[7]!;
+    const events = new Rig().run(request(words(1, 20), { stopTokens: [stop] }));
+    expect(tokens(events)).toEqual(plain.slice(0, plain.indexOf(stop)));
+    expect(events.at(-2)).toMatchObject({ type: "done", reason: "stop", stopToken: stop });
+  });
+
+  test("maxTokens 0 computes the prompt only", () => {
+    const events = new Rig().run(request(words(1, 20), { maxTokens: 0 }));
+    expect(events.map((e) => e.type)).toEqual(["prefill", "prefill", "done", "end"]);
+  });
+
+  test("a failed step fails its requests and leaves the engine usable", () => {
+    const rig = new Rig();
+    const good = tokens(rig.run(request(words(1, 90))));
+    const id = rig.submit(request(words(2, 90)));
+    rig.double.failNext = true;
+    rig.drain();
+    expect(rig.errors.get(id)?.code).toBe("internal");
+    expect(tokens(rig.run(request(words(1, 90))))).toEqual(good);
+  });
+
+  test("cancelling frees the slot before the next step and keeps what was computed", () => {
+    const rig = new Rig({ slots: 1 });
+    const id = rig.submit(request(words(1, 400), { maxTokens: 100 }));
+    const waiting = rig.submit(request(words(2, 10)));
+    rig.scheduler.step();
+    rig.scheduler.cancel(waiting);
+    expect(rig.events.get(waiting)!.map((e) => e.type)).toEqual(["done", "end"]);
+    rig.scheduler.cancel(id);
+    expect(rig.scheduler.stats()).toMatchObject({ active: 0, queued: 0, pagesUsed: 0, cancelled: 2 });
+    expect(endOf(rig.run(request(words(1, 400)))).cachedTokens).toBe(384);
+  });
+});
+
+describe("log-probabilities", () => {
+  test("are of the model's own logits and sorted", () => {
+    const events = new Rig().run(
+      request(words(1, 20), { topLogprobs: 20, sampling: { logitBias: [[3, 100]] }, maxTokens: 3 }),
+    );
+    for (const e of events) {
+      if (e.type !== "token") continue;
+      expect(e.token).toBe(3);
+      expect(e.logprob!).toBeLessThan(-0.5);
+      const listed = e.top!.map((t) => t.logprob);
+      expect(listed).toEqual([...listed].sort((a, b) => b - a));
+      expect(listed.length).toBe(20);
+    }
+  });
+
+  test("of the prompt: one entry per token after the first, whatever the chunks", () => {
+    const ask = request(words(1, 300), { promptLogprobs: true, topLogprobs: 2, maxTokens: 1 });
+    const rig = new Rig();
+    const cold = rig.run(ask);
+    const warm = rig.run(ask);
+    const listed = cold.find((e) => e.type === "promptLogprobs")!;
+    expect(listed.tokens.map((t) => t.token)).toEqual([...ask.prompt.slice(1)]);
+    expect(warm.find((e) => e.type === "promptLogprobs")).toEqual(listed);
+  });
+});
+
+describe("choices", () => {
+  test("share the prompt, draw from different streams, repeat with the seed", () => {
+    const ask = request(words(1, 96), {
+      choices: 6,
+      sampling: { temperature: 1, topK: 0, topP: 1, seed: 5 },
+    });
+    const rig = new Rig({ slots: 3 });
+    const first = rig.run(ask);
+    const texts = [0, 1, 2, 3, 4, 5].map((c) => tokens(first, c).join());
+    expect(new Set(texts).size).toBe(6);
+    expect(first.filter((e) => e.type === "done").length).toBe(6);
+    // 96 prompt tokens once, then the last page again for each other choice
+    expect(rig.scheduler.stats().promptTokens).toBe(96);
+    const again = new Rig({ slots: 8 }).run({ ...ask, prefixCache: "bypass" });
+    expect([0, 1, 2, 3, 4, 5].map((c) => tokens(again, c).join())).toEqual(texts);
+  });
+
+  test("one choice can be cancelled alone", () => {
+    const rig = new Rig();
+    const id = rig.submit(request(words(1, 40), { choices: 3 }));
+    rig.scheduler.step();
+    rig.scheduler.cancel(id, 0);
+    rig.drain();
+    const events = rig.events.get(id)!;
+    expect(
+      events.filter((e) => e.type === "done").map((e) => e.type === "done" && [e.choice, e.reason]),
+    ).toEqual([
+      [0, "cancelled"],
+      [1, "length"],
+      [2, "length"],
+    ]);
+  });
+});
+
+describe("sharing the machine", () => {
+  test("a running stream gets a token every step while a long prompt is read", () => {
+    const rig = new Rig({ context: 4096, slots: 2 });
+    const id = rig.submit(request(words(1, 10), { maxTokens: 50 }));
+    rig.scheduler.step();
+    rig.submit(request(words(2, 1500), { maxTokens: 1 }));
+    for (let i = 0; i < 5; i++) {
+      const before = tokens(rig.events.get(id)!).length;
+      rig.scheduler.step();
+      expect(tokens(rig.events.get(id)!).length).toBe(before + 1);
+      expect(rig.double.largestBatch).toBeLessThanOrEqual(257);
+    }
+    rig.drain();
+  });
+
+  test("a client with many requests does not hold up another", () => {
+    const rig = new Rig({ slots: 1 });
+    const crowd = Array.from({ length: 20 }, (_, i) =>
+      rig.submit(request(words(i, 10), { client: "a", maxTokens: 2 })),
+    );
+    const single = rig.submit(request(words(50, 10), { client: "b", maxTokens: 2 }));
+    const finished: number[] = [];
+    while (rig.scheduler.step()) {
+      for (const [id, events] of rig.events) {
+        if (events.at(-1)?.type === "end" && !finished.includes(id)) finished.push(id);
+      }
+    }
+    expect(finished.indexOf(single)).toBeLessThanOrEqual(1);
+    expect(finished.filter((id) => id !== single)).toEqual(crowd);
+  });
+
+  test("a full queue refuses", () => {
+    const rig = new Rig({ slots: 1, maxQueue: 2 });
+    rig.submit(request(words(1, 10)));
+    rig.scheduler.step();
+    rig.submit(request(words(2, 10)));
+    rig.submit(request(words(3, 10)));
+    expect(() => rig.submit(request(words(4, 10)))).toThrow(PsionicError);
+    rig.drain();
+  });
+
+  test("too few pages for all slots: sequences are set back and nothing changes", () => {
+    const asks = Array.from({ length: 6 }, (_, i) => request(words(i, 120 + i), { maxTokens: 100 }));
+    const rig = new Rig({ slots: 4, context: 256, pages: 14 });
+    const ids = asks.map((ask) => rig.submit(ask));
+    rig.drain();
+    ids.forEach((id, i) => {
+      expect(tokens(rig.events.get(id)!)).toEqual(tokens(new Rig().run(asks[i]!)));
+    });
+  });
+});
+
+/** Random arrivals, lengths, cancellations: each answer equals the one given alone, and every page comes back. */
+function soak(seed: number, setup: Setup): void {
+  const random = new Random(seed, 0);
+  const whole = (n: number) => Math.floor(random.next() * n);
+  const rig = new Rig(setup);
+  const asked = new Map<number, GenerateRequest>();
+  const cancelled = new Set<number>();
+  for (let i = 0; i < 60; i++) {
+    const prompt = [...words(whole(3), whole(120)), ...words(100 + whole(20), 1 + whole(90))];
+    const ask = request(prompt, {
+      maxTokens: whole(40),
+      choices: 1 + (whole(5) === 0 ? 2 : 0),
+      client: `c${whole(3)}`,
+      tenant: whole(4) === 0 ? "t" : "",
+      sampling:
+        whole(2) === 0 ? {} : { temperature: 0.9, seed: whole(100), repeatPenalty: 1 + whole(2) / 10 },
+      stopTokens: whole(3) === 0 ? [1, 2] : [],
+      prefixCache: (["auto", "auto", "auto", "bypass", "invalidate"] as const)[whole(5)]!,
+    });
+    asked.set(rig.submit(ask), ask);
+    for (let n = whole(6); n > 0; n--) rig.scheduler.step();
+    if (whole(6) === 0) {
+      const id = 1 + whole(i + 1);
+      if (rig.events.get(id)!.at(-1)?.type !== "end") cancelled.add(id);
+      rig.scheduler.cancel(id);
+    }
+  }
+  rig.drain();
+  expect(rig.errors.size).toBe(0);
+  for (const [id, ask] of asked) {
+    const alone = new Rig({ window: setup.window, slidingOnly: setup.slidingOnly }).run({
+      ...ask,
+      prefixCache: "bypass",
+    });
+    for (let choice = 0; choice < ask.choices; choice++) {
+      const got = tokens(rig.events.get(id)!, choice);
+      const want = tokens(alone, choice);
+      expect(got).toEqual(cancelled.has(id) ? want.slice(0, got.length) : want);
+    }
+    expect(rig.events.get(id)!.filter((e) => e.type === "end").length).toBe(1);
+  }
+}
+
+describe("soak", () => {
+  for (let seed = 1; seed <= 4; seed++) test(`ample pages, seed ${seed}`, () => soak(seed, {}));
+  for (let seed = 5; seed <= 8; seed++) {
+    test(`scarce pages, seed ${seed}`, () =>
+      soak(seed, { slots: 6, context: 256, pages: 12, slidingPages: 40 }));
+  }
+  test("a window of a page and a token", () => soak(9, { window: 33 }));
+  test("sliding layers only", () => soak(10, { slidingOnly: true, window: 65, slidingPages: 60 }));
+});

@@ -1,0 +1,443 @@
+import { PsionicError, unexpected } from "../../core/error.ts";
+import type { EngineStats, FinishReason, GenerateEvent, GenerateRequest } from "../protocol.ts";
+import { type ActiveRequest, openRequest } from "./active_request.ts";
+import { assemble, outputCount, type Part } from "./assemble.ts";
+import type { GroupShape, Logits, StepExecutor } from "./batch.ts";
+import { PromptBudget } from "./budget.ts";
+import { PagePool, pageSize } from "./pages.ts";
+import { PrefixTree, type TreeGroup } from "./prefix_tree.ts";
+import { FairQueue } from "./queue.ts";
+import { LogitReader } from "./reader.ts";
+import type { Sequence } from "./sequence.ts";
+
+export type SchedulerOptions = {
+  readonly executor: StepExecutor;
+  readonly groups: readonly GroupShape[];
+  /** Sequences that run at once. */
+  readonly slots: number;
+  /** Choices that may wait. */
+  readonly maxQueue: number;
+  readonly contextLength: number;
+  readonly emit: (id: number, event: GenerateEvent) => void;
+  /** Ends a request with an error instead of an `end` event. */
+  readonly fail: (id: number, error: PsionicError) => void;
+  /** Milliseconds; for durations in events only. */
+  readonly now?: () => number;
+};
+
+/** Bytes of logits one step may ask for; what bounds the rows of a prompt with log-probabilities. */
+const outputBytesPerStep = 32 * 2 ** 20;
+
+/**
+ * Continuous batching over a paged cache: every step mixes chunks of prompts with one token of each generating
+ * sequence. Which of them share a step never changes what any of them gets.
+ *
+ * When the pools hold fewer pages than all slots could need, a sequence may be set back: its pages go to the prefix
+ * tree and it waits at the front of its line, keeping its tokens and its place in the random stream. The oldest
+ * sequence is never set back and one context always fits, so there is always one that advances.
+ */
+export class Scheduler {
+  private readonly options: SchedulerOptions;
+  private readonly groups: readonly TreeGroup[];
+  private readonly tree: PrefixTree;
+  private readonly queue = new FairQueue<Sequence>();
+  private readonly requests = new Map<number, ActiveRequest>();
+  /** In order of admission. */
+  private active: Sequence[] = [];
+  private readonly budget = new PromptBudget();
+  private readonly now: () => number;
+  private readonly largestOutput: number;
+  /** Counts steps, so that prompts take turns at the first share. */
+  private turn = 0;
+  /** After a sequence was set back nobody enters until one has left. */
+  private full = false;
+  private prefixHits = 0;
+  private prefixMisses = 0;
+  private cachedPromptTokens = 0;
+  private promptTokens = 0;
+  private completionTokens = 0;
+  private cancelled = 0;
+  private steps = 0;
+
+  constructor(options: SchedulerOptions) {
+    this.options = options;
+    this.now = options.now ?? (() => performance.now());
+    this.groups = options.groups.map(({ window, pages }) => ({ window, pool: new PagePool(pages) }));
+    this.tree = new PrefixTree(this.groups);
+    const rowBytes = options.executor.vocabularySize * 4;
+    this.largestOutput = Math.max(options.slots, Math.floor(outputBytesPerStep / rowBytes));
+  }
+
+  get idle(): boolean {
+    return this.active.length === 0 && this.queue.size === 0;
+  }
+
+  stats(): Omit<EngineStats, "arenaPeakBytes"> {
+    return {
+      active: this.active.length,
+      queued: this.queue.size,
+      pagesUsed: this.groups.reduce((n, { pool }) => n + pool.held, 0),
+      pagesTotal: this.groups.reduce((n, { pool }) => n + pool.count, 0),
+      prefixHits: this.prefixHits,
+      prefixMisses: this.prefixMisses,
+      cachedPromptTokens: this.cachedPromptTokens,
+      promptTokens: this.promptTokens,
+      completionTokens: this.completionTokens,
+      cancelled: this.cancelled,
+      steps: this.steps,
+    };
+  }
+
+  /** Queues a request; throws `invalid_request`, `context_overflow` or `queue_full`. */
+  submit(id: number, request: GenerateRequest): void {
+    const { contextLength, executor, maxQueue } = this.options;
+    const active = openRequest(
+      id,
+      request,
+      { contextLength, vocabularySize: executor.vocabularySize },
+      this.now(),
+    );
+    // a free slot takes the first entry at the next step, so it does not count as waiting
+    const waiting = this.queue.size - Math.max(0, this.options.slots - this.active.length);
+    if (waiting >= maxQueue) {
+      const details = { queued: this.queue.size, maxQueue };
+      throw unexpected("queue_full", "queue", `at most ${maxQueue} waiting`, `${this.queue.size}`, {
+        details,
+      });
+    }
+    this.requests.set(id, active);
+    this.queue.push(active.client, active.sequences[0]!);
+  }
+
+  /** Ends a request, or one of its choices, before the next step. Unknown ids have ended already. */
+  cancel(id: number, choice?: number): void {
+    const request = this.requests.get(id);
+    if (!request) return;
+    if (choice === undefined) this.cancelled += 1;
+    for (const sequence of request.sequences) {
+      if (choice !== undefined && sequence.choice !== choice) continue;
+      if (!sequence.finished) this.finish(sequence, { reason: "cancelled" });
+    }
+  }
+
+  /** Ends every request with the same error. */
+  failAll(error: PsionicError): void {
+    for (const request of [...this.requests.values()]) this.abandon(request, error);
+  }
+
+  /** Runs one step; false when there was nothing to do. */
+  step(): boolean {
+    this.admit();
+    const parts = this.plan();
+    if (parts.length === 0) return false;
+    this.turn += 1;
+    this.steps += 1;
+    const start = this.now();
+    try {
+      this.options.executor.run(assemble(parts, this.groups.length), (logits) => this.take(parts, logits));
+    } catch (cause) {
+      const error =
+        cause instanceof PsionicError
+          ? cause
+          : new PsionicError("internal", `[engine step] expected a finished step, got ${cause}`, {}, cause);
+      for (const request of new Set(parts.map((part) => part.sequence.request))) this.abandon(request, error);
+      return true;
+    }
+    const prompt = parts.reduce((n, { count }) => n + (count > 1 ? count : 0), 0);
+    this.budget.measured(prompt, this.now() - start);
+    return true;
+  }
+
+  private admit(): void {
+    while (this.active.length < this.options.slots) {
+      if (this.full && this.active.length > 0) return;
+      const sequence = this.queue.peek();
+      if (!sequence || !this.open(sequence)) return;
+      this.queue.take();
+      this.active.push(sequence);
+    }
+  }
+
+  /** Takes over what is cached for a sequence; false, with nothing held, when its pages do not fit yet. */
+  private open(sequence: Sequence): boolean {
+    const { request } = sequence;
+    const leads = sequence === request.sequences[0] && !sequence.promptDone;
+    const lookup = !leads || (request.cacheMode === "auto" && !request.wantsPromptLogprobs);
+    // the last token is always computed, for its logits
+    const limit = Math.floor((sequence.length - 1) / pageSize);
+    const match = lookup ? this.tree.match(request.tenant, sequence.tokens, limit) : undefined;
+    sequence.open(this.groups, this.tree, match?.resumable ?? 0);
+    const fits = this.groups.every(({ window, pool }, g) => {
+      const ahead = window === 0 ? sequence.pending : Math.min(sequence.pending, pageSize);
+      return sequence.missing(g, ahead) <= pool.available;
+    });
+    if (!fits && this.active.length > 0) {
+      sequence.close(this.groups);
+      return false;
+    }
+    sequence.branchPage = match?.matched ?? 0;
+    if (leads && request.startedAt === undefined) this.begin(sequence, match?.known ?? false);
+    return true;
+  }
+
+  /** Accounts for the prefix cache and reports the first progress, once per request. */
+  private begin(sequence: Sequence, known: boolean): void {
+    const { request } = sequence;
+    request.startedAt = this.now();
+    request.cachedTokens = sequence.computed;
+    this.cachedPromptTokens += sequence.computed;
+    if (request.cacheMode === "bypass" || (request.cacheMode === "auto" && request.wantsPromptLogprobs)) {
+      request.cacheState = "bypassed";
+    } else if (request.cacheMode === "invalidate") {
+      request.cacheState = this.tree.invalidate(request.tenant, request.prompt) ? "rebuilt" : "miss";
+    } else {
+      request.cacheState = sequence.computed > 0 ? "hit" : known ? "miss" : "none";
+      if (sequence.computed > 0) this.prefixHits += 1;
+      else this.prefixMisses += 1;
+    }
+    this.report(sequence);
+  }
+
+  private report(sequence: Sequence): void {
+    const { request } = sequence;
+    const total = request.prompt.length;
+    const processed = Math.min(sequence.computed, total);
+    if (processed <= request.reported) return;
+    request.reported = processed;
+    this.options.emit(request.id, { type: "prefill", processed, total, cached: request.cachedTokens });
+  }
+
+  /** Divides the step: one token for every generating sequence, the prompt budget in turns over the others. */
+  private plan(): Part[] {
+    const wanted = this.shares();
+    const parts: Part[] = [];
+    for (let i = 0; i < this.active.length; i++) {
+      const sequence = this.active[i]!;
+      const part = wanted.get(sequence);
+      if (!part) continue;
+      if (this.makeRoom(sequence, part.count)) parts.push(part);
+    }
+    return parts;
+  }
+
+  private shares(): Map<Sequence, Part> {
+    const shares = new Map<Sequence, Part>();
+    const reading = this.active.filter((s) => s.pending > 1 || !s.promptDone);
+    const generating = this.active.length - reading.length;
+    for (const sequence of this.active) shares.set(sequence, { sequence, count: 1, outputs: "last" });
+    let left = this.budget.tokens(generating);
+    let rows = Math.max(1, this.largestOutput - generating);
+    for (let i = 0; i < reading.length; i++) {
+      const sequence = reading[(this.turn + i) % reading.length]!;
+      const part = this.share(sequence, left, rows);
+      if (!part) {
+        shares.delete(sequence);
+        continue;
+      }
+      shares.set(sequence, part);
+      left -= part.count;
+      rows -= outputCount(part);
+    }
+    return shares;
+  }
+
+  private share(sequence: Sequence, left: number, rows: number): Part | undefined {
+    const all = sequence.request.wantsPromptLogprobs && sequence.choice === 0 && !sequence.promptDone;
+    const branch = sequence.branchPage * pageSize - sequence.computed;
+    const count = Math.min(sequence.pending, left, branch > 0 ? branch : Infinity, all ? rows : Infinity);
+    const ends = count === sequence.pending;
+    if (count <= 0 || (ends && rows <= 0)) return undefined;
+    return { sequence, count, outputs: all ? "all" : ends ? "last" : "none" };
+  }
+
+  /** Gets pages for a part, setting younger sequences back if it must; false when the sequence itself was set back. */
+  private makeRoom(sequence: Sequence, count: number): boolean {
+    while (!sequence.extend(this.groups, this.tree, count)) {
+      const youngest = this.active.at(-1)!;
+      if (youngest === sequence && this.active.length === 1) {
+        throw unexpected(
+          "internal",
+          "page pools",
+          "pages for one context",
+          `none left at ${sequence.computed}`,
+        );
+      }
+      this.setBack(youngest);
+      if (youngest === sequence) return false;
+    }
+    return true;
+  }
+
+  private setBack(sequence: Sequence): void {
+    this.record(sequence, sequence.computed);
+    sequence.close(this.groups);
+    this.active = this.active.filter((s) => s !== sequence);
+    this.queue.pushFront(sequence.request.client, sequence);
+    this.full = true;
+  }
+
+  /** Takes in the results of a step. */
+  private take(parts: readonly Part[], logits: Logits): void {
+    const reader = new LogitReader(logits, largestK(parts));
+    let row = 0;
+    for (const part of parts) {
+      const { sequence, count } = part;
+      const from = sequence.computed;
+      sequence.advance(this.groups, count);
+      if (part.outputs === "all") this.takePromptLogprobs(sequence, reader, row, from, count);
+      row += outputCount(part);
+      if (sequence.branchPage > 0 && sequence.computed === sequence.branchPage * pageSize) {
+        this.record(sequence, sequence.computed);
+      }
+      if (!sequence.promptDone) this.progress(sequence);
+      if (sequence.promptDone && sequence.pending === 0) this.next(sequence, reader, row - 1);
+    }
+  }
+
+  private takePromptLogprobs(
+    sequence: Sequence,
+    reader: LogitReader,
+    row: number,
+    from: number,
+    count: number,
+  ): void {
+    const { request } = sequence;
+    for (let i = 0; i < count; i++) {
+      const token = request.prompt[from + i + 1];
+      if (token === undefined) continue;
+      request.promptLogprobs[from + i] = reader.logprobs(row + i, token, request.topLogprobs ?? 0);
+    }
+  }
+
+  private progress(sequence: Sequence): void {
+    const { request } = sequence;
+    const leads = sequence.choice === 0;
+    if (leads) this.report(sequence);
+    if (sequence.computed < request.prompt.length) return;
+    sequence.promptDone = true;
+    if (!leads) return;
+    request.promptDoneAt ??= this.now();
+    this.promptTokens += request.prompt.length - request.cachedTokens;
+    if (request.cacheMode !== "bypass" || request.sequences.length > 1)
+      this.record(sequence, sequence.computed);
+    if (request.wantsPromptLogprobs) {
+      this.options.emit(request.id, { type: "promptLogprobs", tokens: request.promptLogprobs });
+    }
+    this.queueFollowers(request);
+  }
+
+  private queueFollowers(request: ActiveRequest): void {
+    if (request.followersQueued) return;
+    request.followersQueued = true;
+    for (const sequence of request.sequences.slice(1).reverse()) {
+      if (!sequence.finished) this.queue.pushFront(request.client, sequence);
+    }
+  }
+
+  /** Chooses and delivers the next token of a sequence whose tokens are all computed. */
+  private next(sequence: Sequence, reader: LogitReader, row: number): void {
+    const { request, choice } = sequence;
+    if (sequence.length >= request.limit) {
+      this.finish(sequence, this.limitReached(request));
+      return;
+    }
+    const token = sequence.sampler.choose(reader.row(row), sequence.tokens);
+    request.completionTokens += 1;
+    this.completionTokens += 1;
+    if (request.stopTokens.has(token)) {
+      this.finish(sequence, { reason: "stop", stopToken: token });
+      return;
+    }
+    sequence.push(token);
+    const event = { type: "token", choice, token } as const;
+    if (request.topLogprobs === undefined) this.options.emit(request.id, event);
+    else {
+      const { logprob, top } = reader.logprobs(row, token, request.topLogprobs);
+      this.options.emit(request.id, { ...event, logprob, top });
+    }
+    if (sequence.length >= request.limit) this.finish(sequence, this.limitReached(request));
+  }
+
+  private limitReached(request: ActiveRequest): Ending {
+    return request.endsWithContext ? { reason: "length", contextFull: true } : { reason: "length" };
+  }
+
+  /** Enters what a sequence has computed into the prefix tree, with the windows before its end. */
+  private record(sequence: Sequence, computed: number): void {
+    const { request } = sequence;
+    if (request.cacheMode === "bypass" && request.sequences.length === 1) return;
+    this.tree.insert(request.tenant, sequence.tokens, Math.floor(computed / pageSize), sequence.tables);
+  }
+
+  private finish(sequence: Sequence, ending: Ending): void {
+    const { request, choice } = sequence;
+    sequence.finished = true;
+    this.leave(sequence);
+    this.options.emit(request.id, { type: "done", choice, ...ending });
+    if (choice === 0 && ending.reason === "cancelled") this.queueFollowers(request);
+    if (request.sequences.every((s) => s.finished)) this.end(request);
+  }
+
+  /** Takes a sequence out of the slots or the queue; what it computed stays cached. */
+  private leave(sequence: Sequence): void {
+    if (this.active.includes(sequence)) {
+      this.record(sequence, sequence.computed);
+      sequence.close(this.groups);
+      this.active = this.active.filter((s) => s !== sequence);
+      this.full = false;
+    } else {
+      this.queue.remove((s) => s === sequence);
+    }
+  }
+
+  private end(request: ActiveRequest): void {
+    const now = this.now();
+    const started = request.startedAt ?? now;
+    const promptDone = request.promptDoneAt ?? now;
+    this.forget(request);
+    this.options.emit(request.id, {
+      type: "end",
+      promptTokens: request.prompt.length,
+      cachedTokens: request.cachedTokens,
+      completionTokens: request.completionTokens,
+      queueMs: started - request.queuedAt,
+      prefillMs: Math.max(0, promptDone - started),
+      decodeMs: Math.max(0, now - promptDone),
+      prefixCache: request.cacheState,
+    });
+  }
+
+  /** Ends a request with an error. Its last step may be half written, so nothing of it is recorded. */
+  private abandon(request: ActiveRequest, error: PsionicError): void {
+    if (!this.requests.has(request.id)) return;
+    for (const sequence of request.sequences) {
+      sequence.finished = true;
+      if (this.active.includes(sequence)) sequence.close(this.groups);
+    }
+    this.active = this.active.filter((s) => s.request !== request);
+    this.queue.remove((s) => s.request === request);
+    this.full = false;
+    this.forget(request);
+    this.options.fail(request.id, error);
+  }
+
+  private forget(request: ActiveRequest): void {
+    this.requests.delete(request.id);
+    if (request.cacheMode === "bypass") this.tree.dropTenant(request.tenant);
+  }
+}
+
+type Ending = {
+  readonly reason: FinishReason;
+  readonly stopToken?: number;
+  readonly contextFull?: boolean;
+};
+
+/** Largest ranking that a row of the step asks for. */
+function largestK(parts: readonly Part[]): number {
+  let k = 1;
+  for (const { sequence } of parts) {
+    k = Math.max(k, sequence.sampler.need.topK, sequence.request.topLogprobs ?? 0);
+  }
+  return k;
+}

@@ -1,0 +1,111 @@
+import type { ActiveRequest } from "./active_request.ts";
+import { firstKeptPage, pageSize, pagesFor } from "./pages.ts";
+import type { PrefixTree, TreeGroup } from "./prefix_tree.ts";
+import type { Sampler } from "./sampler.ts";
+
+/** One choice of a request: its tokens, and the pages it holds while it is active. */
+export class Sequence {
+  readonly request: ActiveRequest;
+  readonly choice: number;
+  readonly sampler: Sampler;
+  private store: Int32Array;
+  length: number;
+  /** Positions whose keys and values are in the cache. */
+  computed = 0;
+  /** tables[g][i]: page of group g for positions from i * pageSize, -1 where none is held. */
+  tables: Int32Array[] = [];
+  /** per group: first logical page held, and one past the last */
+  private readonly first: number[] = [];
+  private readonly end: number[] = [];
+  /** Page boundary whose window is worth recording when prefill passes it: where another prompt parted from this one. */
+  branchPage = 0;
+  promptDone = false;
+  finished = false;
+
+  constructor(request: ActiveRequest, choice: number, sampler: Sampler) {
+    this.request = request;
+    this.choice = choice;
+    this.sampler = sampler;
+    const { prompt, limit } = request;
+    this.store = new Int32Array(Math.min(limit, prompt.length + 256));
+    this.store.set(prompt);
+    this.length = prompt.length;
+  }
+
+  /** Prompt and generated tokens; the last generated one is not computed yet. */
+  get tokens(): Int32Array {
+    return this.store.subarray(0, this.length);
+  }
+
+  get generated(): number {
+    return this.length - this.request.prompt.length;
+  }
+
+  get pending(): number {
+    return this.length - this.computed;
+  }
+
+  push(token: number): void {
+    if (this.length === this.store.length) {
+      const grown = new Int32Array(Math.min(this.request.limit, this.length * 2));
+      grown.set(this.store);
+      this.store = grown;
+    }
+    this.store[this.length++] = token;
+  }
+
+  /** Takes over `pages` cached pages and stands at their end. */
+  open(groups: readonly TreeGroup[], tree: PrefixTree, pages: number): void {
+    const { tenant, limit } = this.request;
+    const capacity = pagesFor(limit);
+    this.tables = groups.map(() => new Int32Array(capacity).fill(-1));
+    tree.acquire(tenant, this.tokens, pages, this.tables);
+    groups.forEach((_, g) => {
+      const table = this.tables[g]!;
+      let first = pages;
+      while (first > 0 && table[first - 1]! >= 0) first -= 1;
+      this.first[g] = first;
+      this.end[g] = pages;
+    });
+    this.computed = pages * pageSize;
+  }
+
+  /** Pages still to be allocated per group before `tokens` more positions can be computed. */
+  missing(g: number, tokens: number): number {
+    return Math.max(0, pagesFor(this.computed + tokens) - this.end[g]!);
+  }
+
+  /** Gets pages for `tokens` more positions; false (with what it got kept) when a pool is exhausted. */
+  extend(groups: readonly TreeGroup[], tree: PrefixTree, tokens: number): boolean {
+    for (let g = 0; g < groups.length; g++) {
+      for (let n = this.missing(g, tokens); n > 0; n--) {
+        const page = groups[g]!.pool.allocate(() => tree.evict(g));
+        if (page < 0) return false;
+        this.tables[g]![this.end[g]!++] = page;
+      }
+    }
+    return true;
+  }
+
+  /** Marks `tokens` more positions computed and gives back pages that have left every window. */
+  advance(groups: readonly TreeGroup[], tokens: number): void {
+    this.computed += tokens;
+    groups.forEach(({ window, pool }, g) => {
+      const keep = firstKeptPage(window, this.computed);
+      const table = this.tables[g]!;
+      for (; this.first[g]! < keep; this.first[g]!++) {
+        pool.release(table[this.first[g]!]!);
+        table[this.first[g]!] = -1;
+      }
+    });
+  }
+
+  /** Gives back every page, the deepest first, so that the root of a path counts as used last. */
+  close(groups: readonly TreeGroup[]): void {
+    this.tables.forEach((table, g) => {
+      for (let i = this.end[g]! - 1; i >= this.first[g]!; i--) groups[g]!.pool.release(table[i]!);
+    });
+    this.tables = [];
+    this.computed = 0;
+  }
+}
