@@ -7,9 +7,11 @@ export type Shape = readonly number[];
 export function elementCount(shape: Shape): number {
   let n = 1;
   for (const d of shape) {
-    if (!Number.isSafeInteger(d) || d < 0) throw unexpected("invalid_argument", "shape", "non-negative integers", `[${shape}]`);
+    if (!Number.isSafeInteger(d) || d < 0)
+      throw unexpected("invalid_argument", "shape", "non-negative integers", `[${shape}]`);
     n *= d;
-    if (!Number.isSafeInteger(n)) throw unexpected("invalid_argument", "shape", "a product below 2^53", `[${shape}]`);
+    if (!Number.isSafeInteger(n))
+      throw unexpected("invalid_argument", "shape", "a product below 2^53", `[${shape}]`);
   }
   return n;
 }

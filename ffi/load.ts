@@ -1,0 +1,71 @@
+import { dlopen, type FFIFunction, FFIType } from "bun:ffi";
+import { PsionicError, unexpected } from "../src/core/error.ts";
+import type { ArgumentType } from "../src/ir/op.ts";
+import { ops } from "../src/ir/ops/index.ts";
+
+/** Functions of the ABI that are not ops; the op table supplies the rest. */
+const deviceFunctions = {
+  psi_abi_version: { args: [], returns: "i32" },
+  psi_last_error: { args: [], returns: "cstring" },
+  psi_open: { args: ["cstring", "i32"], returns: "i32" },
+  psi_close: { args: [], returns: "i32" },
+  psi_info: { args: ["ptr", "i32"], returns: "i32" },
+  psi_alloc: { args: ["ptr", "f64"], returns: "i32" },
+  psi_free: { args: ["ptr", "f64"], returns: "i32" },
+  psi_copy: { args: ["ptr", "ptr", "f64"], returns: "i32" },
+  psi_map: { args: ["ptr", "ptr", "cstring"], returns: "i32" },
+  psi_unmap: { args: ["ptr", "f64"], returns: "i32" },
+  psi_advise: { args: ["ptr", "f64", "i32"], returns: "i32" },
+  psi_measure: { args: ["ptr", "ptr", "ptr", "f64"], returns: "i32" },
+  psi_pack: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
+  psi_packed_bytes: { args: ["ptr", "i32", "i32", "i32"], returns: "i32" },
+  psi_dequantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
+  psi_quantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
+} as const satisfies Record<string, FFIFunction>;
+
+export const abiVersion = 1;
+
+const ffiTypes: Record<ArgumentType, FFIType> = {
+  ptr: FFIType.ptr,
+  i32: FFIType.i32,
+  f32: FFIType.f32,
+  f64: FFIType.f64,
+};
+
+/** A call by numbers only: addresses, sizes, scalars. */
+export type NativeFunction = (...args: (number | Uint8Array | Float64Array | string)[]) => number;
+
+export type KernelLibrary = {
+  readonly path: string;
+  readonly functions: ReadonlyMap<string, NativeFunction>;
+  lastError(): string;
+};
+
+/** The FFI symbol table: device functions and one symbol per op. */
+export function symbolTable(): Record<string, FFIFunction> {
+  const table: Record<string, FFIFunction> = { ...deviceFunctions };
+  for (const op of ops) {
+    table[`psi_${op.name}`] = { args: op.signature.map((t) => ffiTypes[t]), returns: FFIType.i32 };
+  }
+  return table;
+}
+
+/** Opens a kernel library and checks its ABI version. Throws `native_failed` with the loader's text. */
+export function loadLibrary(path: string): KernelLibrary {
+  let symbols: Record<string, unknown>;
+  try {
+    symbols = dlopen(path, symbolTable()).symbols;
+  } catch (cause) {
+    throw new PsionicError(
+      "native_failed",
+      `[ffi] expected to open ${path}, got: ${String(cause)}`,
+      { path },
+      cause,
+    );
+  }
+  const functions = new Map(Object.entries(symbols) as [string, NativeFunction][]);
+  const version = functions.get("psi_abi_version")!();
+  if (version !== abiVersion) throw unexpected("native_failed", "ffi", `ABI version ${abiVersion}`, version);
+  const lastError = functions.get("psi_last_error") as unknown as () => string | null;
+  return { path, functions, lastError: () => lastError() ?? "" };
+}

@@ -1,0 +1,69 @@
+import { toArrayBuffer } from "bun:ffi";
+import { checkStatus } from "../../../ffi/call.ts";
+import type { NativeFunction } from "../../../ffi/load.ts";
+import { dtypes } from "../../core/dtype.ts";
+import { unexpected } from "../../core/error.ts";
+import { ops } from "../../ir/ops/index.ts";
+import type { Backend, DeviceInfo } from "../../runtime/device.ts";
+import { cpuLibrary } from "./library.ts";
+
+export type CpuOptions = {
+  /** 0 or absent: one per physical core this process may use. */
+  readonly threads?: number;
+  /** Absent: the best this machine has. */
+  readonly isa?: string;
+};
+
+const isaLevels = ["plain", "avx2", "avx512", "neon"];
+
+/** Opens the kernel library's thread pool. One CPU device at a time and per process. */
+export function cpuBackend(options: CpuOptions): Backend {
+  const { functions, lastError } = cpuLibrary();
+  const native = (symbol: string): NativeFunction => functions.get(symbol)!;
+  const check = (status: number, symbol: string): void => checkStatus(status, symbol, lastError);
+  if (options.isa && !isaLevels.includes(options.isa)) {
+    throw unexpected("invalid_argument", "cpu", `an instruction set of ${isaLevels.join(", ")}`, options.isa);
+  }
+  check(native("psi_open")(options.isa ?? "", options.threads ?? 0), "psi_open");
+  const calls = new Map(ops.map((op) => [op.name, native(`psi_${op.name}`)]));
+  const place = new Float64Array(1);
+  // A length of 4 GiB is the most one view may span.
+  const view = (address: number, bytes: number): Uint8Array =>
+    new Uint8Array(toArrayBuffer(address as never, 0, bytes));
+  return {
+    name: "cpu",
+    info: () => readInfo(native("psi_info"), check),
+    allocate(bytes) {
+      check(native("psi_alloc")(place, bytes), "psi_alloc");
+      return place[0]!;
+    },
+    release: (address, bytes) => check(native("psi_free")(address, bytes), "psi_free"),
+    write(address, data) {
+      if (data.length > 0) view(address, data.length).set(data);
+    },
+    read: (address, bytes) => (bytes > 0 ? view(address, bytes).slice() : new Uint8Array(0)),
+    copy: (destination, source, bytes) => check(native("psi_copy")(destination, source, bytes), "psi_copy"),
+    supports: (name) => calls.has(name),
+    call(name, args) {
+      const status = calls.get(name)!(...args);
+      if (status !== 0) check(status, `psi_${name}`);
+    },
+    pack: (destination, source, rows, columns, dtype) =>
+      check(native("psi_pack")(destination, source, rows, columns, dtypes[dtype].id), "psi_pack"),
+    replay: (_key, step) => step(),
+    close: () => check(native("psi_close")(), "psi_close"),
+  };
+}
+
+function readInfo(info: NativeFunction, check: (status: number, symbol: string) => void): DeviceInfo {
+  const text = new Uint8Array(new ArrayBuffer(4096));
+  check(info(text, text.length), "psi_info");
+  const end = text.indexOf(0);
+  const lines = new TextDecoder().decode(text.subarray(0, end < 0 ? text.length : end)).split("\n");
+  const facts: Record<string, string | number> = {};
+  for (const line of lines) {
+    const [key, value] = line.split("=", 2);
+    if (key && value !== undefined) facts[key] = /^\d+(\.\d+)?$/.test(value) ? Number(value) : value;
+  }
+  return facts;
+}

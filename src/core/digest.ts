@@ -1,0 +1,4 @@
+/** SHA-256 of bytes or UTF-8 text, lower-case hex. */
+export function sha256(data: string | Uint8Array): string {
+  return new Bun.CryptoHasher("sha256").update(data).digest("hex");
+}

@@ -1,0 +1,74 @@
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { join } from "node:path";
+import { sha256 } from "./digest.ts";
+import type { EmbeddedFile } from "./embedded.ts";
+import { PsionicError } from "./error.ts";
+
+/** Folders that may hold unpacked files, in order of preference. */
+export function cacheFolders(): readonly string[] {
+  const asked = process.env.PSIONIC_CACHE_DIR;
+  if (asked) return [asked];
+  const home =
+    process.platform === "darwin"
+      ? join(homedir(), "Library", "Caches", "psionic")
+      : join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "psionic");
+  return [home, join(tmpdir(), `psionic-${process.getuid?.() ?? 0}`)];
+}
+
+/**
+ * Path of the unpacked bytes of an embedded file: `<cache>/<digest>/<name>`, written once (aside, then renamed) and
+ * checked against the digest before each use, since the folder may be writable by others.
+ * Throws `io_failed` with every folder tried when none can be written.
+ */
+export function unpack(file: EmbeddedFile, decompress: (bytes: Uint8Array) => Uint8Array): string {
+  const failures: string[] = [];
+  for (const folder of cacheFolders()) {
+    const target = join(folder, file.sha256.slice(0, 16), file.name);
+    try {
+      if (!(existsSync(target) && sha256(readFileSync(target)) === file.sha256)) {
+        write(target, file, decompress);
+      }
+      return target;
+    } catch (error) {
+      failures.push(`${folder}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  throw new PsionicError(
+    "io_failed",
+    `[unpack] expected a writable folder for ${file.name}, got none (${failures.join("; ")}). ` +
+      "Set PSIONIC_CACHE_DIR to a writable folder on a file system that allows execution.",
+    { name: file.name, failures },
+  );
+}
+
+function write(target: string, file: EmbeddedFile, decompress: (bytes: Uint8Array) => Uint8Array): void {
+  const stored = readFileSync(file.path);
+  const bytes = file.compression === "zstd" ? decompress(stored) : stored;
+  const digest = sha256(bytes);
+  if (digest !== file.sha256) {
+    throw new PsionicError(
+      "internal",
+      `[unpack] expected sha256 ${file.sha256} for ${file.name}, got ${digest}`,
+    );
+  }
+  mkdirSync(join(target, ".."), { recursive: true, mode: 0o700 });
+  const aside = `${target}.${process.pid}.${Math.floor(Math.random() * 2 ** 32).toString(16)}`;
+  try {
+    writeFileSync(aside, bytes, { mode: 0o700 });
+    chmodSync(aside, 0o700);
+    renameSync(aside, target);
+  } finally {
+    rmSync(aside, { force: true });
+  }
+  if (statSync(target).size !== bytes.length) throw new Error(`expected ${bytes.length} bytes at ${target}`);
+}

@@ -1,0 +1,41 @@
+import type { DType } from "../core/dtype.ts";
+import type { Shape } from "../core/shape.ts";
+
+/** What shape rules, costs and argument lists see of a tensor. */
+export type TensorSpec = { readonly dtype: DType; readonly shape: Shape; readonly packed: boolean };
+
+/** A spec with a place in device memory; `address` 0 stands for an absent optional input. */
+export type PlacedSpec = TensorSpec & { readonly address: number };
+
+/** An argument of the native function, in the order of the C prototype. */
+export type ArgumentType = "ptr" | "i32" | "f32" | "f64";
+
+export type Cost = { readonly flops: number; readonly bytes: number };
+
+/**
+ * One operation: everything that is derived elsewhere (symbol table, support matrix, memory plan, cost) stands here.
+ * `P` holds the scalar parameters; inputs may be `undefined` where the op says they are optional.
+ */
+export interface Op<P = never> {
+  /** Stem of this file, of the kernel file and of the symbol: `psi_<name>`. */
+  readonly name: string;
+  /** One line for the documentation. */
+  readonly summary: string;
+  readonly inputs: readonly { readonly name: string; readonly optional?: boolean }[];
+  readonly params: readonly string[];
+  readonly signature: readonly ArgumentType[];
+  /** Shape rule; throws `[op] expected X, got Y`. */
+  outputs(inputs: readonly (TensorSpec | undefined)[], params: P): readonly TensorSpec[];
+  /** Index of the input whose memory output 0 is: the op works in place. */
+  readonly inPlace?: number;
+  /** Bytes of scratch the native function asks for. */
+  scratchBytes?(inputs: readonly (TensorSpec | undefined)[], params: P): number;
+  cost(inputs: readonly (TensorSpec | undefined)[], params: P, outputs: readonly TensorSpec[]): Cost;
+  /** Arguments in C order. `scratch` is an address, 0 when the op has none. */
+  arguments(
+    outputs: readonly PlacedSpec[],
+    inputs: readonly PlacedSpec[],
+    params: P,
+    scratch: { readonly address: number; readonly bytes: number },
+  ): readonly number[];
+}

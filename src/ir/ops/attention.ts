@@ -1,0 +1,67 @@
+import { unexpected } from "../../core/error.ts";
+import type { Op } from "../op.ts";
+import { dtypeCode, expectSpec, f32Spec, totalBytes } from "../spec.ts";
+
+export type AttentionParams = {
+  readonly qOffset: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly pageSize: number;
+  /** 0 = all positions up to the token's own; otherwise its last `window` positions. */
+  readonly window: number;
+  readonly scale: number;
+  /** 0 = none. */
+  readonly softcap: number;
+};
+
+/** Causal attention of a ragged batch over a paged cache; never materialises T x T. */
+export const attention: Op<AttentionParams> = {
+  name: "attention",
+  summary: "grouped-head attention over the paged cache: window, sinks, soft cap",
+  inputs: [
+    { name: "q" },
+    { name: "k_cache" },
+    { name: "v_cache" },
+    { name: "page_table" },
+    { name: "sequences" },
+    { name: "positions" },
+    { name: "sinks", optional: true },
+  ],
+  params: ["qOffset", "heads", "kvHeads", "headDim", "pageSize", "window", "scale", "softcap"],
+  signature: [
+    ...(["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr"] as const),
+    ...(["i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "f32", "f32", "f64"] as const),
+  ],
+  outputs([q, , , table, sequences, positions, sinks], p) {
+    const [tokens, width] = expectSpec("attention q", q, "f32", [-1, -1]).shape as [number, number];
+    expectSpec("attention page_table", table, "i32", [-1, -1]);
+    expectSpec("attention sequences", sequences, "i32", [tokens]);
+    expectSpec("attention positions", positions, "i32", [tokens]);
+    if (sinks) expectSpec("attention sinks", sinks, "f32", [p.heads]);
+    if (p.heads % p.kvHeads !== 0 || p.qOffset + p.heads * p.headDim > width) {
+      throw unexpected("invalid_argument", "attention", `heads that fit rows of ${width}`, JSON.stringify(p));
+    }
+    return [f32Spec(tokens, p.heads * p.headDim)];
+  },
+  scratchBytes: ([q, , , table], p) => attentionScratchBytes(q!.shape[0]!, table!.shape[1]!, p),
+  cost([q, kCache, vCache, table], p, [y]) {
+    // Upper bound: every position the page table can hold, or the window.
+    const positions = Math.min(table!.shape[1]! * p.pageSize, p.window || Number.POSITIVE_INFINITY);
+    const tokens = q!.shape[0]!;
+    const cached = Math.min(totalBytes(kCache, vCache), tokens * positions * p.kvHeads * p.headDim * 8);
+    return { flops: 4 * tokens * positions * p.heads * p.headDim, bytes: totalBytes(q, y) + cached };
+  },
+  arguments: ([y], [q, kCache, vCache, table, sequences, positions, sinks], p, scratch) => [
+    ...[y!, q!, kCache!, vCache!, table!, sequences!, positions!, sinks!].map((t) => t.address),
+    scratch.address,
+    ...[q!.shape[0]!, q!.shape[1]!, p.qOffset, p.heads, p.kvHeads, p.headDim, p.pageSize, table!.shape[1]!],
+    ...[p.window, dtypeCode(kCache!), p.scale, p.softcap, scratch.bytes],
+  ],
+};
+
+/** Room for the partial results of key chunks (max, sum, accumulator) that may be computed apart. */
+function attentionScratchBytes(tokens: number, maxPages: number, p: AttentionParams): number {
+  const chunks = Math.ceil((maxPages * p.pageSize) / 128);
+  return Math.min(tokens, 64) * p.heads * Math.min(chunks, 1024) * (p.headDim + 2) * 4 + 64;
+}

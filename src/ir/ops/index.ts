@@ -1,0 +1,39 @@
+import type { Op } from "../op.ts";
+import { add } from "./add.ts";
+import { addRmsNorm } from "./add_rms_norm.ts";
+import { argmax } from "./argmax.ts";
+import { attention } from "./attention.ts";
+import { embedding } from "./embedding.ts";
+import { gatherRows } from "./gather_rows.ts";
+import { glu } from "./glu.ts";
+import { kvWrite } from "./kv_write.ts";
+import { logSumExp } from "./log_sum_exp.ts";
+import { matmul } from "./matmul.ts";
+import { moeCombine } from "./moe_combine.ts";
+import { moeMatmul } from "./moe_matmul.ts";
+import { rmsNorm } from "./rms_norm.ts";
+import { rope } from "./rope.ts";
+import { router } from "./router.ts";
+import { softcap } from "./softcap.ts";
+import { topK } from "./top_k.ts";
+
+/** The op table: the symbol table of a kernel library and the support matrix of the documentation come from it. */
+export const ops: readonly Pick<Op, "name" | "summary" | "inputs" | "params" | "signature">[] = [
+  embedding,
+  rmsNorm,
+  addRmsNorm,
+  matmul,
+  rope,
+  kvWrite,
+  attention,
+  glu,
+  router,
+  moeMatmul,
+  moeCombine,
+  add,
+  gatherRows,
+  softcap,
+  argmax,
+  topK,
+  logSumExp,
+];

@@ -1,0 +1,31 @@
+import { isQuantised } from "../../core/dtype.ts";
+import { unexpected } from "../../core/error.ts";
+import type { Op } from "../op.ts";
+import { describe, dtypeCode, expectSpec, f32Spec, totalBytes } from "../spec.ts";
+
+/** y[t, n] = sum over k of x[t, k] * w[n, k], plus bias[n]. w is packed [N, K]. */
+export const matmul: Op<Record<string, never>> = {
+  name: "matmul",
+  summary: "linear layer over a packed (quantised) weight",
+  inputs: [{ name: "x" }, { name: "w" }, { name: "bias", optional: true }],
+  params: [],
+  signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "f64"],
+  outputs([x, w, bias]) {
+    if (!w?.packed || w.shape.length !== 2) {
+      throw unexpected("invalid_argument", "matmul", "a packed weight [N, K]", describe(w));
+    }
+    const [outputs, columns] = w.shape as [number, number];
+    const rows = expectSpec("matmul x", x, "f32", [-1, columns]).shape[0]!;
+    if (bias) expectSpec("matmul bias", bias, "f32", [outputs]);
+    return [f32Spec(rows, outputs)];
+  },
+  scratchBytes: ([x, w]) => (isQuantised(w!.dtype) ? x!.shape[0]! * x!.shape[1]! * 2 + 64 : 0),
+  cost: ([x, w, bias], _p, [y]) => ({
+    flops: 2 * x!.shape[0]! * w!.shape[0]! * w!.shape[1]!,
+    bytes: totalBytes(x, w, bias, y),
+  }),
+  arguments: ([y], [x, w, bias], _p, scratch) => [
+    ...[y!.address, x!.address, w!.address, bias!.address, scratch.address],
+    ...[x!.shape[0]!, w!.shape[0]!, w!.shape[1]!, dtypeCode(w!), scratch.bytes],
+  ],
+};

@@ -1,0 +1,174 @@
+import type { DType } from "../core/dtype.ts";
+import { PsionicError, unexpected } from "../core/error.ts";
+import type { Shape } from "../core/shape.ts";
+import type { Op } from "../ir/op.ts";
+import { specBytes } from "../ir/spec.ts";
+import { Arena, type ArenaMark } from "./arena.ts";
+import { makeTensor, type Tensor, tensorBytes } from "./tensor.ts";
+
+/** Facts about a device: `isa`, `threads`, memory, features; strings and numbers for `doctor` and receipts. */
+export type DeviceInfo = Readonly<Record<string, string | number>>;
+
+/** What a backend supplies. Code above never asks which one it has. */
+export interface Backend {
+  readonly name: "cpu" | "meta";
+  info(): DeviceInfo;
+  /** Address of zero-filled memory; throws `native_failed` when there is none. */
+  allocate(bytes: number): number;
+  release(address: number, bytes: number): void;
+  write(address: number, data: Uint8Array): void;
+  /** A copy of device memory. */
+  read(address: number, bytes: number): Uint8Array;
+  copy(destination: number, source: number, bytes: number): void;
+  supports(opName: string): boolean;
+  /** Calls `psi_<name>`; turns a status into an error. */
+  call(opName: string, args: readonly number[]): void;
+  /** Rearranges a weight matrix at `source` (file layout) into panels at `destination`. */
+  pack(destination: number, source: number, rows: number, columns: number, dtype: DType): void;
+  /** Runs a step that is called again and again under one key; without capture: calls it. */
+  replay(key: string, step: () => void): void;
+  close(): void;
+}
+
+/** One call as a listener hears it. */
+export type AppliedCall = {
+  readonly op: Op<never>;
+  readonly inputs: readonly (Tensor | undefined)[];
+  readonly outputs: readonly Tensor[];
+  readonly params: Readonly<Record<string, unknown>>;
+  readonly scratchBytes: number;
+};
+export type Listener = (call: AppliedCall) => void;
+
+/** A backend with the memory discipline of the tensor core: scopes for temporaries, counted state. */
+export class Device {
+  readonly backend: Backend;
+  readonly arena: Arena;
+  readonly listeners = new Set<Listener>();
+  readonly #scopes: Scope[] = [];
+  readonly #owned = new Map<number, number>();
+
+  constructor(backend: Backend) {
+    this.backend = backend;
+    this.arena = new Arena(
+      (bytes) => backend.allocate(bytes),
+      (address, bytes) => backend.release(address, bytes),
+    );
+  }
+
+  get name(): string {
+    return this.backend.name;
+  }
+
+  /** Opens a scope: every temporary made until it ends belongs to it. */
+  scope(): Scope {
+    const scope = new Scope(this, this.arena.mark(), () => this.#end(scope));
+    this.#scopes.push(scope);
+    return scope;
+  }
+
+  #end(scope: Scope): void {
+    if (this.#scopes.pop() !== scope) {
+      throw unexpected(
+        "invalid_argument",
+        "scope",
+        "scopes ended in the reverse order of their start",
+        "another order",
+      );
+    }
+    this.arena.reset(scope.mark);
+  }
+
+  /** A temporary of the innermost scope, not initialised. */
+  temporary(spec: { readonly dtype: DType; readonly shape: Shape; readonly packed?: boolean }): Tensor {
+    if (this.#scopes.length === 0) throw unexpected("invalid_argument", "temporary", "an open scope", "none");
+    const bytes = specBytes({ ...spec, packed: spec.packed ?? false });
+    return makeTensor(this, "temporary", this.arena.take(bytes), spec);
+  }
+
+  /** A temporary holding host data. */
+  fromHost(dtype: DType, shape: Shape, data: ArrayBufferView): Tensor {
+    const t = this.temporary({ dtype, shape });
+    this.upload(t, data);
+    return t;
+  }
+
+  /** Zero-filled memory that lives until `free`; the caller is its owner. */
+  empty(dtype: DType, shape: Shape, options: { packed?: boolean; kind?: "state" | "weight" } = {}): Tensor {
+    const spec = { dtype, shape, packed: options.packed ?? false };
+    const bytes = Math.max(specBytes(spec), 64);
+    const address = this.backend.allocate(bytes);
+    this.#owned.set(address, bytes);
+    return makeTensor(this, options.kind ?? "state", address, spec);
+  }
+
+  /** Frees what `empty` made. */
+  free(t: Tensor): void {
+    const bytes = this.#owned.get(t.address);
+    if (bytes === undefined)
+      throw unexpected("invalid_argument", "free", "a tensor made by empty, once", t.address);
+    this.#owned.delete(t.address);
+    this.backend.release(t.address, bytes);
+  }
+
+  upload(t: Tensor, data: ArrayBufferView): void {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    if (bytes.length !== tensorBytes(t)) {
+      throw unexpected("invalid_argument", "upload", `${tensorBytes(t)} bytes`, bytes.length);
+    }
+    this.backend.write(t.address, bytes);
+  }
+
+  /** A copy of the tensor's bytes. */
+  download(t: Tensor): Uint8Array {
+    return this.backend.read(t.address, tensorBytes(t));
+  }
+
+  downloadF32(t: Tensor): Float32Array {
+    if (t.dtype !== "f32") throw unexpected("invalid_argument", "downloadF32", "f32", t.dtype);
+    return new Float32Array(this.download(t).buffer);
+  }
+
+  downloadI32(t: Tensor): Int32Array {
+    if (t.dtype !== "i32") throw unexpected("invalid_argument", "downloadI32", "i32", t.dtype);
+    return new Int32Array(this.download(t).buffer);
+  }
+
+  /** Tensors and bytes that `empty` made and nobody freed yet: zero at the end of a leak-free test. */
+  live(): { readonly tensors: number; readonly bytes: number; readonly scopes: number } {
+    let bytes = 0;
+    for (const b of this.#owned.values()) bytes += b;
+    return { tensors: this.#owned.size, bytes, scopes: this.#scopes.length };
+  }
+
+  close(): void {
+    this.arena.free();
+    const { tensors, bytes } = this.live();
+    for (const [address, size] of this.#owned) this.backend.release(address, size);
+    this.#owned.clear();
+    this.backend.close();
+    if (tensors > 0 && process.env.NODE_ENV === "test") {
+      throw new PsionicError(
+        "internal",
+        `[device] expected no live tensors at close, got ${tensors} (${bytes} bytes)`,
+      );
+    }
+  }
+}
+
+/** Owner of the temporaries made while it is the innermost one. Use with `using`. */
+export class Scope implements Disposable {
+  readonly device: Device;
+  readonly mark: ArenaMark;
+  readonly #end: () => void;
+
+  constructor(device: Device, mark: ArenaMark, end: () => void) {
+    this.device = device;
+    this.mark = mark;
+    this.#end = end;
+  }
+
+  [Symbol.dispose](): void {
+    this.#end();
+  }
+}

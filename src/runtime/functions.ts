@@ -1,0 +1,111 @@
+/** The ops as model code writes them: one typed line each. */
+import { add as addOp } from "../ir/ops/add.ts";
+import { addRmsNorm as addRmsNormOp } from "../ir/ops/add_rms_norm.ts";
+import { argmax as argmaxOp } from "../ir/ops/argmax.ts";
+import { type AttentionParams, attention as attentionOp } from "../ir/ops/attention.ts";
+import { embedding as embeddingOp } from "../ir/ops/embedding.ts";
+import { gatherRows as gatherRowsOp } from "../ir/ops/gather_rows.ts";
+import { type GluParams, glu as gluOp } from "../ir/ops/glu.ts";
+import { type KvWriteParams, kvWrite as kvWriteOp } from "../ir/ops/kv_write.ts";
+import { logSumExp as logSumExpOp } from "../ir/ops/log_sum_exp.ts";
+import { matmul as matmulOp } from "../ir/ops/matmul.ts";
+import { moeCombine as moeCombineOp } from "../ir/ops/moe_combine.ts";
+import { moeMatmul as moeMatmulOp } from "../ir/ops/moe_matmul.ts";
+import { headNorm as headNormOp, rmsNorm as rmsNormOp } from "../ir/ops/rms_norm.ts";
+import { type RopeParams, rope as ropeOp } from "../ir/ops/rope.ts";
+import { type RouterParams, router as routerOp } from "../ir/ops/router.ts";
+import { softcap as softcapOp } from "../ir/ops/softcap.ts";
+import { topK as topKOp } from "../ir/ops/top_k.ts";
+import { apply } from "./apply.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** f32 [T, D]: scale * table[ids] */
+export const embedding = (table: Tensor, ids: Tensor, scale = 1): Tensor =>
+  apply(embeddingOp, [table, ids], { scale })[0]!;
+
+/** f32 [T, N] from x [T, K] and a packed weight [N, K] */
+export const matmul = (x: Tensor, w: Tensor, bias?: Tensor): Tensor => apply(matmulOp, [x, w, bias], {})[0]!;
+
+/** f32 [T, D] */
+export const rmsNorm = (x: Tensor, w: Tensor | undefined, eps: number): Tensor =>
+  apply(rmsNormOp, [x, w], { eps, offset: 0, groups: 1, width: x.shape[1]! })[0]!;
+
+/** Norms `heads` heads of `headDim` elements from column `offset` of each row, in place. */
+export const headNorm = (
+  x: Tensor,
+  w: Tensor,
+  eps: number,
+  offset: number,
+  heads: number,
+  headDim: number,
+): Tensor => apply(headNormOp, [x, w], { eps, offset, groups: heads, width: headDim })[0]!;
+
+/** x += delta in place; returns the norm of the sum. */
+export const addRmsNorm = (x: Tensor, delta: Tensor, w: Tensor, eps: number): Tensor =>
+  apply(addRmsNormOp, [x, delta, w], { eps })[1]!;
+
+export const rope = (x: Tensor, positions: Tensor, invFreq: Tensor, params: RopeParams): Tensor =>
+  apply(ropeOp, [x, positions, invFreq], params)[0]!;
+
+export const kvWrite = (
+  cache: { readonly keys: Tensor; readonly values: Tensor },
+  k: Tensor,
+  v: Tensor,
+  at: { readonly pageTable: Tensor; readonly sequences: Tensor; readonly positions: Tensor },
+  params: KvWriteParams,
+): void => {
+  apply(kvWriteOp, [cache.keys, cache.values, k, v, at.pageTable, at.sequences, at.positions], params);
+};
+
+/** f32 [T, H * E] */
+export const attention = (
+  q: Tensor,
+  cache: { readonly keys: Tensor; readonly values: Tensor },
+  at: { readonly pageTable: Tensor; readonly sequences: Tensor; readonly positions: Tensor },
+  sinks: Tensor | undefined,
+  params: AttentionParams,
+): Tensor =>
+  apply(
+    attentionOp,
+    [q, cache.keys, cache.values, at.pageTable, at.sequences, at.positions, sinks],
+    params,
+  )[0]!;
+
+/** f32 [T, F] from [T, 2F], or from gate and up of [T, F] each */
+export const glu = (gate: Tensor, up: Tensor | undefined, params: GluParams): Tensor =>
+  apply(gluOp, [gate, up], params)[0]!;
+
+export const router = (
+  logits: Tensor,
+  bias: Tensor | undefined,
+  params: RouterParams,
+): { readonly ids: Tensor; readonly weights: Tensor } => {
+  const [ids, weights] = apply(routerOp, [logits, bias], params);
+  return { ids: ids!, weights: weights! };
+};
+
+/** f32 [T * used, N] */
+export const moeMatmul = (x: Tensor, w: Tensor, bias: Tensor | undefined, ids: Tensor): Tensor =>
+  apply(moeMatmulOp, [x, w, bias, ids], {})[0]!;
+
+/** f32 [T, D] */
+export const moeCombine = (x: Tensor, weights: Tensor): Tensor => apply(moeCombineOp, [x, weights], {})[0]!;
+
+export const add = (a: Tensor, b: Tensor, into?: Tensor): Tensor =>
+  apply(addOp, [a, b], {}, into ? [into] : [])[0]!;
+
+export const gatherRows = (x: Tensor, index: Tensor): Tensor => apply(gatherRowsOp, [x, index], {})[0]!;
+
+export const softcap = (x: Tensor, cap: number): Tensor => apply(softcapOp, [x], { cap })[0]!;
+
+/** i32 [R] */
+export const argmax = (x: Tensor): Tensor => apply(argmaxOp, [x], {})[0]!;
+
+/** values f32 [R, k] and ids i32 [R, k] */
+export const topK = (x: Tensor, k: number): { readonly values: Tensor; readonly ids: Tensor } => {
+  const [values, ids] = apply(topKOp, [x], { k });
+  return { values: values!, ids: ids! };
+};
+
+/** f32 [R] */
+export const logSumExp = (x: Tensor): Tensor => apply(logSumExpOp, [x], {})[0]!;
