@@ -16,7 +16,7 @@ constexpr bool FAST_U8S8 = true;
 /* Independent accumulators that fit the registers with room for operands; divides 24. */
 constexpr int ACCUMULATORS = 12;
 /* Register tiles of products: panels of 16 outputs by rows of input, for integer and for float weights. */
-constexpr int TILE_PANELS = 2, TILE_ROWS = 6, FLOAT_PANELS = 4, FLOAT_ROWS = 4, DIRECT_ROWS = 4;
+constexpr int TILE_PANELS = 2, TILE_ROWS = 6, FLOAT_PANELS = 4, FLOAT_ROWS = 4, DIRECT_ROWS = 4, DIRECT_PANELS = 4;
 
 PSI_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
 PSI_INLINE void store(float* p, vf a) { _mm512_storeu_ps(p, a); }

@@ -13,7 +13,7 @@ struct vm { uint32x4_t a, b, c, d; };
 constexpr bool FAST_U8S8 = false;
 constexpr int ACCUMULATORS = 6;
 /* Register tiles of products: panels of 16 outputs by rows of input, for integer and for float weights. */
-constexpr int TILE_PANELS = 1, TILE_ROWS = 4, FLOAT_PANELS = 2, FLOAT_ROWS = 2, DIRECT_ROWS = 4;
+constexpr int TILE_PANELS = 1, TILE_ROWS = 4, FLOAT_PANELS = 2, FLOAT_ROWS = 2, DIRECT_ROWS = 4, DIRECT_PANELS = 1;
 
 #define PSI_1(out, in, name, f) \
   PSI_INLINE out name(in x) { return {f(x.a), f(x.b), f(x.c), f(x.d)}; }

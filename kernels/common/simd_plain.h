@@ -14,7 +14,7 @@ struct vm { i32 v[16]; };
 constexpr bool FAST_U8S8 = true;
 constexpr int ACCUMULATORS = 6;
 /* Register tiles of products: panels of 16 outputs by rows of input, for integer and for float weights. */
-constexpr int TILE_PANELS = 1, TILE_ROWS = 1, FLOAT_PANELS = 1, FLOAT_ROWS = 1, DIRECT_ROWS = 1;
+constexpr int TILE_PANELS = 1, TILE_ROWS = 1, FLOAT_PANELS = 1, FLOAT_ROWS = 1, DIRECT_ROWS = 1, DIRECT_PANELS = 1;
 
 #define PSI_EACH(type, expression)                    \
   type r;                                             \

@@ -19,12 +19,11 @@ void matmul(float* y, const float* x, const u8* w, const float* bias, u8* scratc
   InputBlock* in = (InputBlock*)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
   if (blocks) quantize_inputs(in, x, rows, columns, dtype);
   const i64 panels = panel_count(outputs), wanted = 4 * pool_threads();
-  /* Few rows: single panels of block types stream; otherwise as many panels a task as its tile has. */
-  i64 group = blocks ? (rows <= 4 ? 1 : 2) : 4;
-  while (group > 1 && panels / group < wanted) group /= 2;
+  /* Tasks large enough to reuse what they load, small enough that every thread has some. */
+  i64 group = blocks && rows > 4 ? 16 : 4, chunk = 128;
+  while (group > 1 && panels / group * ((rows + chunk - 1) / chunk) < wanted) group /= 2;
   const i64 groups = (panels + group - 1) / group;
-  i64 chunk = 512;
-  while (chunk > 64 && groups * ((rows + chunk - 1) / chunk) < wanted && chunk / 2 >= 48) chunk /= 2;
+  while (chunk > 32 && groups * ((rows + chunk - 1) / chunk) < wanted) chunk /= 2;
   const i64 chunks = (rows + chunk - 1) / chunk;
   parallel(groups * chunks, [&](i64 i, int thread) {
     const i64 g = i / chunks, first = i % chunks * chunk;
@@ -39,6 +38,7 @@ void matmul(float* y, const float* x, const u8* w, const float* bias, u8* scratc
     t.first_row = first;
     t.rows = rows - first < chunk ? rows - first : chunk;
     t.outputs = outputs;
+    t.input_rows = rows;
     t.columns = columns;
     t.first_panel = g * group;
     t.panel_count = panels - t.first_panel < group ? panels - t.first_panel : group;

@@ -2,7 +2,7 @@
  * y[s,n] = x[row(s)] . w[e(s)][n] (+ bias[e(s),n]) for slots s = token*used + j; row(s) = s if x_per_slot, else token.
  * x f32 [tokens or tokens*used, columns], y f32 [tokens*used, outputs], w `experts` packed matrices one after the other,
  * expert_ids i32 [tokens,used]. Slots are grouped by expert (counting sort), then each expert with slots is a matrix
- * product over its rows (product.h), so a slot's bits do not depend on who shares its expert. A task is one or two
+ * product over its rows (product.h), so a slot's bits do not depend on who shares its expert. A task is a few
  * panels of one expert.
  * Scratch: inputs * columns * 2 + 64 + 4 * (slots + 3 * experts + 16) bytes, inputs = slots if x_per_slot else tokens
  * (float types do not need the first term, but the rule is the same for all).
@@ -51,7 +51,7 @@ void moe_matmul(const MoeArguments& a) {
   for (i64 s = 0; s < slots; s++) order[next[a.expert_ids[s]]++] = (i32)s;
 
   const i64 panels = panel_count(a.outputs), matrix = panels * panel_bytes(type, a.columns);
-  i64 group = type.block > 1 ? (slots <= 4 * used_experts ? 1 : 2) : 4;
+  i64 group = type.block > 1 && slots > 4 * used_experts ? 16 : 4;
   while (group > 1 && used_experts * panels / group < 4 * pool_threads()) group /= 2;
   const i64 groups = (panels + group - 1) / group;
   parallel(used_experts * groups, [&](i64 i, int thread) {
@@ -67,6 +67,7 @@ void moe_matmul(const MoeArguments& a) {
     t.first_row = 0;
     t.rows = first[e + 1] - first[e];
     t.outputs = a.outputs;
+    t.input_rows = inputs;
     t.columns = a.columns;
     t.first_panel = g * group;
     t.panel_count = panels - t.first_panel < group ? panels - t.first_panel : group;

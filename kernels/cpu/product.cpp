@@ -1,9 +1,9 @@
 /*
  * Register-tiled products over packed weights (formulas: product.h; layout: common/panel.h).
  *
- * Up to DIRECT_ROWS rows (decoding): one pass over a panel, codes expanded in registers, bound by memory. More rows
- * (prompts, batches): a panel pair is expanded in pieces of 512 columns into 16 KiB that stay in L1, and all rows run
- * over each piece in tiles of TILE_PANELS x TILE_ROWS accumulators. Both paths are the same function, tile().
+ * Up to DIRECT_ROWS rows (decoding): one pass over a few panels, codes expanded in registers, bound by memory. More
+ * rows (prompts, batches): panels are expanded in pieces of 512 columns into 16 KiB that stay in L1, and all rows run
+ * over each piece in tiles of TILE_PANELS x TILE_ROWS accumulators. Both do the same operations on a (row, output).
  */
 #include "product.h"
 
@@ -12,20 +12,27 @@
 
 namespace psi::PSI_ISA {
 
-constexpr i64 PIECE = 16;        /* blocks of 32 columns expanded at a time */
-constexpr i64 ROW_CHUNK = 512;   /* rows whose accumulators are kept at a time */
+constexpr i64 PIECE = 16;        /* blocks of 32 columns expanded at a time; inputs lie piece by piece */
+constexpr i64 ROW_CHUNK = 128;   /* rows whose accumulators are kept at a time, */
+constexpr i64 PANEL_GROUP = 16;  /* for this many panels */
 constexpr i64 FLOAT_PIECE = 512; /* columns of float weights per pass over the rows */
 
 /* ---- activations ---- */
 
+/* The blocks of input row `row` in the piece that starts at block `first`. */
+PSI_INLINE i64 input_place(i64 rows, i64 blocks, i64 row, i64 first) {
+  const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
+  return first * rows + row * count;
+}
+
 template <int HALVES>
-static void quantize_row(InputBlock* out, const float* x, i64 blocks, i32 bias) {
+static void quantize_row(InputBlock* in, i64 rows, i64 row, const float* x, i64 blocks, i32 bias) {
   vf probe = zero(); /* NaN when any input is NaN or infinite */
   for (i64 b = 0; b < blocks; b++) {
     vf lo = load(x + 32 * b), hi = load(x + 32 * b + 16);
     probe = fma(lo + hi, zero(), probe);
     float largest = hmax(max(abs(lo), abs(hi)));
-    InputBlock& o = out[b];
+    InputBlock& o = in[input_place(rows, blocks, row, b / PIECE * PIECE) + b % PIECE];
     o.d = largest / 127.0f;
     vf inverse = set1(largest > 0 ? 127.0f / largest : 0.0f);
     vi qlo = cvt_round(lo * inverse), qhi = cvt_round(hi * inverse);
@@ -44,7 +51,7 @@ static void quantize_row(InputBlock* out, const float* x, i64 blocks, i32 bias) 
     }
   }
   float total = hsum(probe);
-  if (total != total) out[0].d = total;
+  if (total != total) in[input_place(rows, blocks, row, 0)].d = total;
 }
 
 /* Codes above 127 are read as signed ones where the machine has no unsigned-by-signed product. */
@@ -56,7 +63,7 @@ void quantize_inputs(InputBlock* in, const float* x, i64 rows, i64 columns, i32 
   with_block_type(dtype, [&](auto type) {
     typedef decltype(type) T;
     const i32 bias = as_signed<T> ? 0 : T::BIAS;
-    auto one = [&](i64 r, int) { quantize_row<T::HALVES>(in + r * blocks, x + r * columns, blocks, bias); };
+    auto one = [&](i64 r, int) { quantize_row<T::HALVES>(in, rows, r, x + r * columns, blocks, bias); };
     if (rows * columns >= 32768) parallel(rows, one);
     else
       for (i64 r = 0; r < rows; r++) one(r, 0);
@@ -70,14 +77,14 @@ template <class T_>
 struct Direct {
   typedef T_ T;
   const u8* panel;
-  i64 blocks;
-  PSI_INLINE vf scale_of(const Direct& s, i64 b, int h) { return T::scale(s.panel, s.blocks, b, h); }
-  PSI_INLINE vf min_of(const Direct& s, i64 b, int h) { return T::min(s.panel, s.blocks, b, h); }
+  i64 blocks, first; /* of the panel; of the piece */
+  PSI_INLINE vf scale_of(const Direct& s, i64 b, int h) { return T::scale(s.panel, s.blocks, s.first + b, h); }
+  PSI_INLINE vf min_of(const Direct& s, i64 b, int h) { return T::min(s.panel, s.blocks, s.first + b, h); }
   PSI_INLINE void codes_of(const Direct& s, i64 b, vb* w) {
     constexpr int ahead = 3072;
-    const u8* low = T::low(s.panel, b);
+    const u8* low = T::low(s.panel, s.first + b);
     unroll<T::LOW>([&](auto i) PSI_LAMBDA { __builtin_prefetch(low + ahead + 64 * i); });
-    T::codes(s.panel, s.blocks, b, w);
+    T::codes(s.panel, s.blocks, s.first + b, w);
   }
 };
 
@@ -112,23 +119,24 @@ PSI_INLINE vi four_inputs(const InputBlock& block, int g) {
   return set1i(v);
 }
 
-/*
- * acc[r][p] over `count` blocks for P panels and R rows; x[r] points at the first block. Expanded codes are loaded
- * group by group, direct ones are decoded for the whole block first.
- */
+/* Adds one scale's share of a block for R rows: sums of products, scaled; and the second term. */
+template <class T, int R, class S>
+PSI_INLINE void add_scaled(vf* total, const vi* sum, const S& source, i64 b, int h, const InputBlock* const* x) {
+  vf scale = S::scale_of(source, b, h);
+  unroll<R>([&](auto r) PSI_LAMBDA { total[r] = fma(cvt(sum[r]) * scale, set1(x[r][b].d), total[r]); });
+  if constexpr (T::MINS) {
+    vf min = S::min_of(source, b, h);
+    unroll<R>([&](auto r) PSI_LAMBDA { total[r] = fma(min, set1(x[r][b].dsum[h]), total[r]); });
+  }
+}
+
+/* acc[r][p] over `count` expanded blocks for P panels and R rows; x[r] points at the first block. */
 template <class S, int P, int R>
 static void tile(const S* sources, i64 count, const InputBlock* const* x, float* acc) {
   typedef typename S::T T;
-  constexpr bool direct = std::is_same<S, Direct<T>>::value;
   vf total[P][R];
   unroll<R>([&](auto r) PSI_LAMBDA { unroll<P>([&](auto p) PSI_LAMBDA { total[p][r] = load(acc + (r * P + p) * 16); }); });
   for (i64 b = 0; b < count; b++) {
-    vb w[8];
-    if constexpr (direct) {
-      static_assert(P == 1, "direct tiles have one panel");
-      S::codes_of(sources[0], b, w);
-      if constexpr (as_signed<T>) unroll<8>([&](auto g) PSI_LAMBDA { w[g] = xorb(w[g], set1b(128)); });
-    }
     unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
       constexpr int GROUPS = 8 / T::HALVES, FIRST = h * GROUPS;
       vi sum[P][R];
@@ -140,41 +148,64 @@ static void tile(const S* sources, i64 count, const InputBlock* const* x, float*
         constexpr int G = FIRST + j;
         vb codes[P];
         unroll<P>([&](auto p) PSI_LAMBDA {
-          if constexpr (direct) {
-            codes[p] = w[G];
-          } else {
-            codes[p] = loadb(sources[p].codes + b * 512 + 64 * G);
-            if constexpr (as_signed<T>) codes[p] = xorb(codes[p], set1b(128));
-          }
+          codes[p] = loadb(sources[p].codes + b * 512 + 64 * G);
+          if constexpr (as_signed<T>) codes[p] = xorb(codes[p], set1b(128));
         });
         unroll<R>([&](auto r) PSI_LAMBDA {
           vi in = four_inputs(x[r][b], G);
           unroll<P>([&](auto p) PSI_LAMBDA { sum[p][r] = dot<T>(sum[p][r], codes[p], in); });
         });
       });
-      unroll<P>([&](auto p) PSI_LAMBDA {
-        vf scale = S::scale_of(sources[p], b, h);
-        unroll<R>([&](auto r) PSI_LAMBDA { total[p][r] = fma(cvt(sum[p][r]) * scale, set1(x[r][b].d), total[p][r]); });
-        if constexpr (T::MINS) {
-          vf min = S::min_of(sources[p], b, h);
-          unroll<R>([&](auto r) PSI_LAMBDA { total[p][r] = fma(min, set1(x[r][b].dsum[h]), total[p][r]); });
-        }
+      unroll<P>([&](auto p) PSI_LAMBDA { add_scaled<T, R>(total[p], sum[p], sources[p], b, h, x); });
+    });
+  }
+  unroll<R>([&](auto r) PSI_LAMBDA { unroll<P>([&](auto p) PSI_LAMBDA { store(acc + (r * P + p) * 16, total[p][r]); }); });
+}
+
+/* The same sums with codes expanded in registers, panel after panel within a block. */
+template <class S, int P, int R>
+static void direct_tile(const S* sources, i64 count, const InputBlock* const* x, float* acc) {
+  typedef typename S::T T;
+  vf total[P][R];
+  unroll<R>([&](auto r) PSI_LAMBDA { unroll<P>([&](auto p) PSI_LAMBDA { total[p][r] = load(acc + (r * P + p) * 16); }); });
+  for (i64 b = 0; b < count; b++) {
+    unroll<P>([&](auto p) PSI_LAMBDA {
+      vb w[8];
+      S::codes_of(sources[p], b, w);
+      if constexpr (as_signed<T>) unroll<8>([&](auto g) PSI_LAMBDA { w[g] = xorb(w[g], set1b(128)); });
+      unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
+        constexpr int GROUPS = 8 / T::HALVES, FIRST = h * GROUPS;
+        vi sum[R];
+        unroll<R>([&](auto r) PSI_LAMBDA { sum[r] = set1i(x[r][b].start[h]); });
+        unroll<GROUPS>([&](auto j) PSI_LAMBDA {
+          unroll<R>([&](auto r) PSI_LAMBDA { sum[r] = dot<T>(sum[r], w[FIRST + j], four_inputs(x[r][b], FIRST + j)); });
+        });
+        add_scaled<T, R>(total[p], sum, sources[p], b, h, x);
       });
     });
   }
   unroll<R>([&](auto r) PSI_LAMBDA { unroll<P>([&](auto p) PSI_LAMBDA { store(acc + (r * P + p) * 16, total[p][r]); }); });
 }
 
-/* tile() with R from 1 to MAX_R chosen at run time. */
+/* The tiles with R from 1 to MAX_R chosen at run time. */
 template <class S, int P, int MAX_R>
 static void tile_rows(const S* sources, i64 count, const InputBlock* const* x, float* acc, int rows) {
   if (rows == MAX_R) return tile<S, P, MAX_R>(sources, count, x, acc);
   if constexpr (MAX_R > 1) tile_rows<S, P, MAX_R - 1>(sources, count, x, acc, rows);
 }
+template <class S, int P, int MAX_R>
+static void direct_tile_rows(const S* sources, i64 count, const InputBlock* const* x, float* acc, int rows) {
+  if (rows == MAX_R) return direct_tile<S, P, MAX_R>(sources, count, x, acc);
+  if constexpr (MAX_R > 1) direct_tile_rows<S, P, MAX_R - 1>(sources, count, x, acc, rows);
+}
 
 /* ---- tasks ---- */
 
 PSI_INLINE i64 slot_of(const ProductTask& t, i64 i) { return t.slots ? t.slots[i] : t.first_row + i; }
+
+PSI_INLINE const InputBlock* input_of(const ProductTask& t, i64 i, i64 blocks, i64 first) {
+  return t.in + input_place(t.input_rows, blocks, slot_of(t, i) / t.slots_per_input, first);
+}
 
 /* Writes 16 accumulators of row i and one panel. */
 PSI_INLINE void write_row(const ProductTask& t, i64 i, i64 panel, const float* acc) {
@@ -188,22 +219,26 @@ PSI_INLINE void write_row(const ProductTask& t, i64 i, i64 panel, const float* a
   }
 }
 
-template <class T>
-static void few_rows(const ProductTask& t, i64 size) {
+/* Up to DIRECT_ROWS rows by P panels, read side by side: several streams from memory. */
+template <class T, int P>
+static void few_rows(const ProductTask& t, i64 size, i64 panel) {
   const i64 blocks = t.columns / 32;
-  const InputBlock* x[DIRECT_ROWS];
-  for (i64 i = 0; i < t.rows; i++) x[i] = t.in + slot_of(t, i) / t.slots_per_input * blocks;
-  for (i64 p = t.first_panel; p < t.first_panel + t.panel_count; p++) {
-    alignas(64) float acc[DIRECT_ROWS * 16] = {};
-    Direct<T> source = {t.panels + p * size, blocks};
-    tile_rows<Direct<T>, 1, DIRECT_ROWS>(&source, blocks, x, acc, (int)t.rows);
-    for (i64 i = 0; i < t.rows; i++) write_row(t, i, p, acc + 16 * i);
+  alignas(64) float acc[DIRECT_ROWS * P * 16] = {};
+  for (i64 first = 0; first < blocks; first += PIECE) {
+    const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
+    const InputBlock* x[DIRECT_ROWS] = {};
+    for (i64 i = 0; i < t.rows; i++) x[i] = input_of(t, i, blocks, first);
+    Direct<T> sources[P];
+    for (int p = 0; p < P; p++) sources[p] = {t.panels + (panel + p) * size, blocks, first};
+    direct_tile_rows<Direct<T>, P, DIRECT_ROWS>(sources, count, x, acc, (int)t.rows);
   }
+  for (i64 i = 0; i < t.rows; i++)
+    for (int p = 0; p < P; p++) write_row(t, i, panel + p, acc + (i * P + p) * 16);
 }
 
 /* Places in a thread's scratch memory. */
 struct Workspace {
-  float* acc;    /* [ROW_CHUNK][TILE_PANELS * 16] */
+  float* acc;    /* [panels / TILE_PANELS][rows][TILE_PANELS * 16], the odd panel last */
   u8* codes;     /* [TILE_PANELS][PIECE * 512] */
   float* scales; /* [TILE_PANELS][PIECE * 2 * 16] */
   float* mins;
@@ -211,10 +246,10 @@ struct Workspace {
 PSI_INLINE Workspace workspace(u8* scratch) {
   Workspace w;
   w.acc = (float*)scratch;
-  w.codes = (u8*)(w.acc + ROW_CHUNK * TILE_PANELS * 16);
+  w.codes = (u8*)(w.acc + ROW_CHUNK * PANEL_GROUP * 16);
   w.scales = (float*)(w.codes + TILE_PANELS * PIECE * 512);
   w.mins = w.scales + TILE_PANELS * PIECE * 32;
-  static_assert((ROW_CHUNK * 64 + PIECE * 512 + 2 * PIECE * 128) * TILE_PANELS <= THREAD_SCRATCH, "scratch too small");
+  static_assert(ROW_CHUNK * PANEL_GROUP * 64 + (PIECE * 512 + 2 * PIECE * 128) * TILE_PANELS <= THREAD_SCRATCH, "scratch too small");
   return w;
 }
 
@@ -235,41 +270,56 @@ static const u8* expand(const u8* panel, i64 blocks, i64 first, i64 count, u8* c
   return T::LOW == 8 ? T::low(panel, first) : codes;
 }
 
-/* Rows from..from+rows (at most ROW_CHUNK) by P panels. */
+/* One piece of P panels for rows from..from+rows (at most ROW_CHUNK). */
 template <class T, int P>
-static void many_rows(const ProductTask& t, i64 size, i64 panel, i64 from, i64 rows) {
+static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 panel, i64 first, i64 from, i64 rows, float* acc) {
   typedef Expanded<Shape<T::HALVES, T::MINS, T::WIDE>> S;
-  const i64 blocks = t.columns / 32;
-  Workspace w = workspace(t.scratch);
-  memset(w.acc, 0, (size_t)(rows * P * 64));
-  for (i64 first = 0; first < blocks; first += PIECE) {
-    const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
-    S sources[P];
-    for (int p = 0; p < P; p++) {
-      float* scales = w.scales + p * PIECE * 32;
-      float* mins = w.mins + p * PIECE * 32;
-      sources[p] = {expand<T>(t.panels + (panel + p) * size, blocks, first, count, w.codes + p * PIECE * 512, scales, mins), scales, mins};
-    }
-    for (i64 i = 0; i < rows; i += TILE_ROWS) {
-      const int n = (int)(rows - i < TILE_ROWS ? rows - i : TILE_ROWS);
-      const InputBlock* x[TILE_ROWS];
-      for (int r = 0; r < n; r++) x[r] = t.in + slot_of(t, from + i + r) / t.slots_per_input * blocks + first;
-      tile_rows<S, P, TILE_ROWS>(sources, count, x, w.acc + i * P * 16, n);
-    }
+  const i64 blocks = t.columns / 32, count = blocks - first < PIECE ? blocks - first : PIECE;
+  S sources[P];
+  for (int p = 0; p < P; p++) {
+    float* scales = w.scales + p * PIECE * 32;
+    float* mins = w.mins + p * PIECE * 32;
+    sources[p] = {expand<T>(t.panels + (panel + p) * size, blocks, first, count, w.codes + p * PIECE * 512, scales, mins), scales, mins};
   }
-  for (i64 i = 0; i < rows; i++)
-    for (int p = 0; p < P; p++) write_row(t, from + i, panel + p, w.acc + (i * P + p) * 16);
+  for (i64 i = 0; i < rows; i += TILE_ROWS) {
+    const int n = (int)(rows - i < TILE_ROWS ? rows - i : TILE_ROWS);
+    const InputBlock* x[TILE_ROWS] = {};
+    for (int r = 0; r < n; r++) x[r] = input_of(t, from + i + r, blocks, first);
+    tile_rows<S, P, TILE_ROWS>(sources, count, x, acc + i * P * 16, n);
+  }
+}
+
+/* All pieces of at most PANEL_GROUP panels for at most ROW_CHUNK rows: a piece of the inputs serves every panel before
+   the next piece, so inputs and accumulators stay in the second-level cache whatever the number of columns. */
+template <class T>
+static void many_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i64 from, i64 rows) {
+  Workspace w = workspace(t.scratch);
+  const i64 paired = panels / TILE_PANELS * TILE_PANELS;
+  memset(w.acc, 0, (size_t)(rows * panels * 64));
+  for (i64 first = 0; first < t.columns / 32; first += PIECE) {
+    for (i64 p = 0; p < paired; p += TILE_PANELS) piece_rows<T, TILE_PANELS>(t, w, size, panel + p, first, from, rows, w.acc + p * rows * 16);
+    for (i64 p = paired; p < panels; p++) piece_rows<T, 1>(t, w, size, panel + p, first, from, rows, w.acc + p * rows * 16);
+  }
+  for (i64 p = 0; p < panels; p++) {
+    const i64 width = p < paired ? TILE_PANELS : 1, lane = p % width;
+    const float* acc = w.acc + (p - lane) * rows * 16 + lane * 16;
+    for (i64 i = 0; i < rows; i++) write_row(t, from + i, panel + p, acc + i * width * 16);
+  }
 }
 
 template <class T>
 static void block_product(const ProductTask& t, i64 size) {
-  if (t.rows <= DIRECT_ROWS) return few_rows<T>(t, size);
   const i64 last = t.first_panel + t.panel_count;
+  if (t.rows <= DIRECT_ROWS) {
+    i64 p = t.first_panel;
+    for (; p + DIRECT_PANELS <= last; p += DIRECT_PANELS) few_rows<T, DIRECT_PANELS>(t, size, p);
+    for (; p < last; p++) few_rows<T, 1>(t, size, p);
+    return;
+  }
   for (i64 from = 0; from < t.rows; from += ROW_CHUNK) {
     const i64 rows = t.rows - from < ROW_CHUNK ? t.rows - from : ROW_CHUNK;
-    i64 p = t.first_panel;
-    for (; p + TILE_PANELS <= last; p += TILE_PANELS) many_rows<T, TILE_PANELS>(t, size, p, from, rows);
-    for (; p < last; p++) many_rows<T, 1>(t, size, p, from, rows);
+    for (i64 p = t.first_panel; p < last; p += PANEL_GROUP)
+      many_rows<T>(t, size, p, last - p < PANEL_GROUP ? last - p : PANEL_GROUP, from, rows);
   }
 }
 
@@ -307,7 +357,7 @@ static void float_rows(const ProductTask& t, i64 size, i64 panel, i64 from, i64 
     for (int p = 0; p < P; p++) w[p] = t.panels + (panel + p) * size + first * 16 * T::BYTES;
     for (i64 i = 0; i < rows; i += FLOAT_ROWS) {
       const int n = (int)(rows - i < FLOAT_ROWS ? rows - i : FLOAT_ROWS);
-      const float* x[FLOAT_ROWS];
+      const float* x[FLOAT_ROWS] = {};
       for (int r = 0; r < n; r++) x[r] = t.x + slot_of(t, from + i + r) / t.slots_per_input * t.columns + first;
       float_tile_rows<T, P, FLOAT_ROWS>(w, count, x, acc + i * P * 16, n);
     }

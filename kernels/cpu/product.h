@@ -25,12 +25,12 @@ struct alignas(64) InputBlock {
 struct ProductTask {
   float* y;             /* row s starts at y + s*outputs */
   const float* x;       /* float weights: row r at x + r*columns */
-  const InputBlock* in; /* block weights: row r at in + r*columns/32 */
+  const InputBlock* in; /* block weights: as quantize_inputs leaves them */
   const u8* panels;     /* of one matrix */
   const float* bias;    /* [outputs] or null */
   const i32* slots;     /* output rows to compute, or null for first_row, first_row+1, ... */
   u8* scratch;          /* THREAD_SCRATCH bytes */
-  i64 first_row, rows, outputs, columns;
+  i64 first_row, rows, outputs, columns, input_rows;
   i64 first_panel, panel_count;
   i32 dtype;
   i32 slots_per_input; /* input row = slot / slots_per_input */
@@ -39,5 +39,6 @@ struct ProductTask {
 }  // namespace psi
 
 PSI_KERNEL(product, const psi::ProductTask& task)
-/* Fills in [rows][columns/32] for weights of block type dtype. */
+/* Fills in, rows*columns/32 blocks, for weights of block type dtype: pieces of 512 columns one after the other, in each
+   [rows][16 blocks] (fewer in the last), so that the rows of a piece are one stream. */
 PSI_KERNEL(quantize_inputs, psi::InputBlock* in, const float* x, i64 rows, i64 columns, i32 dtype)
