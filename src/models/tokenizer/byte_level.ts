@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import { type MergeRules, mergeSymbols } from "./merge.ts";
 import { PairTable } from "./pairs.ts";
-import { PieceCache, type PieceIds } from "./piece_cache.ts";
+import { PieceCache } from "./piece_cache.ts";
 import type { Split } from "./split.ts";
 import { TokenType, type Vocabulary } from "./vocabulary.ts";
 
@@ -85,39 +85,55 @@ export function byteLevelEncoder(
 ): EncodeText {
   const byteIds = Int32Array.from(alphabet, (character) => vocabulary.plainId(character) ?? -1);
   const cache = new PieceCache();
+  const { split, ignoreMerges } = options;
+  let scratch = new Int32Array(1024);
 
-  const encodePiece = (piece: string): PieceIds => {
-    const bytes = Buffer.from(piece, "utf8");
-    if (options.ignoreMerges && bytes.length <= 1024) {
-      let text = "";
-      for (const byte of bytes) text += alphabet[byte];
-      const whole = vocabulary.plainId(text);
-      if (whole !== undefined) return whole;
+  const encodePiece = (piece: string, out: number[]): void => {
+    const whole = ignoreMerges ? wholeToken(vocabulary, piece) : undefined;
+    if (whole !== undefined) {
+      out.push(whole);
+      return;
     }
-    const symbols = new Int32Array(bytes.length);
-    for (let i = 0; i < bytes.length; i++) {
-      const byte = bytes[i] as number;
+    if (scratch.length < piece.length * 3) scratch = new Int32Array(piece.length * 3);
+    const symbols = scratch;
+    let count = 0;
+    const add = (byte: number): void => {
       const id = byteIds[byte] as number;
-      symbols[i] = id >= 0 ? id : missingByte(vocabulary, byte);
-    }
-    const left = mergeSymbols(symbols, symbols.length, rules);
-    return left === 1 ? (symbols[0] as number) : Array.from(symbols.subarray(0, left));
+      symbols[count++] = id >= 0 ? id : missingByte(vocabulary, byte);
+    };
+    if (isAscii(piece)) for (let i = 0; i < piece.length; i++) add(piece.charCodeAt(i));
+    else for (const byte of Buffer.from(piece, "utf8")) add(byte);
+    const left = mergeSymbols(symbols, count, rules);
+    for (let i = 0; i < left; i++) out.push(symbols[i] as number);
+    if (scratch.length > MAX_KEPT_SCRATCH) scratch = new Int32Array(1024);
   };
 
   return (text, out) => {
+    const encode = (piece: string): void => encodePiece(piece, out);
     for (let start = 0; start < text.length; ) {
-      const end = options.split(text, start);
-      const piece = text.slice(start, end);
-      let ids = cache.get(piece);
-      if (ids === undefined) {
-        ids = encodePiece(piece);
-        cache.set(piece, ids);
-      }
-      if (typeof ids === "number") out.push(ids);
-      else for (const id of ids) out.push(id);
+      const end = split(text, start);
+      cache.append(text, start, end, out, encode);
       start = end;
     }
   };
+}
+
+const MAX_KEPT_SCRATCH = 1 << 16;
+const MAX_WHOLE_UNITS = 1024;
+
+/** The token that is the whole piece, if there is one. */
+function wholeToken(vocabulary: Vocabulary, piece: string): number | undefined {
+  if (piece.length > MAX_WHOLE_UNITS) return undefined;
+  if (/^[!-~]*$/.test(piece)) return vocabulary.plainId(piece);
+  if (/^ [!-~]*$/.test(piece)) return vocabulary.plainId(`${alphabet[32]}${piece.slice(1)}`);
+  let text = "";
+  for (const byte of Buffer.from(piece, "utf8")) text += alphabet[byte];
+  return vocabulary.plainId(text);
+}
+
+function isAscii(piece: string): boolean {
+  for (let i = 0; i < piece.length; i++) if (piece.charCodeAt(i) > 127) return false;
+  return true;
 }
 
 function missingByte(vocabulary: Vocabulary, byte: number): number {

@@ -119,6 +119,7 @@ function readVocabulary(metadata: Metadata): Vocabulary {
   checkSize(`${WHERE}, ${PREFIX}tokens`, tokens.length);
   const texts = Array.from({ length: tokens.length }, (_, id) => stringAt(tokens, "tokens", id));
   const types = readTypes(metadata, texts);
+  const typed = metadata(`${PREFIX}token_type`) !== undefined;
   const id = (key: string): number | undefined => {
     const value = metadata(`${PREFIX}${key}_token_id`);
     return value === NO_ID || value === -1
@@ -135,7 +136,21 @@ function readVocabulary(metadata: Metadata): Vocabulary {
     padding: id("padding"),
     mask: id("mask"),
   };
+  if (!typed) guessTypes(texts, types, found);
   return makeVocabulary(texts, types, found, readStopIds(metadata, texts.length));
+}
+
+const byteText = /^<0x[0-9A-Fa-f]{2}>$/;
+
+/** Without stored types, what the roles and the spelling of byte tokens say. */
+function guessTypes(texts: readonly string[], types: Uint8Array, roles: TokenRoles): void {
+  for (const id of [roles.bos, roles.eos, roles.eot, roles.eom]) {
+    if (id !== undefined) types[id] = TokenType.control;
+  }
+  if (roles.unknown !== undefined) types[roles.unknown] = TokenType.unknown;
+  texts.forEach((text, id) => {
+    if (byteText.test(text)) types[id] = TokenType.byte;
+  });
 }
 
 function readTypes(metadata: Metadata, texts: readonly string[]): Uint8Array {
@@ -151,7 +166,7 @@ function readTypes(metadata: Metadata, texts: readonly string[]): Uint8Array {
     }
     // 0 is "undefined" in files of old converters.
     types[id] = type === 0 ? TokenType.normal : type;
-    if (type === TokenType.byte && !/^<0x[0-9A-Fa-f]{2}>$/.test(texts[id] as string)) {
+    if (type === TokenType.byte && !byteText.test(texts[id] as string)) {
       const got = describe(texts[id]);
       throw unexpected("file_malformed", `${PREFIX}tokens, byte token ${id}`, "a text such as <0x0A>", got);
     }

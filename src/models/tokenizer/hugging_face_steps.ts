@@ -5,6 +5,7 @@ import {
   isRecord,
   type Json,
   type JsonRecord,
+  MAX_NESTING,
   record,
 } from "./hugging_face_tables.ts";
 import { toNfc } from "./normal_form.ts";
@@ -17,7 +18,7 @@ export type Prepare = (text: string, start: boolean) => string;
 const same: Prepare = (text) => text;
 
 /** Normalisers: Unicode forms, Prepend, Replace of a fixed string, and sequences of them. */
-export function readNormalizer(value: Json): Prepare {
+export function readNormalizer(value: Json, depth = 0): Prepare {
   if (value === undefined || value === null) return same;
   const step = record(value, "normalizer");
   switch (step.type) {
@@ -39,7 +40,10 @@ export function readNormalizer(value: Json): Prepare {
       return (text) => text.replaceAll(from, () => to);
     }
     case "Sequence": {
-      const steps = array(step.normalizers, "normalizer.normalizers").map(readNormalizer);
+      const inner = array(step.normalizers, "normalizer.normalizers");
+      if (depth >= MAX_NESTING)
+        throw declined("normalizer", `at most ${MAX_NESTING} nested sequences`, inner);
+      const steps = inner.map((one) => readNormalizer(one, depth + 1));
       return (text, start) => steps.reduce((done, next) => next(done, start), text);
     }
     default:

@@ -6,6 +6,8 @@ export type Json = unknown;
 export type JsonRecord = Readonly<Record<string, Json>>;
 
 const FILE = "tokenizer.json";
+/** Sequences within sequences: real files have one level, and a deep file must not exhaust the stack. */
+export const MAX_NESTING = 8;
 const MAX_MERGES = 1 << 24;
 
 export function isRecord(value: Json): value is JsonRecord {
@@ -166,15 +168,17 @@ function unnamedEnd(name: string): Error {
 }
 
 /** The tokens that a post-processor puts around a single text. */
-function templateEnds(processor: Json): { readonly first?: string; readonly last?: string } {
+function templateEnds(processor: Json, depth = 0): { readonly first?: string; readonly last?: string } {
   if (processor === undefined || processor === null) return {};
   const step = record(processor, "post_processor");
   switch (step.type) {
     case "ByteLevel":
       return {};
     case "Sequence": {
-      const ends = array(step.processors, "post_processor.processors").map(templateEnds);
-      return Object.assign({}, ...ends);
+      const inner = array(step.processors, "post_processor.processors");
+      if (depth >= MAX_NESTING)
+        throw declined("post_processor", `at most ${MAX_NESTING} nested sequences`, inner);
+      return Object.assign({}, ...inner.map((one) => templateEnds(one, depth + 1)));
     }
     case "TemplateProcessing":
       return singleTemplate(array(step.single, "post_processor.single"));

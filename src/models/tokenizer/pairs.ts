@@ -67,8 +67,13 @@ export class PairTable {
   }
 }
 
+/** Drawn anew in each process, so that no file can be made whose pairs collide. They do not change any result. */
+const [leftFactor = 1, rightFactor = 1] = crypto
+  .getRandomValues(new Uint32Array(2))
+  .map((factor) => factor | 1);
+
 function hash(left: number, right: number): number {
-  let mixed = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b);
+  let mixed = Math.imul(left, leftFactor) ^ Math.imul(right, rightFactor);
   mixed = Math.imul(mixed ^ (mixed >>> 15), 0x2c1b3c6d);
   return mixed ^ (mixed >>> 13);
 }

@@ -2,7 +2,7 @@ import { unexpected } from "../../core/error.ts";
 import type { EncodeText } from "./byte_level.ts";
 import { type MergeRules, mergeSymbols } from "./merge.ts";
 import { PairTable } from "./pairs.ts";
-import { PieceCache, type PieceIds } from "./piece_cache.ts";
+import { PieceCache } from "./piece_cache.ts";
 import { TokenType, type Vocabulary } from "./vocabulary.ts";
 
 /** U+2581 stands for a blank in vocabularies over characters. */
@@ -62,9 +62,12 @@ export function characterEncoder(
   const spell = speller(vocabulary, options);
   const cache = new PieceCache();
 
-  const encodePiece = (piece: string): PieceIds => {
+  const encodePiece = (piece: string, out: number[]): void => {
     const whole = options.ignoreMerges ? vocabulary.plainId(piece) : undefined;
-    if (whole !== undefined) return whole;
+    if (whole !== undefined) {
+      out.push(whole);
+      return;
+    }
     const symbols = new Int32Array(piece.length);
     let count = 0;
     for (let i = 0; i < piece.length; i++) {
@@ -72,22 +75,14 @@ export function characterEncoder(
       if (codePoint > 0xffff) i++;
       symbols[count++] = symbolOf(codePoint);
     }
-    const left = mergeSymbols(symbols, count, rules);
-    const ids = spell(symbols.subarray(0, left));
-    return ids.length === 1 ? (ids[0] as number) : ids;
+    spell(symbols, mergeSymbols(symbols, count, rules), out);
   };
 
   return (text, out) => {
+    const encode = (piece: string): void => encodePiece(piece, out);
     for (let start = 0; start < text.length; ) {
       const end = cuts(text, start);
-      const piece = text.slice(start, end);
-      let ids = cache.get(piece);
-      if (ids === undefined) {
-        ids = encodePiece(piece);
-        cache.set(piece, ids);
-      }
-      if (typeof ids === "number") out.push(ids);
-      else for (const id of ids) out.push(id);
+      cache.append(text, start, end, out, encode);
       start = end;
     }
   };
@@ -136,31 +131,33 @@ function symbolTable(vocabulary: Vocabulary): (codePoint: number) => number {
 }
 
 /** Turns symbols into ids: characters without a token become byte tokens or the unknown token. */
-function speller(vocabulary: Vocabulary, options: CharacterOptions): (symbols: Int32Array) => number[] {
+function speller(
+  vocabulary: Vocabulary,
+  options: CharacterOptions,
+): (symbols: Int32Array, count: number, out: number[]) => void {
   const size = vocabulary.texts.length;
   const byteIds = byteTokens(vocabulary);
   const { unknown } = vocabulary.roles;
-  return (symbols) => {
-    const ids: number[] = [];
+  return (symbols, count, out) => {
     let afterUnknown = false;
-    for (const symbol of symbols) {
+    for (let i = 0; i < count; i++) {
+      const symbol = symbols[i] as number;
       if (symbol < size) {
-        ids.push(symbol);
+        out.push(symbol);
         afterUnknown = false;
         continue;
       }
       const character = String.fromCodePoint(symbol - size);
       const bytes = Array.from(Buffer.from(character, "utf8"), (byte) => byteIds[byte] as number);
       if (options.byteFallback && bytes.every((id) => id >= 0)) {
-        ids.push(...bytes);
+        out.push(...bytes);
         afterUnknown = false;
         continue;
       }
       if (unknown === undefined) throw missingCharacter(character);
-      if (!(afterUnknown && options.fuseUnknown)) ids.push(unknown);
+      if (!(afterUnknown && options.fuseUnknown)) out.push(unknown);
       afterUnknown = true;
     }
-    return ids;
   };
 }
 
