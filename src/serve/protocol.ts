@@ -52,7 +52,10 @@ export type FinishReason = "stop" | "length" | "cancelled" | "error";
 export type GenerateEvent =
   /** Prompt tokens processed so far (`cached` of them taken from the prefix cache). */
   | { readonly type: "prefill"; readonly processed: number; readonly total: number; readonly cached: number }
-  | { readonly type: "promptLogprobs"; readonly tokens: readonly (TokenLogprob & { top: readonly TokenLogprob[] })[] }
+  | {
+      readonly type: "promptLogprobs";
+      readonly tokens: readonly (TokenLogprob & { top: readonly TokenLogprob[] })[];
+    }
   | {
       readonly type: "token";
       readonly choice: number;
@@ -102,6 +105,8 @@ export type EngineInfo = {
   readonly memory: MemoryPlan;
   readonly planDigest: string;
   readonly loadMs: number;
+  /** What was chosen for the user, in sentences for the log: a context cut to memory, slots that share pages. */
+  readonly notes?: readonly string[];
 };
 
 /** The truth tuple: which code executes a request (serving contract, section 2). */
@@ -157,9 +162,14 @@ export interface Engine {
   readonly info: EngineInfo;
   /**
    * Events of one request, in order. Throws PsionicError `context_overflow`, `queue_full`, `invalid_request` before the
-   * first event. Aborting the signal, or leaving the loop, frees the request's slot at once.
+   * first event. Aborting the signal, or leaving the loop, frees the request's slot at once. `choiceSignals[i]` ends
+   * choice i alone (its stop string was found while others go on).
    */
-  generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<GenerateEvent>;
+  generate(
+    request: GenerateRequest,
+    signal?: AbortSignal,
+    choiceSignals?: readonly AbortSignal[],
+  ): AsyncIterable<GenerateEvent>;
   stats(): EngineStats;
   /** Stops taking requests, waits for running ones (or cancels them when `force`), frees everything. */
   close(force?: boolean): Promise<void>;

@@ -43,9 +43,9 @@ export class LogitReader {
     const logit = place >= 0 ? values[place]! : this.logits.copy(row)[token]!;
     const top: TokenLogprob[] = [];
     for (let i = 0; i < Math.min(count, ids.length); i++) {
-      top.push({ token: ids[i]!, logprob: values[i]! - total });
+      top.push({ token: ids[i]!, logprob: finite(values[i]! - total) });
     }
-    return { token, logprob: logit - total, top };
+    return { token, logprob: finite(logit - total), top };
   }
 
   private top(row: number, k: number): Ranked {
@@ -53,4 +53,11 @@ export class LogitReader {
     const { ids, values } = this.ranked[row]!;
     return { ids: ids.subarray(0, k), values: values.subarray(0, k) };
   }
+}
+
+/** What clients of this API expect where a probability is zero; JSON has no infinity. */
+const impossible = -9999;
+
+function finite(logprob: number): number {
+  return Number.isNaN(logprob) ? impossible : Math.max(logprob, impossible);
 }

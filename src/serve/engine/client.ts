@@ -1,0 +1,198 @@
+import { PsionicError } from "../../core/error.ts";
+import type {
+  Engine,
+  EngineInfo,
+  EngineOptions,
+  EngineStats,
+  GenerateEvent,
+  GenerateRequest,
+} from "../protocol.ts";
+import { checkRequest } from "./active_request.ts";
+import { EventStream } from "./event_stream.ts";
+import { allocateLink, errorFrom, LinkEnd, type Message } from "./link.ts";
+import { type Command, type LoadProgress, type Report, statFields, type WorkerStart } from "./messages.ts";
+import { samplingSettings } from "./sampling_settings.ts";
+
+export type OnProgress = (progress: LoadProgress) => void;
+
+/** Starts the engine in its worker and loads the model; rejects with the typed error that loading ended in. */
+export function startEngine(options: EngineOptions, onProgress?: OnProgress): Promise<EngineClient> {
+  // In the executable, extra entry points keep their path below src/ and are named relative to it.
+  const entry = Bun.isStandaloneExecutable
+    ? "./serve/engine/worker.ts"
+    : new URL("./worker.ts", import.meta.url);
+  return startWorker(entry, options, onProgress);
+}
+
+/** `startEngine` with another worker file. */
+export async function startWorker(
+  entry: string | URL,
+  options: EngineOptions,
+  onProgress: OnProgress = () => {},
+): Promise<EngineClient> {
+  const link = allocateLink();
+  const stats = new SharedArrayBuffer(statFields.length * 8);
+  const worker = new Worker(entry);
+  const client = new EngineClient(worker, new LinkEnd(link, "main"), new Float64Array(stats), onProgress);
+  worker.postMessage({ options, link, stats } satisfies WorkerStart);
+  await client.ready;
+  return client;
+}
+
+const workerEnded = "[engine] expected a running engine, got a worker that ended. Restart the server";
+
+/** The engine as the main thread sees it: requests go to the worker, events come back, nothing here computes. */
+export class EngineClient implements Engine {
+  /** Resolves when the model is loaded. */
+  readonly ready: Promise<void>;
+  private readonly worker: Worker;
+  private readonly link: LinkEnd;
+  private readonly counters: Float64Array;
+  private readonly onProgress: OnProgress;
+  private readonly streams = new Map<number, EventStream>();
+  private readonly loaded = Promise.withResolvers<void>();
+  private readonly ended = Promise.withResolvers<void>();
+  private facts: EngineInfo | undefined;
+  private nextId = 1;
+  private state: "running" | "closing" | "closed" | "broken" = "running";
+  private failure: PsionicError | undefined;
+
+  constructor(worker: Worker, link: LinkEnd, counters: Float64Array, onProgress: OnProgress) {
+    this.worker = worker;
+    this.link = link;
+    this.counters = counters;
+    this.onProgress = onProgress;
+    this.ready = this.loaded.promise;
+    worker.addEventListener("error", (event) => {
+      const message = `[engine] expected a running worker, got ${event.message}`;
+      this.break(new PsionicError("internal", message));
+    });
+    worker.addEventListener("close", () => this.break(new PsionicError("internal", workerEnded)));
+    void this.pump();
+  }
+
+  get info(): EngineInfo {
+    if (!this.facts)
+      throw new PsionicError("internal", "[engine] expected a loaded model, got one still loading");
+    return this.facts;
+  }
+
+  generate(
+    request: GenerateRequest,
+    signal?: AbortSignal,
+    choiceSignals: readonly AbortSignal[] = [],
+  ): AsyncIterable<GenerateEvent> {
+    const id = this.nextId++;
+    const listening = new AbortController();
+    const onAbort = (from: AbortSignal, choice?: number) => {
+      const cancel = () =>
+        this.send(choice === undefined ? { type: "cancel", id } : { type: "cancel", id, choice });
+      if (from.aborted) cancel();
+      else from.addEventListener("abort", cancel, { once: true, signal: listening.signal });
+    };
+    const stream: EventStream = new EventStream({
+      open: () => {
+        if (signal?.aborted)
+          throw new PsionicError("cancelled", "[engine] expected a wanted request, got an aborted one");
+        this.submit(id, request);
+        this.streams.set(id, stream);
+        if (signal) onAbort(signal);
+        choiceSignals.forEach(onAbort);
+      },
+      close: (left) => {
+        listening.abort();
+        this.streams.delete(id);
+        if (left) this.send({ type: "cancel", id });
+      },
+    });
+    return stream;
+  }
+
+  stats(): EngineStats {
+    const values = statFields.map((field, i) => [field, this.counters[i]!] as const);
+    return Object.fromEntries(values) as EngineStats;
+  }
+
+  async close(force = false): Promise<void> {
+    if (this.state === "running") {
+      this.state = "closing";
+      this.send({ type: "close" });
+    }
+    if (force) for (const id of [...this.streams.keys()]) this.send({ type: "cancel", id });
+    await this.ended.promise;
+    this.worker.terminate();
+  }
+
+  private submit(id: number, request: GenerateRequest): void {
+    if (this.failure) throw this.failure;
+    if (this.state !== "running") {
+      throw new PsionicError("cancelled", "[engine] expected a running engine, got one that is closing");
+    }
+    const { contextLength, model } = this.info;
+    checkRequest(request, { contextLength, vocabularySize: model.vocabularySize });
+    samplingSettings(request.sampling, model.vocabularySize);
+    const { prompt, ...rest } = request;
+    // JSON has no infinity
+    const logitBias = request.sampling.logitBias?.map(
+      ([token, bias]) => [token, Math.max(bias, -1e9)] as const,
+    );
+    const sampling = logitBias ? { ...request.sampling, logitBias } : request.sampling;
+    this.send({ type: "submit", id, request: { ...rest, sampling } }, Int32Array.from(prompt));
+  }
+
+  private send(command: Command, numbers?: Int32Array): void {
+    if (this.state !== "closed" && this.state !== "broken") this.link.send(command, numbers);
+  }
+
+  /** Handles what the worker reports, for as long as it lives. */
+  private async pump(): Promise<void> {
+    while (this.state !== "closed" && this.state !== "broken") {
+      const seen = this.link.bell();
+      try {
+        for (const message of this.link.receive()) this.handle(message);
+      } catch (error) {
+        this.break(new PsionicError("internal", `[engine link] expected a report, got ${error}`, {}, error));
+      }
+      await this.link.wait(seen);
+    }
+  }
+
+  private handle({ body }: Message): void {
+    const report = body as Report;
+    switch (report.type) {
+      case "events":
+        for (const [id, event] of report.events) this.streams.get(id)?.push(event);
+        break;
+      case "failed":
+        this.streams.get(report.id)?.fail(errorFrom(report.error));
+        break;
+      case "progress":
+        this.onProgress(report.progress);
+        break;
+      case "ready":
+        this.facts = report.info;
+        this.loaded.resolve();
+        break;
+      case "broken":
+        this.break(errorFrom(report.error));
+        break;
+      case "closed":
+        this.state = "closed";
+        this.ended.resolve();
+        this.link.wake();
+        break;
+    }
+  }
+
+  /** The worker is gone or cannot go on: everyone who waits learns why. */
+  private break(error: PsionicError): void {
+    if (this.state === "closed" || this.state === "broken") return;
+    this.state = "broken";
+    this.failure = error;
+    this.loaded.reject(error);
+    for (const stream of [...this.streams.values()]) stream.fail(error);
+    this.ended.resolve();
+    this.worker.terminate();
+    this.link.wake();
+  }
+}

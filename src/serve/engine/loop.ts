@@ -1,0 +1,119 @@
+import { PsionicError } from "../../core/error.ts";
+import type { EngineInfo, EngineOptions, GenerateEvent } from "../protocol.ts";
+import type { GroupShape, StepExecutor } from "./batch.ts";
+import { errorRecord, LinkEnd, type Message } from "./link.ts";
+import { type Command, type LoadProgress, type Report, statFields, type WorkerStart } from "./messages.ts";
+import { Scheduler } from "./scheduler.ts";
+
+/** A model with its cache, ready to run steps. */
+export type LoadedEngine = {
+  readonly executor: StepExecutor;
+  readonly groups: readonly GroupShape[];
+  readonly info: EngineInfo;
+  arenaPeakBytes(): number;
+  close(): void;
+};
+
+export type Load = (
+  options: EngineOptions,
+  onProgress: (progress: LoadProgress) => void,
+) => Promise<LoadedEngine>;
+
+/**
+ * The worker thread's life: load, then take commands and run steps until told to close. It owns every native call. With
+ * nothing to do it sleeps on its bell; commands take effect between two steps.
+ */
+export async function runEngine(start: WorkerStart, load: Load): Promise<void> {
+  const link = new LinkEnd(start.link, "worker");
+  const report = (message: Report) => link.send(message);
+  let engine: LoadedEngine;
+  try {
+    engine = await load(start.options, (progress) => report({ type: "progress", progress }));
+  } catch (error) {
+    report({ type: "broken", error: errorRecord(error) });
+    return;
+  }
+  report({ type: "ready", info: engine.info });
+  try {
+    serve(link, engine, new Float64Array(start.stats));
+    engine.close();
+    report({ type: "closed" });
+  } catch (error) {
+    report({ type: "broken", error: errorRecord(error) });
+  }
+  drain(link);
+}
+
+function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
+  const report = (message: Report) => link.send(message);
+  let events: [number, GenerateEvent][] = [];
+  const flushEvents = () => {
+    if (events.length === 0) return;
+    report({ type: "events", events });
+    events = [];
+  };
+  const fail = (id: number, error: PsionicError) => {
+    flushEvents();
+    report({ type: "failed", id, error: errorRecord(error) });
+  };
+  const { executor, groups, info } = engine;
+  const scheduler = new Scheduler({
+    ...{ executor, groups, slots: info.slots, maxQueue: info.maxQueue, contextLength: info.contextLength },
+    emit: (id, event) => events.push([id, event]),
+    fail,
+  });
+  let closing = false;
+  const obey = ({ body, numbers }: Message) => {
+    const command = body as Command;
+    if (command.type === "close") closing = true;
+    else if (command.type === "cancel") scheduler.cancel(command.id, command.choice);
+    else {
+      try {
+        scheduler.submit(command.id, { ...command.request, prompt: numbers as unknown as readonly number[] });
+      } catch (error) {
+        fail(command.id, asPsionicError(error));
+      }
+    }
+  };
+  for (;;) {
+    const seen = link.bell();
+    for (const message of link.receive()) obey(message);
+    const worked = step(scheduler);
+    writeStats(stats, scheduler, engine);
+    flushEvents();
+    if (worked) continue;
+    if (closing && scheduler.idle) return;
+    link.waitBlocking(seen);
+  }
+}
+
+function step(scheduler: Scheduler): boolean {
+  try {
+    return scheduler.step();
+  } catch (error) {
+    scheduler.failAll(asPsionicError(error));
+    return true;
+  }
+}
+
+function writeStats(stats: Float64Array, scheduler: Scheduler, engine: LoadedEngine): void {
+  const now = { ...scheduler.stats(), arenaPeakBytes: engine.arenaPeakBytes() };
+  statFields.forEach((field, i) => {
+    stats[i] = now[field];
+  });
+}
+
+/** Waits until the other side has taken everything. */
+function drain(link: LinkEnd): void {
+  for (;;) {
+    const seen = link.bell();
+    if (link.flush()) return;
+    link.waitBlocking(seen);
+  }
+}
+
+function asPsionicError(error: unknown): PsionicError {
+  if (error instanceof PsionicError) return error;
+  const { code, message, details } = errorRecord(error);
+  return new PsionicError(code, message, { ...details }, error);
+}

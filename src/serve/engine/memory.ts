@@ -1,0 +1,30 @@
+import { readFileSync } from "node:fs";
+import { freemem } from "node:os";
+
+/** Bytes this process may still take: what the system can free up, within its control group's limit. */
+export function availableMemory(): number {
+  return Math.min(systemAvailable(), groupAvailable());
+}
+
+function systemAvailable(): number {
+  const line = /^MemAvailable:\s+(\d+) kB/m.exec(textOf("/proc/meminfo"));
+  return line ? Number(line[1]) * 1024 : freemem();
+}
+
+/** Control group version 2; file cache counts as free, since the kernel gives it up first. */
+function groupAvailable(): number {
+  const limit = Number.parseInt(textOf("/sys/fs/cgroup/memory.max"), 10);
+  const used = Number.parseInt(textOf("/sys/fs/cgroup/memory.current"), 10);
+  if (!Number.isFinite(limit) || !Number.isFinite(used)) return Infinity;
+  const files = /^inactive_file (\d+)/m.exec(textOf("/sys/fs/cgroup/memory.stat"));
+  return Math.max(0, limit - used + Number(files?.[1] ?? 0));
+}
+
+/** Not every system has these files; an absent one has no text. */
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}

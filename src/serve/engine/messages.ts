@@ -1,0 +1,50 @@
+import type { EngineInfo, EngineOptions, GenerateEvent, GenerateRequest } from "../protocol.ts";
+import type { ErrorRecord, LinkMemory } from "./link.ts";
+
+/** What the worker is started with, by postMessage; everything later goes through the link. */
+export type WorkerStart = {
+  readonly options: EngineOptions;
+  readonly link: LinkMemory;
+  /** f64 [statFields.length], written by the worker after each step */
+  readonly stats: SharedArrayBuffer;
+};
+
+/** Main to worker. The prompt travels as the message's numbers. */
+export type Command =
+  | { readonly type: "submit"; readonly id: number; readonly request: Omit<GenerateRequest, "prompt"> }
+  | { readonly type: "cancel"; readonly id: number; readonly choice?: number }
+  | { readonly type: "close" };
+
+/** Worker to main. */
+export type Report =
+  | { readonly type: "progress"; readonly progress: LoadProgress }
+  | { readonly type: "ready"; readonly info: EngineInfo }
+  /** Events of one step, in order: `[request id, event]`. */
+  | { readonly type: "events"; readonly events: readonly (readonly [number, GenerateEvent])[] }
+  | { readonly type: "failed"; readonly id: number; readonly error: ErrorRecord }
+  /** The engine cannot go on; nothing follows. */
+  | { readonly type: "broken"; readonly error: ErrorRecord }
+  | { readonly type: "closed" };
+
+/** How far loading has come. */
+export type LoadProgress = {
+  readonly stage: string;
+  readonly done: number;
+  readonly total: number;
+};
+
+/** Places of EngineStats in the shared array. */
+export const statFields = [
+  "active",
+  "queued",
+  "pagesUsed",
+  "pagesTotal",
+  "prefixHits",
+  "prefixMisses",
+  "cachedPromptTokens",
+  "promptTokens",
+  "completionTokens",
+  "cancelled",
+  "steps",
+  "arenaPeakBytes",
+] as const;

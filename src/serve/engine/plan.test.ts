@@ -1,0 +1,68 @@
+import { expect, test } from "bun:test";
+import type { PsionicError } from "../../core/error.ts";
+import { availableMemory } from "./memory.ts";
+import { type ModelShape, pageBytes, planMemory } from "./plan.ts";
+
+const gib = 2 ** 30;
+
+function shape(contextLength: number): ModelShape {
+  const group = (window: number) => ({ window, layers: [0, 1, 2, 3], kvHeads: 8, headDim: 64 });
+  const config = {
+    architecture: "x",
+    name: "x",
+    vocabularySize: 32_000,
+    contextLength,
+    width: 2048,
+    layers: 8,
+  };
+  return { config, cacheGroups: [group(0), group(128)], weightBytes: gib, workspaceBytes: 2 ** 26 };
+}
+
+test("bytes of a page: keys and values of all layers, scales of q8_0 included", () => {
+  const [group] = shape(1).cacheGroups;
+  expect(pageBytes(group!, "f32")).toBe(2 * 4 * 8 * 64 * 32 * 4);
+  expect(pageBytes(group!, "f16")).toBe(2 * 4 * 8 * 64 * 32 * 2);
+  expect(pageBytes(group!, "q8_0")).toBe(2 * 4 * 8 * 64 * 34);
+});
+
+test("with memory to spare every slot has its whole context", () => {
+  const plan = planMemory(shape(4096), {}, 16 * gib);
+  expect(plan).toMatchObject({ contextLength: 4096, slots: 8, maxQueue: 512, cacheType: "f16", notes: [] });
+  expect(plan.groups[0]!.pages).toBe(8 * 128);
+  expect(plan.groups[1]!.pages).toBeLessThan(8 * 128);
+  const { weightBytes, cacheBytes, workspaceBytes, totalBytes } = plan.memory;
+  expect(totalBytes).toBe(weightBytes + cacheBytes + workspaceBytes);
+});
+
+test("the context is cut to what memory admits, and said so", () => {
+  const plan = planMemory(shape(2 ** 20), {}, 3 * gib);
+  expect(plan.contextLength).toBeLessThan(2 ** 20);
+  expect(plan.contextLength).toBeGreaterThan(100_000);
+  expect(plan.memory.totalBytes).toBeLessThan(3 * gib);
+  expect(plan.notes.join()).toContain(`from ${2 ** 20} to ${plan.contextLength}`);
+});
+
+test("slots beyond the pages share them", () => {
+  const plan = planMemory(shape(131_072), { slots: 16 }, 8 * gib);
+  expect(plan.slots).toBe(16);
+  expect(plan.groups[0]!.pages).toBeGreaterThanOrEqual(4096);
+  expect(plan.groups[0]!.pages).toBeLessThan(16 * 4096);
+  expect(plan.memory.totalBytes).toBeLessThan(8 * gib);
+});
+
+test("an asked context that does not fit is refused with the numbers", () => {
+  let error: PsionicError | undefined;
+  try {
+    planMemory(shape(4096), { contextLength: 1_000_000 }, 2 * gib);
+  } catch (e) {
+    error = e as PsionicError;
+  }
+  expect(error?.code).toBe("admission_refused");
+  expect(error?.details).toMatchObject({ contextLength: 1_000_000, weightBytes: gib });
+  expect(() => planMemory(shape(4096), {}, gib)).toThrow("memory plan");
+  expect(() => planMemory(shape(4096), { slots: 0 }, 8 * gib)).toThrow("slots");
+});
+
+test("this machine's memory is a positive number", () => {
+  expect(availableMemory()).toBeGreaterThan(2 ** 26);
+});

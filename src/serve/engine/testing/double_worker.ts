@@ -1,0 +1,40 @@
+/** Worker entry for link and client tests: the engine's loop around the paged double. */
+import type { EngineInfo } from "../../protocol.ts";
+import { type LoadedEngine, runEngine } from "../loop.ts";
+import type { WorkerStart } from "../messages.ts";
+import { PagedDouble } from "./paged_double.ts";
+
+/** A prompt that begins with this token makes the worker exit in the middle of a step. */
+const deadlyToken = 96;
+
+declare const self: Worker;
+
+const slots = 8;
+const contextLength = 2 ** 20;
+
+self.onmessage = ({ data }: MessageEvent<WorkerStart>) => {
+  void runEngine(data, async (options, onProgress): Promise<LoadedEngine> => {
+    onProgress({ stage: "double", done: 1, total: 1 });
+    if (options.modelPath === "missing") throw new Error("there is no such double");
+    const groups = [{ window: 32, pages: 20_000 }];
+    const double = new PagedDouble(97, groups);
+    return {
+      executor: {
+        vocabularySize: 97,
+        run(batch, read) {
+          if (batch.positions[0] === 0 && batch.tokens[0] === deadlyToken) process.exit(3);
+          double.run(batch, read);
+        },
+      },
+      groups,
+      info: {
+        slots,
+        maxQueue: 512,
+        contextLength,
+        model: { vocabularySize: 97 },
+      } as EngineInfo,
+      arenaPeakBytes: () => 42,
+      close: () => {},
+    };
+  });
+};
