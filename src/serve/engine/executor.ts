@@ -30,13 +30,15 @@ export class ModelExecutor implements StepExecutor {
     using _scope = device.scope();
     const ints = (data: Int32Array, ...shape: number[]) => device.fromHost("i32", shape, data);
     const total = batch.tokens.length;
+    // kernels take at least one row; in the middle of a prompt the last one's logits are made and not read
+    const outputRows = batch.outputRows.length > 0 ? batch.outputRows : Int32Array.of(total - 1);
     const logits = model.forward({
       tokens: ints(batch.tokens, total),
       positions: ints(batch.positions, total),
       sequences: ints(batch.sequences, total),
       pageTables: batch.pageTables.map((table) => ints(table, batch.sequenceCount, batch.maxPages)),
       pools,
-      outputRows: ints(batch.outputRows, batch.outputRows.length),
+      outputRows: ints(outputRows, outputRows.length),
     });
     read(new DeviceLogits(device, logits));
   }
