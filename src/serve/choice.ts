@@ -1,0 +1,163 @@
+import type { GenerateEvent, TokenLogprob } from "./protocol.ts";
+import { StopStrings } from "./stop_strings.ts";
+
+/** What a parser found in the tokens of an answer. */
+export type ParsedEvent =
+  | { readonly type: "content"; readonly text: string }
+  | { readonly type: "reasoning"; readonly text: string }
+  /** A piece of a tool call; `name` comes once, with the first piece. */
+  | { readonly type: "toolCall"; readonly index: number; readonly name?: string; readonly arguments: string };
+
+/** Turns the tokens of one answer into its parts. Must not throw. */
+export interface AnswerParser {
+  push(token: number): readonly ParsedEvent[];
+  /** The answer is over; `stopToken` ended it, if one did. */
+  finish(stopToken: number | undefined): readonly ParsedEvent[];
+  /** The last token was part of content, also when its text is not complete yet. */
+  readonly inContent: boolean;
+  /** Tokens that fitted no rule of the format and became content. */
+  readonly unparsed: number;
+}
+
+/** A generated token with its log-probability and the place of its text in the content (UTF-16 units). */
+export type TokenRecord = TokenLogprob & { readonly top: readonly TokenLogprob[]; readonly offset: number };
+
+/** Why a choice ended; names of the serving contract. */
+export type FinishCause =
+  | "end_of_sequence_token"
+  | "stop_sequence"
+  | "max_output_tokens"
+  | "context_limit"
+  | "cancelled"
+  | "error";
+
+export type ChoiceEvent =
+  /** `records` are there when log-probabilities were asked for. */
+  | {
+      readonly type: "content";
+      readonly choice: number;
+      readonly text: string;
+      readonly records?: TokenRecord[];
+    }
+  | { readonly type: "reasoning"; readonly choice: number; readonly text: string }
+  | {
+      readonly type: "toolCall";
+      readonly choice: number;
+      readonly index: number;
+      readonly name?: string;
+      readonly arguments: string;
+    }
+  | {
+      readonly type: "finish";
+      readonly choice: number;
+      readonly reason: "stop" | "length" | "tool_calls";
+      readonly cause: FinishCause;
+      readonly matchedStop?: string;
+    };
+
+type TokenEvent = Extract<GenerateEvent, { type: "token" }>;
+type DoneEvent = Extract<GenerateEvent, { type: "done" }>;
+
+/** One choice of a request: its parser, its stop strings, and the counts for usage. */
+export class Choice {
+  readonly index: number;
+  finished = false;
+  completionTokens = 0;
+  reasoningTokens = 0;
+  private readonly parser: AnswerParser;
+  private readonly stops: StopStrings;
+  private readonly wantsRecords: boolean;
+  private readonly records: TokenRecord[] = [];
+  /** Content that the parser gave, including what the stop strings hold back. UTF-16 units. */
+  private parsedLength = 0;
+  private sentLength = 0;
+  private calledTool = false;
+
+  constructor(index: number, parser: AnswerParser, stops: readonly string[], wantsRecords: boolean) {
+    this.index = index;
+    this.parser = parser;
+    this.stops = new StopStrings(stops);
+    this.wantsRecords = wantsRecords;
+  }
+
+  get unparsed(): number {
+    return this.parser.unparsed;
+  }
+
+  /** Takes a token; after a stop string has matched nothing more comes out. */
+  token(event: TokenEvent, out: ChoiceEvent[]): void {
+    if (this.finished) return;
+    this.completionTokens += 1;
+    const parsed = this.parser.push(event.token);
+    if (this.wantsRecords && this.parser.inContent && event.logprob !== undefined) {
+      this.records.push({
+        token: event.token,
+        logprob: event.logprob,
+        top: event.top ?? [],
+        offset: this.parsedLength,
+      });
+    }
+    if (parsed.some(({ type }) => type === "reasoning")) this.reasoningTokens += 1;
+    this.take(parsed, out);
+  }
+
+  done(event: DoneEvent, out: ChoiceEvent[]): void {
+    if (this.finished) return;
+    if (event.stopToken !== undefined) this.completionTokens += 1;
+    this.take(this.parser.finish(event.stopToken), out);
+    if (this.finished) return;
+    this.send(this.stops.flush(), out, true);
+    this.finished = true;
+    const called = this.calledTool && event.reason === "stop";
+    out.push({
+      type: "finish",
+      choice: this.index,
+      reason: called ? "tool_calls" : event.reason === "length" ? "length" : "stop",
+      cause: causeOf(event),
+    });
+  }
+
+  private take(parsed: readonly ParsedEvent[], out: ChoiceEvent[]): void {
+    for (const event of parsed) {
+      if (event.type !== "content") {
+        if (event.type === "toolCall") this.calledTool = true;
+        out.push({ ...event, choice: this.index });
+        continue;
+      }
+      this.parsedLength += event.text.length;
+      const { text, matched } = this.stops.push(event.text);
+      this.send(text, out, false);
+      if (matched === undefined) continue;
+      this.finished = true;
+      out.push({
+        type: "finish",
+        choice: this.index,
+        reason: "stop",
+        cause: "stop_sequence",
+        matchedStop: matched,
+      });
+      return;
+    }
+  }
+
+  private send(text: string, out: ChoiceEvent[], last: boolean): void {
+    if (text === "" && !(last && this.records.length > 0 && this.sentLength > 0)) return;
+    this.sentLength += text.length;
+    const event = { type: "content", choice: this.index, text } as const;
+    if (!this.wantsRecords) out.push(event);
+    else out.push({ ...event, records: this.takeRecords() });
+  }
+
+  /** Records of tokens whose text has begun to go out. */
+  private takeRecords(): TokenRecord[] {
+    const first = this.records.findIndex(({ offset }) => offset >= this.sentLength);
+    return this.records.splice(0, first < 0 ? this.records.length : first);
+  }
+}
+
+function causeOf(event: DoneEvent): FinishCause {
+  if (event.reason === "cancelled") return "cancelled";
+  if (event.reason === "error") return "error";
+  if (event.reason === "stop") return "end_of_sequence_token";
+  return event.contextFull ? "context_limit" : "max_output_tokens";
+}

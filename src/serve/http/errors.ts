@@ -1,0 +1,156 @@
+import { PsionicError } from "../../core/error.ts";
+
+/** The body of every answer that is not a success, and of an error in the middle of a stream. */
+export type ErrorBody = {
+  readonly error: {
+    readonly message: string;
+    readonly type: string;
+    readonly param: string | null;
+    readonly code: string | null;
+  };
+};
+
+export type HttpErrorFacts = {
+  readonly type?: string;
+  readonly param?: string;
+  readonly code?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+};
+
+/** An answer with an error status; its message is meant for the client. */
+export class HttpError extends Error {
+  readonly status: number;
+  readonly type: string;
+  readonly param: string | null;
+  readonly code: string | null;
+  readonly headers: Readonly<Record<string, string>>;
+
+  constructor(status: number, message: string, facts: HttpErrorFacts = {}) {
+    super(message);
+    this.name = "HttpError";
+    this.status = status;
+    this.type = facts.type ?? (status >= 500 ? "server_error" : "invalid_request_error");
+    this.param = facts.param ?? null;
+    this.code = facts.code ?? null;
+    this.headers = facts.headers ?? {};
+  }
+
+  body(): ErrorBody {
+    return { error: { message: this.message, type: this.type, param: this.param, code: this.code } };
+  }
+}
+
+/** A 400 that names the field: `[param] expected X, got Y. Fix.` */
+export function badField(
+  param: string,
+  expected: string,
+  got: string,
+  fix?: string,
+  code?: string,
+): HttpError {
+  const message = `[${param}] expected ${expected}, got ${got}${fix ? `. ${fix}` : ""}`;
+  return new HttpError(400, message, { param, code: code ?? "invalid_value" });
+}
+
+/** A 400 for a known field whose effect is not implemented. */
+export function unsupportedField(param: string, what: string, fix: string): HttpError {
+  return new HttpError(400, `[${param}] ${what} is not supported. ${fix}`, {
+    param,
+    code: "unsupported_parameter",
+  });
+}
+
+/** Nginx's number for "the client went away"; only the log ever sees it. */
+export const CLIENT_GONE = 499;
+
+/** Seconds a client should wait before it tries again. */
+const retryAfterSeconds = "1";
+
+const overloaded = { type: "backend_unavailable", headers: { "retry-after": retryAfterSeconds } } as const;
+
+export function loadingError(): HttpError {
+  return new HttpError(503, "The model is still loading.", { ...overloaded, code: "model_loading" });
+}
+
+export function drainingError(): HttpError {
+  return new HttpError(503, "The server is shutting down.", {
+    type: "backend_unavailable",
+    code: "shutting_down",
+    headers: { connection: "close", "x-should-retry": "false" },
+  });
+}
+
+/** The one place that turns anything thrown into a status and a body. Internals never reach the client. */
+export function toHttpError(thrown: unknown, requestId: string): HttpError {
+  if (thrown instanceof HttpError) return thrown;
+  if (thrown instanceof PsionicError) {
+    const known = fromPsionicError(thrown);
+    if (known) return known;
+  }
+  return new HttpError(500, `The server failed on this request; its log has the cause under ${requestId}.`, {
+    code: "internal",
+  });
+}
+
+function fromPsionicError(error: PsionicError): HttpError | undefined {
+  switch (error.code) {
+    case "context_overflow":
+      return contextError(error.details);
+    case "invalid_request": {
+      const param = wireName(error.details.param);
+      const message = param ? error.message.replace(/^\[[^\]]*\]/, `[${param}]`) : error.message;
+      return new HttpError(400, message, { code: "invalid_value", ...(param ? { param } : {}) });
+    }
+    case "unsupported": {
+      const param = wireName(error.details.param);
+      return new HttpError(400, error.message, { code: "unsupported", ...(param ? { param } : {}) });
+    }
+    case "model_not_found":
+      return new HttpError(404, error.message, { code: "model_not_found", param: "model" });
+    case "queue_full":
+      return new HttpError(503, `The queue is full${queueFacts(error.details)}. Try again later.`, {
+        ...overloaded,
+        code: "queue_full",
+      });
+    case "admission_refused":
+      return new HttpError(503, error.message, { ...overloaded, code: "admission_refused" });
+    case "cancelled":
+      return new HttpError(503, "The request was cancelled by the server.", {
+        type: "backend_unavailable",
+        code: "cancelled",
+      });
+    default:
+      return undefined;
+  }
+}
+
+function contextError(details: Readonly<Record<string, unknown>>): HttpError {
+  const { promptTokens, contextLength, maxTokens } = details;
+  const asked = maxTokens === undefined ? "" : ` and max_tokens asks for ${maxTokens} more`;
+  return new HttpError(
+    400,
+    `This model's context is ${contextLength} tokens, but the prompt has ${promptTokens}${asked}. ` +
+      `Shorten the prompt${maxTokens === undefined ? "" : ", lower max_tokens"} or load the model with a larger context.`,
+    { code: "context_length_exceeded", param: maxTokens === undefined ? "messages" : "max_tokens" },
+  );
+}
+
+function queueFacts(details: Readonly<Record<string, unknown>>): string {
+  return typeof details.maxQueue === "number" ? ` (${details.maxQueue} requests are waiting)` : "";
+}
+
+const engineNames: Readonly<Record<string, string>> = { choices: "n", stopTokens: "stop_token_ids" };
+
+/** The name a client knows an engine field by. */
+function wireName(param: unknown): string | undefined {
+  if (typeof param !== "string") return undefined;
+  return engineNames[param] ?? param.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+}
+
+/** A JSON answer. */
+export function json(body: unknown, status = 200, headers: Readonly<Record<string, string>> = {}): Response {
+  return new Response(JSON.stringify(body), {
+    status,
+    headers: { "content-type": "application/json; charset=utf-8", ...headers },
+  });
+}

@@ -1,0 +1,132 @@
+import { describe, printable } from "./body.ts";
+import { unsupportedField } from "./errors.ts";
+
+/** Fields that change nothing about the answer; accepted and not acted upon. */
+export const neutralFields: ReadonlySet<string> = new Set([
+  "user",
+  "metadata",
+  "store",
+  "prompt_cache_key",
+  "prompt_cache_retention",
+  "service_tier",
+  "safety_identifier",
+  // Says how to answer faster, not what.
+  "prediction",
+  "id_slot",
+  "timings_per_token",
+  "return_progress",
+  "priority",
+  "request_id",
+  // The context is never shifted, so there is nothing to keep or discard.
+  "n_keep",
+  "n_discard",
+  // A budget in milliseconds for proxies; generation here ends with the client.
+  "timeout",
+]);
+
+type Refused = {
+  /** An empty object asks for the thing with its defaults. */
+  readonly emptyCounts?: true;
+  /** Values that ask for nothing, beyond absent, null, false, 0, "" and empty lists and objects. */
+  readonly harmless?: (value: unknown) => boolean;
+  readonly what: string;
+  readonly fix: string;
+};
+
+const drop = "Leave the field out";
+const later = "Ask for it in the prompt instead, or leave the field out";
+const textOnly = (value: unknown): boolean =>
+  Array.isArray(value) && value.every((entry) => entry === "text");
+const ofType = (type: string) => (value: unknown) =>
+  typeof value === "object" && (value as { type?: unknown }).type === type;
+
+/** Fields that would change the answer and have no implementation: refused by name unless they ask for nothing. */
+export const refusedFields: ReadonlyMap<string, Refused> = new Map<string, Refused>([
+  ["functions", { what: "function calling", fix: drop }],
+  [
+    "function_call",
+    { what: "function calling", fix: drop, harmless: (value) => value === "none" || value === "auto" },
+  ],
+  ["response_format", { what: "structured output", fix: later, harmless: ofType("text") }],
+  ["psionic_grammar", { what: "structured output", fix: later }],
+  ["psionic_structured_output", { what: "structured output", fix: later }],
+  ["grammar", { what: "structured output", fix: later }],
+  ["json_schema", { what: "structured output", fix: later }],
+  ["structured_outputs", { what: "structured output", fix: later }],
+  ["guided_json", { what: "structured output", fix: later }],
+  ["guided_regex", { what: "structured output", fix: later }],
+  ["guided_choice", { what: "structured output", fix: later }],
+  ["guided_grammar", { what: "structured output", fix: later }],
+  ["audio", { what: "audio output", fix: drop }],
+  ["modalities", { what: "output other than text", fix: drop, harmless: textOnly }],
+  ["web_search_options", { what: "web search", fix: drop, emptyCounts: true }],
+  ["suffix", { what: "text after the completion", fix: drop }],
+  [
+    "best_of",
+    { what: "choosing the best of several completions", fix: "Use n", harmless: (value) => value === 1 },
+  ],
+  ["verbosity", { what: "verbosity", fix: later, harmless: (value) => value === "medium" }],
+  ["mirostat", { what: "mirostat", fix: "Use temperature, top_p or min_p" }],
+  ["mirostat_tau", { what: "mirostat", fix: drop }],
+  ["mirostat_eta", { what: "mirostat", fix: drop }],
+  ["dynatemp_range", { what: "a dynamic temperature", fix: "Use temperature" }],
+  ["dynatemp_exponent", { what: "a dynamic temperature", fix: drop, harmless: (value) => value === 1 }],
+  ["top_n_sigma", { what: "top_n_sigma", fix: "Use min_p", harmless: (value) => value === -1 }],
+  ["samplers", { what: "another order of samplers", fix: drop }],
+  ["n_probs", { what: "n_probs", fix: "Use logprobs" }],
+  ["min_tokens", { what: "a least number of tokens", fix: drop }],
+  ["length_penalty", { what: "beam search", fix: drop, harmless: (value) => value === 1 }],
+  ["use_beam_search", { what: "beam search", fix: drop }],
+  ["bad_words", { what: "bad_words", fix: "Use logit_bias" }],
+  ["lora", { what: "an adapter per request", fix: drop }],
+  ["chat_template", { what: "another chat template", fix: "Render it yourself and use /v1/completions" }],
+  ["documents", { what: "documents", fix: "Put them into a message" }],
+  ["continue_final_message", { what: "continuing the last message", fix: "Use /v1/completions" }],
+  [
+    "add_generation_prompt",
+    { what: "leaving out the start of the answer", fix: drop, harmless: (value) => value === true },
+  ],
+  ["include_stop_str_in_output", { what: "a stop string in the output", fix: drop }],
+  ["truncate_prompt_tokens", { what: "cutting the prompt", fix: "Shorten it before sending" }],
+  ["image_data", { what: "image input", fix: drop }],
+  ["thinking", { what: "a thinking budget", fix: "Use reasoning_effort", harmless: ofType("auto") }],
+  [
+    "thinking_budget_tokens",
+    { what: "a thinking budget", fix: "Use reasoning_effort", harmless: (value) => value === -1 },
+  ],
+  ["logits_processors", { what: "logits processors", fix: "Use logit_bias" }],
+]);
+
+function asksForNothing(value: unknown, emptyCounts = false): boolean {
+  if (value === null || value === undefined || value === false || value === 0 || value === "") return true;
+  if (Array.isArray(value)) return value.length === 0;
+  return typeof value === "object" && !emptyCounts && Object.keys(value).length === 0;
+}
+
+/**
+ * Goes over all names of a body: refuses what would change the answer, passes over what is neutral, and gives the names
+ * nobody here knows.
+ */
+export function sortFields(body: object, known: Readonly<Record<string, unknown>>): string[] {
+  const unknown: string[] = [];
+  for (const [name, value] of Object.entries(body)) {
+    if (Object.hasOwn(known, name) || neutralFields.has(name)) continue;
+    const refused = refusedFields.get(name);
+    if (!refused) {
+      unknown.push(name);
+      continue;
+    }
+    if (asksForNothing(value, refused.emptyCounts) || refused.harmless?.(value)) continue;
+    throw unsupportedField(name, refused.what, `${refused.fix}; the value was ${describe(value)}.`);
+  }
+  return unknown;
+}
+
+const maxNamed = 32;
+
+/** Value of `x-psionic-ignored`. */
+export function ignoredHeader(names: readonly string[]): string {
+  const shown = names.slice(0, maxNamed).map((name) => printable(name).replaceAll(",", "?"));
+  if (names.length > maxNamed) shown.push("...");
+  return shown.join(", ");
+}

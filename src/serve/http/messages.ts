@@ -1,0 +1,144 @@
+import * as v from "valibot";
+import type { ChatMessage } from "../chat.ts";
+import { describe } from "./body.ts";
+import { badField, HttpError, unsupportedField } from "./errors.ts";
+import type { RequestLimits } from "./options.ts";
+import { maybe, oneOf, text } from "./schema.ts";
+
+const toolCall = v.object(
+  {
+    id: maybe(text),
+    type: maybe(oneOf("function")),
+    function: v.object({ name: v.pipe(text, v.minLength(1, "a name")), arguments: maybe(text) }, "an object"),
+  },
+  "an object",
+);
+
+/** Messages as clients send them; `content` is checked in `readMessages`, which can name its parts. */
+export function messagesSchema(limits: RequestLimits) {
+  const message = v.object(
+    {
+      role: oneOf("system", "developer", "user", "assistant", "tool"),
+      content: v.optional(v.unknown()),
+      name: maybe(text),
+      reasoning_content: maybe(text),
+      reasoning: maybe(text),
+      tool_calls: maybe(
+        v.pipe(v.array(toolCall, "an array of tool calls"), v.maxLength(128, "at most 128 tool calls")),
+      ),
+      tool_call_id: maybe(text),
+    },
+    "an object with role and content",
+  );
+  return v.pipe(
+    v.array(message, "an array of messages"),
+    v.minLength(1, "at least one message"),
+    v.maxLength(limits.messages, `at most ${limits.messages} messages`),
+  );
+}
+
+type WireMessage = v.InferOutput<ReturnType<typeof messagesSchema>>[number];
+
+/** Messages for the chat format: text only, tool results with the names of the tools that gave them. */
+export function readMessages(messages: readonly WireMessage[], limits: RequestLimits): ChatMessage[] {
+  const toolNames = new Map<string, string>();
+  return messages.map((message, i) => {
+    const param = `messages[${i}]`;
+    const content = readContent(message, `${param}.content`, limits);
+    const { role } = message;
+    if (role === "assistant") {
+      for (const call of message.tool_calls ?? []) if (call.id) toolNames.set(call.id, call.function.name);
+      return assistantMessage(message, content, param);
+    }
+    if (role === "tool") return toolMessage(message, content, param, toolNames);
+    return { role, content };
+  });
+}
+
+function assistantMessage(message: WireMessage, content: string, param: string): ChatMessage {
+  const reasoning = message.reasoning_content ?? message.reasoning;
+  const calls = message.tool_calls ?? [];
+  calls.forEach((call, i) => {
+    if (!isJson(call.function.arguments ?? "{}")) {
+      throw badField(`${param}.tool_calls[${i}].function.arguments`, "JSON text", "text that is not JSON");
+    }
+  });
+  return {
+    role: "assistant",
+    content,
+    ...(reasoning ? { reasoning } : {}),
+    ...(calls.length === 0
+      ? {}
+      : {
+          toolCalls: calls.map(({ id, function: { name, arguments: args } }) => ({
+            ...(id ? { id } : {}),
+            name,
+            arguments: args ?? "{}",
+          })),
+        }),
+  };
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function toolMessage(
+  message: WireMessage,
+  content: string,
+  param: string,
+  toolNames: ReadonlyMap<string, string>,
+): ChatMessage {
+  const id = message.tool_call_id ?? undefined;
+  const name = message.name ?? (id === undefined ? undefined : toolNames.get(id));
+  if (!name) {
+    const expected = "a name, or the tool_call_id of a call in an earlier assistant message";
+    throw badField(id === undefined ? `${param}.tool_call_id` : `${param}.name`, expected, "neither");
+  }
+  return { role: "tool", content, name, ...(id === undefined ? {} : { toolCallId: id }) };
+}
+
+/** Text, or text parts put together without a separator; `null` only where an assistant said nothing. */
+function readContent(message: WireMessage, param: string, limits: RequestLimits): string {
+  const { content, role } = message;
+  if (typeof content === "string") return content;
+  if ((content === null || content === undefined) && role === "assistant") return "";
+  if (!Array.isArray(content)) {
+    throw badField(param, "a string or an array of parts", describe(content));
+  }
+  if (content.length > limits.partsPerMessage) {
+    throw badField(param, `at most ${limits.partsPerMessage} parts`, String(content.length));
+  }
+  return content.map((part, i) => readPart(part, `${param}[${i}]`)).join("");
+}
+
+const mediaTypes: ReadonlySet<unknown> = new Set([
+  "image_url",
+  "input_image",
+  "video_url",
+  "input_audio",
+  "audio_url",
+  "file",
+]);
+
+function readPart(part: unknown, param: string): string {
+  if (typeof part !== "object" || part === null) throw badField(param, "a part with a type", describe(part));
+  const { type, text: partText, refusal } = part as { type?: unknown; text?: unknown; refusal?: unknown };
+  if (type === "text" || type === "input_text" || type === "output_text") {
+    if (typeof partText === "string") return partText;
+    throw badField(`${param}.text`, "a string", describe(partText));
+  }
+  if (type === "refusal" && typeof refusal === "string") return refusal;
+  if (mediaTypes.has(type)) throw mediaRefusal(String(type), param);
+  throw badField(`${param}.type`, "text", describe(type));
+}
+
+function mediaRefusal(type: string, param: string): HttpError {
+  const { message } = unsupportedField(param, `${type} input`, "This model reads text only.");
+  return new HttpError(400, message, { param, code: "unsupported_media" });
+}

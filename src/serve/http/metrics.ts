@@ -1,0 +1,154 @@
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { Engine, EngineStats } from "../protocol.ts";
+
+const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120];
+const tokenSeconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1];
+
+/** What `/metrics` shows; the names are listed in docs/http-api.md. */
+export class ServerMetrics {
+  private readonly registry = new Registry();
+  private engine: Engine | undefined;
+  readonly requests = new Counter({
+    name: "psionic_http_requests_total",
+    help: "Finished HTTP requests",
+    labelNames: ["route", "method", "status"],
+    registers: [this.registry],
+  });
+  readonly inFlight = new Gauge({
+    name: "psionic_http_requests_in_flight",
+    help: "HTTP requests being answered",
+    registers: [this.registry],
+  });
+  readonly duration = new Histogram({
+    name: "psionic_http_request_duration_seconds",
+    help: "Time from the request to the end of its answer",
+    labelNames: ["route"],
+    buckets: seconds,
+    registers: [this.registry],
+  });
+  readonly firstToken = new Histogram({
+    name: "psionic_time_to_first_token_seconds",
+    help: "Time from the start of a generation to its first token, waiting included",
+    buckets: seconds,
+    registers: [this.registry],
+  });
+  readonly interToken = new Histogram({
+    name: "psionic_inter_token_seconds",
+    help: "Time between two tokens of an answer",
+    buckets: tokenSeconds,
+    registers: [this.registry],
+  });
+  readonly queueTime = new Histogram({
+    name: "psionic_queue_seconds",
+    help: "Time a generation waited for a slot",
+    buckets: seconds,
+    registers: [this.registry],
+  });
+  readonly prefillTime = new Histogram({
+    name: "psionic_prefill_seconds",
+    help: "Time the prompt of a generation took",
+    buckets: seconds,
+    registers: [this.registry],
+  });
+  readonly clientsGone = new Counter({
+    name: "psionic_clients_gone_total",
+    help: "Requests whose client left before the end of the answer",
+    registers: [this.registry],
+  });
+  readonly ignoredFields = new Counter({
+    name: "psionic_ignored_fields_total",
+    help: "Fields of request bodies that nobody here knows",
+    registers: [this.registry],
+  });
+  readonly unparsedTokens = new Counter({
+    name: "psionic_unparsed_tokens_total",
+    help: "Generated tokens that fitted no rule of the chat format and became content",
+    registers: [this.registry],
+  });
+
+  constructor() {
+    new Gauge({
+      name: "psionic_ready",
+      help: "1 when a model is loaded",
+      registers: [this.registry],
+      collect: gauge(() => (this.engine ? 1 : 0)),
+    });
+    new Gauge({
+      name: "process_resident_memory_bytes",
+      help: "Resident memory of the process",
+      registers: [this.registry],
+      collect: gauge(() => process.memoryUsage.rss()),
+    });
+    new Gauge({
+      name: "process_start_time_seconds",
+      help: "Start of the process in Unix time",
+      registers: [this.registry],
+    }).set(Math.round(Date.now() / 1000 - process.uptime()));
+  }
+
+  /** From now on the engine's own counts are shown too. */
+  attach(engine: Engine): void {
+    this.engine = engine;
+    const { registry } = this;
+    for (const [name, help, of] of engineGauges) {
+      new Gauge({ name, help, registers: [registry], collect: gauge(() => of(engine.stats())) });
+    }
+    for (const [name, help, of] of engineCounters) {
+      const collect = function (this: Counter): void {
+        this.reset();
+        this.inc(of(engine.stats()));
+      };
+      new Counter({ name, help, registers: [registry], collect });
+    }
+    const { model, backend, planDigest } = engine.info;
+    new Gauge({
+      name: "psionic_model_info",
+      help: "The loaded model and what runs it, as labels",
+      labelNames: ["name", "digest", "quantization", "backend", "plan_digest"],
+      registers: [registry],
+    }).set(
+      {
+        name: model.name,
+        digest: model.digest,
+        quantization: model.quantization,
+        backend: backend.backend,
+        plan_digest: planDigest,
+      },
+      1,
+    );
+  }
+
+  get contentType(): string {
+    return this.registry.contentType;
+  }
+
+  text(): Promise<string> {
+    return this.registry.metrics();
+  }
+}
+
+function gauge(value: () => number) {
+  return function (this: Gauge): void {
+    this.set(value());
+  };
+}
+
+type Row = readonly [name: string, help: string, of: (stats: EngineStats) => number];
+
+const engineGauges: readonly Row[] = [
+  ["psionic_sequences_active", "Sequences in a slot", (s) => s.active],
+  ["psionic_sequences_queued", "Sequences that wait for a slot", (s) => s.queued],
+  ["psionic_cache_pages_used", "Pages of the key-value cache in use", (s) => s.pagesUsed],
+  ["psionic_cache_pages", "Pages of the key-value cache", (s) => s.pagesTotal],
+  ["psionic_arena_peak_bytes", "Most bytes that temporaries have taken", (s) => s.arenaPeakBytes],
+];
+
+const engineCounters: readonly Row[] = [
+  ["psionic_prompt_tokens_total", "Prompt tokens computed", (s) => s.promptTokens],
+  ["psionic_prompt_tokens_cached_total", "Prompt tokens from the prefix cache", (s) => s.cachedPromptTokens],
+  ["psionic_completion_tokens_total", "Tokens generated", (s) => s.completionTokens],
+  ["psionic_prefix_cache_hits_total", "Requests that reused a cached prefix", (s) => s.prefixHits],
+  ["psionic_prefix_cache_misses_total", "Requests that found no cached prefix", (s) => s.prefixMisses],
+  ["psionic_generations_cancelled_total", "Generations cancelled before their end", (s) => s.cancelled],
+  ["psionic_engine_steps_total", "Steps of the engine", (s) => s.steps],
+];

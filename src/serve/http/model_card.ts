@@ -1,0 +1,105 @@
+import { basename } from "node:path";
+import type { ChatFormat } from "../chat.ts";
+import type { EngineInfo } from "../protocol.ts";
+import { HttpError } from "./errors.ts";
+
+export const servedEndpoints = ["/v1/chat/completions", "/v1/completions"] as const;
+
+/** Names and truth of the loaded model as the wire spells them. */
+export function modelFacts(info: EngineInfo) {
+  const truth = info.backend;
+  return {
+    /** The public name: the file's. */
+    name: basename(info.model.path),
+    truth: {
+      backend: truth.backend,
+      execution_mode: truth.executionMode,
+      execution_engine: truth.executionEngine,
+      residency_mode: truth.residencyMode,
+      hybrid_offload: truth.hybridOffload,
+      fallback_policy: truth.fallbackPolicy,
+      performance_class: truth.performanceClass,
+    },
+    executionProfile: {
+      batch_posture: "continuous_batch",
+      queue_policy: {
+        discipline: "fifo",
+        max_active_requests: info.slots,
+        max_queued_requests: info.maxQueue,
+        per_model_serialization: false,
+      },
+      throughput_class: "balanced",
+    },
+  };
+}
+
+/** `name@sha256:digest`, which stays the same when the file is moved. */
+export function modelId(info: EngineInfo): string {
+  const source = info.model.name === "" ? stem(info) : info.model.name;
+  const name = source
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "-")
+    .replace(/^-|-$/g, "");
+  const { digest } = info.model;
+  return `${name}@${digest.includes(":") ? digest : `sha256:${digest}`}`;
+}
+
+function stem(info: EngineInfo): string {
+  return basename(info.model.path).replace(/\.gguf$/i, "");
+}
+
+/** Whether a request's `model` means the loaded one: its file name, the same without ending, or its id. */
+export function namesModel(info: EngineInfo, name: string): boolean {
+  return name === basename(info.model.path) || name === stem(info) || name === modelId(info);
+}
+
+/** The spelling that answers echo: the request's, else the public name. Throws 400 for another model. */
+export function resolveModel(info: EngineInfo, asked: string | null | undefined): string {
+  if (asked === null || asked === undefined || asked === "") return modelFacts(info).name;
+  if (namesModel(info, asked)) return asked;
+  const shown = asked.length > 128 ? `${asked.slice(0, 125)}...` : asked;
+  throw new HttpError(400, `Model "${shown}" is not loaded; /v1/models lists what is.`, {
+    code: "model_not_found",
+    param: "model",
+  });
+}
+
+/** An entry of `/v1/models`. */
+export function modelCard(info: EngineInfo, chat: ChatFormat) {
+  const { name, truth, executionProfile } = modelFacts(info);
+  const { backend, ...rest } = truth;
+  return {
+    id: name,
+    object: "model",
+    created: Math.floor(startedAt / 1000),
+    owned_by: "psionic",
+    context_length: info.contextLength,
+    max_model_len: info.contextLength,
+    n_ctx: info.contextLength,
+    meta: {
+      n_ctx: info.contextLength,
+      n_ctx_train: info.model.trainedContext,
+      n_vocab: info.model.vocabularySize,
+      n_params: info.model.parameters,
+      size: info.model.weightBytes,
+      quantization: info.model.quantization,
+      architecture: info.model.architecture,
+      digest: info.model.digest,
+    },
+    capabilities: capabilities(chat),
+    modalities: { input: ["text"], output: ["text"] },
+    psionic_model_id: modelId(info),
+    psionic_supported_endpoints: servedEndpoints,
+    psionic_model_family: info.model.architecture.replaceAll("-", "_"),
+    psionic_served_backend: backend,
+    ...Object.fromEntries(Object.entries(rest).map(([key, value]) => [`psionic_${key}`, value])),
+    psionic_execution_profile: executionProfile,
+    psionic_plan_digest: info.planDigest,
+  };
+}
+
+const startedAt = Date.now();
+
+function capabilities(chat: ChatFormat): string[] {
+  return ["completion", "chat", ...(chat.capabilities.reasoning ? ["reasoning"] : [])];
+}

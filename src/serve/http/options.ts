@@ -1,0 +1,90 @@
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
+import type { ChatFormat } from "../chat.ts";
+import type { Engine } from "../protocol.ts";
+import type { ApiKeys } from "./security.ts";
+
+/** A loaded model with what turns text into its tokens and back. */
+export type ServedModel = {
+  readonly engine: Engine;
+  readonly tokenizer: Tokenizer;
+  readonly chat: ChatFormat;
+  /** The template text of the model file, for `/props`. */
+  readonly chatTemplate?: string;
+};
+
+/** Bounds of what one request may ask for; beyond them it gets a 4xx. */
+export type RequestLimits = {
+  readonly bodyBytes: number;
+  readonly messages: number;
+  readonly partsPerMessage: number;
+  readonly choices: number;
+  /** Prompts in one call of /v1/completions. */
+  readonly prompts: number;
+  readonly stopStrings: number;
+  /** UTF-16 units of one stop string. */
+  readonly stopLength: number;
+  readonly logitBiases: number;
+  readonly topLogprobs: number;
+};
+
+export const defaultLimits: RequestLimits = {
+  bodyBytes: 32 * 2 ** 20,
+  messages: 4096,
+  partsPerMessage: 1024,
+  choices: 16,
+  prompts: 64,
+  stopStrings: 16,
+  stopLength: 256,
+  logitBiases: 4096,
+  topLogprobs: 20,
+};
+
+export type ServerOptions = {
+  /** Address to listen on; beyond loopback it needs `apiKeys` or `allowUnauthenticated`. Default 127.0.0.1. */
+  readonly host?: string;
+  /** 0 = any free port. Default 8080. */
+  readonly port?: number;
+  readonly apiKeys?: ApiKeys;
+  readonly allowUnauthenticated?: boolean;
+  /** Names beyond loopback and the bound address that a Host header may carry. */
+  readonly allowedHosts?: readonly string[];
+  /** Origins whose pages may call; `*` = all. Default: only pages of this server. */
+  readonly corsOrigins?: readonly string[];
+  /** Used when a request names no reasoning effort. */
+  readonly reasoningEffort?: "low" | "medium" | "high";
+  readonly limits?: Partial<RequestLimits>;
+  /** Longest silence of a stream before a comment keeps it open, milliseconds. Default 5000. */
+  readonly pingMs?: number;
+  /** Adds `psionic_metrics` and its like to answers. */
+  readonly debugFields?: boolean;
+  /** Receives one line per finished request, without line break. */
+  readonly log?: (line: string) => void;
+  readonly logFormat?: "text" | "json";
+  /** Receives errors that clients only see as a 500. */
+  readonly onError?: (error: unknown, requestId: string) => void;
+  /** What `/props` and `/health` call this build. */
+  readonly version?: string;
+};
+
+/** Options with every default filled in. */
+export type ServerSettings = Required<Omit<ServerOptions, "apiKeys" | "limits" | "reasoningEffort">> &
+  Pick<ServerOptions, "apiKeys" | "reasoningEffort"> & { readonly limits: RequestLimits };
+
+export function serverSettings(options: ServerOptions): ServerSettings {
+  return {
+    host: options.host ?? "127.0.0.1",
+    port: options.port ?? 8080,
+    apiKeys: options.apiKeys,
+    allowUnauthenticated: options.allowUnauthenticated ?? false,
+    allowedHosts: options.allowedHosts ?? [],
+    corsOrigins: options.corsOrigins ?? [],
+    reasoningEffort: options.reasoningEffort,
+    limits: { ...defaultLimits, ...options.limits },
+    pingMs: options.pingMs ?? 5000,
+    debugFields: options.debugFields ?? false,
+    log: options.log ?? (() => {}),
+    logFormat: options.logFormat ?? "text",
+    onError: options.onError ?? (() => {}),
+    version: options.version ?? "0",
+  };
+}

@@ -1,0 +1,168 @@
+import type { Outcome, Route, RouteContext, ServerState } from "./context.ts";
+import { CLIENT_GONE, HttpError, json, toHttpError } from "./errors.ts";
+import { jsonLine, type RequestRecord, textLine } from "./request_log.ts";
+import { type CorsRule, checkHost, checkKey, corsHeaders, type HostRule, preflight } from "./security.ts";
+
+/** Routes of one path by method; a path nobody knows has none. */
+export type PathRoutes = { readonly pattern: string; readonly methods: ReadonlyMap<string, Route> };
+
+export type Arrival = {
+  readonly request: Request;
+  readonly params: Readonly<Record<string, string>>;
+  readonly address: string | undefined;
+  readonly allowSilence: () => void;
+};
+
+export type Guards = { readonly hosts: HostRule; readonly cors: CorsRule };
+
+/** Takes a request through the checks (host, origin, key) to its handler; whatever happens, an answer comes out. */
+export async function answer(
+  state: ServerState,
+  guards: Guards,
+  routes: PathRoutes,
+  arrival: Arrival,
+): Promise<Response> {
+  const { request } = arrival;
+  const record: RequestRecord = {
+    id: state.nextId("req"),
+    method: request.method,
+    route: routes.pattern,
+    startedAt: performance.now(),
+    status: 200,
+  };
+  state.metrics.inFlight.inc();
+  const gone = request.signal;
+  const finish = once((outcome: Outcome = {}) =>
+    endRequest(state, record, outcome.gone || gone.aborted, outcome.error),
+  );
+  let open = false;
+  let cors: Record<string, string> = {};
+  let response: Response;
+  try {
+    const host = request.headers.get("host") ?? new URL(request.url).host;
+    checkHost(guards.hosts, host);
+    cors = corsHeaders(guards.cors, request, host);
+    response = await route(state, routes, arrival, record, cors, () => {
+      open = true;
+      return finish;
+    });
+  } catch (thrown) {
+    open = false;
+    response = errorResponse(state, record, thrown, gone.aborted);
+  }
+  record.status = gone.aborted && !open ? CLIENT_GONE : response.status;
+  for (const [name, value] of Object.entries(cors)) response.headers.set(name, value);
+  response.headers.set("x-request-id", record.id);
+  response.headers.set("x-content-type-options", "nosniff");
+  if (!open) finish();
+  return request.method === "HEAD" ? new Response(null, response) : response;
+}
+
+async function route(
+  state: ServerState,
+  routes: PathRoutes,
+  arrival: Arrival,
+  record: RequestRecord,
+  cors: Record<string, string>,
+  keepOpen: RouteContext["keepOpen"],
+): Promise<Response> {
+  const { request } = arrival;
+  const allow = allowed(routes);
+  if (request.method === "OPTIONS" && routes.methods.size > 0) {
+    if (request.headers.has("access-control-request-method")) return preflight(request, cors, allow);
+    return new Response(null, { status: 204, headers: { allow } });
+  }
+  const found = routes.methods.get(request.method === "HEAD" ? "GET" : request.method);
+  const { apiKeys } = state.settings;
+  let keyIndex: number | undefined;
+  let authorized = true;
+  try {
+    keyIndex = checkKey(apiKeys, request);
+  } catch (refused) {
+    if (!found?.open) throw refused;
+    authorized = false;
+  }
+  if (!found) throw routes.methods.size > 0 ? wrongMethod(allow) : notFound();
+  const client = keyIndex === undefined ? (arrival.address ?? "local") : `key ${keyIndex}`;
+  return found.handle({
+    state,
+    request,
+    params: arrival.params,
+    record,
+    signal: AbortSignal.any([request.signal, state.shutdown]),
+    client,
+    keyIndex,
+    authorized,
+    allowSilence: arrival.allowSilence,
+    keepOpen,
+  });
+}
+
+function allowed(routes: PathRoutes): string {
+  const names = [...routes.methods.keys()].flatMap((method) =>
+    method === "GET" ? ["GET", "HEAD"] : [method],
+  );
+  return [...names, "OPTIONS"].join(", ");
+}
+
+function wrongMethod(allow: string): HttpError {
+  return new HttpError(405, `This path takes ${allow}.`, { code: "method_not_allowed", headers: { allow } });
+}
+
+function notFound(): HttpError {
+  const message =
+    "There is nothing at this path. The API is at /v1/chat/completions, /v1/completions and /v1/models (also without /v1).";
+  return new HttpError(404, message, { code: "not_found" });
+}
+
+function errorResponse(state: ServerState, record: RequestRecord, thrown: unknown, gone: boolean): Response {
+  const error = toHttpError(thrown, record.id);
+  record.error = error.code ?? String(error.status);
+  if (error.status === 500 && !gone) state.settings.onError(thrown, record.id);
+  return json(error.body(), error.status, error.headers);
+}
+
+function endRequest(state: ServerState, record: RequestRecord, gone: boolean, error: unknown): void {
+  const { metrics, settings } = state;
+  if (gone) {
+    record.status = CLIENT_GONE;
+    metrics.clientsGone.inc();
+  } else if (error !== undefined) {
+    const known = toHttpError(error, record.id);
+    record.error = known.code ?? String(known.status);
+    if (known.status === 500) settings.onError(error, record.id);
+  }
+  const durationMs = performance.now() - record.startedAt;
+  metrics.inFlight.dec();
+  metrics.requests.inc({
+    route: record.route,
+    method: knownMethod(record.method),
+    status: String(record.status),
+  });
+  metrics.duration.observe({ route: record.route }, durationMs / 1000);
+  observe(state, record);
+  settings.log(settings.logFormat === "json" ? jsonLine(record, durationMs) : textLine(record, durationMs));
+}
+
+function observe({ metrics }: ServerState, { summary, ignored }: RequestRecord): void {
+  if (ignored) metrics.ignoredFields.inc(ignored);
+  if (!summary) return;
+  if (summary.firstTokenMs !== undefined) metrics.firstToken.observe(summary.firstTokenMs / 1000);
+  if (summary.queueMs !== undefined) metrics.queueTime.observe(summary.queueMs / 1000);
+  if (summary.prefillMs !== undefined) metrics.prefillTime.observe(summary.prefillMs / 1000);
+  if (summary.unparsedTokens > 0) metrics.unparsedTokens.inc(summary.unparsedTokens);
+}
+
+/** Methods come from outside; a metric must not grow a label for each invention. */
+function knownMethod(method: string): string {
+  return ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"].includes(method) ? method : "other";
+}
+
+function once<A extends unknown[]>(act: (...args: A) => void): (...args: A) => void {
+  let done = false;
+  return (...args) => {
+    if (done) return;
+    done = true;
+    act(...args);
+  };
+}

@@ -1,0 +1,133 @@
+import * as v from "valibot";
+import type { GenerationPlan } from "../../generation.ts";
+import { textParser } from "../../text_parser.ts";
+import { describe, readJson, validate } from "../body.ts";
+import { completionAnswer } from "../completion_answer.ts";
+import type { Route, RouteContext } from "../context.ts";
+import { debugFields } from "../debug_fields.ts";
+import { badField } from "../errors.ts";
+import { ignoredHeader, sortFields } from "../fields.ts";
+import { resolveModel } from "../model_card.ts";
+import type { RequestLimits, ServedModel } from "../options.ts";
+import { respond } from "../respond.ts";
+import { prefixCacheOf, samplingOf, stopStringsOf, stopTokensOf } from "../sampling.ts";
+import { flag, generationEntries, integer, maybe } from "../schema.ts";
+import { checkTokens } from "./tokenize.ts";
+
+function completionEntries(limits: RequestLimits) {
+  return {
+    ...generationEntries(limits),
+    prompt: v.optional(v.unknown()),
+    echo: maybe(flag),
+    logprobs: maybe(integer(0, limits.topLogprobs)),
+    /** llama.cpp's name for max_tokens. */
+    n_predict: maybe(integer(-1, 2 ** 31 - 1)),
+    /** Control tokens written out in a prompt become those tokens. */
+    parse_special: maybe(flag),
+  };
+}
+
+type CompletionFields = v.InferOutput<v.ObjectSchema<ReturnType<typeof completionEntries>, undefined>>;
+
+export const completions: Route = {
+  method: "POST",
+  path: "/completions",
+  handle: async (context) => {
+    const { state, request, record } = context;
+    const model = state.model();
+    const { limits } = state.settings;
+    const raw = await readJson(request, limits.bodyBytes);
+    const entries = completionEntries(limits);
+    const body = validate(v.object(entries), raw);
+    const ignored = sortFields(raw as object, entries);
+    record.ignored = ignored.length;
+    const { info } = model.engine;
+    const name = resolveModel(info, body.model);
+    const prompts = readPrompts(body, model, limits);
+    const n = body.n ?? 1;
+    const { debugFields: debug } = state.settings;
+    return respond(context, {
+      model,
+      plans: prompts.map((prompt) => completionPlan(context, model, body, prompt)),
+      stream: body.stream ?? false,
+      headers: ignored.length > 0 ? { "x-psionic-ignored": ignoredHeader(ignored) } : {},
+      shape: completionAnswer({
+        id: state.nextId("cmpl"),
+        model: name,
+        fingerprint: `psionic-${info.planDigest.slice(0, 16)}`,
+        tokenizer: model.tokenizer,
+        prompts,
+        n,
+        echo: body.echo ?? false,
+        logprobs: typeof body.logprobs === "number",
+        includeUsage: body.stream_options?.include_usage ?? false,
+        ...(debug ? { debug: (summary, causes) => debugFields(summary, causes, info.contextLength) } : {}),
+      }),
+    });
+  },
+};
+
+function completionPlan(
+  context: RouteContext,
+  { tokenizer }: ServedModel,
+  body: CompletionFields,
+  prompt: readonly number[],
+): GenerationPlan {
+  const { limits } = context.state.settings;
+  const { stopTokens, logitBias } = stopTokensOf(body, tokenizer, []);
+  const sampling = samplingOf(body, tokenizer, limits);
+  const asked = body.max_tokens ?? body.n_predict;
+  const logprobs = body.logprobs ?? undefined;
+  return {
+    stops: stopStringsOf(body),
+    parser: () => textParser(tokenizer, { special: false }),
+    request: {
+      prompt,
+      ...(asked === null || asked === undefined || asked < 0 ? {} : { maxTokens: asked }),
+      sampling:
+        logitBias.length === 0
+          ? sampling
+          : { ...sampling, logitBias: [...(sampling.logitBias ?? []), ...logitBias] },
+      stopTokens,
+      choices: body.n ?? 1,
+      client: context.client,
+      ...(logprobs === undefined ? {} : { topLogprobs: logprobs }),
+      ...(body.echo && logprobs !== undefined ? { promptLogprobs: true } : {}),
+      ...prefixCacheOf(body, context.keyIndex),
+    },
+  };
+}
+
+const promptForms = "a string, an array of token ids, or an array of these";
+
+/** The prompts as token ids: text, ids, or lists of either. */
+function readPrompts(body: CompletionFields, model: ServedModel, limits: RequestLimits): number[][] {
+  const { prompt } = body;
+  if (prompt === undefined || prompt === null) throw badField("prompt", promptForms, "nothing");
+  const single = typeof prompt === "string" || (Array.isArray(prompt) && typeof prompt[0] === "number");
+  const list: unknown[] = single ? [prompt] : Array.isArray(prompt) ? prompt : [];
+  if (list.length === 0) throw badField("prompt", promptForms, describe(prompt));
+  if (list.length > limits.prompts)
+    throw badField("prompt", `at most ${limits.prompts} prompts`, String(list.length));
+  return list.map((one, i) => readPrompt(one, single ? "prompt" : `prompt[${i}]`, body, model));
+}
+
+function readPrompt(
+  prompt: unknown,
+  param: string,
+  body: CompletionFields,
+  { tokenizer }: ServedModel,
+): number[] {
+  if (typeof prompt === "string") {
+    const tokens = tokenizer.encode(prompt, { special: body.parse_special ?? false, eos: false });
+    if (tokens.length > 0) return tokens;
+    // An empty prompt asks for text from nothing; models begin that with BOS.
+    if (tokenizer.bos !== undefined) return [tokenizer.bos];
+    throw badField(param, "a prompt of at least one token", "an empty string");
+  }
+  if (!Array.isArray(prompt) || prompt.length === 0) throw badField(param, promptForms, describe(prompt));
+  const wrong = prompt.findIndex((id) => !Number.isInteger(id) || id < 0);
+  if (wrong >= 0) throw badField(`${param}[${wrong}]`, "a token id", describe(prompt[wrong]));
+  checkTokens(prompt, tokenizer.vocabularySize, param);
+  return prompt;
+}

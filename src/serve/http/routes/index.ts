@@ -1,0 +1,21 @@
+import type { Route } from "../context.ts";
+import { chatCompletions } from "./chat.ts";
+import { completions } from "./completions.ts";
+import { health } from "./health.ts";
+import { metrics } from "./metrics.ts";
+import { models, oneModel } from "./models.ts";
+import { props } from "./props.ts";
+import { detokenize, tokenize } from "./tokenize.ts";
+
+/** The table of routes; every path is also answered below `/v1`. */
+export const routes: readonly Route[] = [
+  health,
+  models,
+  oneModel,
+  chatCompletions,
+  completions,
+  tokenize,
+  detokenize,
+  props,
+  metrics,
+];

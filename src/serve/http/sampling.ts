@@ -1,0 +1,130 @@
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
+import type { GenerateRequest, SamplingParams } from "../protocol.ts";
+import { describe } from "./body.ts";
+import { badField } from "./errors.ts";
+import type { RequestLimits } from "./options.ts";
+import { checkTokens } from "./routes/tokenize.ts";
+import type { GenerationFields } from "./schema.ts";
+
+/** llama.cpp's, where a request turns DRY on and names none. */
+const defaultBreakers = ["\n", ":", '"', "*"] as const;
+
+/** The engine's sampling parameters from the fields of a request. */
+export function samplingOf(
+  body: GenerationFields,
+  tokenizer: Tokenizer,
+  limits: RequestLimits,
+): SamplingParams {
+  const repeatPenalty = body.repeat_penalty ?? body.repetition_penalty;
+  const params = {
+    temperature: body.temperature,
+    topK: body.top_k,
+    topP: body.top_p,
+    minP: body.min_p,
+    typicalP: body.typical_p,
+    repeatPenalty,
+    repeatLastN: body.repeat_last_n,
+    presencePenalty: body.presence_penalty,
+    frequencyPenalty: body.frequency_penalty,
+    dryMultiplier: body.dry_multiplier,
+    dryBase: body.dry_base,
+    dryAllowedLength: body.dry_allowed_length,
+    dryPenaltyLastN: body.dry_penalty_last_n,
+    drySequenceBreakers: breakers(body, tokenizer),
+    xtcProbability: body.xtc_probability,
+    xtcThreshold: body.xtc_threshold,
+    logitBias: logitBias(body.logit_bias, tokenizer, limits),
+    // -1 is llama.cpp's way to ask for a random one.
+    seed: body.seed === -1 ? undefined : body.seed,
+  };
+  // null and undefined both mean "not set".
+  return Object.fromEntries(
+    Object.entries(params).filter(([, value]) => value !== null && value !== undefined),
+  );
+}
+
+function breakers(body: GenerationFields, tokenizer: Tokenizer): number[][] | undefined {
+  if (!body.dry_multiplier) return undefined;
+  const texts = body.dry_sequence_breakers ?? defaultBreakers;
+  return texts
+    .filter((breaker) => breaker !== "")
+    .map((breaker) => tokenizer.encode(breaker, { special: false, bos: false, eos: false }));
+}
+
+const maxBias = 1e9;
+
+/** OpenAI's object of token ids to biases, or llama.cpp's pairs of id or text and bias, where `false` bans. */
+function logitBias(
+  field: unknown,
+  tokenizer: Tokenizer,
+  limits: RequestLimits,
+): [number, number][] | undefined {
+  if (field === null || field === undefined) return undefined;
+  if (typeof field !== "object")
+    throw badField("logit_bias", "an object of token ids to biases", describe(field));
+  const entries: [unknown, unknown][] = Array.isArray(field) ? field.map(pair) : Object.entries(field);
+  if (entries.length > limits.logitBiases) {
+    throw badField("logit_bias", `at most ${limits.logitBiases} entries`, String(entries.length));
+  }
+  return entries.flatMap(([key, value]) => {
+    const bias = value === false ? -maxBias : value;
+    if (typeof bias !== "number" || !(Math.abs(bias) <= maxBias)) {
+      throw badField("logit_bias", `biases from ${-maxBias} to ${maxBias}`, describe(value));
+    }
+    return biasedTokens(key, Array.isArray(field), tokenizer).map((token): [number, number] => [token, bias]);
+  });
+}
+
+function pair(entry: unknown): [unknown, unknown] {
+  if (!Array.isArray(entry) || entry.length !== 2) {
+    throw badField("logit_bias", "pairs of a token and a bias", describe(entry));
+  }
+  return [entry[0], entry[1]];
+}
+
+function biasedTokens(key: unknown, textAllowed: boolean, tokenizer: Tokenizer): number[] {
+  const id =
+    typeof key === "number"
+      ? key
+      : typeof key === "string" && /^\d{1,10}$/.test(key)
+        ? Number(key)
+        : undefined;
+  if (id !== undefined) {
+    if (Number.isInteger(id) && id >= 0 && id < tokenizer.vocabularySize) return [id];
+    throw badField("logit_bias", `token ids below ${tokenizer.vocabularySize}`, String(id));
+  }
+  if (!textAllowed || typeof key !== "string")
+    throw badField("logit_bias", "token ids as keys", describe(key));
+  return tokenizer.encode(key, { special: false, bos: false, eos: false });
+}
+
+/** Tokens that end a generation: the model's, unless they are to be ignored, and those of the request. */
+export function stopTokensOf(
+  body: GenerationFields,
+  tokenizer: Tokenizer,
+  formatStops: Iterable<number>,
+): { readonly stopTokens: number[]; readonly logitBias: [number, number][] } {
+  const own = new Set([...tokenizer.stopTokens, ...formatStops]);
+  const asked = body.stop_token_ids ?? [];
+  checkTokens(asked, tokenizer.vocabularySize, "stop_token_ids");
+  if (!body.ignore_eos) return { stopTokens: [...new Set([...own, ...asked])], logitBias: [] };
+  return { stopTokens: [...asked], logitBias: [...own].map((token) => [token, -maxBias]) };
+}
+
+export function stopStringsOf(body: GenerationFields): string[] {
+  const { stop } = body;
+  if (stop === null || stop === undefined) return [];
+  return [...new Set(typeof stop === "string" ? [stop] : stop)];
+}
+
+/** How the prefix cache may be used, and among whom entries are shared: never between callers with different keys. */
+export function prefixCacheOf(
+  body: GenerationFields,
+  keyIndex: number | undefined,
+): Pick<GenerateRequest, "prefixCache" | "tenant"> {
+  const asked = body.psionic_prefix_cache;
+  const prefixCache = asked?.mode ?? (body.cache_prompt === false ? "bypass" : "auto");
+  const id = asked?.tenant_id ?? "";
+  const tenant = keyIndex === undefined ? id : `key ${keyIndex} ${id}`;
+  return { prefixCache, ...(tenant === "" ? {} : { tenant }) };
+}

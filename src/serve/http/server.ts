@@ -1,0 +1,166 @@
+import { Elysia } from "elysia";
+import { unexpected } from "../../core/error.ts";
+import type { Route, ServerState } from "./context.ts";
+import { HttpError, loadingError } from "./errors.ts";
+import { ServerMetrics } from "./metrics.ts";
+import { type ServedModel, type ServerOptions, serverSettings } from "./options.ts";
+import { type Arrival, answer, type Guards, type PathRoutes } from "./pipeline.ts";
+import { routes } from "./routes/index.ts";
+import { checkBind, corsRule, hostRule } from "./security.ts";
+
+export type RunningServer = {
+  /** `http://host:port` */
+  readonly url: string;
+  readonly port: number;
+  /** Resolves when the model is loaded; rejects when loading fails. */
+  readonly ready: Promise<ServedModel>;
+  /** Answers a request without a socket; for tests. */
+  readonly handle: (request: Request) => Promise<Response>;
+  /**
+   * Stops listening, waits for running answers and resolves; with `force` they end at once. May be called again to
+   * force. The engine stays open: who made it closes it.
+   */
+  readonly stop: (options?: { readonly force?: boolean }) => Promise<void>;
+};
+
+/**
+ * Listens at once and answers 503 until `model` is there. Throws `invalid_argument` when asked to listen beyond this
+ * machine without keys, `io_failed` when the port is taken.
+ */
+export async function startServer(
+  model: ServedModel | Promise<ServedModel>,
+  options: ServerOptions = {},
+): Promise<RunningServer> {
+  const settings = serverSettings(options);
+  checkBind(settings.host, settings.apiKeys, settings.allowUnauthenticated);
+  const loading = Promise.resolve(model);
+  const shutdown = new AbortController();
+  const { state, drain } = makeState(settings, loading, shutdown.signal);
+  const guards = {
+    hosts: hostRule(settings.host, settings.allowedHosts),
+    cors: corsRule(settings.corsOrigins),
+  };
+  const app = makeApp(state, guards);
+  listen(app, settings.host, settings.port);
+  const server = app.server!;
+  const host = settings.host.includes(":") ? `[${settings.host.replace(/^\[|\]$/g, "")}]` : settings.host;
+  return {
+    url: `http://${host}:${server.port}`,
+    port: server.port ?? settings.port,
+    ready: loading,
+    handle: (request) => app.handle(request),
+    stop: async ({ force = false } = {}) => {
+      drain();
+      if (force) shutdown.abort(new DOMException("The server is shutting down.", "AbortError"));
+      await app.server?.stop(force);
+    },
+  };
+}
+
+function makeState(
+  settings: ServerState["settings"],
+  loading: Promise<ServedModel>,
+  shutdown: AbortSignal,
+): { readonly state: ServerState; readonly drain: () => void } {
+  const metrics = new ServerMetrics();
+  let model: ServedModel | undefined;
+  let failed = false;
+  let draining = false;
+  loading.then(
+    (loaded) => {
+      model = loaded;
+      metrics.attach(loaded.engine);
+    },
+    () => {
+      failed = true;
+    },
+  );
+  const prefix = `${Date.now().toString(16)}-${process.pid.toString(16)}`;
+  let count = 0;
+  const state: ServerState = {
+    settings,
+    metrics,
+    shutdown,
+    model: () => {
+      if (model) return model;
+      if (failed)
+        throw new HttpError(503, "The model could not be loaded.", {
+          type: "backend_unavailable",
+          code: "load_failed",
+        });
+      throw loadingError();
+    },
+    loadStatus: () => (model ? "loaded" : failed ? "failed" : "loading"),
+    draining: () => draining,
+    nextId: (kind) => `psionic-${kind}-${prefix}-${++count}`,
+  };
+  return {
+    state,
+    drain: () => {
+      draining = true;
+    },
+  };
+}
+
+/** Every path with and without `/v1`, every method through the same checks; unknown paths too. */
+function makeApp(state: ServerState, guards: Guards) {
+  const app = new Elysia({
+    serve: {
+      // Our own limit answers in the error shape; the socket's would close without a word.
+      maxRequestBodySize: Number.MAX_SAFE_INTEGER,
+      idleTimeout: 60,
+    },
+  });
+  for (const { pattern, methods } of byPath(routes)) {
+    for (const path of [pattern, `/v1${pattern}`]) {
+      app.all(
+        path,
+        (context) => answer(state, guards, { pattern: `/v1${pattern}`, methods }, arrivalOf(context)),
+        {
+          parse: "none",
+        },
+      );
+    }
+  }
+  const nowhere: PathRoutes = { pattern: "unmatched", methods: new Map() };
+  for (const path of ["/", "/*"]) {
+    app.all(path, (context) => answer(state, guards, nowhere, arrivalOf(context)), { parse: "none" });
+  }
+  return app;
+}
+
+function byPath(all: readonly Route[]): PathRoutes[] {
+  const paths = new Map<string, Map<string, Route>>();
+  for (const route of all) {
+    const methods = paths.get(route.path) ?? new Map<string, Route>();
+    methods.set(route.method, route);
+    paths.set(route.path, methods);
+  }
+  return [...paths].map(([pattern, methods]) => ({ pattern, methods }));
+}
+
+type Arriving = {
+  readonly request: Request;
+  readonly params: Readonly<Record<string, string>>;
+  readonly server: Bun.Server<unknown> | null;
+};
+
+function arrivalOf({ request, params, server }: Arriving): Arrival {
+  return {
+    request,
+    params,
+    address: server?.requestIP(request)?.address,
+    allowSilence: () => server?.timeout(request, 0),
+  };
+}
+
+function listen(app: ReturnType<typeof makeApp>, host: string, port: number): void {
+  try {
+    app.listen({ hostname: host.replace(/^\[|\]$/g, ""), port });
+  } catch (cause) {
+    throw unexpected("io_failed", "server", "a free port", `${host}:${port}`, {
+      fix: "Another program listens there, or the address is not this machine's; choose another --port or --host",
+      cause,
+    });
+  }
+}
