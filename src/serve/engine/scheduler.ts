@@ -129,8 +129,9 @@ export class Scheduler {
   step(): boolean {
     this.admit();
     const parts = this.plan();
-    if (parts.length === 0) return false;
     this.turn += 1;
+    // with nothing to run there can still be work: the only sequence with a part may just have been set back
+    if (parts.length === 0) return !this.idle;
     this.steps += 1;
     const start = this.now();
     try {
