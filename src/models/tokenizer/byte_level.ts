@@ -3,7 +3,7 @@ import { type MergeRules, mergeSymbols } from "./merge.ts";
 import { PairTable } from "./pairs.ts";
 import { PieceCache } from "./piece_cache.ts";
 import type { Split } from "./split.ts";
-import { TokenType, type Vocabulary } from "./vocabulary.ts";
+import { isReserved, type Vocabulary } from "./vocabulary.ts";
 
 /** Turns text without special tokens into ids, appended to `out`. */
 export type EncodeText = (text: string, out: number[]) => void;
@@ -52,18 +52,23 @@ function alphabetOrUtf8(character: string): Uint8Array {
 
 /**
  * Merge rules over token ids. A rule that names no token, or whose result is none, is an error: the file is damaged.
- * A rule that would form a control token is left out, so that plain text cannot.
+ * A rule that would form a control, unknown or byte token is left out: plain text must not become one.
  */
 export function mergeRules(merges: Merges, vocabulary: Vocabulary): MergeRules {
   const table = new PairTable(merges.length);
   const result = new Int32Array(merges.length);
   const rank = Int32Array.from(result, (_, i) => i);
+  const { texts } = vocabulary;
+  let expected = -1;
   for (let i = 0; i < merges.length; i++) {
     const [leftText, rightText] = merges.at(i);
     const left = ruleToken(vocabulary, leftText, i);
     const right = ruleToken(vocabulary, rightText, i);
-    const merged = ruleToken(vocabulary, leftText + rightText, i);
-    if (vocabulary.types[merged] === TokenType.control) continue;
+    const mergedText = leftText + rightText;
+    // Rules mostly come in the order of their results, and a comparison costs less than a look-up.
+    const merged = texts[expected] === mergedText ? expected : ruleToken(vocabulary, mergedText, i);
+    expected = merged + 1;
+    if (isReserved(vocabulary.types[merged])) continue;
     result[i] = merged;
     table.add(left, right, i);
   }

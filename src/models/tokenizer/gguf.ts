@@ -102,6 +102,8 @@ function gemma4(metadata: Metadata): Tokenizer {
     pre: "",
     vocabulary,
     ...readEnds(metadata, vocabulary, true),
+    // Checkpoints say not to add it because their template prints it; the model needs exactly one either way.
+    addBos: vocabulary.roles.bos !== undefined,
     encodeText: (piece, out) => {
       for (const [line] of piece.replaceAll(" ", MARK).matchAll(/[^\n]+|\n+/g)) {
         const newlines = line.startsWith("\n") ? vocabulary.plainId(line) : undefined;

@@ -26,7 +26,7 @@ export function scoreRules(vocabulary: Vocabulary, scores: ArrayLike<number>): M
   const rank = Int32Array.from(texts, (_, id) => rankOf.get(scores[id] ?? 0) ?? 0);
   let longest = 0;
   for (const text of texts) longest = Math.max(longest, text.length);
-  const known = new PairTable(1 << 16);
+  const known = new PairTable(1 << 10);
   // A character without a token is the symbol past the vocabulary by its code point; it may still be part of one.
   const symbolText = (symbol: number): string => texts[symbol] ?? String.fromCodePoint(symbol - texts.length);
   const find = (left: number, right: number): number => {

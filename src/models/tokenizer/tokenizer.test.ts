@@ -233,6 +233,12 @@ describe("BOS, EOS and the tokens that end a generation", () => {
     expect(family("gpt-2", { add_eos_token: true }).encode("", { special: false })).toEqual([701]);
   });
 
+  test("gemma4 has exactly one BOS whatever the file says", () => {
+    const ours = fromGguf("gemma", "gemma4", { bos_token_id: 1, add_bos_token: false });
+    expect(ours.encode("a", { special: true })[0]).toBe(1);
+    expect(ours.encode("<s>a", { special: true }).filter((id) => id === 1)).toHaveLength(1);
+  });
+
   test("BOS that is not named cannot be added", () => {
     const ours = fromGguf("gpt-2", "gpt2");
     expect(thrown(() => ours.encode("a", { special: false, bos: true })).code).toBe("unsupported");

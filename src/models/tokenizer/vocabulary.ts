@@ -3,6 +3,11 @@ import { unexpected } from "../../core/error.ts";
 /** Token types, with the numbers of `tokenizer.ggml.token_type`. */
 export const TokenType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
+/** Whether plain text may not become a token of this type, however it is spelled. */
+export function isReserved(type: number | undefined): boolean {
+  return type === TokenType.control || type === TokenType.unknown || type === TokenType.byte;
+}
+
 /** Larger vocabularies are taken for damage; the largest in use have a few hundred thousand tokens. */
 export const MAX_VOCABULARY = 1 << 22;
 
@@ -61,9 +66,7 @@ export function makeVocabulary(
   for (let id = 0; id < texts.length; id++) {
     const text = texts[id] as string;
     if (text === "") continue;
-    const type = types[id];
-    const map =
-      type === TokenType.control || type === TokenType.unknown || type === TokenType.byte ? reserved : plain;
+    const map = isReserved(types[id]) ? reserved : plain;
     if (!map.has(text)) map.set(text, id);
   }
   const idOf = (text: string): number | undefined => reserved.get(text) ?? plain.get(text);
