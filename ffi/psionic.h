@@ -65,10 +65,14 @@ PSI_API i32 psi_dequantize(void* y, const void* x, i32 rows, i32 columns, i32 dt
 PSI_API i32 psi_quantize(void* y, const void* x, i32 rows, i32 columns, i32 dtype);
 
 /* ---- ops ---- */
-/* y[t,n] = sum_k x[t,k] w[n,k] (+ bias[n]). x f32 [rows,columns], w packed [outputs,columns], bias f32 or NULL. */
+/* Where a function takes `scratch`, the rule for its size stands beside it (bytes, an upper bound); none needed: NULL, 0.
+   Packed weights are aligned to 64 bytes and passed as dtype | PSI_PACKED. */
+/* y[t,n] = sum_k x[t,k] w[n,k] (+ bias[n]). x f32 [rows,columns], w packed [outputs,columns], bias f32 or NULL; for F64
+   weights x, y and bias are f64 (reference loops). Scratch: rows*columns*2 + 64 for block types, 0 for F32, F16, BF16, F64. */
 PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
 /* y[s,n] = x[row(s)] . w[e(s)][n] (+ bias[e(s),n]) for slots s = token*used + j; row(s) = s if x_per_slot, else token.
-   w: `experts` packed matrices one after the other. expert_ids i32 [tokens,used]. */
+   w: `experts` packed matrices one after the other. expert_ids i32 [tokens,used].
+   Scratch: inputs*columns*2 + 64 + 4*(tokens*used + 3*experts + 16), inputs = tokens*used if x_per_slot, else tokens. */
 PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes);
 /* Top-k routing. logits f32 [tokens,experts]; bias f32 [experts] or NULL is added for choosing only.
    mode 1: softmax over all then top-k; 2: sigmoid; 3: top-k then softmax. Ties take the lower index; order descending. */
@@ -113,3 +117,13 @@ PSI_API i32 psi_kv_write(void* k_cache, void* v_cache, const void* k, const void
    q_offset + h*head_dim; y f32 [tokens, heads*head_dim]. Scores are reduced over key chunks cut at absolute positions,
    so a token's result does not depend on what else is in the batch. */
 PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const void* v_cache, const void* page_table, const void* token_sequence, const void* token_position, const void* sinks, void* scratch, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 window, i32 cache_type, f32 scale, f32 softcap, f64 scratch_bytes);
+
+/*
+ * ---- references ----
+ * Plain loops with sums in f64, for tests and gradient checks. They work without psi_open, ignore scratch, and take
+ * weights in file layout (dtype) or packed (dtype | PSI_PACKED).
+ */
+PSI_API i32 psi_dequantize_ref(void* y, const void* x, i32 rows, i32 columns, i32 dtype);
+PSI_API i32 psi_matmul_ref(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
+PSI_API i32 psi_moe_matmul_ref(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes);
+PSI_API i32 psi_embedding_ref(void* y, const void* table, const void* ids, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f32 scale);

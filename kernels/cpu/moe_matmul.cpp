@@ -36,10 +36,10 @@ void moe_matmul(const MoeArguments& a) {
   InputBlock* in = (InputBlock*)(((uintptr_t)a.scratch + 63) & ~(uintptr_t)63);
   if (type.block > 1) quantize_inputs(in, a.x, inputs, a.columns, a.dtype);
 
-  i32* order = (i32*)((u8*)in + ((inputs * a.columns * 2 + 63) & ~(i64)63));
+  i32* order = (i32*)((u8*)in + (type.block > 1 ? inputs * a.columns * 2 : 0));
   i32* first = order + slots;         /* [experts + 1] */
-  i32* next = first + a.experts + 1;  /* [experts] */
-  i32* active = next + a.experts;     /* [experts] */
+  i32* next = first + a.experts + 1; /* [experts] */
+  i32* active = next + a.experts;    /* [experts] */
   memset(first, 0, (size_t)(a.experts + 1) * 4);
   for (i64 s = 0; s < slots; s++) first[a.expert_ids[s] + 1]++;
   i64 used_experts = 0;

@@ -281,11 +281,18 @@ static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 p
     float* mins = w.mins + p * PIECE * 32;
     sources[p] = {expand<T>(t.panels + (panel + p) * size, blocks, first, count, w.codes + p * PIECE * 512, scales, mins), scales, mins};
   }
-  for (i64 i = 0; i < rows; i += TILE_ROWS) {
-    const int n = (int)(rows - i < TILE_ROWS ? rows - i : TILE_ROWS);
+  i64 tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+  const i64 ahead = count * T::LOW / tiles + 1; /* cache lines a tile */
+  const u8* next = T::low(t.panels + (panel + P) * size, first);
+  for (i64 i = 0; i < rows; tiles--) {
+    const int n = (int)((rows - i + tiles - 1) / tiles); /* nearly equal tiles */
     const InputBlock* x[TILE_ROWS] = {};
     for (int r = 0; r < n; r++) x[r] = input_of(t, from + i + r, blocks, first);
+    for (int p = 0; p < P; p++)
+      for (i64 l = 0; l < ahead; l++) __builtin_prefetch(next + p * size + l * 64, 0, 2);
+    next += ahead * 64;
     tile_rows<S, P, TILE_ROWS>(sources, count, x, acc + i * P * 16, n);
+    i += n;
   }
 }
 
