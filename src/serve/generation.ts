@@ -25,7 +25,7 @@ export type GenerationSummary = {
   readonly firstTokenMs?: number;
   /** Mean time between tokens of a choice; absent below two tokens. */
   readonly interTokenMs?: number;
-  /** Absent when a stop string ended the request before the engine reported. */
+  /** Absent where several requests were added up. */
   readonly queueMs?: number;
   readonly prefillMs?: number;
   readonly decodeMs?: number;
@@ -45,7 +45,7 @@ export type GenerationOptions = {
 
 /**
  * Runs one request: engine events in, parts of the answer out, ending with `end`. Leaving the loop or aborting the
- * signal frees the engine's slot; so does the last choice's stop string, without waiting for the engine.
+ * signal frees the engine's slot; a stop string frees its choice's.
  */
 export async function* generate(
   engine: Engine,
@@ -59,10 +59,13 @@ export async function* generate(
     (_, index) => new Choice(index, plan.parser(), plan.stops, wantsRecords),
   );
   const clock = new TokenClock(request.choices, options.onToken);
+  // A stop string ends its choice alone; the engine then reports the end of the request as usual.
+  const stopped = plan.stops.length === 0 ? [] : choices.map(() => new AbortController());
+  const signals = stopped.map(({ signal }) => signal);
   let cachedTokens = 0;
   let end: EndEvent | undefined;
   const out: ChoiceEvent[] = [];
-  for await (const event of engine.generate(request, options.signal)) {
+  for await (const event of engine.generate(request, options.signal, signals)) {
     switch (event.type) {
       case "prefill":
         cachedTokens = event.cached;
@@ -74,6 +77,7 @@ export async function* generate(
       case "token":
         clock.tick(event.choice);
         choices[event.choice]?.token(event, out);
+        if (choices[event.choice]?.finished) stopped[event.choice]?.abort();
         break;
       case "done":
         choices[event.choice]?.done(event, out);
@@ -83,7 +87,6 @@ export async function* generate(
         break;
     }
     if (out.length > 0) yield* out.splice(0);
-    if (choices.every(({ finished }) => finished) && event.type !== "done") break;
   }
   yield { type: "end", summary: summarise(request, choices, clock, cachedTokens, end) };
 }
@@ -132,19 +135,12 @@ function summarise(
     completionTokens: sum((choice) => choice.completionTokens),
     reasoningTokens: sum((choice) => choice.reasoningTokens),
     unparsedTokens: sum((choice) => choice.unparsed),
-    prefixCache: end?.prefixCache ?? assumedState(request, cachedTokens),
+    prefixCache: end?.prefixCache ?? "none",
     totalMs: performance.now() - startedAt,
     ...(firstAt === undefined ? {} : { firstTokenMs: firstAt - startedAt }),
     ...(interTokenMs === undefined ? {} : { interTokenMs }),
     ...(end === undefined ? {} : { queueMs: end.queueMs, prefillMs: end.prefillMs, decodeMs: end.decodeMs }),
   };
-}
-
-/** The cache state when a stop string ended the request before the engine reported it. */
-function assumedState(request: GenerateRequest, cachedTokens: number): EndEvent["prefixCache"] {
-  if (request.prefixCache === "bypass") return "bypassed";
-  if (request.prefixCache === "invalidate") return "rebuilt";
-  return cachedTokens > 0 ? "hit" : "miss";
 }
 
 /** Adds up the requests of one call. */

@@ -96,7 +96,11 @@ export class ScriptedEngine implements Engine {
     this.info = scriptedInfo(script.contextLength ?? 512);
   }
 
-  async *generate(request: GenerateRequest, signal?: AbortSignal): AsyncGenerator<GenerateEvent> {
+  async *generate(
+    request: GenerateRequest,
+    signal?: AbortSignal,
+    choiceSignals: readonly AbortSignal[] = [],
+  ): AsyncGenerator<GenerateEvent> {
     const { contextLength } = this.info;
     this.requests.push(request);
     if (this.script.refuse) throw this.script.refuse;
@@ -114,7 +118,7 @@ export class ScriptedEngine implements Engine {
     this.running += 1;
     let ended = false;
     try {
-      yield* this.events(request, signal);
+      yield* this.events(request, choiceSignals, signal);
       ended = true;
     } finally {
       this.running -= 1;
@@ -122,7 +126,11 @@ export class ScriptedEngine implements Engine {
     }
   }
 
-  private async *events(request: GenerateRequest, signal?: AbortSignal): AsyncGenerator<GenerateEvent> {
+  private async *events(
+    request: GenerateRequest,
+    choiceSignals: readonly AbortSignal[],
+    signal?: AbortSignal,
+  ): AsyncGenerator<GenerateEvent> {
     const { answers, tokenMs = 0, prefillMs = 0, failAt } = this.script;
     const total = request.prompt.length;
     await pause(prefillMs, signal);
@@ -136,11 +144,17 @@ export class ScriptedEngine implements Engine {
       script(answers[Math.min(i, answers.length - 1)]!),
     );
     let count = 0;
+    const ended = new Set<number>();
     for (let at = 0; at <= limit; at++) {
       for (let choice = 0; choice < request.choices; choice++) {
         const token = tokens[choice]![at];
         const length = tokens[choice]!.length;
-        if (at > length) continue;
+        if (at > length || ended.has(choice)) continue;
+        if (choiceSignals[choice]?.aborted) {
+          ended.add(choice);
+          yield { type: "done", choice, reason: "cancelled" };
+          continue;
+        }
         if (failAt && count === failAt.token) throw failAt.error;
         if (at === limit && at <= length) {
           yield { type: "done", choice, reason: "length", contextFull: request.maxTokens === undefined };
