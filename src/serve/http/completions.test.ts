@@ -1,0 +1,85 @@
+import { expect, test } from "bun:test";
+import { sseData, testServer } from "./testing/client.ts";
+import { scriptedModel } from "./testing/scripted.ts";
+
+type Choice = { index: number; text: string; finish_reason: string; logprobs: Record<string, unknown[]> };
+
+test("prompts as text, ids and lists of them; choice c of prompt p has index p n + c", async () => {
+  const model = scriptedModel({ answers: ["one", "two"] });
+  await using server = await testServer(model);
+  const ask = async (body: object): Promise<Choice[]> =>
+    (await (await server.post("/v1/completions", body)).json()).choices;
+  expect((await ask({ prompt: "hi" })).map(({ text }) => text)).toEqual(["one"]);
+  expect((await ask({ prompt: [104, 105], max_tokens: 2 }))[0]).toMatchObject({
+    text: "on",
+    finish_reason: "length",
+  });
+  const many = await ask({ prompt: ["a", "b"], n: 2, echo: true });
+  expect(many.map(({ index, text }) => [index, text])).toEqual([
+    [0, "aone"],
+    [1, "atwo"],
+    [2, "bone"],
+    [3, "btwo"],
+  ]);
+  expect(await ask({ prompt: [[104], [105]] })).toHaveLength(2);
+  expect(model.engine.requests.slice(-2).map(({ prompt }) => prompt)).toEqual([[104], [105]]);
+});
+
+test("echo with logprobs scores the prompt; the first token has none", async () => {
+  await using server = await testServer(scriptedModel("é"));
+  const body = await (await server.post("/completions", { prompt: "abc", echo: true, logprobs: 2 })).json();
+  expect(body.object).toBe("text_completion");
+  const { text, logprobs } = body.choices[0] as Choice;
+  expect(text).toBe("abcé");
+  expect(logprobs.token_logprobs).toEqual([null, -2, -2, -0.5, -0.5]);
+  expect(logprobs.text_offset).toEqual([0, 1, 2, 3, 3]);
+  expect(logprobs.tokens).toHaveLength(5);
+  expect(Object.keys(logprobs.top_logprobs![3] as object)).toHaveLength(1); // two halves of characters look alike
+});
+
+test("a stream of several prompts", async () => {
+  await using server = await testServer(scriptedModel("hello"));
+  const response = await server.post("/v1/completions", {
+    prompt: ["a", "b", "c", "d", "e", "f"],
+    stream: true,
+    stream_options: { include_usage: true },
+  });
+  const data = sseData(await response.text());
+  expect(data.at(-1)).toBe("[DONE]");
+  const texts = Array(6).fill("");
+  const chunks = data.slice(0, -1).map((line) => JSON.parse(line));
+  for (const { choices } of chunks) for (const { index, text } of choices) texts[index] += text;
+  expect(texts).toEqual(Array(6).fill("hello"));
+  expect(chunks.at(-1).usage).toMatchObject({ prompt_tokens: 6, completion_tokens: 36 });
+});
+
+test("control tokens in a prompt count as text unless asked for", async () => {
+  const model = scriptedModel("x");
+  await using server = await testServer(model);
+  await server.post("/v1/completions", { prompt: "<|end|>" });
+  await server.post("/v1/completions", { prompt: "<|end|>", parse_special: true });
+  expect(model.engine.requests.map(({ prompt }) => prompt.length)).toEqual([7, 1]);
+});
+
+test("refusals", async () => {
+  await using server = await testServer(scriptedModel("x"));
+  const cases: [object, string][] = [
+    [{}, "prompt"],
+    [{ prompt: [] }, "prompt"],
+    [{ prompt: {} }, "prompt"],
+    [{ prompt: "" }, "prompt"],
+    [{ prompt: ["a", 5] }, "prompt[1]"],
+    [{ prompt: [1, "a"] }, "prompt[1]"],
+    [{ prompt: [1, -5] }, "prompt[1]"],
+    [{ prompt: [1, 99999] }, "prompt[1]"],
+    [{ prompt: Array(65).fill("a") }, "prompt"],
+    [{ prompt: "a", logprobs: true }, "logprobs"],
+    [{ prompt: "a", suffix: "b" }, "suffix"],
+    [{ prompt: "a", best_of: 3 }, "best_of"],
+  ];
+  for (const [body, param] of cases) {
+    const response = await server.post("/v1/completions", body);
+    expect(response.status).toBe(400);
+    expect((await response.json()).error.param).toBe(param);
+  }
+});
