@@ -1,0 +1,118 @@
+/*
+ * Writes the keys and values of T tokens into their pages: k row t at k + t*k_stride + k_offset, [kv_heads][head_dim],
+ * v likewise; layout and types of the cache in ffi/psionic.h. q8_0: per 32 elements along the head d = amax/127, stored
+ * as f16, elements rounded half away from zero with the f32 d. One task per token and kv head.
+ */
+#include <math.h>
+
+#include "../common/cache.h"
+#include "../common/pool.h"
+
+namespace psi {
+struct KvWrite {
+  u8 *k_cache, *v_cache;
+  const float *k, *v;
+  const i32 *page_table, *token_sequence, *token_position;
+  i64 tokens, k_stride, k_offset, v_stride, v_offset;
+  CacheShape shape;
+  i32 cache_type;
+};
+}  // namespace psi
+
+PSI_KERNEL(kv_write, const KvWrite& a)
+
+namespace psi::PSI_ISA {
+
+static void put(u8* p, float x, i32 type) {
+  if (type == F32) {
+    memcpy(p, &x, 4);
+    return;
+  }
+  u16 half = type == F16 ? f32_to_f16(x) : f32_to_bf16(x);
+  memcpy(p, &half, 2);
+}
+
+/* 32 elements x to int8, `step` bytes apart from p on, and their scale to `scale`. */
+static void put_q8(u8* p, i64 step, u8* scale, const float* x) {
+  float amax = 0;
+  for (int i = 0; i < 32; i++) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
+  const float d = amax / 127.0f;
+  u16 half = f32_to_f16(d);
+  memcpy(scale, &half, 2);
+  for (int i = 0; i < 32; i++) p[i * step] = (u8)(i8)(d > 0 ? roundf(x[i] / d) : 0);
+}
+
+static void write_head(const KvWrite& a, i64 t, i64 h) {
+  const CacheShape& s = a.shape;
+  const i64 position = a.token_position[t], slot = position % s.page_size, tile = slot / 16, lane = slot % 16;
+  const i64 page = a.page_table[a.token_sequence[t] * s.max_pages + position / s.page_size];
+  const float* k = a.k + t * a.k_stride + a.k_offset + h * s.head_dim;
+  const float* v = a.v + t * a.v_stride + a.v_offset + h * s.head_dim;
+  u8 *key_page = a.k_cache + page * s.page_bytes, *value_page = a.v_cache + page * s.page_bytes;
+  const i64 tile_index = h * (s.page_size / 16) + tile, key_at = tile_index * s.head_dim * 16 + lane;
+  const i64 value_at = (h * s.page_size + slot) * s.head_dim;
+  if (a.cache_type == Q8_0) {
+    const i64 blocks = s.head_dim / 32;
+    for (i64 b = 0; b < blocks; b++) {
+      put_q8(key_page + key_at + b * 512, 16, key_page + s.scales_at + ((tile_index * blocks + b) * 16 + lane) * 2, k + b * 32);
+      put_q8(value_page + value_at + b * 32, 1, value_page + s.scales_at + ((h * s.page_size + slot) * blocks + b) * 2, v + b * 32);
+    }
+    return;
+  }
+  const i64 size = a.cache_type == F32 ? 4 : 2;
+  for (i64 d = 0; d < s.head_dim; d++) {
+    put(key_page + (key_at + d * 16) * size, k[d], a.cache_type);
+    put(value_page + (value_at + d) * size, v[d], a.cache_type);
+  }
+}
+
+void kv_write(const KvWrite& a) {
+  parallel(a.tokens * a.shape.kv_heads, [&](i64 task, int) { write_head(a, task / a.shape.kv_heads, task % a.shape.kv_heads); });
+}
+
+}  // namespace psi::PSI_ISA
+
+#ifdef PSI_LAUNCHER
+static i32 check_kv_write(const char* where, const psi::KvWrite& a) {
+  if (!a.k_cache || !a.v_cache || !a.k || !a.v || !a.page_table || !a.token_sequence || !a.token_position)
+    return psi::fail(PSI_INVALID, "[%s] expected non-null pointers.", where);
+  const psi::CacheShape& s = a.shape;
+  i32 status = psi::check_cache(where, (i32)a.tokens, (i32)s.kv_heads, (i32)s.head_dim, (i32)s.page_size, (i32)s.max_pages, a.cache_type);
+  if (status != PSI_OK) return status;
+  const i64 width = s.kv_heads * s.head_dim;
+  if (a.k_offset < 0 || a.v_offset < 0 || a.k_offset + width > a.k_stride || a.v_offset + width > a.v_stride)
+    return psi::fail(PSI_INVALID, "[%s] expected %lld elements inside rows of %lld and %lld.", where, (long long)width, (long long)a.k_stride, (long long)a.v_stride);
+  for (i64 t = 0; t < a.tokens; t++) {
+    const i64 position = a.token_position[t];
+    if (a.token_sequence[t] < 0 || position < 0 || position >= s.max_pages * s.page_size)
+      return psi::fail(PSI_INVALID, "[%s] expected a position below %lld, got %lld of token %lld.", where, (long long)(s.max_pages * s.page_size), (long long)position, (long long)t);
+    if (a.page_table[a.token_sequence[t] * s.max_pages + position / s.page_size] < 0)
+      return psi::fail(PSI_INVALID, "[%s] expected a page for position %lld of token %lld, got none.", where, (long long)position, (long long)t);
+  }
+  return PSI_OK;
+}
+
+#define PSI_KV_ARGUMENTS void *k_cache, void *v_cache, const void *k, const void *v, const void *page_table, const void *token_sequence, const void *token_position, i32 tokens, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type
+#define PSI_KV_STRUCT                                                                                                          \
+  {(u8*)k_cache, (u8*)v_cache, (const float*)k, (const float*)v, (const i32*)page_table, (const i32*)token_sequence,           \
+   (const i32*)token_position, tokens, k_stride, k_offset, v_stride, v_offset,                                                 \
+   psi::cache_shape(kv_heads, head_dim, page_size, max_pages, cache_type), cache_type}
+
+PSI_API i32 psi_kv_write(PSI_KV_ARGUMENTS) {
+  PSI_OPENED("psi_kv_write");
+  const psi::KvWrite a = PSI_KV_STRUCT;
+  i32 status = check_kv_write("psi_kv_write", a);
+  if (status != PSI_OK) return status;
+  PSI_RUN(kv_write)(a);
+  return PSI_OK;
+}
+
+PSI_API i32 psi_kv_write_ref(PSI_KV_ARGUMENTS) {
+  const psi::KvWrite a = PSI_KV_STRUCT;
+  i32 status = check_kv_write("psi_kv_write_ref", a);
+  if (status != PSI_OK) return status;
+  for (i64 t = 0; t < tokens; t++)
+    for (i64 h = 0; h < kv_heads; h++) psi::plain::write_head(a, t, h);
+  return PSI_OK;
+}
+#endif

@@ -1,0 +1,113 @@
+import type { DType } from "../core/dtype.ts";
+import { unexpected } from "../core/error.ts";
+import type { Shape } from "../core/shape.ts";
+import type { Device } from "../runtime/device.ts";
+import type { TensorRecord } from "./files/tensors.ts";
+import { stored } from "./gguf_weights.ts";
+import { gptOssExperts } from "./gpt_oss_checkpoint.ts";
+import type { MappedFiles } from "./mapped_files.ts";
+import type { StoredTensor, WeightSource } from "./weights.ts";
+
+/** Bytes that a checkpoint stores in another order; made when asked for and freed by `drop`. */
+export type Converted = { readonly dtype: DType; readonly shape: Shape; make(): Uint8Array };
+
+export type Checkpoint = {
+  readonly records: ReadonlyMap<string, TensorRecord>;
+  read(record: TensorRecord): Uint8Array;
+  /** Name of a tensor of layer `layer` in this checkpoint. */
+  layerName(layer: number, part: string): string;
+};
+
+/** GGUF layer tensors and their checkpoint names; the norms around attention and MLP differ by family. */
+const layerNames: Readonly<Record<string, string>> = {
+  attn_norm: "input_layernorm",
+  attn_q: "self_attn.q_proj",
+  attn_k: "self_attn.k_proj",
+  attn_v: "self_attn.v_proj",
+  attn_output: "self_attn.o_proj",
+  attn_q_norm: "self_attn.q_norm",
+  attn_k_norm: "self_attn.k_norm",
+  ffn_gate: "mlp.gate_proj",
+  ffn_up: "mlp.up_proj",
+  ffn_down: "mlp.down_proj",
+};
+const normNames: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  gemma3: {
+    post_attention_norm: "post_attention_layernorm",
+    ffn_norm: "pre_feedforward_layernorm",
+    post_ffw_norm: "post_feedforward_layernorm",
+  },
+  "gpt-oss": {
+    post_attention_norm: "post_attention_layernorm",
+    attn_sinks: "self_attn.sinks",
+    ffn_gate_inp: "mlp.router",
+  },
+};
+
+/** The tensors of a Hugging Face checkpoint under their GGUF names. */
+export function checkpointWeights(
+  architecture: string,
+  records: ReadonlyMap<string, TensorRecord>,
+  files: MappedFiles,
+  device: Device,
+): WeightSource {
+  const prefix = [...records.keys()]
+    .find((n) => n.endsWith("embed_tokens.weight"))
+    ?.slice(0, -"embed_tokens.weight".length);
+  if (prefix === undefined)
+    throw unexpected("file_malformed", "checkpoint", "a tensor ...embed_tokens.weight", "none");
+  const checkpoint: Checkpoint = {
+    records,
+    read: (r) => files.read(r.file, r.offset, r.bytes),
+    layerName: (layer, part) => `${prefix}layers.${layer}.${part}`,
+  };
+  const converted = (name: string): Converted | undefined =>
+    architecture === "gpt-oss" ? gptOssExperts(checkpoint, name) : undefined;
+  let parameters = 0;
+  for (const t of records.values()) parameters += t.shape.reduce((a, b) => a * b, 1);
+  const find = (name: string): TensorRecord | undefined =>
+    records.get(checkpointName(architecture, prefix, name));
+  return {
+    parameters,
+    has: (name) => find(name) !== undefined || converted(name) !== undefined,
+    get(name) {
+      const record = find(name);
+      if (record) return stored(record, files);
+      const made = converted(name);
+      if (made) return materialise(name, made, device);
+      const wanted = checkpointName(architecture, prefix, name);
+      throw unexpected("file_malformed", "checkpoint", `a tensor ${wanted}`, "none of that name");
+    },
+    close: () => files.close(),
+  };
+}
+
+function checkpointName(architecture: string, prefix: string, name: string): string {
+  if (name === "token_embd.weight") return `${prefix}embed_tokens.weight`;
+  if (name === "output_norm.weight") return `${prefix}norm.weight`;
+  if (name === "output.weight") return `${prefix.replace(/(model\.)?$/, "")}lm_head.weight`;
+  const match = /^blk\.(\d+)\.([a-z_]+)\.(weight|bias)$/.exec(name);
+  if (!match) return name;
+  const [, layer, part, kind] = match as unknown as [string, string, string, string];
+  const norms = normNames[architecture] ?? { ffn_norm: "post_attention_layernorm" };
+  const theirs = norms[part] ?? layerNames[part];
+  if (!theirs) return name;
+  // Sinks are a bare parameter.
+  return `${prefix}layers.${layer}.${theirs}${part === "attn_sinks" ? "" : `.${kind}`}`;
+}
+
+/** Converted bytes in device memory, so that packing finds an address. */
+function materialise(name: string, made: Converted, device: Device): StoredTensor {
+  const bytes = made.make();
+  const address = device.backend.allocate(Math.max(64, bytes.length));
+  device.backend.write(address, bytes);
+  return {
+    name,
+    dtype: made.dtype,
+    shape: made.shape,
+    bytes: bytes.length,
+    address,
+    read: () => bytes,
+    drop: () => device.backend.release(address, Math.max(64, bytes.length)),
+  };
+}

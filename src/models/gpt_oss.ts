@@ -1,0 +1,300 @@
+/**
+ * GPT-OSS (gpt-oss-20b, gpt-oss-120b and smaller of the kind; model card, arXiv:2508.10925).
+ *
+ * Special: every second layer slides over a window; one sink logit per head in the softmax's denominator; YaRN over
+ * the whole context with unrounded bounds; experts with biases and a clamped SwiGLU; softmax over the chosen experts.
+ *
+ *   h += Wo attention(rope(Wq a + bq), rope(Wk a + bk), Wv a + bv; sinks) + bo         a = RMS(h)
+ *   h += sum over top-k of w_e (Wd_e clamped_swiglu(Wg_e b + bg_e, Wu_e b + bu_e) + bd_e)   b = RMS(h)
+ */
+import { unexpected } from "../core/error.ts";
+import {
+  add,
+  addRmsNorm,
+  embedding,
+  gatherRows,
+  glu,
+  matmul,
+  moeCombine,
+  moeMatmul,
+  rmsNorm,
+  router,
+} from "../runtime/functions.ts";
+import type { Tensor } from "../runtime/tensor.ts";
+import {
+  type AttentionShape,
+  type AttentionWeights,
+  attend,
+  type CachePlace,
+  cacheGroups,
+  type Linear,
+  linear,
+} from "./layers.ts";
+import { checkpointScaling } from "./llama.ts";
+import type { Model, ModelConfig, Step } from "./model.ts";
+import { type RopeScaling, rotary } from "./rotary.ts";
+import type { Settings } from "./settings.ts";
+import type { Weights } from "./weights.ts";
+
+export type GptOssConfig = ModelConfig & {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly eps: number;
+  readonly window: number;
+  /** Layer i slides unless it is the last of each run of this many. */
+  readonly slidingPattern: number;
+  readonly ropeBase: number;
+  readonly ropeScaling: RopeScaling;
+  readonly experts: number;
+  readonly expertsUsed: number;
+  readonly expertFeedForward: number;
+};
+
+/** Constants of the clamped SwiGLU. */
+const clamped = { kind: "clamped", alpha: 1.702, limit: 7 } as const;
+
+export const gptOssArchitectures: readonly string[] = ["gpt-oss", "gptoss"];
+
+/** From GGUF metadata; `gptoss` is the prefix of older files. `ggmlYarn` rounds the YaRN bounds as ggml does. */
+export function gptOssConfigFromGguf(
+  prefix: string,
+  s: Settings,
+  vocabularySize: number,
+  expertFeedForward: number,
+  ggmlYarn: boolean,
+): GptOssConfig {
+  const key = (name: string): string => `${prefix}.${name}`;
+  const width = s.count(key("embedding_length"));
+  const heads = s.count(key("attention.head_count"));
+  const contextLength = s.count(key("context_length"));
+  const factor = s.number(key("rope.scaling.factor"), 1);
+  return validated({
+    architecture: "gpt-oss",
+    name: s.string("general.name", "gpt-oss"),
+    vocabularySize,
+    contextLength,
+    width,
+    layers: s.count(key("block_count")),
+    heads,
+    kvHeads: s.count(key("attention.head_count_kv")),
+    headDim: s.count(key("attention.key_length"), Math.floor(width / heads)),
+    eps: s.number(key("attention.layer_norm_rms_epsilon")),
+    window: s.count(key("attention.sliding_window")),
+    slidingPattern: s.count(key("attention.sliding_window_pattern"), 2),
+    ropeBase: s.number(key("rope.freq_base"), 10000),
+    ropeScaling:
+      factor > 1
+        ? {
+            type: "yarn",
+            factor,
+            originalContext: s.count(key("rope.scaling.original_context_length"), contextLength),
+            betaFast: s.number(key("rope.scaling.yarn_beta_fast"), 32),
+            betaSlow: s.number(key("rope.scaling.yarn_beta_slow"), 1),
+            attentionFactor: s.number(key("rope.scaling.attn_factor"), 1),
+            round: ggmlYarn,
+          }
+        : { type: "none" },
+    experts: s.count(key("expert_count")),
+    expertsUsed: s.count(key("expert_used_count")),
+    expertFeedForward: s.count(key("expert_feed_forward_length"), expertFeedForward),
+  });
+}
+
+/** From a checkpoint's `config.json`. */
+export function gptOssConfigFromCheckpoint(
+  s: Settings,
+  vocabularySize: number,
+  ggmlYarn: boolean,
+): GptOssConfig {
+  const contextLength = s.count("max_position_embeddings");
+  const rope = s.section("rope_parameters") ?? s.section("rope_scaling");
+  const scaling = checkpointScaling(rope, contextLength);
+  const layerTypes = s.list("layer_types");
+  const layers = s.count("num_hidden_layers");
+  const alternates = layerTypes?.every((t, i) => (t === "sliding_attention") === (i % 2 === 0)) ?? true;
+  if (!alternates)
+    throw unexpected("unsupported", "gpt-oss", "sliding and full layers in turn", JSON.stringify(layerTypes));
+  return validated({
+    architecture: "gpt-oss",
+    name: s.string("_name_or_path", "gpt-oss"),
+    vocabularySize,
+    contextLength,
+    width: s.count("hidden_size"),
+    layers,
+    heads: s.count("num_attention_heads"),
+    kvHeads: s.count("num_key_value_heads"),
+    headDim: s.count("head_dim"),
+    eps: s.number("rms_norm_eps"),
+    window: s.count("sliding_window"),
+    slidingPattern: 2,
+    ropeBase: rope?.has("rope_theta") ? rope.number("rope_theta") : s.number("rope_theta", 150000),
+    ropeScaling: scaling.type === "yarn" && ggmlYarn ? { ...scaling, round: true } : scaling,
+    experts: s.count("num_local_experts"),
+    expertsUsed: s.count("num_experts_per_tok", s.count("experts_per_token", 4)),
+    expertFeedForward: s.count("intermediate_size"),
+  });
+}
+
+function validated(c: GptOssConfig): GptOssConfig {
+  const sound =
+    c.layers > 0 &&
+    c.headDim > 0 &&
+    c.headDim % 2 === 0 &&
+    c.kvHeads > 0 &&
+    c.heads % c.kvHeads === 0 &&
+    c.expertsUsed >= 1 &&
+    c.expertsUsed <= c.experts &&
+    c.slidingPattern > 0;
+  if (!sound)
+    throw unexpected(
+      "file_malformed",
+      "gpt-oss",
+      "consistent head, layer and expert counts",
+      JSON.stringify(c),
+    );
+  return c;
+}
+
+type Layer = {
+  readonly attentionNorm: Tensor; // [D]
+  readonly attention: AttentionWeights; // with biases and sinks [H]
+  readonly shape: AttentionShape;
+  readonly mlpNorm: Tensor; // [D]
+  readonly router: Linear; // [E, D]
+  readonly gateUp: readonly [Linear] | readonly [Linear, Linear]; // [E, 2F, D]
+  readonly down: Linear; // [E, D, F]
+};
+
+export function loadGptOss(c: GptOssConfig, w: Weights): Model {
+  const { invFreq, mscale } = rotary(c.ropeBase, c.headDim, c.ropeScaling);
+  const rotaryTable = { invFreq: w.constant(invFreq), mscale };
+  const layers = Array.from({ length: c.layers }, (_, i) => loadLayer(c, w, i, rotaryTable));
+  const { groups, places } = cacheGroups(layers.map(({ shape }) => shape));
+  const tied = !w.has("output.weight");
+  const head = w.linear(tied ? "token_embd" : "output", c.vocabularySize, c.width);
+  const table = tied ? head.weight : w.table("token_embd", c.vocabularySize, c.width);
+  const outputNorm = w.vector("output_norm.weight", c.width);
+  return {
+    config: c,
+    cacheGroups: groups,
+    parameters: w.parameters,
+    weightBytes: w.residentBytes,
+    forward: (step) => forward(c, { table, layers, places, outputNorm, head }, step),
+    free: () => w.free(),
+  };
+}
+
+/** First of the names a file may use for the same tensor (older files differ). */
+function oneOf(w: Weights, ...names: readonly string[]): string {
+  return names.find((name) => w.has(name)) ?? names[0]!;
+}
+
+function loadLayer(c: GptOssConfig, w: Weights, i: number, rotaryTable: AttentionShape["rotary"]): Layer {
+  const name = (part: string): string => `blk.${i}.${part}`;
+  const q = c.heads * c.headDim;
+  const kv = c.kvHeads * c.headDim;
+  const qkv = w.has(`${name("attn_qkv")}.weight`)
+    ? {
+        parts: [w.linear(name("attn_qkv"), q + 2 * kv, c.width)],
+        at: [0, q, q + kv].map((offset) => ({ part: 0, offset })),
+      }
+    : w.linears(
+        [
+          { name: name("attn_q"), outputs: q },
+          { name: name("attn_k"), outputs: kv },
+          { name: name("attn_v"), outputs: kv },
+        ],
+        c.width,
+      );
+  const output = oneOf(w, name("attn_output.weight"), name("attn_out.weight")).replace(/\.weight$/, "");
+  return {
+    attentionNorm: w.vector(name("attn_norm.weight"), c.width),
+    attention: {
+      qkv: qkv.parts,
+      at: qkv.at,
+      output: w.linear(output, c.width, q),
+      sinks: w.vector(oneOf(w, name("attn_sinks.weight"), name("attn_sinks")), c.heads),
+    },
+    shape: {
+      heads: c.heads,
+      kvHeads: c.kvHeads,
+      headDim: c.headDim,
+      window: i % c.slidingPattern < c.slidingPattern - 1 ? c.window : 0,
+      scale: 1 / Math.sqrt(c.headDim),
+      softcap: 0,
+      eps: c.eps,
+      neox: true,
+      rotary: rotaryTable,
+    },
+    mlpNorm: w.vector(oneOf(w, name("post_attention_norm.weight"), name("ffn_norm.weight")), c.width),
+    router: w.linear(name("ffn_gate_inp"), c.experts, c.width),
+    gateUp: loadGateUp(c, w, i),
+    down: w.experts([name("ffn_down_exps")], c.experts, c.width, c.expertFeedForward),
+  };
+}
+
+function loadGateUp(c: GptOssConfig, w: Weights, i: number): Layer["gateUp"] {
+  const f = c.expertFeedForward;
+  if (w.has(`blk.${i}.ffn_gate_up_exps.weight`)) {
+    return [w.experts([`blk.${i}.ffn_gate_up_exps`], c.experts, 2 * f, c.width)];
+  }
+  const names = [`blk.${i}.ffn_gate_exps`, `blk.${i}.ffn_up_exps`] as const;
+  if (w.canJoinExperts(names, f)) return [w.experts(names, c.experts, f, c.width)];
+  return [w.experts([names[0]], c.experts, f, c.width), w.experts([names[1]], c.experts, f, c.width)];
+}
+
+type Parts = {
+  readonly table: Tensor; // [V, D]
+  readonly layers: readonly Layer[];
+  readonly places: readonly CachePlace[];
+  readonly outputNorm: Tensor; // [D]
+  readonly head: Linear; // [V, D]
+};
+
+/** Logits f32 [R, V] of the wanted rows. */
+function forward(c: GptOssConfig, parts: Parts, step: Step): Tensor {
+  const { table, layers, places, outputNorm, head } = parts;
+  let h = embedding(table, step.tokens); // [T, D]
+  const device = h.device;
+  for (const [i, layer] of layers.entries()) {
+    const last = i === layers.length - 1;
+    // Past the last layer's attention only the wanted rows go on.
+    const kept = last ? device.temporary({ dtype: "f32", shape: [step.outputRows.shape[0]!, c.width] }) : h;
+    {
+      using _layer = device.scope();
+      let heads = attend(
+        rmsNorm(h, layer.attentionNorm, c.eps),
+        layer.attention,
+        layer.shape,
+        step,
+        places[i]!,
+      );
+      if (last) {
+        heads = gatherRows(heads, step.outputRows);
+        h = gatherRows(h, step.outputRows);
+      }
+      const b = addRmsNorm(h, linear(heads, layer.attention.output), layer.mlpNorm, c.eps); // h += ...
+      add(h, experts(c, layer, b), kept);
+    }
+    h = kept;
+  }
+  return matmul(rmsNorm(h, outputNorm, c.eps), head.weight, head.bias);
+}
+
+/** [T, D] -> [T, D] */
+function experts(c: GptOssConfig, layer: Layer, b: Tensor): Tensor {
+  const { ids, weights } = router(linear(b, layer.router), undefined, {
+    mode: "softmaxOfChosen",
+    used: c.expertsUsed,
+    normalize: false,
+    scale: 1,
+  });
+  const [gate, up] = layer.gateUp;
+  const gated = glu(
+    moeMatmul(b, gate.weight, gate.bias, ids), // [T * k, 2F]
+    up ? moeMatmul(b, up.weight, up.bias, ids) : undefined,
+    clamped,
+  );
+  return moeCombine(moeMatmul(gated, layer.down.weight, layer.down.bias, ids), weights);
+}

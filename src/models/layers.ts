@@ -1,0 +1,107 @@
+/** Parts that several families share, written over tensors; a family's own file says how they are put together. */
+import { attention, glu, headNorm, kvWrite, matmul, rope } from "../runtime/functions.ts";
+import type { Tensor } from "../runtime/tensor.ts";
+import type { CacheGroup, Step } from "./model.ts";
+
+/** A linear layer: packed weight [N, K] and optional bias f32 [N]. */
+export type Linear = { readonly weight: Tensor; readonly bias?: Tensor };
+
+export const linear = (x: Tensor, layer: Linear): Tensor => matmul(x, layer.weight, layer.bias);
+
+/** Queries, keys and values: where each stands (tensor and first column). */
+type Placed = { readonly tensor: Tensor; readonly offset: number };
+
+export type AttentionWeights = {
+  readonly qkv: readonly Linear[];
+  /** Which of `qkv` holds q, k, v, and from which column. */
+  readonly at: readonly { readonly part: number; readonly offset: number }[];
+  readonly output: Linear;
+  readonly qNorm?: Tensor;
+  readonly kNorm?: Tensor;
+  readonly sinks?: Tensor;
+};
+
+export type AttentionShape = {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly window: number;
+  readonly scale: number;
+  readonly softcap: number;
+  readonly eps: number;
+  readonly neox: boolean;
+  readonly rotary: { readonly invFreq: Tensor; readonly mscale: number };
+};
+
+/** Where a layer's keys and values go: group of the page table, and position inside the group's pool. */
+export type CachePlace = { readonly group: number; readonly slot: number };
+
+/**
+ * Grouped-head attention of normed input x [T, D]; returns the heads' results [T, H * E] before the output
+ * projection. `x -> q, k, v -> per-head norm -> rotary -> cache -> softmax(q k) v`.
+ */
+export function attend(
+  x: Tensor,
+  w: AttentionWeights,
+  shape: AttentionShape,
+  step: Step,
+  place: CachePlace,
+): Tensor {
+  const { heads, kvHeads, headDim } = shape;
+  const outputs = w.qkv.map((part) => linear(x, part));
+  const placed = (i: number): Placed => ({ tensor: outputs[w.at[i]!.part]!, offset: w.at[i]!.offset });
+  const [q, k, v] = [placed(0), placed(1), placed(2)];
+  if (w.qNorm) headNorm(q.tensor, w.qNorm, shape.eps, q.offset, heads, headDim);
+  if (w.kNorm) headNorm(k.tensor, w.kNorm, shape.eps, k.offset, kvHeads, headDim);
+  rotate(q, heads, shape, step);
+  rotate(k, kvHeads, shape, step);
+  const pool = step.pools[place.group]!;
+  const cache = { keys: pool.keys[place.slot]!, values: pool.values[place.slot]! };
+  const at = {
+    pageTable: step.pageTables[place.group]!,
+    sequences: step.sequences,
+    positions: step.positions,
+  };
+  const geometry = { kvHeads, headDim, pageSize: pool.pageSize };
+  kvWrite(cache, k.tensor, v.tensor, at, { kOffset: k.offset, vOffset: v.offset, ...geometry });
+  const { window, scale, softcap } = shape;
+  return attention(q.tensor, cache, at, w.sinks, {
+    qOffset: q.offset,
+    heads,
+    ...geometry,
+    window,
+    scale,
+    softcap,
+  });
+}
+
+function rotate(at: Placed, heads: number, shape: AttentionShape, step: Step): void {
+  const { headDim, neox, rotary } = shape;
+  const params = { offset: at.offset, heads, headDim, neox, mscale: rotary.mscale };
+  rope(at.tensor, step.positions, rotary.invFreq, params);
+}
+
+/** Gate and up projections: one weight [2F, D] (gate rows first), or two of [F, D]. */
+export type GateUp = readonly [Linear] | readonly [Linear, Linear];
+
+/** down(act(gate x) * (up x)) for x [T, D]. */
+export function gatedMlp(x: Tensor, gateUp: GateUp, down: Linear, kind: "silu" | "gelu"): Tensor {
+  const [gate, up] = gateUp;
+  return linear(glu(linear(x, gate), up ? linear(x, up) : undefined, { kind }), down);
+}
+
+/** Groups the layers of a model by how they keep their cache; `place[i]` tells where layer i's lies. */
+export function cacheGroups(
+  layers: readonly { readonly window: number; readonly kvHeads: number; readonly headDim: number }[],
+): { readonly groups: readonly CacheGroup[]; readonly places: readonly CachePlace[] } {
+  const groups: { window: number; layers: number[]; kvHeads: number; headDim: number }[] = [];
+  const places = layers.map(({ window, kvHeads, headDim }, layer) => {
+    let index = groups.findIndex(
+      (g) => g.window === window && g.kvHeads === kvHeads && g.headDim === headDim,
+    );
+    if (index < 0) index = groups.push({ window, layers: [], kvHeads, headDim }) - 1;
+    const group = groups[index]!;
+    return { group: index, slot: group.layers.push(layer) - 1 };
+  });
+  return { groups, places };
+}

@@ -1,0 +1,292 @@
+import { type DType, isQuantised, rowBytes } from "../core/dtype.ts";
+import { unexpected } from "../core/error.ts";
+import type { Shape } from "../core/shape.ts";
+import { packedBytes } from "../ir/spec.ts";
+import type { Device } from "../runtime/device.ts";
+import { makeTensor, type Tensor } from "../runtime/tensor.ts";
+import type { GateUp, Linear } from "./layers.ts";
+
+/** A matrix or stack of matrices in file layout: `[rows, columns]` or `[experts, rows, columns]`. */
+export type StoredTensor = {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly shape: Shape;
+  readonly bytes: number;
+  /** Address of the bytes in this process; 0 on the meta device. */
+  readonly address: number;
+  /** The bytes, for conversions; only for what fits one view. */
+  read(): Uint8Array;
+  /** Tells the system that the mapped pages are not needed any more. */
+  drop(): void;
+};
+
+/** Weights by their GGUF names, whatever the file they come from. */
+export interface WeightSource {
+  has(name: string): boolean;
+  get(name: string): StoredTensor;
+  /** Tensors and elements of the file. */
+  readonly parameters: number;
+  close(): void;
+}
+
+/**
+ * Puts a model's weights on a device and owns them: matrices packed into panels, vectors as f32, embedding tables left
+ * mapped where the file is. Every shape is checked here, once.
+ */
+export class Weights {
+  readonly #device: Device;
+  readonly #source: WeightSource;
+  readonly #progress: (bytes: number) => void;
+  readonly #owned: Tensor[] = [];
+  #residentBytes = 0;
+  #mappedBytes = 0;
+
+  constructor(device: Device, source: WeightSource, progress: (bytes: number) => void) {
+    this.#device = device;
+    this.#source = source;
+    this.#progress = progress;
+  }
+
+  has(name: string): boolean {
+    return this.#source.has(name);
+  }
+
+  get parameters(): number {
+    return this.#source.parameters;
+  }
+
+  /** Bytes kept in memory of our own. */
+  get residentBytes(): number {
+    return this.#residentBytes;
+  }
+
+  /** Bytes left in the file, of which rows are read as they are needed. */
+  get mappedBytes(): number {
+    return this.#mappedBytes;
+  }
+
+  dtype(name: string): DType {
+    return this.#source.get(name).dtype;
+  }
+
+  /** f32 [n] from any float type. `plus` is added to each element (zero-centred norms). */
+  vector(name: string, length: number, plus = 0): Tensor {
+    return this.#floats(name, [length], plus);
+  }
+
+  /** f32 [rows, columns] in plain layout (biases of experts). */
+  matrix(name: string, rows: number, columns: number): Tensor {
+    return this.#floats(name, [rows, columns], 0);
+  }
+
+  optionalVector(name: string, length: number): Tensor | undefined {
+    return this.has(name) ? this.vector(name, length) : undefined;
+  }
+
+  /** Host copy of a float vector. */
+  hostVector(name: string, length: number): Float32Array {
+    const stored = this.#checked(name, [length]);
+    return toF32(stored);
+  }
+
+  /** Packed [outputs, inputs] with its bias if the file has one. */
+  linear(name: string, outputs: number, inputs: number): Linear {
+    return this.#joined([{ name, outputs }], inputs);
+  }
+
+  /**
+   * Linear layers over the same input: as one weight when their types agree and panels line up, else one each.
+   * `at[i]` says where the i-th layer's outputs stand.
+   */
+  linears(
+    layers: readonly { readonly name: string; readonly outputs: number }[],
+    inputs: number,
+  ): {
+    readonly parts: readonly Linear[];
+    readonly at: readonly { readonly part: number; readonly offset: number }[];
+  } {
+    const types = new Set(layers.map((l) => this.dtype(`${l.name}.weight`)));
+    const biases = new Set(layers.map((l) => this.has(`${l.name}.bias`)));
+    if (types.size === 1 && biases.size === 1 && layers.every((l) => l.outputs % 16 === 0)) {
+      let offset = 0;
+      const at = layers.map((l) => {
+        const here = { part: 0, offset };
+        offset += l.outputs;
+        return here;
+      });
+      return { parts: [this.#joined(layers, inputs)], at };
+    }
+    return {
+      parts: layers.map((l) => this.linear(l.name, l.outputs, inputs)),
+      at: layers.map((_, part) => ({ part, offset: 0 })),
+    };
+  }
+
+  gateUp(gate: string, up: string, width: number, inputs: number): GateUp {
+    const layers = [gate, up].map((name) => ({ name, outputs: width }));
+    const { parts } = this.linears(layers, inputs);
+    return parts.length === 1 ? [parts[0]!] : [parts[0]!, parts[1]!];
+  }
+
+  /** Packed [experts, outputs, inputs] and bias [experts, outputs]; several names are joined along the outputs. */
+  experts(names: readonly string[], experts: number, outputs: number, inputs: number): Linear {
+    const stored = names.map((name) => this.#checked(`${name}.weight`, [experts, outputs, inputs]));
+    const dtype = this.#sameType(stored);
+    const all = outputs * names.length;
+    const weight = this.#device.empty(dtype, [experts, all, inputs], { packed: true, kind: "weight" });
+    const each = packedBytes(dtype, all, inputs);
+    const part = packedBytes(dtype, outputs, inputs);
+    for (const [i, s] of stored.entries()) {
+      const source = s.bytes / experts;
+      for (let e = 0; e < experts; e++) {
+        this.#pack(weight.address + e * each + i * part, s.address + e * source, outputs, inputs, dtype);
+        this.#progress(source);
+      }
+      s.drop();
+    }
+    this.#own(weight, experts * each);
+    return { weight, bias: this.#expertBias(names, experts, outputs) };
+  }
+
+  /** Whether `experts` may join these names into one weight. */
+  canJoinExperts(names: readonly string[], outputs: number): boolean {
+    const types = new Set(names.map((name) => this.dtype(`${name}.weight`)));
+    return types.size === 1 && outputs % 16 === 0;
+  }
+
+  /** An embedding table [V, D], left in the mapped file. */
+  table(name: string, rows: number, columns: number): Tensor {
+    const s = this.#checked(`${name}.weight`, [rows, columns]);
+    this.#mappedBytes += s.bytes;
+    this.#progress(s.bytes);
+    return makeTensor(this.#device, "weight", s.address, { dtype: s.dtype, shape: [rows, columns] });
+  }
+
+  /** f32 data made by the caller (rotary tables). */
+  constant(data: Float32Array): Tensor {
+    const t = this.#device.empty("f32", [data.length], { kind: "weight" });
+    this.#device.upload(t, data);
+    this.#own(t, data.byteLength);
+    return t;
+  }
+
+  free(): void {
+    for (const t of this.#owned) this.#device.free(t);
+    this.#owned.length = 0;
+    this.#source.close();
+  }
+
+  #joined(layers: readonly { readonly name: string; readonly outputs: number }[], inputs: number): Linear {
+    const stored = layers.map((l) => this.#checked(`${l.name}.weight`, [l.outputs, inputs]));
+    const dtype = this.#sameType(stored);
+    const outputs = layers.reduce((sum, l) => sum + l.outputs, 0);
+    const weight = this.#device.empty(dtype, [outputs, inputs], { packed: true, kind: "weight" });
+    let place = weight.address;
+    for (const s of stored) {
+      const rows = s.shape[0]!;
+      this.#pack(place, s.address, rows, inputs, dtype);
+      place += packedBytes(dtype, rows, inputs);
+      this.#progress(s.bytes);
+      s.drop();
+    }
+    this.#own(weight, packedBytes(dtype, outputs, inputs));
+    const biases = layers
+      .filter((l) => this.has(`${l.name}.bias`))
+      .map((l) => this.hostVector(`${l.name}.bias`, l.outputs));
+    return { weight, bias: biases.length === 0 ? undefined : this.constant(concatenate(biases)) };
+  }
+
+  #expertBias(names: readonly string[], experts: number, outputs: number): Tensor | undefined {
+    if (!names.every((name) => this.has(`${name}.bias`))) return undefined;
+    const all = outputs * names.length;
+    const data = new Float32Array(experts * all);
+    for (const [i, name] of names.entries()) {
+      const part = toF32(this.#checked(`${name}.bias`, [experts, outputs]));
+      for (let e = 0; e < experts; e++)
+        data.set(part.subarray(e * outputs, (e + 1) * outputs), e * all + i * outputs);
+    }
+    const t = this.#device.empty("f32", [experts, all], { kind: "weight" });
+    this.#device.upload(t, data);
+    this.#own(t, data.byteLength);
+    return t;
+  }
+
+  #floats(name: string, shape: Shape, plus: number): Tensor {
+    const data = toF32(this.#checked(name, shape));
+    if (plus !== 0) for (let i = 0; i < data.length; i++) data[i]! += plus;
+    const t = this.#device.empty("f32", shape, { kind: "weight" });
+    this.#device.upload(t, data);
+    this.#own(t, data.byteLength);
+    return t;
+  }
+
+  #pack(destination: number, source: number, rows: number, columns: number, dtype: DType): void {
+    this.#device.backend.pack(destination, source, rows, columns, dtype);
+  }
+
+  #sameType(stored: readonly StoredTensor[]): DType {
+    const first = stored[0]!;
+    const other = stored.find((s) => s.dtype !== first.dtype);
+    if (other)
+      throw unexpected(
+        "file_malformed",
+        other.name,
+        `the type of ${first.name}, ${first.dtype}`,
+        other.dtype,
+      );
+    return first.dtype;
+  }
+
+  #own(t: Tensor, bytes: number): void {
+    this.#owned.push(t);
+    this.#residentBytes += bytes;
+  }
+
+  #checked(name: string, shape: Shape): StoredTensor {
+    const s = this.#source.get(name);
+    // Files write a single expert, or a row vector, with or without the dimension of size one.
+    const squeeze = (dims: Shape): string => dims.filter((d) => d !== 1).join(", ");
+    if (squeeze(s.shape) !== squeeze(shape)) {
+      throw unexpected("file_malformed", name, `shape [${shape.join(", ")}]`, `[${s.shape.join(", ")}]`);
+    }
+    const columns = shape.at(-1)!;
+    const rows = shape.slice(0, -1).reduce((a, b) => a * b, 1);
+    if (rowBytes(s.dtype, columns) * rows !== s.bytes) {
+      throw unexpected("file_malformed", name, `${rowBytes(s.dtype, columns) * rows} bytes`, s.bytes);
+    }
+    return { ...s, shape };
+  }
+}
+
+function toF32(s: StoredTensor): Float32Array {
+  if (isQuantised(s.dtype)) throw unexpected("unsupported", s.name, "a float type for this tensor", s.dtype);
+  const bytes = s.read();
+  const count = s.shape.reduce((a, b) => a * b, 1);
+  const copy = bytes.slice().buffer;
+  switch (s.dtype) {
+    case "f32":
+      return new Float32Array(copy);
+    case "f64":
+      return Float32Array.from(new Float64Array(copy));
+    case "f16":
+      return Float32Array.from(new Float16Array(copy));
+    case "bf16": {
+      const halves = new Uint16Array(copy);
+      const words = new Uint32Array(count);
+      for (let i = 0; i < count; i++) words[i] = halves[i]! << 16;
+      return new Float32Array(words.buffer);
+    }
+    default:
+      throw unexpected("unsupported", s.name, "a float type for this tensor", s.dtype);
+  }
+}
+
+function concatenate(parts: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(parts.reduce((sum, p) => sum + p.length, 0));
+  let at = 0;
+  for (const p of parts) {
+    all.set(p, at);
+    at += p.length;
+  }
+  return all;
+}
