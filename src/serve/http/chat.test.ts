@@ -238,6 +238,7 @@ const wrong: [string, unknown, string?][] = [
   ["messages", [{ role: "user", content: [{ type: "image_url" }] }], "messages[0].content[0]"],
   ["messages", [{ role: "user", content: [{ type: "input_audio" }] }], "messages[0].content[0]"],
   ["messages", [{ role: "tool", content: "x" }], "messages[0].tool_call_id"],
+  ["messages", [{ role: "assistant", function_call: { name: "f" } }], "messages[0].function_call"],
   ["model", "gpt-4"],
   ["model", 7],
   ["stream", "yes"],
@@ -327,6 +328,12 @@ test("neutral and harmless fields are accepted without a word, unknown ones with
   const unknown = await server.post(chat, { messages: user("hi"), frobnicate: 1, "x\r\ny": 2, é: 3 });
   expect(unknown.status).toBe(200);
   expect(unknown.headers.get("x-psionic-ignored")).toBe("frobnicate, x??y, ?");
+  const inner = await server.post(chat, {
+    messages: user("hi"),
+    stream_options: { include_usage: true, often: true },
+    chat_template_kwargs: { enable_thinking: false, mood: "good" },
+  });
+  expect(inner.headers.get("x-psionic-ignored")).toBe("stream_options.often, chat_template_kwargs.mood");
 });
 
 test("text parts, developer messages, tool history", async () => {

@@ -20,8 +20,6 @@ export const neutralFields: ReadonlySet<string> = new Set([
   // The context is never shifted, so there is nothing to keep or discard.
   "n_keep",
   "n_discard",
-  // A budget in milliseconds for proxies; generation here ends with the client.
-  "timeout",
 ]);
 
 type Refused = {
@@ -108,7 +106,7 @@ function asksForNothing(value: unknown, emptyCounts = false): boolean {
  * nobody here knows.
  */
 export function sortFields(body: object, known: Readonly<Record<string, unknown>>): string[] {
-  const unknown: string[] = [];
+  const unknown = unknownMembers(body);
   for (const [name, value] of Object.entries(body)) {
     if (Object.hasOwn(known, name) || neutralFields.has(name)) continue;
     const refused = refusedFields.get(name);
@@ -120,6 +118,25 @@ export function sortFields(body: object, known: Readonly<Record<string, unknown>
     throw unsupportedField(name, refused.what, `${refused.fix}; the value was ${describe(value)}.`);
   }
   return unknown;
+}
+
+/** Members of the object fields; `include_obfuscation` only pads chunks. */
+const knownMembers: Readonly<Record<string, readonly string[]>> = {
+  stream_options: ["include_usage", "include_obfuscation"],
+  psionic_prefix_cache: ["mode", "tenant_id"],
+  psionic_reasoning: ["parser", "mode"],
+  chat_template_kwargs: ["enable_thinking", "reasoning_effort"],
+};
+
+/** Names inside object fields that nobody here knows, as `stream_options.name`. */
+function unknownMembers(body: object): string[] {
+  return Object.entries(knownMembers).flatMap(([field, known]) => {
+    const value: unknown = Object.hasOwn(body, field) ? (body as Record<string, unknown>)[field] : undefined;
+    if (typeof value !== "object" || value === null) return [];
+    return Object.keys(value)
+      .filter((name) => !known.includes(name))
+      .map((name) => `${field}.${name}`);
+  });
 }
 
 const maxNamed = 32;

@@ -27,6 +27,8 @@ export function messagesSchema(limits: RequestLimits) {
         v.pipe(v.array(toolCall, "an array of tool calls"), v.maxLength(128, "at most 128 tool calls")),
       ),
       tool_call_id: maybe(text),
+      function_call: v.optional(v.unknown()),
+      audio: v.optional(v.unknown()),
     },
     "an object with role and content",
   );
@@ -44,6 +46,7 @@ export function readMessages(messages: readonly WireMessage[], limits: RequestLi
   const toolNames = new Map<string, string>();
   return messages.map((message, i) => {
     const param = `messages[${i}]`;
+    refuseLegacy(message, param);
     const content = readContent(message, `${param}.content`, limits);
     const { role } = message;
     if (role === "assistant") {
@@ -77,6 +80,16 @@ function assistantMessage(message: WireMessage, content: string, param: string):
           })),
         }),
   };
+}
+
+/** Parts of a history that would be lost without a word. */
+function refuseLegacy(message: WireMessage, param: string): void {
+  if (message.function_call !== undefined && message.function_call !== null) {
+    throw unsupportedField(`${param}.function_call`, "the old form of function calls", "Use tool_calls.");
+  }
+  if (message.audio !== undefined && message.audio !== null) {
+    throw unsupportedField(`${param}.audio`, "audio", "This model reads text only.");
+  }
 }
 
 function isJson(text: string): boolean {

@@ -28,7 +28,7 @@ export type RequestLimits = {
 };
 
 export const defaultLimits: RequestLimits = {
-  bodyBytes: 32 * 2 ** 20,
+  bodyBytes: 16 * 2 ** 20,
   messages: 4096,
   partsPerMessage: 1024,
   choices: 16,

@@ -46,7 +46,7 @@ export const chatCompletions: Route = {
     const raw = await readJson(request, limits.bodyBytes);
     const entries = chatEntries(limits);
     const body = validate(v.object(entries), raw);
-    const ignored = [...sortFields(raw as object, entries), ...ignoredTemplateArguments(body)];
+    const ignored = sortFields(raw as object, entries);
     record.ignored = ignored.length;
     checkTools(body);
     const { info } = model.engine;
@@ -119,13 +119,6 @@ function promptOptions({ state }: RouteContext, body: ChatFields): PromptOptions
     ...(effort ? { reasoningEffort: effort } : {}),
     ...(typeof thinking === "boolean" ? { templateArguments: { enable_thinking: thinking } } : {}),
   };
-}
-
-/** Template variables nobody here knows, as `chat_template_kwargs.name`. */
-function ignoredTemplateArguments(body: ChatFields): string[] {
-  return Object.keys(body.chat_template_kwargs ?? {})
-    .filter((name) => name !== "enable_thinking" && name !== "reasoning_effort")
-    .map((name) => `chat_template_kwargs.${name}`);
 }
 
 function checkTools(body: ChatFields): void {
