@@ -14,7 +14,15 @@ const kernels = import.meta.dir;
 const cache = join(kernels, "..", ".cache");
 
 const compileFlags = [
-  ...["-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
+  ...[
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+  ],
   ...["-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Werror"],
 ];
 const linkFlags = [
@@ -47,7 +55,7 @@ const levels: Record<"x64" | "arm64", readonly Level[]> = {
 
 async function run(command: readonly string[]): Promise<string> {
   const child = Bun.spawn([...command], { stdout: "pipe", stderr: "pipe" });
-  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  const [out, err, code] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited]);
   if (code !== 0) throw new Error(`[kernels/build] ${command.join(" ")}\nexited with ${code}:\n${err}${out}`);
   return out;
 }
@@ -64,7 +72,11 @@ async function sourceClosure(file: string, seen = new Map<string, string>()): Pr
 }
 
 /** Runs `command` (its output path replaced by a cache path) unless the cache has the result; returns the path. */
-async function cached(extension: string, key: readonly string[], command: (out: string) => string[]): Promise<string> {
+async function cached(
+  extension: string,
+  key: readonly string[],
+  command: (out: string) => string[],
+): Promise<string> {
   const hasher = new Bun.CryptoHasher("sha256");
   for (const part of key) hasher.update(`${part.length}:${part}`);
   const path = join(cache, "objects", `${hasher.digest("hex")}${extension}`);
@@ -80,7 +92,9 @@ type Job = { readonly source: string; readonly flags: readonly string[] };
 
 async function jobs(architecture: "x64" | "arm64"): Promise<Job[]> {
   const find = async (folder: string) =>
-    (await Array.fromAsync(new Bun.Glob("*.cpp").scan(join(kernels, folder)))).sort().map((f) => join(kernels, folder, f));
+    (await Array.fromAsync(new Bun.Glob("*.cpp").scan(join(kernels, folder))))
+      .sort()
+      .map((f) => join(kernels, folder, f));
   const list: Job[] = (await find("common")).map((source) => ({ source, flags: [] }));
   for (const source of await find("cpu")) {
     for (const level of levels[architecture]) {
@@ -109,21 +123,28 @@ export async function buildCpuLibrary(outDir: string, options: BuildOptions = {}
   const crossCompiler = architecture === "arm64" ? "aarch64-linux-gnu-g++" : "x86_64-linux-gnu-g++";
   const compiler = options.compiler ?? (target === native ? "g++" : crossCompiler);
   if (!Bun.which(compiler)) {
-    throw new Error(`[kernels/build] expected a C++ compiler on PATH for ${target}, got none named ${compiler}. Install g++.`);
+    throw new Error(
+      `[kernels/build] expected a C++ compiler on PATH for ${target}, got none named ${compiler}. Install g++.`,
+    );
   }
   const version = await run([compiler, "--version"]);
   const objects = await inParallel(await jobs(architecture), async ({ source, flags }) => {
     const texts = [...(await sourceClosure(source)).values()];
     const all = [...compileFlags, ...flags];
-    return cached(".o", [version, all.join(" "), ...texts], (out) => [compiler, ...all, "-c", source, "-o", out]);
+    return cached(".o", [version, all.join(" "), ...texts], (out) => [
+      compiler,
+      ...all,
+      "-c",
+      source,
+      "-o",
+      out,
+    ]);
   });
-  const library = await cached(".so", [version, linkFlags.join(" "), ...objects.map((o) => basename(o))], (out) => [
-    compiler,
-    ...objects,
-    ...linkFlags,
-    "-o",
-    out,
-  ]);
+  const library = await cached(
+    ".so",
+    [version, linkFlags.join(" "), ...objects.map((o) => basename(o))],
+    (out) => [compiler, ...objects, ...linkFlags, "-o", out],
+  );
   const path = join(outDir, "libpsionic_cpu.so");
   await mkdir(outDir, { recursive: true });
   const unfinished = `${path}.${process.pid}.part`;

@@ -42,7 +42,8 @@ function kScale(s: Uint8Array, j: number): [number, number] {
   return [(s[j + 4]! & 15) | ((s[j - 4]! >> 6) << 4), (s[j + 4]! >> 4) | ((s[j]! >> 6) << 4)];
 }
 function q3Scales(b: Uint8Array): number[] {
-  const a = (i: number, mask: number, shift: number) => range(4).map((k) => (b[96 + 4 * i + k]! >> shift) & mask);
+  const a = (i: number, mask: number, shift: number) =>
+    range(4).map((k) => (b[96 + 4 * i + k]! >> shift) & mask);
   const join = (x: number[], y: number[]) => x.map((v, i) => (v | (y[i]! << 4)) - 32);
   return [
     ...join(a(0, 15, 0), a(2, 3, 0)),
@@ -60,7 +61,9 @@ const formulas: Partial<Record<DType, Block>> = {
   q5_0: (b, v) =>
     nibbles(b.subarray(6)).map((q, i) => f(half(v, 0) * ((q | (bit(v.getUint32(2, true), i) << 4)) - 16))),
   q5_1: (b, v) =>
-    nibbles(b.subarray(8)).map((q, i) => f(f(half(v, 0) * (q | (bit(v.getUint32(4, true), i) << 4))) + half(v, 2))),
+    nibbles(b.subarray(8)).map((q, i) =>
+      f(f(half(v, 0) * (q | (bit(v.getUint32(4, true), i) << 4))) + half(v, 2)),
+    ),
   iq4_nl: (b, v) => nibbles(b.subarray(2)).map((q) => f(half(v, 0) * iq4[q]!)),
   mxfp4: (b) => nibbles(b.subarray(1)).map((q) => f(2 ** (b[0]! - 128) * fp4[q]!)),
   q2_k: (b, v) =>
@@ -89,14 +92,16 @@ const formulas: Partial<Record<DType, Block>> = {
     range(256).map((i) => {
       const [g, hi, l] = [i >> 6, (i >> 5) & 1, i & 31];
       const [sc, mn] = kScale(b.subarray(4), 2 * g + hi);
-      const q = (hi ? high(b[48 + 32 * g + l]!) : low(b[48 + 32 * g + l]!)) + 16 * bit(b[16 + l]!, 2 * g + hi);
+      const q =
+        (hi ? high(b[48 + 32 * g + l]!) : low(b[48 + 32 * g + l]!)) + 16 * bit(b[16 + l]!, 2 * g + hi);
       return f(f(f(half(v, 0) * sc) * q) - f(half(v, 2) * mn));
     }),
   q6_k: (b, v) =>
     range(256).map((i) => {
       const [h, part, l] = [i >> 7, (i >> 5) & 3, i & 31];
       const from = b[64 * h + l + 32 * (part & 1)]!;
-      const q = ((part < 2 ? low(from) : high(from)) | (((b[128 + 32 * h + l]! >> (2 * part)) & 3) << 4)) - 32;
+      const q =
+        ((part < 2 ? low(from) : high(from)) | (((b[128 + 32 * h + l]! >> (2 * part)) & 3) << 4)) - 32;
       return f(f(half(v, 208) * v.getInt8(192 + 8 * h + (l >> 4) + 2 * part)) * q);
     }),
   iq4_xs: (b, v) =>
@@ -118,14 +123,16 @@ test.each(quantisedTypes)("%s follows its formula bit for bit", (dtype) => {
   const { blockElements, blockBytes } = dtypes[dtype];
   const rows = 20;
   const weights = randomWeights(dtype, rows, 2 * blockElements, 7);
-  if (dtype === "mxfp4") for (let i = 0; i < 40; i++) weights[i * blockBytes] = [0, 1, 2, 3, 127, 254][i % 6]!;
+  if (dtype === "mxfp4")
+    for (let i = 0; i < 40; i++) weights[i * blockBytes] = [0, 1, 2, 3, 127, 254][i % 6]!;
   const want = range(2 * rows).flatMap((i) => {
     const block = weights.subarray(i * blockBytes, (i + 1) * blockBytes);
     return formulas[dtype]!(block, new DataView(block.buffer, block.byteOffset, blockBytes));
   });
   for (const level of levels) {
     const got = opened(level, 1, () => dequantized(dtype, weights, rows, 2 * blockElements));
-    for (const [i, value] of want.entries()) if (!Object.is(got[i], value)) expect([i, got[i]]).toEqual([i, value]);
+    for (const [i, value] of want.entries())
+      if (!Object.is(got[i], value)) expect([i, got[i]]).toEqual([i, value]);
   }
 });
 
@@ -147,7 +154,16 @@ test("f16 and bf16 cover subnormals, infinities and NaN", () => {
   words.set([0x0001, 0x8001, 0x03ff, 0x0400, 0x7bff, 0x7c00, 0xfc00, 0x7e00, 0x8000, 0x3c01]);
   const f16 = opened("", 1, () => dequantized("f16", new Uint8Array(words.buffer), 1, 10));
   expect([...f16]).toEqual([
-    2 ** -24, -(2 ** -24), 1023 * 2 ** -24, 2 ** -14, 65504, Infinity, -Infinity, NaN, -0, 1 + 2 ** -10,
+    2 ** -24,
+    -(2 ** -24),
+    1023 * 2 ** -24,
+    2 ** -14,
+    65504,
+    Infinity,
+    -Infinity,
+    NaN,
+    -0,
+    1 + 2 ** -10,
   ]);
   words.set([0x0001, 0x3f80, 0x7f80, 0xffc0]);
   const bf16 = opened("", 1, () => dequantized("bf16", new Uint8Array(words.buffer), 1, 4));
@@ -190,7 +206,9 @@ test("ids outside the vocabulary are refused", () => {
   opened("", 1, () => {
     const ids = new Int32Array(512).fill(5);
     const status = native.psi_embedding(floats(64), new Uint8Array(2048), ids, 2, 4, 5, dtypes.f32.id, 1);
-    expect(`${status} ${native.psi_last_error()}`).toBe("1 [psi_embedding] expected ids from 0 to 4, got 5 at 0.");
+    expect(`${status} ${native.psi_last_error()}`).toBe(
+      "1 [psi_embedding] expected ids from 0 to 4, got 5 at 0.",
+    );
   });
 });
 
@@ -213,18 +231,21 @@ const quantiserError: Partial<Record<DType, number>> = {
   q2_k: 1e-1,
 };
 
-test.each(Object.keys(quantiserError) as DType[])("%s: quantising and reading back is close, zero stays zero", (dtype) => {
-  opened("", 1, () => {
-    const [rows, columns] = [4, 512];
-    const x = randomFloats(rows * columns, 1).map((v, i) => v / (1 + (i % 7)));
-    x.fill(0, 0, 256);
-    const y = new Uint8Array(Math.max(2048, rows * rowBytes(dtype, columns)));
-    check(native.psi_quantize(y, x, rows, columns, dtypes[dtype].id));
-    const back = dequantized(dtype, y, rows, columns);
-    expect(normalisedError(back, x)).toBeLessThan(quantiserError[dtype]!);
-    expect(back.subarray(0, 256).every((v) => v === 0)).toBe(true);
-  });
-});
+test.each(Object.keys(quantiserError) as DType[])(
+  "%s: quantising and reading back is close, zero stays zero",
+  (dtype) => {
+    opened("", 1, () => {
+      const [rows, columns] = [4, 512];
+      const x = randomFloats(rows * columns, 1).map((v, i) => v / (1 + (i % 7)));
+      x.fill(0, 0, 256);
+      const y = new Uint8Array(Math.max(2048, rows * rowBytes(dtype, columns)));
+      check(native.psi_quantize(y, x, rows, columns, dtypes[dtype].id));
+      const back = dequantized(dtype, y, rows, columns);
+      expect(normalisedError(back, x)).toBeLessThan(quantiserError[dtype]!);
+      expect(back.subarray(0, 256).every((v) => v === 0)).toBe(true);
+    });
+  },
+);
 
 test("q8_0 rounds half away from zero with the unrounded scale, q4_0 maps the extreme to code 0", () => {
   opened("", 1, () => {

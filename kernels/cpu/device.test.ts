@@ -1,5 +1,5 @@
-import { expect, test } from "bun:test";
 import { type Pointer, ptr, toArrayBuffer } from "bun:ffi";
+import { expect, test } from "bun:test";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bytesAt, check, floats, levels, native, opened } from "./library.ts";
@@ -21,7 +21,9 @@ test("open chooses the best level, takes a lower one by name, and refuses others
 
 test("ops on a closed device say so", () => {
   const status = native.psi_dequantize(floats(32), new Uint8Array(2048), 1, 32, 8);
-  expect(lastError(status)).toBe("1 [psi_dequantize] expected an open device, got none. Call psi_open first.");
+  expect(lastError(status)).toBe(
+    "1 [psi_dequantize] expected an open device, got none. Call psi_open first.",
+  );
 });
 
 test("info is cut at its capacity and terminated", () => {
@@ -64,7 +66,9 @@ test("a file is mapped, dropped from memory, read again, unmapped", async () => 
   check(native.psi_advise(((address as number) + 100) as Pointer, bytes - 200, 1));
   check(native.psi_advise(address, bytes, 0));
   expect(view).toEqual(content);
-  expect(lastError(native.psi_advise(address, bytes, 7))).toBe("1 [psi_advise] expected advice 0 or 1, got 7.");
+  expect(lastError(native.psi_advise(address, bytes, 7))).toBe(
+    "1 [psi_advise] expected advice 0 or 1, got 7.",
+  );
   check(native.psi_unmap(address, bytes));
   await Bun.file(path).delete();
   expect(lastError(native.psi_map(ptr(out), ptr(out, 8), path))).toContain("No such file or directory");

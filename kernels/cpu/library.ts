@@ -8,7 +8,22 @@ const path = await buildCpuLibrary(join(import.meta.dir, "..", "..", ".cache", "
 
 const matmul = ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "f64"] as const;
 const moe = [
-  ...(["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "f64"] as const),
+  ...([
+    "ptr",
+    "ptr",
+    "ptr",
+    "ptr",
+    "ptr",
+    "ptr",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "f64",
+  ] as const),
 ] as const;
 const rows = ["ptr", "ptr", "i32", "i32", "i32"] as const;
 const embedding = ["ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "f32"] as const;
@@ -126,7 +141,8 @@ export function randomWeights(dtype: DType, outputs: number, columns: number, se
     else if (dtype === "bf16") view.setUint16(at, 0x3e00 ^ (next() & 0x80ff), true);
     else {
       for (let i = 0; i < blockBytes; i++) data[at + i] = next() >>> 13;
-      for (const field of halfFields[dtype] ?? []) view.setUint16(at + field, 0x2000 ^ (next() & 0x87ff), true);
+      for (const field of halfFields[dtype] ?? [])
+        view.setUint16(at + field, 0x2000 ^ (next() & 0x87ff), true);
       if (dtype === "mxfp4") data[at] = 120 + (next() & 7);
     }
   }
@@ -138,7 +154,13 @@ export const floatTypes: readonly DType[] = ["f32", "f16", "bf16"];
 export const PACKED = 256;
 
 /** Packs a matrix; returns its address, good until the process ends. */
-export function packed(dtype: DType, weights: Uint8Array, outputs: number, columns: number, experts = 1): Pointer {
+export function packed(
+  dtype: DType,
+  weights: Uint8Array,
+  outputs: number,
+  columns: number,
+  experts = 1,
+): Pointer {
   const size = new Float64Array(256);
   check(native.psi_packed_bytes(size, outputs, columns, dtypes[dtype].id));
   const address = bytesAt(experts * size[0]!);

@@ -1,5 +1,5 @@
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { Pointer } from "bun:ffi";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type DType, dtypes } from "../../src/core/dtype.ts";
 import {
   bits,
@@ -32,13 +32,25 @@ beforeAll(() => {
 
 type Shape = { readonly rows: number; readonly outputs: number; readonly columns: number };
 
-function product(dtype: DType, x: Float32Array, w: Pointer, bias: Float32Array | null, s: Shape): Float32Array {
+function product(
+  dtype: DType,
+  x: Float32Array,
+  w: Pointer,
+  bias: Float32Array | null,
+  s: Shape,
+): Float32Array {
   const y = floats(s.rows * s.outputs).fill(Number.NaN);
   const code = dtypes[dtype].id | PACKED;
   check(native.psi_matmul(y, x, w, bias, scratch.address, s.rows, s.outputs, s.columns, code, scratch.bytes));
   return y;
 }
-function reference(dtype: DType, x: Float32Array, w: Uint8Array, bias: Float32Array | null, s: Shape): Float32Array {
+function reference(
+  dtype: DType,
+  x: Float32Array,
+  w: Uint8Array,
+  bias: Float32Array | null,
+  s: Shape,
+): Float32Array {
   const y = floats(s.rows * s.outputs);
   check(native.psi_matmul_ref(y, x, w, bias, null, s.rows, s.outputs, s.columns, dtypes[dtype].id, 0));
   return y;
@@ -99,34 +111,37 @@ describe.each(levels)("matmul at level %s", (level) => {
     });
   });
 
-  test.each([...floatTypes, ...quantisedTypes])("%s: a row's bits do not depend on its company or the threads", (dtype) => {
-    const columns = 768;
-    const outputs = 83;
-    const rows = 300;
-    const weights = randomWeights(dtype, outputs, columns, 5);
-    const x = randomFloats(rows * columns, 6);
-    const results = [1, 2].map((threads) =>
-      opened(level, threads, () => {
-        const w = packed(dtype, weights, outputs, columns);
-        const all = bits(product(dtype, x, w, null, { rows, outputs, columns }));
-        for (const [first, count] of [
-          [0, 1],
-          [299, 1],
-          [131, 2],
-          [3, 3],
-          [40, 4],
-          [17, 33],
-        ] as const) {
-          const part = floats(count * columns);
-          part.set(x.subarray(first * columns, (first + count) * columns));
-          const alone = bits(product(dtype, part, w, null, { rows: count, outputs, columns }));
-          expect(alone).toEqual(all.slice(first * outputs, (first + count) * outputs));
-        }
-        return all;
-      }),
-    );
-    expect(results[0]).toEqual(results[1]!);
-  });
+  test.each([...floatTypes, ...quantisedTypes])(
+    "%s: a row's bits do not depend on its company or the threads",
+    (dtype) => {
+      const columns = 768;
+      const outputs = 83;
+      const rows = 300;
+      const weights = randomWeights(dtype, outputs, columns, 5);
+      const x = randomFloats(rows * columns, 6);
+      const results = [1, 2].map((threads) =>
+        opened(level, threads, () => {
+          const w = packed(dtype, weights, outputs, columns);
+          const all = bits(product(dtype, x, w, null, { rows, outputs, columns }));
+          for (const [first, count] of [
+            [0, 1],
+            [299, 1],
+            [131, 2],
+            [3, 3],
+            [40, 4],
+            [17, 33],
+          ] as const) {
+            const part = floats(count * columns);
+            part.set(x.subarray(first * columns, (first + count) * columns));
+            const alone = bits(product(dtype, part, w, null, { rows: count, outputs, columns }));
+            expect(alone).toEqual(all.slice(first * outputs, (first + count) * outputs));
+          }
+          return all;
+        }),
+      );
+      expect(results[0]).toEqual(results[1]!);
+    },
+  );
 });
 
 test("the levels agree with each other on quantised products up to the order of float sums", () => {
@@ -150,7 +165,9 @@ test("a product with one hot weight and one hot input is exact", () => {
   x[37] = 2;
   for (const level of levels) {
     opened(level, 1, () => {
-      expect(product("q8_0", x, packed("q8_0", weights, 1, columns), null, { rows: 1, outputs: 1, columns })[0]).toBe(-254);
+      expect(
+        product("q8_0", x, packed("q8_0", weights, 1, columns), null, { rows: 1, outputs: 1, columns })[0],
+      ).toBe(-254);
     });
   }
 });
@@ -175,7 +192,9 @@ test("a NaN or an infinity in a row reaches its outputs and no other row's", () 
   for (const dtype of ["f32", "q8_0", "q6_k", "mxfp4"] as const) {
     const weights = randomWeights(dtype, s.outputs, s.columns, 3);
     const x = randomFloats(s.rows * s.columns, 4);
-    const clean = opened("", 1, () => product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s));
+    const clean = opened("", 1, () =>
+      product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s),
+    );
     x[2 * s.columns + 100] = Number.NaN;
     x[4 * s.columns + 200] = Number.POSITIVE_INFINITY;
     const y = opened("", 1, () => product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s));
@@ -196,7 +215,9 @@ test("f64 weights run in f64", () => {
   const y = new Float64Array(512);
   opened("", 1, () => {
     const address = packed("f64", weights, s.outputs, s.columns);
-    check(native.psi_matmul(y, x, address, bias, null, s.rows, s.outputs, s.columns, dtypes.f64.id | PACKED, 0));
+    check(
+      native.psi_matmul(y, x, address, bias, null, s.rows, s.outputs, s.columns, dtypes.f64.id | PACKED, 0),
+    );
   });
   for (let r = 0; r < s.rows; r++)
     for (let n = 0; n < s.outputs; n++) {
@@ -209,7 +230,9 @@ test("f64 weights run in f64", () => {
 describe("matmul refuses", () => {
   const x = floats(512);
   const y = floats(512);
-  const call = (over: Partial<{ w: Pointer | null; columns: number; rows: number; dtype: number; bytes: number }>) => {
+  const call = (
+    over: Partial<{ w: Pointer | null; columns: number; rows: number; dtype: number; bytes: number }>,
+  ) => {
     const w = over.w === undefined ? scratch.address : over.w;
     const { rows = 1, columns = 64, dtype = dtypes.q8_0.id | PACKED, bytes = 1 << 20 } = over;
     const status = native.psi_matmul(y, x, w, null, scratch.address, rows, 4, columns, dtype, bytes);
@@ -219,9 +242,21 @@ describe("matmul refuses", () => {
   afterAll(() => check(native.psi_close()));
   test.each([
     ["a null weight", { w: null }, "1 [psi_matmul] expected non-null pointers."],
-    ["broken blocks", { columns: 40 }, "1 [psi_matmul] expected columns in multiples of 32 for Q8_0, got 40."],
-    ["an unknown type", { dtype: 99 | PACKED }, "2 [psi_matmul] expected a weight type of this library, got id 99."],
-    ["file layout", { dtype: 8 }, "1 [psi_matmul] expected packed weights (dtype | 256), got dtype 8. Use psi_pack."],
+    [
+      "broken blocks",
+      { columns: 40 },
+      "1 [psi_matmul] expected columns in multiples of 32 for Q8_0, got 40.",
+    ],
+    [
+      "an unknown type",
+      { dtype: 99 | PACKED },
+      "2 [psi_matmul] expected a weight type of this library, got id 99.",
+    ],
+    [
+      "file layout",
+      { dtype: 8 },
+      "1 [psi_matmul] expected packed weights (dtype | 256), got dtype 8. Use psi_pack.",
+    ],
     ["little scratch", { bytes: 191 }, "1 [psi_matmul] expected 192 bytes of scratch, got 191."],
     ["NaN scratch", { bytes: Number.NaN }, "1 [psi_matmul] expected 192 bytes of scratch, got nan."],
     [

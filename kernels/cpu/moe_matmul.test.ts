@@ -1,5 +1,5 @@
-import { describe, expect, test } from "bun:test";
 import type { Pointer } from "bun:ffi";
+import { describe, expect, test } from "bun:test";
 import { type DType, dtypes } from "../../src/core/dtype.ts";
 import {
   bits,
@@ -39,7 +39,18 @@ function run(c: Call, w: Pointer): Float32Array {
   const sizes = [c.ids.length / c.used, c.used, experts, outputs, columns] as const;
   const code = dtypes[c.dtype].id | PACKED;
   check(
-    native.psi_moe_matmul(y, c.x, w, c.bias, c.ids, scratch, ...sizes, code, c.perSlot ? 1 : 0, scratchBytes(c)),
+    native.psi_moe_matmul(
+      y,
+      c.x,
+      w,
+      c.bias,
+      c.ids,
+      scratch,
+      ...sizes,
+      code,
+      c.perSlot ? 1 : 0,
+      scratchBytes(c),
+    ),
   );
   return y;
 }
@@ -56,42 +67,48 @@ function randomIds(count: number, seed: number): Int32Array {
 }
 
 describe.each(levels)("moe_matmul at level %s", (level) => {
-  test.each(["mxfp4", "q8_0", "q4_k", "q6_k", "f16", "f32"] as const)("%s agrees with the reference", (dtype) => {
-    const weights = randomWeights(dtype, experts * outputs, columns, 1);
-    opened(level, 2, () => {
-      const w = packed(dtype, weights, outputs, columns, experts);
-      for (const [tokens, used, perSlot] of [
-        [1, 4, false],
-        [1, 1, true],
-        [5, 2, true],
-        [33, 3, false],
-      ] as const) {
-        const x = randomFloats((perSlot ? tokens * used : tokens) * columns, tokens);
-        const bias = used === 1 ? null : randomFloats(experts * outputs, 3);
-        const c: Call = { dtype, x, ids: randomIds(tokens * used, tokens), used, perSlot, bias };
-        expect(normalisedError(run(c, w), reference(c, weights))).toBeLessThan(tolerance(dtype));
-      }
-    });
-  });
+  test.each(["mxfp4", "q8_0", "q4_k", "q6_k", "f16", "f32"] as const)(
+    "%s agrees with the reference",
+    (dtype) => {
+      const weights = randomWeights(dtype, experts * outputs, columns, 1);
+      opened(level, 2, () => {
+        const w = packed(dtype, weights, outputs, columns, experts);
+        for (const [tokens, used, perSlot] of [
+          [1, 4, false],
+          [1, 1, true],
+          [5, 2, true],
+          [33, 3, false],
+        ] as const) {
+          const x = randomFloats((perSlot ? tokens * used : tokens) * columns, tokens);
+          const bias = used === 1 ? null : randomFloats(experts * outputs, 3);
+          const c: Call = { dtype, x, ids: randomIds(tokens * used, tokens), used, perSlot, bias };
+          expect(normalisedError(run(c, w), reference(c, weights))).toBeLessThan(tolerance(dtype));
+        }
+      });
+    },
+  );
 
-  test.each(["mxfp4", "q5_k", "bf16"] as const)("%s: a slot's bits do not depend on who shares its expert", (dtype) => {
-    const weights = randomWeights(dtype, experts * outputs, columns, 1);
-    const tokens = 40;
-    const x = randomFloats(tokens * columns, 2);
-    const ids = randomIds(tokens * 2, 3);
-    opened(level, 2, () => {
-      const w = packed(dtype, weights, outputs, columns, experts);
-      const all = bits(run({ dtype, x, ids, used: 2, perSlot: false, bias: null }, w));
-      for (const token of [0, 13, 39]) {
-        const row = floats(columns);
-        row.set(x.subarray(token * columns, (token + 1) * columns));
-        const own = randomIds(2, 0);
-        own.set(ids.subarray(token * 2, token * 2 + 2));
-        const alone = bits(run({ dtype, x: row, ids: own, used: 2, perSlot: false, bias: null }, w));
-        expect(alone).toEqual(all.slice(token * 2 * outputs, (token + 1) * 2 * outputs));
-      }
-    });
-  });
+  test.each(["mxfp4", "q5_k", "bf16"] as const)(
+    "%s: a slot's bits do not depend on who shares its expert",
+    (dtype) => {
+      const weights = randomWeights(dtype, experts * outputs, columns, 1);
+      const tokens = 40;
+      const x = randomFloats(tokens * columns, 2);
+      const ids = randomIds(tokens * 2, 3);
+      opened(level, 2, () => {
+        const w = packed(dtype, weights, outputs, columns, experts);
+        const all = bits(run({ dtype, x, ids, used: 2, perSlot: false, bias: null }, w));
+        for (const token of [0, 13, 39]) {
+          const row = floats(columns);
+          row.set(x.subarray(token * columns, (token + 1) * columns));
+          const own = randomIds(2, 0);
+          own.set(ids.subarray(token * 2, token * 2 + 2));
+          const alone = bits(run({ dtype, x: row, ids: own, used: 2, perSlot: false, bias: null }, w));
+          expect(alone).toEqual(all.slice(token * 2 * outputs, (token + 1) * 2 * outputs));
+        }
+      });
+    },
+  );
 });
 
 test("expert ids out of range, wrong flags and little scratch are refused", () => {
@@ -100,7 +117,17 @@ test("expert ids out of range, wrong flags and little scratch are refused", () =
     const call = (id: number, perSlot: number, bytes: number) => {
       const ids = new Int32Array(512).fill(id);
       const sizes = [1, 1, experts, outputs, columns, dtypes.q8_0.id | PACKED] as const;
-      const status = native.psi_moe_matmul(floats(outputs), x, scratch, null, ids, scratch, ...sizes, perSlot, bytes);
+      const status = native.psi_moe_matmul(
+        floats(outputs),
+        x,
+        scratch,
+        null,
+        ids,
+        scratch,
+        ...sizes,
+        perSlot,
+        bytes,
+      );
       return `${status} ${native.psi_last_error()}`;
     };
     expect(call(7, 0, 1e6)).toBe("1 [psi_moe_matmul] expected expert ids from 0 to 6, got 7 at slot 0.");

@@ -11,63 +11,57 @@ PSI_KERNEL(pack, u8* destination, const u8* source, i64 rows, i64 columns, i32 d
 
 namespace psi::PSI_ISA {
 
-/* ---- codes of a file block in column order, one byte each ---- */
+/*
+ * ---- codes ----
+ * Bytes of a word below belong to four consecutive columns 4g..4g+3 of 32-column block j of a file block: in every
+ * type four codes that are neighbours in the row stand in four neighbouring bytes of the file (or bits, for Q5_0's).
+ */
 
-static void split_nibbles(u8* q, const u8* b) {
-  for (int j = 0; j < 16; j++) {
-    q[j] = b[j] & 15;
-    q[j + 16] = b[j] >> 4;
-  }
+PSI_INLINE u32 word_at(const u8* p) {
+  u32 w;
+  memcpy(&w, p, 4);
+  return w;
 }
-static void add_fifth_bits(u8* q, const u8* b) {
-  u32 high;
-  memcpy(&high, b, 4);
-  for (int j = 0; j < 32; j++) q[j] = (u8)(q[j] | ((high >> j) & 1) << 4);
-}
+PSI_INLINE u32 spread_four_bits(u32 bits) { return (bits & 15) * 0x00204081u & 0x01010101u; }
 
+/* the low T::LOW bits of four codes */
 template <class T>
-static void file_codes(u8* q, const u8* b) {
+PSI_INLINE u32 low_word(const u8* b, int j, int g) {
+  constexpr u32 NIBBLES = 0x0f0f0f0fu, PAIRS = 0x03030303u;
   if constexpr (T::ID == Q8_0) {
-    for (int i = 0; i < 32; i++) q[i] = b[2 + i] ^ 128;
-  } else if constexpr (T::ID == Q4_0 || T::ID == IQ4_NL) {
-    split_nibbles(q, b + 2);
-  } else if constexpr (T::ID == Q4_1) {
-    split_nibbles(q, b + 4);
-  } else if constexpr (T::ID == MXFP4) {
-    split_nibbles(q, b + 1);
-  } else if constexpr (T::ID == Q5_0) {
-    split_nibbles(q, b + 6);
-    add_fifth_bits(q, b + 2);
-  } else if constexpr (T::ID == Q5_1) {
-    split_nibbles(q, b + 8);
-    add_fifth_bits(q, b + 4);
-  } else if constexpr (T::ID == IQ4_XS) {
-    for (int j = 0; j < 8; j++) split_nibbles(q + 32 * j, b + 8 + 16 * j);
+    return word_at(b + 2 + 4 * g) ^ 0x80808080u;
   } else if constexpr (T::ID == Q2_K || T::ID == Q3_K) {
-    const u8* low = T::ID == Q2_K ? b + 16 : b + 32;
-    for (int g = 0; g < 8; g++)
-      for (int l = 0; l < 32; l++) {
-        int code = (low[32 * (g / 4) + l] >> (2 * (g % 4))) & 3;
-        if (T::ID == Q3_K) code |= ((b[l] >> g) & 1) << 2;
-        q[32 * g + l] = (u8)code;
-      }
+    return (word_at(b + (T::ID == Q2_K ? 16 : 32) + 32 * (j / 4) + 4 * g) >> (2 * (j % 4))) & PAIRS;
   } else if constexpr (T::ID == Q4_K || T::ID == Q5_K) {
-    const u8* low = T::ID == Q4_K ? b + 16 : b + 48;
-    for (int g = 0; g < 8; g++)
-      for (int l = 0; l < 32; l++) {
-        int code = (low[32 * (g / 2) + l] >> (g % 2 * 4)) & 15;
-        if (T::ID == Q5_K) code |= ((b[16 + l] >> g) & 1) << 4;
-        q[32 * g + l] = (u8)code;
-      }
+    return (word_at(b + (T::ID == Q4_K ? 16 : 48) + 32 * (j / 2) + 4 * g) >> (j % 2 * 4)) & NIBBLES;
+  } else if constexpr (T::ID == Q6_K) {
+    return (word_at(b + 64 * (j / 4) + 32 * (j % 2) + 4 * g) >> (j % 4 / 2 * 4)) & NIBBLES;
   } else {
-    static_assert(T::ID == Q6_K, "a block type without an unpacking rule");
-    for (int g = 0; g < 8; g++)
-      for (int l = 0; l < 32; l++) {
-        int low = (b[64 * (g / 4) + 32 * (g % 2) + l] >> (g % 4 / 2 * 4)) & 15;
-        int high = (b[128 + 32 * (g / 4) + l] >> (2 * (g % 4))) & 3;
-        q[32 * g + l] = (u8)(low | high << 4);
-      }
+    constexpr int start = T::ID == MXFP4 ? 1 : T::ID == Q4_1 ? 4 : T::ID == Q5_0 ? 6 : T::ID == Q5_1 || T::ID == IQ4_XS ? 8 : 2;
+    static_assert(T::LOW == 4, "a block type without a rule for its codes");
+    return (word_at(b + start + 16 * j + 4 * (g % 4)) >> (g / 4 * 4)) & NIBBLES;
   }
+}
+/* the T::HIGH bits above them */
+template <class T>
+PSI_INLINE u32 high_word(const u8* b, int j, int g) {
+  if constexpr (T::ID == Q5_0) return spread_four_bits(word_at(b + 2) >> (4 * g));
+  else if constexpr (T::ID == Q5_1) return spread_four_bits(word_at(b + 4) >> (4 * g));
+  else if constexpr (T::ID == Q3_K) return (word_at(b + 4 * g) >> j) & 0x01010101u;
+  else if constexpr (T::ID == Q5_K) return (word_at(b + 16 + 4 * g) >> j) & 0x01010101u;
+  else if constexpr (T::ID == Q6_K) return (word_at(b + 128 + 32 * (j / 4) + 4 * g) >> (2 * (j % 4))) & 0x03030303u;
+  else return 0;
+}
+
+/* Row r of a plane of BITS a code; word(g) gives four codes. */
+template <int BITS, class F>
+PSI_INLINE void put_plane(u8* plane, int r, F&& word) {
+  constexpr int PARTS = 8 / BITS, GROUPS = BITS; /* codes in a byte; 64-byte vectors of the plane */
+  unroll<GROUPS>([&](auto g) PSI_LAMBDA {
+    u32 joined = 0;
+    unroll<PARTS>([&](auto t) PSI_LAMBDA { joined |= word(t * GROUPS + g) << (t * BITS); });
+    memcpy(plane + 64 * g + 4 * r, &joined, 4);
+  });
 }
 
 /* ---- scales ---- */
@@ -125,49 +119,23 @@ static void put_scales(u8* record, int row, const u8* b) {
   }
 }
 
-/* ---- planes ---- */
-
-/* `bits` (8, 4, 2 or 1) of every position, starting at bit `from` of the codes, to a plane. */
-static void put_plane(u8* plane, const u8* codes, int bits, int from) {
-  if (bits == 8) {
-    memcpy(plane, codes, 512);
-  } else if (bits == 4) {
-    for (int p = 0; p < 256; p++) plane[p] = (u8)((codes[p] & 15) | (codes[p + 256] & 15) << 4);
-  } else if (bits == 2) {
-    for (int p = 0; p < 128; p++) {
-      int v = 0;
-      for (int t = 0; t < 4; t++) v |= ((codes[p + 128 * t] >> from) & 3) << (2 * t);
-      plane[p] = (u8)v;
-    }
-  } else if (bits == 1) {
-    for (int p = 0; p < 64; p++) {
-      int v = 0;
-      for (int t = 0; t < 8; t++) v |= ((codes[p + 64 * t] >> from) & 1) << t;
-      plane[p] = (u8)v;
-    }
-  }
-}
-
 template <class T>
 static void pack_panel(u8* panel, const u8* source, i64 row_size, int rows, i64 columns) {
+  constexpr int PER_FILE_BLOCK = T::COLUMNS / 32;
   const i64 blocks = columns / 32, file_blocks = columns / T::COLUMNS, block_size = row_size / file_blocks;
-  u8 codes[16][T::COLUMNS];
-  memset(codes, 0, sizeof codes);
+  if (rows < 16) memset(panel, 0, (size_t)(16 * row_size));
   for (i64 f = 0; f < file_blocks; f++) {
-    u8* record = (u8*)T::record(panel, blocks, f * (T::COLUMNS / 32));
+    u8* record = (u8*)T::record(panel, blocks, f * PER_FILE_BLOCK);
     memset(record, 0, T::RECORD);
     for (int r = 0; r < rows; r++) {
       const u8* b = source + r * row_size + f * block_size;
-      file_codes<T>(codes[r], b);
       put_scales<T>(record, r, b);
-    }
-    for (int j = 0; j < T::COLUMNS / 32; j++) {
-      u8 ordered[512];
-      for (int r = 0; r < 16; r++)
-        for (int g = 0; g < 8; g++) memcpy(ordered + 64 * g + 4 * r, codes[r] + 32 * j + 4 * g, 4);
-      const i64 b = f * (T::COLUMNS / 32) + j;
-      put_plane((u8*)T::low(panel, b), ordered, T::LOW, 0);
-      if (T::HIGH) put_plane((u8*)T::high(panel, blocks, b), ordered, T::HIGH, T::LOW);
+      for (int j = 0; j < PER_FILE_BLOCK; j++) {
+        const i64 place = f * PER_FILE_BLOCK + j;
+        put_plane<T::LOW>((u8*)T::low(panel, place), r, [&](int g) PSI_LAMBDA { return low_word<T>(b, j, g); });
+        if constexpr (T::HIGH > 0)
+          put_plane<T::HIGH>((u8*)T::high(panel, blocks, place), r, [&](int g) PSI_LAMBDA { return high_word<T>(b, j, g); });
+      }
     }
   }
 }
