@@ -33,7 +33,7 @@ const ffiTypes: Record<ArgumentType, FFIType> = {
 };
 
 /** A call by numbers only: addresses, sizes, scalars. */
-export type NativeFunction = (...args: (number | Uint8Array | Float64Array | string)[]) => number;
+export type NativeFunction = (...args: (number | ArrayBufferView | string)[]) => number;
 
 export type KernelLibrary = {
   readonly path: string;

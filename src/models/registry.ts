@@ -3,7 +3,12 @@ import type { Device } from "../runtime/device.ts";
 import { checkpointWeights } from "./checkpoint_weights.ts";
 import type { ModelFiles } from "./files/source.ts";
 import { ggufWeights } from "./gguf_weights.ts";
-import { gptOssArchitectures, gptOssConfigFromCheckpoint, gptOssConfigFromGguf, loadGptOss } from "./gpt_oss.ts";
+import {
+  gptOssArchitectures,
+  gptOssConfigFromCheckpoint,
+  gptOssConfigFromGguf,
+  loadGptOss,
+} from "./gpt_oss.ts";
 import { llamaArchitectures, llamaConfigFromCheckpoint, llamaConfigFromGguf, loadLlama } from "./llama.ts";
 import { mapModelFiles } from "./mapped_files.ts";
 import type { Model } from "./model.ts";
@@ -20,7 +25,13 @@ export type LoadOptions = {
 type Family = {
   /** As GGUF's `general.architecture` or a checkpoint's `model_type` says it. */
   readonly names: readonly string[];
-  load(files: ModelFiles, settings: Settings, weights: Weights, vocabulary: number, options: LoadOptions): Model;
+  load(
+    files: ModelFiles,
+    settings: Settings,
+    weights: Weights,
+    vocabulary: number,
+    options: LoadOptions,
+  ): Model;
 };
 
 const families: readonly Family[] = [
@@ -41,7 +52,10 @@ const families: readonly Family[] = [
       }
       // Older files do not state the experts' width.
       const width = files.tensors.get("blk.0.ffn_gate_exps.weight")?.shape[1] ?? 0;
-      return loadGptOss(gptOssConfigFromGguf(files.architecture, settings, vocabulary, width, ggmlYarn), weights);
+      return loadGptOss(
+        gptOssConfigFromGguf(files.architecture, settings, vocabulary, width, ggmlYarn),
+        weights,
+      );
     },
   },
 ];
@@ -55,18 +69,31 @@ export const supportedArchitectures: readonly string[] = families.flatMap((f) =>
 export function loadModel(device: Device, files: ModelFiles, options: LoadOptions = {}): Model {
   const family = families.find((f) => f.names.includes(files.architecture));
   if (!family) {
-    throw unexpected("unsupported", files.path, `an architecture of ${supportedArchitectures.join(", ")}`, files.architecture, {
-      details: { architecture: files.architecture },
-    });
+    throw unexpected(
+      "unsupported",
+      files.path,
+      `an architecture of ${supportedArchitectures.join(", ")}`,
+      files.architecture,
+      {
+        details: { architecture: files.architecture },
+      },
+    );
   }
   const gguf = files.kind === "gguf";
-  const table = [...files.tensors].find(([name]) => (gguf ? name === "token_embd.weight" : name.endsWith("embed_tokens.weight")));
+  const table = [...files.tensors].find(([name]) =>
+    gguf ? name === "token_embd.weight" : name.endsWith("embed_tokens.weight"),
+  );
   const vocabulary = table?.[1].shape[0];
   if (!vocabulary) throw unexpected("file_malformed", files.path, "an embedding table", "none");
   const mapped = mapModelFiles(files.files, device.name !== "meta");
   const source = gguf
     ? ggufWeights(files.tensors, mapped)
-    : checkpointWeights(files.architecture.replace("gpt_oss", "gpt-oss").replace("gemma3_text", "gemma3"), files.tensors, mapped, device);
+    : checkpointWeights(
+        files.architecture.replace("gpt_oss", "gpt-oss").replace("gemma3_text", "gemma3"),
+        files.tensors,
+        mapped,
+        device,
+      );
   const total = [...files.tensors.values()].reduce((sum, t) => sum + t.bytes, 0);
   let done = 0;
   const weights = new Weights(device, source, (bytes) => {

@@ -26,7 +26,7 @@ export function cpuBackend(options: CpuOptions): Backend {
   }
   check(native("psi_open")(options.isa ?? "", options.threads ?? 0), "psi_open");
   const calls = new Map(ops.map((op) => [op.name, native(`psi_${op.name}`)]));
-  const place = new Float64Array(1);
+  const place = new BigUint64Array(new ArrayBuffer(8));
   // A length of 4 GiB is the most one view may span.
   const view = (address: number, bytes: number): Uint8Array =>
     new Uint8Array(toArrayBuffer(address as never, 0, bytes));
@@ -35,7 +35,7 @@ export function cpuBackend(options: CpuOptions): Backend {
     info: () => readInfo(native("psi_info"), check),
     allocate(bytes) {
       check(native("psi_alloc")(place, bytes), "psi_alloc");
-      return place[0]!;
+      return Number(place[0]!);
     },
     release: (address, bytes) => check(native("psi_free")(address, bytes), "psi_free"),
     write(address, data) {
