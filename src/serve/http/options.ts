@@ -55,7 +55,7 @@ export type ServerOptions = {
   readonly limits?: Partial<RequestLimits>;
   /** Longest silence of a stream before a comment keeps it open, milliseconds. Default 5000. */
   readonly pingMs?: number;
-  /** Adds `psionic_metrics` and its like to answers. */
+  /** Adds `psionic_metrics` to answers. Default: as the environment says. */
   readonly debugFields?: boolean;
   /** Receives one line per finished request, without line break. */
   readonly log?: (line: string) => void;
@@ -81,10 +81,14 @@ export function serverSettings(options: ServerOptions): ServerSettings {
     reasoningEffort: options.reasoningEffort,
     limits: { ...defaultLimits, ...options.limits },
     pingMs: options.pingMs ?? 5000,
-    debugFields: options.debugFields ?? false,
+    debugFields: options.debugFields ?? debugWanted(),
     log: options.log ?? (() => {}),
     logFormat: options.logFormat ?? "text",
     onError: options.onError ?? (() => {}),
     version: options.version ?? "0",
   };
+}
+
+function debugWanted(): boolean {
+  return ["1", "true", "TRUE", "yes", "YES"].includes(Bun.env.PSIONIC_OPENAI_INCLUDE_DEBUG_FIELDS ?? "");
 }
