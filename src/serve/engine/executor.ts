@@ -1,9 +1,9 @@
+import { freeCachePool, makeCachePool } from "../../models/cache.ts";
 import type { CachePool, CacheType, Model } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
 import { argmax, logSumExp, topK } from "../../runtime/functions.ts";
 import { rowsOf, type Tensor } from "../../runtime/tensor.ts";
 import type { Batch, GroupShape, Logits, StepExecutor } from "./batch.ts";
-import { pageSize } from "./pages.ts";
 import type { Ranked } from "./select.ts";
 
 /** Runs a model's forward pass over paged caches on a device. */
@@ -17,12 +17,9 @@ export class ModelExecutor implements StepExecutor {
     this.device = device;
     this.model = model;
     this.vocabularySize = model.config.vocabularySize;
-    this.pools = model.cacheGroups.map((group, g) => {
-      const pageCount = groups[g]!.pages;
-      const shape = [pageCount, group.kvHeads * pageSize * group.headDim];
-      const perLayer = () => group.layers.map(() => device.empty(cacheType, shape));
-      return { group, cacheType, pageSize, pageCount, keys: perLayer(), values: perLayer() };
-    });
+    this.pools = model.cacheGroups.map((group, g) =>
+      makeCachePool(device, group, cacheType, groups[g]!.pages),
+    );
   }
 
   run(batch: Batch, read: (logits: Logits) => void): void {
@@ -44,7 +41,7 @@ export class ModelExecutor implements StepExecutor {
   }
 
   free(): void {
-    for (const { keys, values } of this.pools) for (const t of [...keys, ...values]) this.device.free(t);
+    for (const pool of this.pools) freeCachePool(this.device, pool);
   }
 }
 

@@ -1,10 +1,7 @@
 import { unexpected } from "../../core/error.ts";
+import { pageSize } from "../../models/cache.ts";
 
-/**
- * Positions per cache page. A multiple of the 16 positions of a key tile; small enough that a resumed prompt repeats
- * fewer than 32 tokens, large enough that a 128k context needs 4,096 page-table entries and not 8,192.
- */
-export const pageSize = 32;
+export { pageSize };
 
 /** Called when no page is free: makes an idle page free again and says whether it could. */
 export type Evict = () => boolean;

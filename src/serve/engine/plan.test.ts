@@ -1,7 +1,8 @@
 import { expect, test } from "bun:test";
 import type { PsionicError } from "../../core/error.ts";
+import { groupPageBytes } from "../../models/cache.ts";
 import { availableMemory } from "./memory.ts";
-import { type ModelShape, pageBytes, planMemory } from "./plan.ts";
+import { type ModelShape, planMemory } from "./plan.ts";
 
 const gib = 2 ** 30;
 
@@ -20,9 +21,9 @@ function shape(contextLength: number): ModelShape {
 
 test("bytes of a page: keys and values of all layers, scales of q8_0 included", () => {
   const [group] = shape(1).cacheGroups;
-  expect(pageBytes(group!, "f32")).toBe(2 * 4 * 8 * 64 * 32 * 4);
-  expect(pageBytes(group!, "f16")).toBe(2 * 4 * 8 * 64 * 32 * 2);
-  expect(pageBytes(group!, "q8_0")).toBe(2 * 4 * 8 * 64 * 34);
+  expect(groupPageBytes(group!, "f32")).toBe(2 * 4 * 8 * 64 * 32 * 4);
+  expect(groupPageBytes(group!, "f16")).toBe(2 * 4 * 8 * 64 * 32 * 2);
+  expect(groupPageBytes(group!, "q8_0")).toBe(2 * 4 * 8 * 64 * 34);
 });
 
 test("with memory to spare every slot has its whole context", () => {

@@ -1,5 +1,5 @@
-import { rowBytes } from "../../core/dtype.ts";
 import { type PsionicError, unexpected } from "../../core/error.ts";
+import { groupPageBytes } from "../../models/cache.ts";
 import type { CacheGroup, CacheType, ModelConfig } from "../../models/model.ts";
 import type { EngineOptions, MemoryPlan } from "../protocol.ts";
 import type { GroupShape } from "./batch.ts";
@@ -30,7 +30,8 @@ export type EnginePlan = {
 
 type PlanOptions = Pick<EngineOptions, "contextLength" | "slots" | "maxQueue" | "cacheType">;
 
-const defaultSlots = 8;
+export const defaultSlots = 8;
+export const defaultCacheType: CacheType = "f16";
 const largestSlots = 256;
 const defaultQueue = 512;
 /** Cached turns per slot whose windows are kept. */
@@ -45,7 +46,7 @@ const defaultPart = 0.25;
 
 /** Divides memory before anything is loaded; throws `admission_refused` with the numbers when it does not suffice. */
 export function planMemory(shape: ModelShape, options: PlanOptions, availableBytes: number): EnginePlan {
-  const cacheType = options.cacheType ?? "f16";
+  const cacheType = options.cacheType ?? defaultCacheType;
   const slots = checked("slots", options.slots ?? defaultSlots, largestSlots);
   const maxQueue = checked("maxQueue", options.maxQueue ?? defaultQueue, 1e6);
   const workspaceBytes = shape.workspaceBytes ?? estimatedWorkspace(shape.config, slots);
@@ -121,12 +122,10 @@ function groupShapes(shape: ModelShape, context: number, parallel: number, slots
 }
 
 function bytesOf(shape: ModelShape, cacheType: CacheType, groups: readonly GroupShape[]): number {
-  return shape.cacheGroups.reduce((sum, group, g) => sum + groups[g]!.pages * pageBytes(group, cacheType), 0);
-}
-
-/** Bytes of one page in all layers of a group, keys and values. */
-export function pageBytes(group: CacheGroup, cacheType: CacheType): number {
-  return 2 * group.layers.length * rowBytes(cacheType, group.kvHeads * group.headDim * pageSize);
+  return shape.cacheGroups.reduce(
+    (sum, group, g) => sum + groups[g]!.pages * groupPageBytes(group, cacheType),
+    0,
+  );
 }
 
 /** f32 rows of the model's width that are alive at the worst moment of a layer, by measurement on the known families. */

@@ -1,46 +1,60 @@
+import { planDigest } from "../../compiler/digest.ts";
 import type { CacheType, Model } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
+import { record } from "../../runtime/recorder.ts";
 import type { Batch } from "./batch.ts";
 import { promptTokensPerStep } from "./budget.ts";
 import { ModelExecutor } from "./executor.ts";
 import { pagesFor } from "./pages.ts";
 import type { ModelShape } from "./plan.ts";
 
+export type MeasuredShape = {
+  readonly shape: ModelShape;
+  /** Digest of the step that generates one token: the same for every context, number of slots and machine. */
+  readonly planDigest: string;
+};
+
 /**
  * What the memory plan must know, from a model loaded on the meta device: the largest step is run there, where only
  * shapes exist, and the arena says how much it took.
  */
-export function measureShape(device: Device, model: Model, slots: number, cacheType: CacheType): ModelShape {
-  const executor = new ModelExecutor(
-    device,
-    model,
-    model.cacheGroups.map(({ window }) => ({ window, pages: 1 })),
-    cacheType,
-  );
-  executor.run(largestBatch(model, slots), (logits) => {
+export function measureShape(
+  device: Device,
+  model: Model,
+  slots: number,
+  cacheType: CacheType,
+): MeasuredShape {
+  const groups = model.cacheGroups.map(({ window }) => ({ window, pages: 1 }));
+  const executor = new ModelExecutor(device, model, groups, cacheType);
+  const program = record(device, () => {
+    executor.run(emptyBatch(model, 1, 1, 1), (logits) => {
+      logits.argmax();
+    });
+  });
+  const total = promptTokensPerStep + slots - 1;
+  executor.run(emptyBatch(model, total, slots, pagesFor(model.config.contextLength)), (logits) => {
     logits.argmax();
     logits.logSumExp();
   });
   executor.free();
-  return {
+  const shape: ModelShape = {
     config: model.config,
     cacheGroups: model.cacheGroups,
     weightBytes: model.weightBytes,
     workspaceBytes: device.arena.peakBytes,
   };
+  return { shape, planDigest: planDigest(program) };
 }
 
-/** A whole prompt part beside every other slot generating, at the end of the context. */
-function largestBatch(model: Model, slots: number): Batch {
-  const total = promptTokensPerStep + slots - 1;
-  const maxPages = pagesFor(model.config.contextLength);
+/** A batch of `total` tokens whose last `sequences` rows are wanted; what the numbers in it are does not matter. */
+function emptyBatch(model: Model, total: number, sequences: number, maxPages: number): Batch {
   return {
     tokens: new Int32Array(total),
     positions: new Int32Array(total),
     sequences: new Int32Array(total),
-    pageTables: model.cacheGroups.map(() => new Int32Array(slots * maxPages)),
-    sequenceCount: slots,
+    pageTables: model.cacheGroups.map(() => new Int32Array(sequences * maxPages)),
+    sequenceCount: sequences,
     maxPages,
-    outputRows: Int32Array.from({ length: slots }, (_, i) => total - slots + i),
+    outputRows: Int32Array.from({ length: sequences }, (_, i) => total - sequences + i),
   };
 }

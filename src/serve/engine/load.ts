@@ -1,0 +1,105 @@
+import { openDevice } from "../../backends/index.ts";
+import { contentDigest } from "../../models/files/content_digest.ts";
+import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
+import type { Model } from "../../models/model.ts";
+import { loadModel } from "../../models/registry.ts";
+import type { Device } from "../../runtime/device.ts";
+import type { BackendTruth, EngineInfo, EngineOptions } from "../protocol.ts";
+import { ModelExecutor } from "./executor.ts";
+import type { LoadedEngine } from "./loop.ts";
+import type { LoadProgress } from "./messages.ts";
+import { type ModelPlan, planModel } from "./model_plan.ts";
+
+const cpuTruth: BackendTruth = {
+  backend: "cpu",
+  executionMode: "native",
+  executionEngine: "psionic",
+  residencyMode: "cpu_only",
+  hybridOffload: "unsupported",
+  fallbackPolicy: "refuse",
+  performanceClass: "portable_cpu_degraded",
+};
+
+/** Plans, opens the device, places the weights and allocates the caches. */
+export async function loadEngine(
+  options: EngineOptions,
+  onProgress: (progress: LoadProgress) => void,
+): Promise<LoadedEngine> {
+  const start = performance.now();
+  const files = openModelFiles(options.modelPath);
+  const plan = planModel(files, options);
+  const device = openDevice(options.backend, { threads: options.threads, isa: options.isa });
+  try {
+    const model = loadModel(device, files, {
+      numerics: options.numerics ?? "reference",
+      onProgress: reported("weights", onProgress),
+    });
+    const executor = new ModelExecutor(device, model, plan.groups, plan.cacheType);
+    const digest = contentDigest(files.files, reported("digest", onProgress));
+    return {
+      executor,
+      groups: plan.groups,
+      info: describeEngine(files, model, plan, digest, performance.now() - start),
+      arenaPeakBytes: () => device.arena.peakBytes,
+      close() {
+        executor.free();
+        model.free();
+        device.close();
+      },
+    };
+  } catch (error) {
+    closeAfterFailure(device);
+    throw error;
+  }
+}
+
+/** The failure that led here is the one to report; what it left on the device is freed without a complaint of its own. */
+function closeAfterFailure(device: Device): void {
+  try {
+    device.close();
+  } catch {
+    // in test mode the device names what the failed load left, which is expected here
+  }
+}
+
+/** Reports whole per cent, so that a load of ten thousand tensors sends a hundred messages. */
+function reported(stage: string, onProgress: (progress: LoadProgress) => void) {
+  let last = -1;
+  return (done: number, total: number) => {
+    const percent = Math.floor((100 * done) / Math.max(total, 1));
+    if (percent === last) return;
+    last = percent;
+    onProgress({ stage, done, total });
+  };
+}
+
+function describeEngine(
+  files: ModelFiles,
+  model: Model,
+  plan: ModelPlan,
+  digest: string,
+  loadMs: number,
+): EngineInfo {
+  const { architecture, name, vocabularySize, contextLength } = model.config;
+  const { slots, maxQueue, memory, planDigest, notes } = plan;
+  return {
+    model: {
+      ...{ path: files.path, architecture, name, digest, vocabularySize },
+      trainedContext: contextLength,
+      parameters: model.parameters,
+      weightBytes: model.weightBytes,
+      quantization: quantization(files),
+    },
+    backend: cpuTruth,
+    contextLength: plan.contextLength,
+    ...{ slots, maxQueue, memory, planDigest, loadMs, notes },
+  };
+}
+
+/** The type that most bytes of the file have. */
+function quantization(files: ModelFiles): string {
+  const bytes = new Map<string, number>();
+  for (const { dtype, bytes: n } of files.tensors.values()) bytes.set(dtype, (bytes.get(dtype) ?? 0) + n);
+  const [most] = [...bytes].sort(([, a], [, b]) => b - a);
+  return most ? most[0].toUpperCase() : "NONE";
+}
