@@ -160,6 +160,8 @@ export type EngineOptions = {
 /** The engine as the rest of the process sees it. */
 export interface Engine {
   readonly info: EngineInfo;
+  /** Set when the engine cannot go on: every request fails with it, and `/health` is 503. */
+  readonly failure?: Error | undefined;
   /**
    * Events of one request, in order. Throws PsionicError `context_overflow`, `queue_full`, `invalid_request` before the
    * first event. Aborting the signal, or leaving the loop, frees the request's slot at once. `choiceSignals[i]` ends

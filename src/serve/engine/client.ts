@@ -55,7 +55,7 @@ export class EngineClient implements Engine {
   private facts: EngineInfo | undefined;
   private nextId = 1;
   private state: "running" | "closing" | "closed" | "broken" = "running";
-  private failure: PsionicError | undefined;
+  failure: PsionicError | undefined;
 
   constructor(worker: Worker, link: LinkEnd, counters: Float64Array, onProgress: OnProgress) {
     this.worker = worker;

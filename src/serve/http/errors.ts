@@ -81,21 +81,27 @@ export function drainingError(): HttpError {
 }
 
 /** The one place that turns anything thrown into a status and a body. Internals never reach the client. */
-export function toHttpError(thrown: unknown, requestId: string): HttpError {
+export function toHttpError(
+  thrown: unknown,
+  record: { readonly id: string; readonly route: string },
+): HttpError {
   if (thrown instanceof HttpError) return thrown;
   if (thrown instanceof PsionicError) {
-    const known = fromPsionicError(thrown);
+    const known = fromPsionicError(
+      thrown,
+      record.route.endsWith("/chat/completions") ? "messages" : "prompt",
+    );
     if (known) return known;
   }
-  return new HttpError(500, `The server failed on this request; its log has the cause under ${requestId}.`, {
+  return new HttpError(500, `The server failed on this request; its log has the cause under ${record.id}.`, {
     code: "internal",
   });
 }
 
-function fromPsionicError(error: PsionicError): HttpError | undefined {
+function fromPsionicError(error: PsionicError, promptField: string): HttpError | undefined {
   switch (error.code) {
     case "context_overflow":
-      return contextError(error.details);
+      return contextError(error.details, promptField);
     case "invalid_request": {
       const param = wireName(error.details.param);
       const message = param ? error.message.replace(/^\[[^\]]*\]/, `[${param}]`) : error.message;
@@ -124,14 +130,14 @@ function fromPsionicError(error: PsionicError): HttpError | undefined {
   }
 }
 
-function contextError(details: Readonly<Record<string, unknown>>): HttpError {
+function contextError(details: Readonly<Record<string, unknown>>, promptField: string): HttpError {
   const { promptTokens, contextLength, maxTokens } = details;
   const asked = maxTokens === undefined ? "" : ` and max_tokens asks for ${maxTokens} more`;
   return new HttpError(
     400,
     `This model's context is ${contextLength} tokens, but the prompt has ${promptTokens}${asked}. ` +
       `Shorten the prompt${maxTokens === undefined ? "" : ", lower max_tokens"} or load the model with a larger context.`,
-    { code: "context_length_exceeded", param: maxTokens === undefined ? "messages" : "max_tokens" },
+    { code: "context_length_exceeded", param: maxTokens === undefined ? promptField : "max_tokens" },
   );
 }
 

@@ -116,7 +116,7 @@ function notFound(): HttpError {
 }
 
 function errorResponse(state: ServerState, record: RequestRecord, thrown: unknown, gone: boolean): Response {
-  const error = toHttpError(thrown, record.id);
+  const error = toHttpError(thrown, record);
   record.error = error.code ?? String(error.status);
   if (error.status === 500 && !gone) state.settings.onError(thrown, record.id);
   return json(error.body(), error.status, error.headers);
@@ -128,7 +128,7 @@ function endRequest(state: ServerState, record: RequestRecord, gone: boolean, er
     record.status = CLIENT_GONE;
     metrics.clientsGone.inc();
   } else if (error !== undefined) {
-    const known = toHttpError(error, record.id);
+    const known = toHttpError(error, record);
     record.error = known.code ?? String(known.status);
     if (known.status === 500) settings.onError(error, record.id);
   }

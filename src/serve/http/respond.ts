@@ -103,7 +103,7 @@ async function* lines(
     }
   } catch (error) {
     outcome = { error };
-    yield sseEvent(toHttpError(error, context.record.id).body());
+    yield sseEvent(toHttpError(error, context.record).body());
   } finally {
     finish(outcome);
   }

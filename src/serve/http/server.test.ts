@@ -41,6 +41,16 @@ test("health tells loading, loaded, failed; the port is open before the model is
   expect(await failed.text()).not.toContain("secret");
 });
 
+test("health is 503 when the engine has died", async () => {
+  const model = scriptedModel("x");
+  await using server = await testServer(model);
+  model.engine.failure = new Error("worker ended at 0xbeef");
+  const response = await server.get("/health");
+  expect(response.status).toBe(503);
+  const body = await response.json();
+  expect(body).toMatchObject({ status: "failed", error: { code: "engine_failed" } });
+});
+
 test("model list and card", async () => {
   await using server = await testServer(scriptedModel("x"));
   for (const path of ["/v1/models", "/models"]) {

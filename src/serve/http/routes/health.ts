@@ -14,8 +14,9 @@ export const health: Route = {
       return json(body, 503, status === "loading" ? { "retry-after": "1" } : {});
     }
     if (state.draining()) return json({ status: "draining", ...drainingError().body() }, 503);
-    if (!authorized) return json({ status: "ok" });
     const { engine } = state.model();
+    if (engine.failure) return json({ status: "failed", ...engineFailed().body() }, 503);
+    if (!authorized) return json({ status: "ok" });
     const facts = modelFacts(engine.info);
     return json({
       status: "ok",
@@ -37,3 +38,10 @@ export const health: Route = {
     });
   },
 };
+
+function engineFailed(): HttpError {
+  return new HttpError(503, "The engine has failed; the server must be started again.", {
+    type: "backend_unavailable",
+    code: "engine_failed",
+  });
+}

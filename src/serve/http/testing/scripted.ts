@@ -87,6 +87,7 @@ export type Script = {
 export class ScriptedEngine implements Engine {
   readonly info: EngineInfo;
   readonly requests: GenerateRequest[] = [];
+  failure: Error | undefined;
   cancelled = 0;
   running = 0;
   private readonly script: Script;
