@@ -72,6 +72,13 @@ export function loadingError(): HttpError {
   return new HttpError(503, "The model is still loading.", { ...overloaded, code: "model_loading" });
 }
 
+export function loadFailedError(): HttpError {
+  return new HttpError(503, "The model could not be loaded.", {
+    type: "backend_unavailable",
+    code: "load_failed",
+  });
+}
+
 export function drainingError(): HttpError {
   return new HttpError(503, "The server is shutting down.", {
     type: "backend_unavailable",

@@ -1,7 +1,7 @@
 import { Elysia } from "elysia";
 import { unexpected } from "../../core/error.ts";
 import type { Route, ServerState } from "./context.ts";
-import { HttpError, loadingError } from "./errors.ts";
+import { loadFailedError, loadingError } from "./errors.ts";
 import { ServerMetrics } from "./metrics.ts";
 import { type ServedModel, type ServerOptions, serverSettings } from "./options.ts";
 import { type Arrival, answer, type Guards, type PathRoutes } from "./pipeline.ts";
@@ -83,11 +83,7 @@ function makeState(
     shutdown,
     model: () => {
       if (model) return model;
-      if (failed)
-        throw new HttpError(503, "The model could not be loaded.", {
-          type: "backend_unavailable",
-          code: "load_failed",
-        });
+      if (failed) throw loadFailedError();
       throw loadingError();
     },
     loadStatus: () => (model ? "loaded" : failed ? "failed" : "loading"),

@@ -1,5 +1,5 @@
 import type { Route } from "../context.ts";
-import { drainingError, json, loadingError } from "../errors.ts";
+import { drainingError, HttpError, json, loadFailedError, loadingError } from "../errors.ts";
 import { modelFacts, servedEndpoints } from "../model_card.ts";
 
 /** Liveness for anyone; facts about the model for callers with a key. 503 until the model is loaded. */
@@ -9,10 +9,8 @@ export const health: Route = {
   open: true,
   handle: ({ state, authorized }) => {
     const status = state.loadStatus();
-    if (status !== "loaded") {
-      const body = { status, ...loadingError().body() };
-      return json(body, 503, status === "loading" ? { "retry-after": "1" } : {});
-    }
+    if (status === "loading") return json({ status, ...loadingError().body() }, 503, { "retry-after": "1" });
+    if (status === "failed") return json({ status, ...loadFailedError().body() }, 503);
     if (state.draining()) return json({ status: "draining", ...drainingError().body() }, 503);
     const { engine } = state.model();
     if (engine.failure) return json({ status: "failed", ...engineFailed().body() }, 503);
