@@ -1,23 +1,6 @@
+import type { GenerationParser, ParsedEvent } from "../models/chat/types.ts";
 import type { GenerateEvent, TokenLogprob } from "./protocol.ts";
 import { StopStrings } from "./stop_strings.ts";
-
-/** What a parser found in the tokens of an answer. */
-export type ParsedEvent =
-  | { readonly type: "content"; readonly text: string }
-  | { readonly type: "reasoning"; readonly text: string }
-  /** A piece of a tool call; `name` comes once, with the first piece. */
-  | { readonly type: "toolCall"; readonly index: number; readonly name?: string; readonly arguments: string };
-
-/** Turns the tokens of one answer into its parts. Must not throw. */
-export interface AnswerParser {
-  push(token: number): readonly ParsedEvent[];
-  /** The answer is over; `stopToken` ended it, if one did. */
-  finish(stopToken: number | undefined): readonly ParsedEvent[];
-  /** The last token was part of content, also when its text is not complete yet. */
-  readonly inContent: boolean;
-  /** Tokens that fitted no rule of the format and became content. */
-  readonly unparsed: number;
-}
 
 /** A generated token with its log-probability and the place of its text in the content (UTF-16 units). */
 export type TokenRecord = TokenLogprob & { readonly top: readonly TokenLogprob[]; readonly offset: number };
@@ -64,7 +47,7 @@ export class Choice {
   finished = false;
   completionTokens = 0;
   reasoningTokens = 0;
-  private readonly parser: AnswerParser;
+  private readonly parser: GenerationParser;
   private readonly stops: StopStrings;
   private readonly wantsRecords: boolean;
   private readonly records: TokenRecord[] = [];
@@ -73,7 +56,7 @@ export class Choice {
   private sentLength = 0;
   private calledTool = false;
 
-  constructor(index: number, parser: AnswerParser, stops: readonly string[], wantsRecords: boolean) {
+  constructor(index: number, parser: GenerationParser, stops: readonly string[], wantsRecords: boolean) {
     this.index = index;
     this.parser = parser;
     this.stops = new StopStrings(stops);

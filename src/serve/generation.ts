@@ -1,4 +1,5 @@
-import { type AnswerParser, Choice, type ChoiceEvent } from "./choice.ts";
+import type { GenerationParser } from "../models/chat/types.ts";
+import { Choice, type ChoiceEvent } from "./choice.ts";
 import type { Engine, GenerateEvent, GenerateRequest } from "./protocol.ts";
 
 /** A request for the engine with what the main thread does to its answer. */
@@ -6,7 +7,7 @@ export type GenerationPlan = {
   readonly request: GenerateRequest;
   readonly stops: readonly string[];
   /** One parser for each choice. */
-  readonly parser: () => AnswerParser;
+  readonly parser: () => GenerationParser;
 };
 
 type EndEvent = Extract<GenerateEvent, { type: "end" }>;

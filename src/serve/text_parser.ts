@@ -1,8 +1,8 @@
+import type { GenerationParser, ParsedEvent } from "../models/chat/types.ts";
 import type { Tokenizer } from "../models/tokenizer/tokenizer.ts";
-import type { AnswerParser, ParsedEvent } from "./choice.ts";
 
 /** Everything is content: for completions, and for chat answers that are asked for raw. */
-export function textParser(tokenizer: Tokenizer, options: { readonly special: boolean }): AnswerParser {
+export function textParser(tokenizer: Tokenizer, options: { readonly special: boolean }): GenerationParser {
   const decoder = tokenizer.streamDecoder({ special: options.special });
   const content = (text: string): ParsedEvent[] => (text === "" ? [] : [{ type: "content", text }]);
   return {

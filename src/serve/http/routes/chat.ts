@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import type { PromptOptions } from "../../chat.ts";
+import type { ChatOptions } from "../../../models/chat/types.ts";
 import type { GenerationPlan } from "../../generation.ts";
 import { textParser } from "../../text_parser.ts";
 import { readJson, validate } from "../body.ts";
@@ -86,11 +86,12 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
   const sampling = samplingOf(body, tokenizer, limits);
   const asked = body.max_completion_tokens ?? body.max_tokens;
   const raw = body.reasoning_format === "none";
+  const options = chatOptions(context, body);
   return {
     stops: stopStringsOf(body),
-    parser: () => (raw ? textParser(tokenizer, { special: true }) : chat.parser()),
+    parser: () => (raw ? textParser(tokenizer, { special: true }) : chat.parser(options)),
     request: {
-      prompt: chat.prompt(messages, promptOptions(context, body)),
+      prompt: chat.prompt(messages, options),
       ...(asked === null || asked === undefined || asked < 0 ? {} : { maxTokens: asked }),
       sampling:
         logitBias.length === 0
@@ -105,7 +106,7 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
   };
 }
 
-function promptOptions({ state }: RouteContext, body: ChatFields): PromptOptions {
+function chatOptions({ state }: RouteContext, body: ChatFields): ChatOptions {
   const asked = body.chat_template_kwargs ?? {};
   const wanted = v.safeParse(maybe(oneOf("low", "medium", "high")), asked.reasoning_effort);
   if (!wanted.success)

@@ -1,8 +1,7 @@
 import { unexpected } from "../../../core/error.ts";
+import type { ChatFormat, ChatMessage, ParsedEvent } from "../../../models/chat/types.ts";
 import { makeTokenizer, type Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
 import { makeVocabulary, TokenType } from "../../../models/tokenizer/vocabulary.ts";
-import type { ChatFormat } from "../../chat.ts";
-import type { ParsedEvent } from "../../choice.ts";
 import type { Engine, EngineInfo, GenerateEvent, GenerateRequest } from "../../protocol.ts";
 import type { ServedModel } from "../options.ts";
 
@@ -40,14 +39,14 @@ export function script(text: string): number[] {
 
 /** `role:content` lines; reasoning stands between `<|think|>` and `<|answer|>`. */
 export function lineFormat(tokenizer: Tokenizer): ChatFormat {
+  const written = (messages: readonly ChatMessage[]): string =>
+    messages.map(({ role, content }) => `${role}:${content}\n`).join("");
   return {
     name: "harmony",
-    capabilities: { reasoning: true },
+    capabilities: { reasoning: true, tools: false },
     stopTokens: [END],
-    prompt: (messages) =>
-      tokenizer.encode(messages.map(({ role, content }) => `${role}:${content}\n`).join(""), {
-        special: false,
-      }),
+    render: (messages) => [{ text: written(messages), special: false }],
+    prompt: (messages) => tokenizer.encode(written(messages), { special: false }),
     parser: () => {
       let kind: "content" | "reasoning" = "content";
       let marker = false;
