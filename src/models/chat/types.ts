@@ -1,0 +1,47 @@
+/** A call of a tool in a history; `arguments` is the JSON text the model wrote. */
+export type ChatToolCall = { readonly id?: string; readonly name: string; readonly arguments: string };
+
+export type ChatMessage = {
+  readonly role: "system" | "developer" | "user" | "assistant" | "tool";
+  readonly content: string;
+  readonly reasoning?: string;
+  /** Of a tool message: the tool that answered. */
+  readonly name?: string;
+  readonly toolCalls?: readonly ChatToolCall[];
+  readonly toolCallId?: string;
+};
+
+export type PromptOptions = {
+  readonly reasoningEffort?: "low" | "medium" | "high";
+  /** Variables of the file's template. */
+  readonly templateArguments?: Readonly<Record<string, unknown>>;
+};
+
+/** What a parser found in the tokens of an answer. */
+export type ParsedEvent =
+  | { readonly type: "content"; readonly text: string }
+  | { readonly type: "reasoning"; readonly text: string }
+  /** A piece of a tool call; `name` comes once, with the first piece. */
+  | { readonly type: "toolCall"; readonly index: number; readonly name?: string; readonly arguments: string };
+
+/** Turns the tokens of one answer into its parts. Must not throw. */
+export interface AnswerParser {
+  push(token: number): readonly ParsedEvent[];
+  /** The answer is over; `stopToken` ended it, if one did. */
+  finish(stopToken: number | undefined): readonly ParsedEvent[];
+  /** The last token was part of content, also when its text is not complete yet. */
+  readonly inContent: boolean;
+  /** Tokens that fitted no rule of the format and became content. */
+  readonly unparsed: number;
+}
+
+/** How a model's conversations are written and its answers read. */
+export interface ChatFormat {
+  readonly name: string;
+  readonly capabilities: { readonly reasoning: boolean };
+  /** Tokens that end an answer beyond the vocabulary's own. */
+  readonly stopTokens: readonly number[];
+  /** Token ids of a conversation, ready for the assistant's next words. */
+  prompt(messages: readonly ChatMessage[], options: PromptOptions): number[];
+  parser(): AnswerParser;
+}
