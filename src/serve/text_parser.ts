@@ -1,5 +1,5 @@
-import type { GenerationParser, ParsedEvent } from "../models/chat/types.ts";
 import type { Tokenizer } from "../models/tokenizer/tokenizer.ts";
+import type { GenerationParser, ParsedEvent } from "./chat.ts";
 
 /** Everything is content: for completions, and for chat answers that are asked for raw. */
 export function textParser(tokenizer: Tokenizer, options: { readonly special: boolean }): GenerationParser {

@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import type { ChatOptions } from "../../../models/chat/types.ts";
+import type { ChatOptions } from "../../chat.ts";
 import type { GenerationPlan } from "../../generation.ts";
 import { textParser } from "../../text_parser.ts";
 import { readJson, validate } from "../body.ts";
