@@ -10,7 +10,7 @@ async function events(
 ): Promise<{ all: GenerationEvent[]; text: (choice: number) => string }> {
   const model = scriptedModel(script);
   const full = { prompt: [1, 2, 3], sampling: {}, stopTokens: [END], choices: 1, ...request };
-  const plan = { request: full, stops, parser: () => model.chat.parser() };
+  const plan = { request: full, stops, parser: () => model.chat.parser({}) };
   const all: GenerationEvent[] = [];
   for await (const event of generate(model.engine, plan, { signal: new AbortController().signal }))
     all.push(event);
