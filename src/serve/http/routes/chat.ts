@@ -62,7 +62,7 @@ export const chatCompletions: Route = {
       shape: chatAnswer({
         id: state.nextId("chatcmpl"),
         model: name,
-        fingerprint: `psionic-${info.planDigest.slice(0, 16)}`,
+        fingerprint: `psionic-${info.planDigest.replace(/^.*:/, "").slice(0, 16)}`,
         choices: plan.request.choices,
         tokenizer: model.tokenizer,
         logprobs: body.logprobs ?? false,

@@ -54,7 +54,7 @@ export const completions: Route = {
       shape: completionAnswer({
         id: state.nextId("cmpl"),
         model: name,
-        fingerprint: `psionic-${info.planDigest.slice(0, 16)}`,
+        fingerprint: `psionic-${info.planDigest.replace(/^.*:/, "").slice(0, 16)}`,
         tokenizer: model.tokenizer,
         prompts,
         n,

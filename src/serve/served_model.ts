@@ -1,0 +1,47 @@
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { unexpected } from "../core/error.ts";
+import { chatFormatFor } from "../models/chat/index.ts";
+import { type ModelFiles, openModelFiles } from "../models/files/source.ts";
+import { type Tokenizer, tokenizerFromGguf, tokenizerFromHuggingFace } from "../models/tokenizer/index.ts";
+import { type OnProgress, startEngine } from "./engine/index.ts";
+import type { ServedModel } from "./http/options.ts";
+import type { EngineOptions } from "./protocol.ts";
+
+/** Loads a model into an engine of its own, with its tokenizer and chat format. Closing the engine frees it. */
+export async function openServedModel(options: EngineOptions, onProgress?: OnProgress): Promise<ServedModel> {
+  const { tokenizer, chat, chatTemplate } = openText(options.modelPath);
+  const engine = await startEngine(options, onProgress);
+  return { engine, tokenizer, chat, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
+}
+
+/** The text side of a model: no weights are touched. */
+export function openText(modelPath: string): Omit<ServedModel, "engine"> {
+  const files = openModelFiles(modelPath);
+  const tokenizer = openTokenizer(files);
+  const chatTemplate = templateOf(files);
+  const chat = chatFormatFor({ architecture: files.architecture, template: chatTemplate, tokenizer });
+  return { tokenizer, chat, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
+}
+
+export function openTokenizer(files: ModelFiles): Tokenizer {
+  if (files.kind === "gguf") return tokenizerFromGguf((key) => files.metadata.get(key)?.value);
+  if (files.tokenizer === undefined) {
+    throw unexpected("file_not_found", files.path, "a tokenizer.json beside config.json", "none");
+  }
+  return tokenizerFromHuggingFace(files.tokenizer, files.tokenizerConfig, files.generationConfig);
+}
+
+/** The template text: of the GGUF's metadata, or of a checkpoint's tokenizer config or `chat_template.jinja`. */
+function templateOf(files: ModelFiles): string | undefined {
+  if (files.kind === "gguf") return textOrNone(files.setting("tokenizer.chat_template"));
+  const path = join(files.path, "chat_template.jinja");
+  if (existsSync(path)) return readFileSync(path, "utf8");
+  const config = files.tokenizerConfig;
+  if (typeof config !== "object" || config === null || !("chat_template" in config)) return undefined;
+  return textOrNone(config.chat_template);
+}
+
+function textOrNone(value: unknown): string | undefined {
+  return typeof value === "string" && value !== "" ? value : undefined;
+}
