@@ -270,9 +270,9 @@ static const u8* expand(const u8* panel, i64 blocks, i64 first, i64 count, u8* c
   return T::LOW == 8 ? T::low(panel, first) : codes;
 }
 
-/* One piece of P panels for rows from..from+rows (at most ROW_CHUNK). */
+/* One piece of P panels for `rows` rows (at most ROW_CHUNK), whose input rows are listed in `inputs`. */
 template <class T, int P>
-static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 panel, i64 first, i64 from, i64 rows, float* acc) {
+static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 panel, i64 first, const i64* inputs, i64 rows, float* acc) {
   typedef Expanded<Shape<T::HALVES, T::MINS, T::WIDE>> S;
   const i64 blocks = t.columns / 32, count = blocks - first < PIECE ? blocks - first : PIECE;
   S sources[P];
@@ -281,13 +281,14 @@ static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 p
     float* mins = w.mins + p * PIECE * 32;
     sources[p] = {expand<T>(t.panels + (panel + p) * size, blocks, first, count, w.codes + p * PIECE * 512, scales, mins), scales, mins};
   }
-  i64 tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-  const i64 ahead = count * T::LOW / tiles + 1; /* cache lines a tile */
+  const i64 tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = rows / tiles, taller = rows % tiles; /* nearly equal */
+  const i64 ahead = count * T::LOW / tiles + 1; /* cache lines of the next panels to fetch beside each tile */
   const u8* next = T::low(t.panels + (panel + P) * size, first);
-  for (i64 i = 0; i < rows; tiles--) {
-    const int n = (int)((rows - i + tiles - 1) / tiles); /* nearly equal tiles */
+  const InputBlock* base = t.in + first * t.input_rows;
+  for (i64 i = 0, done = 0; i < rows; done++) {
+    const int n = (int)(height + (done < taller));
     const InputBlock* x[TILE_ROWS] = {};
-    for (int r = 0; r < n; r++) x[r] = input_of(t, from + i + r, blocks, first);
+    for (int r = 0; r < n; r++) x[r] = base + inputs[i + r] * count;
     for (int p = 0; p < P; p++)
       for (i64 l = 0; l < ahead; l++) __builtin_prefetch(next + p * size + l * 64, 0, 2);
     next += ahead * 64;
@@ -302,10 +303,12 @@ template <class T>
 static void many_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i64 from, i64 rows) {
   Workspace w = workspace(t.scratch);
   const i64 paired = panels / TILE_PANELS * TILE_PANELS;
+  i64 inputs[ROW_CHUNK];
+  for (i64 i = 0; i < rows; i++) inputs[i] = slot_of(t, from + i) / t.slots_per_input;
   memset(w.acc, 0, (size_t)(rows * panels * 64));
   for (i64 first = 0; first < t.columns / 32; first += PIECE) {
-    for (i64 p = 0; p < paired; p += TILE_PANELS) piece_rows<T, TILE_PANELS>(t, w, size, panel + p, first, from, rows, w.acc + p * rows * 16);
-    for (i64 p = paired; p < panels; p++) piece_rows<T, 1>(t, w, size, panel + p, first, from, rows, w.acc + p * rows * 16);
+    for (i64 p = 0; p < paired; p += TILE_PANELS) piece_rows<T, TILE_PANELS>(t, w, size, panel + p, first, inputs, rows, w.acc + p * rows * 16);
+    for (i64 p = paired; p < panels; p++) piece_rows<T, 1>(t, w, size, panel + p, first, inputs, rows, w.acc + p * rows * 16);
   }
   for (i64 p = 0; p < panels; p++) {
     const i64 width = p < paired ? TILE_PANELS : 1, lane = p % width;
