@@ -39,7 +39,7 @@ export async function answer(
   let cors: Record<string, string> = {};
   let response: Response;
   try {
-    const host = request.headers.get("host") ?? new URL(request.url).host;
+    const host = hostOf(request);
     checkHost(guards.hosts, host);
     cors = corsHeaders(guards.cors, request, host);
     response = await route(state, routes, arrival, record, cors, () => {
@@ -56,6 +56,11 @@ export async function answer(
   response.headers.set("x-content-type-options", "nosniff");
   if (!open) finish();
   return request.method === "HEAD" ? new Response(null, response) : response;
+}
+
+/** The Host header; of a request without a socket the URL's; empty for the old clients that send none. */
+function hostOf(request: Request): string {
+  return request.headers.get("host") ?? URL.parse(request.url)?.host ?? "";
 }
 
 async function route(

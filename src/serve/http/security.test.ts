@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { connect } from "node:net";
 import { checkBind, hostRule, isLoopback, parseApiKeys } from "./security.ts";
 import { testServer } from "./testing/client.ts";
 import { scriptedModel } from "./testing/scripted.ts";
@@ -118,4 +119,29 @@ test("a key guards everything but liveness", async () => {
 test("key files", () => {
   expect(() => parseApiKeys("# nothing\n")).toThrow("at least one key");
   expect(() => parseApiKeys("short\n")).toThrow("at least 8 characters");
+});
+
+/** The status line of the answer to raw bytes. */
+function rawStatus(port: number, text: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, "127.0.0.1", () => socket.write(text));
+    socket.once("data", (data) => {
+      resolve(data.toString("latin1").split("\r\n")[0] ?? "");
+      socket.destroy();
+    });
+    socket.once("error", reject);
+    socket.once("close", () => resolve("closed"));
+  });
+}
+
+test("requests that no client sends", async () => {
+  await using server = await testServer(scriptedModel("x"));
+  expect(await rawStatus(server.port, "GET /health HTTP/1.0\r\n\r\n")).toContain(" 403 ");
+  expect(await rawStatus(server.port, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")).toContain(" 200 ");
+  expect(
+    await rawStatus(server.port, "GET http://evil.com/health HTTP/1.1\r\nHost: evil.com\r\n\r\n"),
+  ).toContain(" 403 ");
+  expect(await rawStatus(server.port, "GARBAGE\r\n\r\n")).toMatch(/ 400 |closed/);
+  expect((await server.get("/health")).status).toBe(200);
+  expect(server.errors).toEqual([]);
 });

@@ -83,10 +83,23 @@ test("model list and card", async () => {
 
 test("unknown paths and wrong methods are quick, readable JSON", async () => {
   await using server = await testServer(scriptedModel("x"));
-  for (const path of ["/", "/api/tags", "/v1/nothing", "/version", "/v1/v1/models", "/%ff"]) {
+  for (const path of [
+    "/",
+    "/api/tags",
+    "/v1/nothing",
+    "/version",
+    "/v1/v1/models",
+    "/%ff",
+    "/%zz",
+    "//",
+    "/v1/models/a/b",
+  ]) {
     const response = await server.get(path);
     expect(response.status).toBe(404);
     expect((await response.json()).error.message).toContain("/v1/chat/completions");
+  }
+  for (const path of ["/v1/models/%ff", "/v1/models/%zz", "/v1/models/%00"]) {
+    expect((await server.get(path)).status).toBe(404);
   }
   const wrong = await server.get("/v1/chat/completions");
   expect(wrong.status).toBe(405);

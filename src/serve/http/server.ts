@@ -100,6 +100,7 @@ function makeState(
 
 /** Every path with and without `/v1`, every method through the same checks; unknown paths too. */
 function makeApp(state: ServerState, guards: Guards) {
+  const nowhere: PathRoutes = { pattern: "unmatched", methods: new Map() };
   const app = new Elysia({
     serve: {
       // Our own limit answers in the error shape; the socket's would close without a word.
@@ -107,6 +108,10 @@ function makeApp(state: ServerState, guards: Guards) {
       idleTimeout: 60,
     },
   });
+  // Only what goes wrong before a handler runs comes here: a path that does not decode, say.
+  app.onError(({ request }) =>
+    answer(state, guards, nowhere, arrivalOf({ request, params: {}, server: app.server })),
+  );
   for (const { pattern, methods } of byPath(routes)) {
     for (const path of [pattern, `/v1${pattern}`]) {
       app.all(
@@ -118,7 +123,6 @@ function makeApp(state: ServerState, guards: Guards) {
       );
     }
   }
-  const nowhere: PathRoutes = { pattern: "unmatched", methods: new Map() };
   for (const path of ["/", "/*"]) {
     app.all(path, (context) => answer(state, guards, nowhere, arrivalOf(context)), { parse: "none" });
   }
