@@ -1,83 +1,140 @@
-/**
- * The Harmony format of GPT-OSS:
- *   message := <|start|> role [to=recipient] [<|channel|> channel [to=recipient]] [content type] <|message|> text end
- *   end     := <|end|> | <|return|> (last of an answer) | <|call|> (a tool is called)
- */
-import type { Tokenizer } from "../tokenizer/index.ts";
-import { HarmonyParser } from "./harmony_parser.ts";
-import { Markup } from "./markup.ts";
-import type { ChatFormat, ChatMessage, PromptOptions } from "./types.ts";
+import { unexpected } from "../../core/error.ts";
+import { harmonyParser } from "./harmony_parser.ts";
+import { isBuiltIn, type ToolNames, toolNames, toolSection } from "./harmony_tools.ts";
+import { encodePieces, joinPieces, marked, plain } from "./pieces.ts";
+import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
 
-export function harmonyFormat(tokenizer: Tokenizer): ChatFormat {
-  const markup = new Markup(tokenizer);
-  const stops = ["<|return|>", "<|call|>"].map((text) => tokenizer.idOf(text));
+const IDENTITY = "You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06";
+const CHANNELS = "# Valid channels: analysis, commentary, final. Channel must be included for every message.";
+const TOOLS_CHANNEL = "Calls to these tools must go to the commentary channel: 'functions'.";
+
+/** Control tokens of the format, which a file may have failed to mark as such. */
+const MARKS: readonly string[] = [
+  "<|start|>",
+  "<|message|>",
+  "<|channel|>",
+  "<|constrain|>",
+  "<|end|>",
+  "<|return|>",
+  "<|call|>",
+  "<|startoftext|>",
+  "<|endoftext|>",
+];
+
+/** The format of GPT-OSS. */
+export function harmonyFormat(tokenizer: ChatTokenizer): ChatFormat {
   return {
     name: "harmony",
-    capabilities: { reasoning: true },
-    stopTokens: stops.filter((id) => id !== undefined),
-    prompt: (messages, options) =>
-      markup.encode(renderHarmony(messages, options, (text) => markup.plain(text))),
-    parser: () => new HarmonyParser(tokenizer),
+    capabilities: { reasoning: true, tools: true },
+    stopTokens: ["<|return|>", "<|call|>"].flatMap((text) => tokenizer.idOf(text) ?? []),
+    render: renderHarmony,
+    prompt: (messages, options) => encodePieces(tokenizer, renderHarmony(messages, options), MARKS),
+    parser: (options = {}) => harmonyParser(tokenizer, toolNames(options.tools)),
   };
 }
 
 /**
- * The prompt as text, ending in the header of the assistant's next message. Every system and developer message is part
- * of the one developer message; the system message itself is written by the server.
+ * The prompt up to `<|start|>assistant`. The system message is ours; all system and developer texts of the request
+ * together, in order, become the one developer message.
  */
-export function renderHarmony(
+export function renderHarmony(messages: readonly ChatMessage[], options: ChatOptions = {}): PromptPiece[] {
+  const names = toolNames(options.tools);
+  const callNames = new Map<string, string>();
+  const lastFinal = messages.findLastIndex(isFinalAnswer);
+  const pieces = [...systemMessage(options), ...developerMessage(messages, options, names)];
+  messages.forEach((message, i) => {
+    switch (message.role) {
+      case "user":
+        pieces.push(marked("<|start|>user<|message|>"), plain(message.content), marked("<|end|>"));
+        break;
+      case "assistant":
+        for (const call of message.toolCalls ?? []) if (call.id) callNames.set(call.id, call.name);
+        // Reasoning that led to an answer is of no more use; inside a tool loop the model goes on from it.
+        pieces.push(...assistantMessages(message, i > lastFinal, names));
+        break;
+      case "tool":
+        pieces.push(...toolMessage(message, i, callNames, names));
+        break;
+    }
+  });
+  pieces.push(marked("<|start|>assistant"));
+  return joinPieces(pieces);
+}
+
+function isFinalAnswer({ role, content, toolCalls = [] }: ChatMessage): boolean {
+  return role === "assistant" && toolCalls.length === 0 && content !== "";
+}
+
+function systemMessage({ currentDate, reasoningEffort = "medium", tools = [] }: ChatOptions): PromptPiece[] {
+  const identity = currentDate === undefined ? IDENTITY : `${IDENTITY}\nCurrent date: ${currentDate}`;
+  const channels = tools.length > 0 ? `${CHANNELS}\n${TOOLS_CHANNEL}` : CHANNELS;
+  const text = `${identity}\n\nReasoning: ${reasoningEffort}\n\n${channels}`;
+  return [marked("<|start|>system<|message|>"), plain(text), marked("<|end|>")];
+}
+
+function developerMessage(
   messages: readonly ChatMessage[],
-  options: PromptOptions,
-  plain: (text: string) => string,
-): string {
+  { tools = [] }: ChatOptions,
+  names: ToolNames,
+): PromptPiece[] {
   const instructions = messages
-    .filter((m) => m.role === "system" || m.role === "developer")
-    .map((m) => m.content);
-  let out = message("system", systemText(options));
-  if (instructions.length > 0) {
-    out += message("developer", `# Instructions\n\n${plain(instructions.join("\n\n"))}`);
-  }
-  const lastFinal = messages.findLastIndex((m) => m.role === "assistant" && !m.toolCalls?.length);
-  for (const [i, m] of messages.entries()) {
-    if (m.role === "user") out += message("user", plain(m.content));
-    else if (m.role === "tool") out += toolResult(m, plain);
-    else if (m.role === "assistant") out += assistantTurn(m, i > lastFinal, plain);
-  }
-  return `${out}<|start|>assistant`;
+    .filter(({ role, content }) => (role === "system" || role === "developer") && content !== "")
+    .map(({ content }) => content)
+    .join("\n\n");
+  const sections = [
+    ...(instructions === "" ? [] : [`# Instructions\n\n${instructions}`]),
+    ...(tools.length === 0 ? [] : [toolSection(tools, names)]),
+  ];
+  if (sections.length === 0) return [];
+  return [marked("<|start|>developer<|message|>"), plain(sections.join("\n\n")), marked("<|end|>")];
 }
 
-function systemText(options: PromptOptions): string {
+function assistantMessages(message: ChatMessage, keepReasoning: boolean, names: ToolNames): PromptPiece[] {
+  const { content, reasoning, toolCalls = [] } = message;
+  const pieces: PromptPiece[] = [];
+  const say = (channel: string, text: string): void => {
+    pieces.push(marked(`<|start|>assistant<|channel|>${channel}<|message|>`), plain(text), marked("<|end|>"));
+  };
+  if (reasoning && keepReasoning) say("analysis", reasoning);
+  // Text next to calls introduces them; an answer stands alone.
+  if (content !== "") say(toolCalls.length > 0 ? "commentary" : "final", content);
+  for (const call of toolCalls) {
+    pieces.push(
+      marked("<|start|>assistant<|channel|>commentary to="),
+      plain(recipient(names.written(call.name))),
+      marked(" <|constrain|>json<|message|>"),
+      plain(call.arguments),
+      marked("<|call|>"),
+    );
+  }
+  return pieces;
+}
+
+function toolMessage(
+  message: ChatMessage,
+  index: number,
+  callNames: ReadonlyMap<string, string>,
+  names: ToolNames,
+): PromptPiece[] {
+  const { toolCallId, content } = message;
+  const name = message.name ?? (toolCallId === undefined ? undefined : callNames.get(toolCallId));
+  if (!name) {
+    const details = { param: `messages[${index}].name` };
+    const fix = "Send the tool's name, or the tool_call_id of a call in an earlier assistant message";
+    throw unexpected("invalid_request", `messages[${index}]`, "a tool message with a name", "none", {
+      fix,
+      details,
+    });
+  }
   return [
-    "You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06",
-    `Reasoning: ${options.reasoningEffort ?? "low"}`,
-    "# Valid channels: analysis, commentary, final. Channel must be included for every message.",
-  ].join("\n\n");
+    marked("<|start|>"),
+    plain(recipient(names.written(name))),
+    marked(" to=assistant<|channel|>commentary<|message|>"),
+    plain(content),
+    marked("<|end|>"),
+  ];
 }
 
-function message(header: string, content: string, end = "<|end|>"): string {
-  return `<|start|>${header}<|message|>${content}${end}`;
-}
-
-/** Reasoning is kept only inside a tool loop that no final answer has ended yet. */
-function assistantTurn(m: ChatMessage, unfinished: boolean, plain: (text: string) => string): string {
-  let out = "";
-  if (m.reasoning && unfinished) out += message("assistant<|channel|>analysis", plain(m.reasoning));
-  if (!m.toolCalls?.length) return out + message("assistant<|channel|>final", plain(m.content));
-  if (m.content) out += message("assistant<|channel|>commentary", plain(m.content));
-  for (const call of m.toolCalls) {
-    const header = `assistant<|channel|>commentary to=functions.${functionName(call.name)} <|constrain|>json`;
-    out += message(header, plain(call.arguments), "<|call|>");
-  }
-  return out;
-}
-
-function toolResult(m: ChatMessage, plain: (text: string) => string): string {
-  const header = `functions.${functionName(m.name ?? "unknown")} to=assistant<|channel|>commentary`;
-  return message(header, plain(m.content));
-}
-
-/** A TypeScript identifier: space, `-` and `.` become `_`, other characters are dropped. */
-export function functionName(name: string): string {
-  const kept = name.replace(/[ .-]/g, "_").replace(/[^A-Za-z0-9_$]/g, "");
-  return /^[0-9]/.test(kept) || kept === "" ? `_${kept}` : kept;
+function recipient(written: string): string {
+  return isBuiltIn(written) ? written : `functions.${written}`;
 }

@@ -1,180 +1,232 @@
-import type { Tokenizer } from "../tokenizer/index.ts";
-import type { AnswerParser, ParsedEvent } from "./types.ts";
+import { type StreamDecoder, streamDecoder } from "../tokenizer/decode.ts";
+import {
+  type BodyKind,
+  couldBeHeader,
+  type HeaderPart,
+  isHeaderText,
+  readHeader,
+  splitMissingMessage,
+} from "./harmony_header.ts";
+import type { ToolNames } from "./harmony_tools.ts";
+import type { ChatTokenizer, GenerationParser, ParsedEvent } from "./types.ts";
 
-type Marker = "start" | "end" | "message" | "channel" | "constrain" | "return" | "call";
-const markers: readonly Marker[] = ["start", "end", "message", "channel", "constrain", "return", "call"];
-
-/** Where the text of the open message goes. */
-type Target =
-  | { readonly kind: "content" }
-  | { readonly kind: "reasoning" }
-  | { readonly kind: "tool"; readonly index: number }
-  | { readonly kind: "nothing" };
-
-/** A header longer than this is taken for text that lost its markup. */
-const longestHeader = 200;
+/** Where text went that is in no event, UTF-16 units; with the events they account for every character. */
+export type HarmonyAccount = { readonly headerLength: number; readonly droppedLength: number };
 
 /**
- * Reads an answer token by token, with `<|start|>assistant` already behind it. Markers count by their ids, so text that
- * only looks like one is text. Nothing throws: what fits no rule becomes content and is counted.
+ * Reads GPT-OSS answers token by token, `<|start|>assistant` being the end of the prompt. Marks are recognised by id,
+ * so text that spells one is text. No sequence of tokens is an error: what fits no rule becomes content and is counted.
  */
-export class HarmonyParser implements AnswerParser {
+export function harmonyParser(
+  tokenizer: ChatTokenizer,
+  names: ToolNames,
+): GenerationParser & { readonly account: HarmonyAccount } {
+  return new HarmonyReader(tokenizer, names);
+}
+
+type Mark = "start" | "message" | "channel" | "constrain" | "stop";
+
+const MARKS: readonly (readonly [string, Mark])[] = [
+  ["<|start|>", "start"],
+  ["<|message|>", "message"],
+  ["<|channel|>", "channel"],
+  ["<|constrain|>", "constrain"],
+  ["<|end|>", "stop"],
+  ["<|return|>", "stop"],
+  ["<|call|>", "stop"],
+  ["<|endoftext|>", "stop"],
+];
+
+const UNMARKED: BodyKind = { kind: "content", odd: true };
+
+class HarmonyReader implements GenerationParser {
   unparsed = 0;
   inContent = false;
-  readonly #tokenizer: Tokenizer;
-  readonly #markers = new Map<number, Marker>();
-  #decoder: ReturnType<Tokenizer["streamDecoder"]>;
-  /** Undefined while a header is read. */
-  #target: Target | undefined;
-  /** Text of the header so far, markers in their written form. */
-  #header = "";
-  #headerTokens = 0;
-  #calls = 0;
+  private readonly tokenizer: ChatTokenizer;
+  private readonly names: ToolNames;
+  private readonly marks = new Map<number, Mark>();
+  private readonly decoder: StreamDecoder;
+  /** Undefined while in a header. */
+  private body: BodyKind | undefined;
+  private parts: HeaderPart[] = [{ mark: "role", text: "" }];
+  /** The role is known to be assistant: the prompt or an earlier message said so. */
+  private hinted = true;
+  /** A mark said that this is a header; without one, text may turn out to be content. */
+  private announced = false;
+  /** No mark came yet. */
+  private untouched = true;
+  private headerTokens = 0;
+  private headerLength = 0;
+  private droppedLength = 0;
+  private toolCalls = 0;
+  private out: ParsedEvent[] = [];
 
-  constructor(tokenizer: Tokenizer) {
-    this.#tokenizer = tokenizer;
-    this.#decoder = tokenizer.streamDecoder();
-    for (const name of markers) {
-      const id = tokenizer.idOf(`<|${name}|>`);
-      if (id !== undefined) this.#markers.set(id, name);
+  constructor(tokenizer: ChatTokenizer, names: ToolNames) {
+    this.tokenizer = tokenizer;
+    this.names = names;
+    for (const [text, mark] of MARKS) {
+      const id = tokenizer.idOf(text);
+      if (id !== undefined) this.marks.set(id, mark);
     }
+    const tokenBytes = (id: number): Uint8Array => tokenizer.tokenBytes(id);
+    const source = { tokenBytes, isControl: () => false, spacePrefix: false };
+    this.decoder = streamDecoder(source, { continuation: true });
+  }
+
+  get account(): HarmonyAccount {
+    return { headerLength: this.headerLength, droppedLength: this.droppedLength };
   }
 
   push(token: number): readonly ParsedEvent[] {
-    const marker = this.#markers.get(token);
-    if (marker) return this.#mark(marker);
-    if (this.#isUnknownControl(token)) {
-      this.unparsed++;
-      return [];
+    const mark = this.marks.get(token);
+    if (mark !== undefined) this.takeMark(mark);
+    else if (!this.isText(token)) {
+      // A control token that Harmony does not use.
+      this.endText();
+      this.unparsed += 1;
+      this.inContent = false;
+    } else {
+      if (this.body === undefined) this.headerTokens += 1;
+      else if (this.body.odd) this.unparsed += 1;
+      this.takeText(this.decoder.push(token));
+      this.inContent = this.body?.kind === "content";
     }
-    const text = this.#decoder.push(token);
-    if (this.#target) {
-      this.inContent = this.#target.kind === "content";
-      return this.#emit(text);
-    }
-    this.#header += text;
-    this.#headerTokens++;
-    return this.#headerIsText() ? this.#headerAsContent() : [];
+    return this.takeOut();
   }
 
-  finish(_stopToken: number | undefined): readonly ParsedEvent[] {
-    const rest = this.#decoder.flush();
+  finish(stopToken?: number): readonly ParsedEvent[] {
+    const mark = stopToken === undefined ? undefined : this.marks.get(stopToken);
+    if (mark !== undefined) this.takeMark(mark);
+    this.endText();
+    this.abandonHeader();
     this.inContent = false;
-    if (this.#target) return this.#emit(rest);
-    this.#header += rest;
-    // A header that never came to its message: with a channel it is markup cut short, without one it is text.
-    if (this.#header.includes("<|") || /^\s*$/.test(this.#header) || /^\s*to=\S*\s*$/.test(this.#header))
-      return [];
-    return this.#headerAsContent();
+    return this.takeOut();
   }
 
-  #isUnknownControl(token: number): boolean {
-    return !(token >= 0 && token < this.#tokenizer.vocabularySize) || this.#tokenizer.isControl(token);
+  /** Ids that the vocabulary does not have carry no text either. */
+  private isText(token: number): boolean {
+    const known = Number.isInteger(token) && token >= 0 && token < this.tokenizer.vocabularySize;
+    return known && !this.tokenizer.isControl(token);
   }
 
-  #mark(marker: Marker): readonly ParsedEvent[] {
-    const flushed = this.#decoder.flush();
+  private takeOut(): readonly ParsedEvent[] {
+    const { out } = this;
+    if (out.length > 0) this.out = [];
+    return out;
+  }
+
+  /** Bytes of an unfinished character end where a mark comes. */
+  private endText(): void {
+    const rest = this.decoder.flush();
+    if (rest !== "") this.takeText(rest);
+  }
+
+  private takeMark(mark: Mark): void {
+    this.endText();
     this.inContent = false;
-    if (this.#target) {
-      const events = this.#emit(flushed);
-      if (marker === "message" || marker === "constrain") {
-        this.unparsed++;
-        return events;
-      }
-      this.#openHeader(marker === "channel" ? "assistant<|channel|>" : marker === "start" ? "" : "assistant");
-      return events;
+    switch (mark) {
+      case "start":
+        this.abandonHeader();
+        this.beginHeader("role", false, true);
+        break;
+      case "channel":
+        if (this.body !== undefined) this.beginHeader("channel", true, true);
+        else this.addPart("channel");
+        break;
+      case "constrain":
+        if (this.body !== undefined) this.unparsed += 1;
+        else this.addPart("constrain");
+        break;
+      case "message":
+        if (this.body !== undefined) this.unparsed += 1;
+        else this.openBody(readHeader(this.parts, this.hinted, this.names));
+        break;
+      case "stop":
+        this.abandonHeader();
+        this.beginHeader("role", true, false);
+        break;
     }
-    this.#header += flushed;
-    if (marker === "message") return this.#openMessage();
-    if (marker === "start") {
-      const events = this.#looksLikeHeader() ? [] : this.#headerAsContent();
-      this.#openHeader("");
-      return events;
+    this.untouched = false;
+  }
+
+  private takeText(text: string): void {
+    if (this.body !== undefined) {
+      this.emit(text);
+      return;
     }
-    if (marker === "channel" || marker === "constrain") {
-      this.#header += ` <|${marker}|>`;
-      return [];
+    const last = this.parts.length - 1;
+    const part = this.parts[last]!;
+    const longer = { mark: part.mark, text: part.text + text };
+    this.parts[last] = longer;
+    if (!couldBeHeader(longer.text, this.announced)) this.openWithoutMark();
+  }
+
+  private beginHeader(mark: HeaderPart["mark"], hinted: boolean, announced: boolean): void {
+    this.body = undefined;
+    this.parts = [{ mark, text: "" }];
+    this.hinted = hinted;
+    this.announced = announced;
+    this.headerTokens = 0;
+  }
+
+  private addPart(mark: HeaderPart["mark"]): void {
+    this.parts.push({ mark, text: "" });
+    this.announced = true;
+  }
+
+  /** The text of the parts was header. */
+  private countHeader(): void {
+    for (const { text } of this.parts) this.headerLength += text.length;
+    this.headerTokens = 0;
+  }
+
+  private openBody(body: BodyKind): void {
+    this.countHeader();
+    this.body = body;
+    if (body.kind !== "tool") return;
+    this.out.push({ type: "toolCall", index: this.toolCalls, name: body.name, arguments: "" });
+    this.toolCalls += 1;
+  }
+
+  /** The last part has text that is none of a header: the message mark is missing, or this never was a header. */
+  private openWithoutMark(): void {
+    this.unparsed += this.headerTokens;
+    const { mark, text } = this.parts.at(-1)!;
+    const { header, body } = this.announced
+      ? splitMissingMessage({ mark, text })
+      : { header: "", body: text };
+    this.parts[this.parts.length - 1] = { mark, text: header };
+    this.openBody(this.announced ? readHeader(this.parts, this.hinted, this.names) : UNMARKED);
+    this.emit(body);
+  }
+
+  /** The header ends without a message mark. */
+  private abandonHeader(): void {
+    if (this.body !== undefined) return;
+    const last = this.parts.at(-1)!;
+    if (last.text === "" || this.isMarkup(last)) {
+      if (!this.announced) this.unparsed += this.headerTokens;
+      this.countHeader();
+    } else this.openWithoutMark();
+    this.parts = [{ mark: "role", text: "" }];
+  }
+
+  private isMarkup(part: HeaderPart): boolean {
+    // An answer without any mark may well be the one word `json`.
+    return this.untouched ? part.text.includes("to=") : isHeaderText(part);
+  }
+
+  private emit(text: string): void {
+    if (text === "" || this.body === undefined) return;
+    switch (this.body.kind) {
+      case "tool":
+        this.out.push({ type: "toolCall", index: this.toolCalls - 1, arguments: text });
+        break;
+      case "dropped":
+        this.droppedLength += text.length;
+        break;
+      default:
+        this.out.push({ type: this.body.kind, text });
     }
-    // end, return or call inside a header: what stood there was text, or nothing.
-    const events = this.#looksLikeHeader() ? [] : this.#headerAsContent();
-    this.#openHeader("assistant");
-    return events;
   }
-
-  #openHeader(start: string): void {
-    this.#target = undefined;
-    this.#header = start.replace("<|", " <|");
-    this.#headerTokens = 0;
-  }
-
-  /** Whether the words so far can stand in a header: a role, ` to=...`, a content type. */
-  #looksLikeHeader(): boolean {
-    return (
-      this.#header.includes("<|") ||
-      /^\s*[\w.:-]*(\s+to=\S*)?(\s+\w*)?\s*$/.test(this.#header) ||
-      this.#header === ""
-    );
-  }
-
-  /** The first header has its role behind it already: only a recipient or content type may come before a marker. */
-  #headerIsText(): boolean {
-    if (this.#header.length > longestHeader) return true;
-    if (this.#header.includes("<|")) return false;
-    const start = this.#header.trimStart();
-    const opening =
-      start === "" || "to=".startsWith(start) || start.startsWith("to=") || start.startsWith(":");
-    const afterStart = /^(assistant|system|developer|user|tool|functions)?/.exec(start)![0] !== "";
-    const partOfRole = ["assistant", "system", "developer", "user", "tool", "functions."].some((r) =>
-      r.startsWith(start),
-    );
-    return !(opening || afterStart || partOfRole);
-  }
-
-  #headerAsContent(): readonly ParsedEvent[] {
-    const text = this.#header.replaceAll(/ ?<\|\w+\|>/g, "");
-    this.unparsed += this.#headerTokens;
-    this.#target = { kind: "content" };
-    this.#header = "";
-    this.inContent = true;
-    return this.#emit(text);
-  }
-
-  #openMessage(): readonly ParsedEvent[] {
-    const { channel, recipient } = readHeader(this.#header);
-    this.#header = "";
-    if (recipient?.startsWith("functions.")) {
-      const index = this.#calls++;
-      this.#target = { kind: "tool", index };
-      return [{ type: "toolCall", index, name: recipient.slice("functions.".length), arguments: "" }];
-    }
-    if (recipient && recipient !== "assistant" && recipient !== "user") this.#target = { kind: "nothing" };
-    else if (channel === "analysis") this.#target = { kind: "reasoning" };
-    else this.#target = { kind: "content" };
-    return [];
-  }
-
-  #emit(text: string): readonly ParsedEvent[] {
-    const target = this.#target;
-    if (!target || text === "" || target.kind === "nothing") return [];
-    if (target.kind === "tool") return [{ type: "toolCall", index: target.index, arguments: text }];
-    return [{ type: target.kind, text }];
-  }
-}
-
-/** Channel and recipient of a header in any of the orders that models write. */
-export function readHeader(header: string): {
-  readonly channel: string | undefined;
-  readonly recipient: string | undefined;
-} {
-  // A stray channel header may stand before the real one: the last counts.
-  const channels = [...header.matchAll(/<\|channel\|>\s*([^\s<]*)/g)].map((m) => m[1]!);
-  const recipients = [...header.matchAll(/(?:^|\s)to=([^\s<]+)/g)].map((m) => m[1]!);
-  const channel = channels.filter((c) => c !== "").at(-1);
-  return { channel, recipient: recipients.at(-1) ?? bareRecipient(header) };
-}
-
-/** After the channel a lone word that is no content type names the recipient. */
-function bareRecipient(header: string): string | undefined {
-  const match = /<\|channel\|>\s*\S+\s+(functions\.\S+)/.exec(header);
-  return match?.[1];
 }

@@ -4,7 +4,7 @@ import { PsionicError, unexpected } from "../../core/error.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { Markup } from "./markup.ts";
 import { ThinkParser } from "./think_parser.ts";
-import type { ChatFormat, ChatMessage, PromptOptions } from "./types.ts";
+import type { ChatFormat, ChatMessage, ChatOptions } from "./types.ts";
 
 const MAX_TEMPLATE_CHARACTERS = 1 << 20;
 /** Nodes that one rendering may evaluate; the largest published templates need some thousands a message. */
@@ -123,9 +123,9 @@ export function templateFormat(source: string, tokenizer: Tokenizer): ChatFormat
   let promptOpensThought = false;
   return {
     name: "template",
-    capabilities: { reasoning: thinks },
+    capabilities: { reasoning: thinks, tools: false },
     stopTokens: [],
-    prompt(messages, options) {
+    prompt(messages, options = {}) {
       const rendered = template({
         ...{ messages: messages.map((m) => templateMessage(m, markup)), add_generation_prompt: true },
         ...{ bos_token: text(tokenizer.bos), eos_token: text(tokenizer.eos) },
@@ -134,11 +134,12 @@ export function templateFormat(source: string, tokenizer: Tokenizer): ChatFormat
       promptOpensThought = thinks && rendered.trimEnd().endsWith("<think>");
       return markup.encode(rendered);
     },
+    render: () => [],
     parser: () => new ThinkParser(tokenizer, promptOpensThought),
   };
 }
 
-function templateArguments({ reasoningEffort, templateArguments }: PromptOptions): Record<string, unknown> {
+function templateArguments({ reasoningEffort, templateArguments }: ChatOptions): Record<string, unknown> {
   return { ...(reasoningEffort && { reasoning_effort: reasoningEffort }), ...templateArguments };
 }
 

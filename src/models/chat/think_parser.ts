@@ -1,8 +1,8 @@
 import type { Tokenizer } from "../tokenizer/index.ts";
-import type { AnswerParser, ParsedEvent } from "./types.ts";
+import type { GenerationParser, ParsedEvent } from "./types.ts";
 
 /** Everything is content but what stands between `<think>` and `</think>`, where the vocabulary has these tokens. */
-export class ThinkParser implements AnswerParser {
+export class ThinkParser implements GenerationParser {
   readonly unparsed = 0;
   inContent = false;
   readonly #decoder: ReturnType<Tokenizer["streamDecoder"]>;

@@ -59,8 +59,9 @@ export function turnFormat(tokenizer: Tokenizer): ChatFormat | undefined {
   const stop = tokenizer.idOf(style.stop);
   return {
     name: style.name,
-    capabilities: { reasoning: tokenizer.idOf("<think>") !== undefined },
+    capabilities: { reasoning: tokenizer.idOf("<think>") !== undefined, tools: false },
     stopTokens: stop === undefined ? [] : [stop],
+    render: () => [],
     prompt: (messages) =>
       markup.encode(style.render(messages.map((m) => ({ ...m, content: markup.plain(m.content) })))),
     parser: () => new ThinkParser(tokenizer, false),

@@ -1,3 +1,21 @@
+/** What chat formats need of a tokenizer. */
+export interface ChatTokenizer {
+  readonly vocabularySize: number;
+  /** The token that begins a text, and whether the vocabulary asks for it. */
+  readonly bos: number | undefined;
+  readonly eos: number | undefined;
+  readonly addBos: boolean;
+  encode(
+    text: string,
+    options: { readonly special: boolean; readonly bos?: boolean; readonly eos?: boolean },
+  ): readonly number[];
+  idOf(token: string): number | undefined;
+  isControl(id: number): boolean;
+  /** The bytes a token adds to the text; those of its name for a control token. */
+  tokenBytes(id: number): Uint8Array;
+  tokenText(id: number): string;
+}
+
 /** A call of a tool in a history; `arguments` is the JSON text the model wrote. */
 export type ChatToolCall = { readonly id?: string; readonly name: string; readonly arguments: string };
 
@@ -11,11 +29,27 @@ export type ChatMessage = {
   readonly toolCallId?: string;
 };
 
-export type PromptOptions = {
+/** A function the model may call; `parameters` is a JSON schema. */
+export type ChatTool = {
+  readonly name: string;
+  readonly description?: string;
+  readonly parameters?: Readonly<Record<string, unknown>>;
+};
+
+export type ChatOptions = {
   readonly reasoningEffort?: "low" | "medium" | "high";
-  /** Variables of the file's template. */
+  readonly tools?: readonly ChatTool[];
+  /** `YYYY-MM-DD`; without it Harmony tells the model no date. */
+  readonly currentDate?: string;
+  /** Variables of the file's template, such as `enable_thinking`. */
   readonly templateArguments?: Readonly<Record<string, unknown>>;
 };
+
+/**
+ * A part of a prompt. Control tokens written out in `text` become those tokens only where `special` is true. `apart`:
+ * not tokenised in one run with what stands before.
+ */
+export type PromptPiece = { readonly text: string; readonly special: boolean; readonly apart?: true };
 
 /** What a parser found in the tokens of an answer. */
 export type ParsedEvent =
@@ -24,24 +58,26 @@ export type ParsedEvent =
   /** A piece of a tool call; `name` comes once, with the first piece. */
   | { readonly type: "toolCall"; readonly index: number; readonly name?: string; readonly arguments: string };
 
-/** Turns the tokens of one answer into its parts. Must not throw. */
-export interface AnswerParser {
+/** Turns the tokens of one answer into its parts. Does not throw, whatever the tokens are. */
+export interface GenerationParser {
   push(token: number): readonly ParsedEvent[];
   /** The answer is over; `stopToken` ended it, if one did. */
   finish(stopToken: number | undefined): readonly ParsedEvent[];
   /** The last token was part of content, also when its text is not complete yet. */
   readonly inContent: boolean;
-  /** Tokens that fitted no rule of the format and became content. */
+  /** Tokens that fitted no rule of the format. */
   readonly unparsed: number;
 }
 
 /** How a model's conversations are written and its answers read. */
 export interface ChatFormat {
   readonly name: string;
-  readonly capabilities: { readonly reasoning: boolean };
+  readonly capabilities: { readonly reasoning: boolean; readonly tools: boolean };
   /** Tokens that end an answer beyond the vocabulary's own. */
   readonly stopTokens: readonly number[];
-  /** Token ids of a conversation, ready for the assistant's next words. */
-  prompt(messages: readonly ChatMessage[], options: PromptOptions): number[];
-  parser(): AnswerParser;
+  render(messages: readonly ChatMessage[], options?: ChatOptions): PromptPiece[];
+  /** Token ids of a conversation, up to where the answer begins. */
+  prompt(messages: readonly ChatMessage[], options?: ChatOptions): number[];
+  /** Reads the answer to a prompt that was written with the same options. */
+  parser(options?: ChatOptions): GenerationParser;
 }

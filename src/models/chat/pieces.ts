@@ -1,0 +1,114 @@
+import type { ChatTokenizer, PromptPiece } from "./types.ts";
+
+/** Text of the format: control tokens in it become tokens. */
+export function marked(text: string): PromptPiece {
+  return { text, special: true };
+}
+
+/** Text of a message: nothing in it becomes a control token. */
+export function plain(text: string): PromptPiece {
+  return { text, special: false };
+}
+
+/** The pieces as one string, for people and tests. */
+export function textOf(pieces: readonly PromptPiece[]): string {
+  return pieces.map(({ text }) => text).join("");
+}
+
+/** Joins neighbours of one kind and drops empty pieces. */
+export function joinPieces(pieces: readonly PromptPiece[]): PromptPiece[] {
+  const joined: PromptPiece[] = [];
+  for (const piece of pieces) {
+    const last = joined.at(-1);
+    if (piece.text === "") continue;
+    if (last?.special === piece.special && !piece.apart) {
+      joined[joined.length - 1] = { ...last, text: last.text + piece.text };
+    } else joined.push(piece);
+  }
+  return joined;
+}
+
+/**
+ * Token ids of a prompt. Text between two control tokens is tokenised as one run, whoever wrote its parts, because
+ * merges cross the border between `user\n` and what the user wrote. `guarded` are texts that the vocabulary always
+ * turns into a token (not marked as control tokens in the file) and that message text must not produce.
+ */
+export function encodePieces(
+  tokenizer: ChatTokenizer,
+  pieces: readonly PromptPiece[],
+  guarded: readonly string[] = [],
+): number[] {
+  const ids: number[] = [];
+  const guards = guarded.filter((text) => isGuardable(tokenizer, text));
+  let run: PromptPiece[] = [];
+  const flush = (): void => {
+    for (const text of cutAtGuards(run, guards)) {
+      for (const id of tokenizer.encode(text, { special: false, bos: false, eos: false })) ids.push(id);
+    }
+    run = [];
+  };
+  for (const piece of joinPieces(pieces)) {
+    if (piece.apart) flush();
+    const parts = piece.special ? splitAtControls(tokenizer, piece.text) : undefined;
+    if (parts === undefined) {
+      run.push(piece);
+      continue;
+    }
+    run.push(marked(parts.head));
+    flush();
+    for (const id of parts.ids) ids.push(id);
+    run.push(marked(parts.tail));
+  }
+  flush();
+  const { bos, addBos } = tokenizer;
+  if (addBos && bos !== undefined && ids[0] !== bos) ids.unshift(bos);
+  return ids;
+}
+
+/** Text before the first control token, ids from the first to the last one, text behind; undefined without any. */
+type ControlParts = { readonly head: string; readonly ids: readonly number[]; readonly tail: string };
+
+function splitAtControls(tokenizer: ChatTokenizer, text: string): ControlParts | undefined {
+  const controls = tokenizer
+    .encode(text, { special: true, bos: false, eos: false })
+    .filter((id) => tokenizer.isControl(id))
+    .map((id) => Buffer.from(tokenizer.tokenBytes(id)).toString("utf8"))
+    .filter((name) => text.includes(name));
+  if (controls.length === 0) return undefined;
+  const start = text.indexOf(controls[0]!);
+  const end = text.lastIndexOf(controls.at(-1)!) + controls.at(-1)!.length;
+  return {
+    head: text.slice(0, start),
+    ids: tokenizer.encode(text.slice(start, end), { special: true, bos: false, eos: false }),
+    tail: text.slice(end),
+  };
+}
+
+function isGuardable(tokenizer: ChatTokenizer, text: string): boolean {
+  const id = text.length > 1 ? tokenizer.idOf(text) : undefined;
+  return id !== undefined && !tokenizer.isControl(id);
+}
+
+/** The run's text, cut behind the first character of each guarded text that message text has a part in. */
+function cutAtGuards(run: readonly PromptPiece[], guards: readonly string[]): string[] {
+  const text = textOf(run);
+  if (text === "") return [];
+  const cuts = new Set<number>();
+  for (const guard of guards) {
+    for (let at = text.indexOf(guard); at >= 0; at = text.indexOf(guard, at + 1)) {
+      if (touchesPlain(run, at, at + guard.length)) cuts.add(at + (guard.codePointAt(0)! > 0xffff ? 2 : 1));
+    }
+  }
+  const bounds = [0, ...[...cuts].sort((a, b) => a - b), text.length];
+  return bounds.slice(1).map((end, i) => text.slice(bounds[i], end));
+}
+
+function touchesPlain(run: readonly PromptPiece[], start: number, end: number): boolean {
+  let at = 0;
+  for (const { text, special } of run) {
+    const next = at + text.length;
+    if (!special && at < end && next > start) return true;
+    at = next;
+  }
+  return false;
+}
