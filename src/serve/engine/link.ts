@@ -89,9 +89,9 @@ export class LinkEnd {
     return Atomics.load(this.bells, this.own);
   }
 
-  /** Blocks the thread until the bell leaves `seen`. */
-  waitBlocking(seen: number): void {
-    Atomics.wait(this.bells, this.own, seen);
+  /** Blocks the thread until the bell leaves `seen`; false when the time passed first. */
+  waitBlocking(seen: number, timeoutMs = Infinity): boolean {
+    return Atomics.wait(this.bells, this.own, seen, timeoutMs) !== "timed-out";
   }
 
   /** Resolves when the bell leaves `seen`. */

@@ -100,8 +100,8 @@ export class Scheduler {
     // a free slot takes the first entry at the next step, so it does not count as waiting
     const waiting = this.queue.size - Math.max(0, this.options.slots - this.active.length);
     if (waiting >= maxQueue) {
-      const details = { queued: this.queue.size, maxQueue };
-      throw unexpected("queue_full", "queue", `at most ${maxQueue} waiting`, `${this.queue.size}`, {
+      const details = { queued: waiting, maxQueue };
+      throw unexpected("queue_full", "queue", `fewer than ${maxQueue} waiting requests`, waiting, {
         details,
       });
     }
