@@ -363,7 +363,7 @@ test("text parts, developer messages, tool history", async () => {
   expect(prompt).not.toContain(256);
 });
 
-test("psionic_reasoning separates or suppresses, reasoning_format none leaves the text raw", async () => {
+test("psionic_reasoning separates or suppresses, reasoning_format none leaves it in the content", async () => {
   await using server = await testServer(scriptedModel("<|think|>why<|answer|>so"));
   const ask = async (extra: object) =>
     await (await server.post(chat, { messages: user("hi"), ...extra })).json();
@@ -381,7 +381,8 @@ test("psionic_reasoning separates or suppresses, reasoning_format none leaves th
   const suppressed = await ask({ psionic_reasoning: { parser: "gpt_oss_harmony", mode: "suppress" } });
   expect(JSON.stringify(suppressed)).not.toContain("why");
   const raw = await ask({ reasoning_format: "none" });
-  expect(raw.choices[0].message.content).toBe("<|think|>why<|answer|>so");
+  expect(raw.choices[0].message.content).toBe("<|channel|>analysis<|message|>why<|end|>so");
+  expect(raw.choices[0].message.reasoning_content).toBeUndefined();
 });
 
 test("debug fields when the server was started with them", async () => {

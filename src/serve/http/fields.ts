@@ -103,10 +103,14 @@ function asksForNothing(value: unknown, emptyCounts = false): boolean {
 
 /**
  * Goes over all names of a body: refuses what would change the answer, passes over what is neutral, and gives the names
- * nobody here knows.
+ * nobody here knows. Where the chat format is a template, all of `chat_template_kwargs` are its variables.
  */
-export function sortFields(body: object, known: Readonly<Record<string, unknown>>): string[] {
-  const unknown = unknownMembers(body);
+export function sortFields(
+  body: object,
+  known: Readonly<Record<string, unknown>>,
+  templateVariables = false,
+): string[] {
+  const unknown = unknownMembers(body, templateVariables);
   for (const [name, value] of Object.entries(body)) {
     if (Object.hasOwn(known, name) || neutralFields.has(name)) continue;
     const refused = refusedFields.get(name);
@@ -129,8 +133,9 @@ const knownMembers: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Names inside object fields that nobody here knows, as `stream_options.name`. */
-function unknownMembers(body: object): string[] {
+function unknownMembers(body: object, templateVariables: boolean): string[] {
   return Object.entries(knownMembers).flatMap(([field, known]) => {
+    if (field === "chat_template_kwargs" && templateVariables) return [];
     const value: unknown = Object.hasOwn(body, field) ? (body as Record<string, unknown>)[field] : undefined;
     if (typeof value !== "object" || value === null) return [];
     return Object.keys(value)

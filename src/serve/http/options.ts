@@ -50,7 +50,7 @@ export type ServerOptions = {
   readonly allowedHosts?: readonly string[];
   /** Origins whose pages may call; `*` = all. Default: only pages of this server. */
   readonly corsOrigins?: readonly string[];
-  /** Used when a request names no reasoning effort. */
+  /** Used when a request names no reasoning effort. Default low. */
   readonly reasoningEffort?: "low" | "medium" | "high";
   readonly limits?: Partial<RequestLimits>;
   /** Longest silence of a stream before a comment keeps it open, milliseconds. Default 5000. */
@@ -67,8 +67,8 @@ export type ServerOptions = {
 };
 
 /** Options with every default filled in. */
-export type ServerSettings = Required<Omit<ServerOptions, "apiKeys" | "limits" | "reasoningEffort">> &
-  Pick<ServerOptions, "apiKeys" | "reasoningEffort"> & { readonly limits: RequestLimits };
+export type ServerSettings = Required<Omit<ServerOptions, "apiKeys" | "limits">> &
+  Pick<ServerOptions, "apiKeys"> & { readonly limits: RequestLimits };
 
 export function serverSettings(options: ServerOptions): ServerSettings {
   return {
@@ -78,7 +78,7 @@ export function serverSettings(options: ServerOptions): ServerSettings {
     allowUnauthenticated: options.allowUnauthenticated ?? false,
     allowedHosts: options.allowedHosts ?? [],
     corsOrigins: options.corsOrigins ?? [],
-    reasoningEffort: options.reasoningEffort,
+    reasoningEffort: options.reasoningEffort ?? "low",
     limits: { ...defaultLimits, ...options.limits },
     pingMs: options.pingMs ?? 5000,
     debugFields: options.debugFields ?? debugWanted(),

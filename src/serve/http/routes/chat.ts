@@ -1,8 +1,8 @@
 import * as v from "valibot";
 import type { ChatOptions } from "../../chat.ts";
 import type { GenerationPlan } from "../../generation.ts";
-import { textParser } from "../../text_parser.ts";
-import { readJson, validate } from "../body.ts";
+import { inlineReasoning, type ReasoningMarks } from "../../inline_reasoning.ts";
+import { describe, readJson, validate } from "../body.ts";
 import { chatAnswer } from "../chat_answer.ts";
 import type { Route, RouteContext } from "../context.ts";
 import { debugFields } from "../debug_fields.ts";
@@ -15,6 +15,8 @@ import { respond } from "../respond.ts";
 import { prefixCacheOf, samplingOf, stopStringsOf, stopTokensOf } from "../sampling.ts";
 import { flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
 
+const efforts = oneOf("low", "medium", "high");
+
 function chatEntries(limits: RequestLimits) {
   return {
     ...generationEntries(limits),
@@ -22,7 +24,7 @@ function chatEntries(limits: RequestLimits) {
     max_completion_tokens: maybe(integer(-1, 2 ** 31 - 1)),
     logprobs: maybe(flag),
     top_logprobs: maybe(integer(0, limits.topLogprobs)),
-    reasoning_effort: maybe(oneOf("low", "medium", "high")),
+    reasoning_effort: maybe(efforts),
     reasoning_format: maybe(oneOf("auto", "none", "deepseek", "deepseek-legacy")),
     psionic_reasoning: maybe(
       v.object({ parser: maybe(text), mode: maybe(oneOf("separate", "suppress")) }, "an object"),
@@ -46,7 +48,7 @@ export const chatCompletions: Route = {
     const raw = await readJson(request, limits.bodyBytes);
     const entries = chatEntries(limits);
     const body = validate(v.object(entries), raw);
-    const ignored = sortFields(raw as object, entries);
+    const ignored = sortFields(raw as object, entries, model.chat.name === "template");
     record.ignored = ignored.length;
     checkTools(body);
     const { info } = model.engine;
@@ -85,11 +87,12 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
   const { stopTokens, logitBias } = stopTokensOf(body, tokenizer, chat.stopTokens);
   const sampling = samplingOf(body, tokenizer, limits);
   const asked = body.max_completion_tokens ?? body.max_tokens;
-  const raw = body.reasoning_format === "none";
+  const inline = body.reasoning_format === "none";
   const options = chatOptions(context, body);
   return {
     stops: stopStringsOf(body),
-    parser: () => (raw ? textParser(tokenizer, { special: true }) : chat.parser(options)),
+    parser: () =>
+      inline ? inlineReasoning(chat.parser(options), reasoningMarks(chat.name)) : chat.parser(options),
     request: {
       prompt: chat.prompt(messages, options),
       ...(asked === null || asked === undefined || asked < 0 ? {} : { maxTokens: asked }),
@@ -107,18 +110,18 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
 }
 
 function chatOptions({ state }: RouteContext, body: ChatFields): ChatOptions {
-  const asked = body.chat_template_kwargs ?? {};
-  const wanted = v.safeParse(maybe(oneOf("low", "medium", "high")), asked.reasoning_effort);
-  if (!wanted.success)
-    throw badField("chat_template_kwargs.reasoning_effort", "one of low, medium, high", "another value");
-  const effort = body.reasoning_effort ?? wanted.output ?? state.settings.reasoningEffort;
-  const thinking = asked.enable_thinking;
-  if (thinking !== undefined && thinking !== null && typeof thinking !== "boolean") {
-    throw badField("chat_template_kwargs.enable_thinking", "true or false", typeof thinking);
+  const { reasoning_effort: named, ...templateArguments } = body.chat_template_kwargs ?? {};
+  const wanted = v.safeParse(maybe(efforts), named);
+  if (!wanted.success) {
+    throw badField("chat_template_kwargs.reasoning_effort", efforts.options.join(", "), describe(named));
+  }
+  const thinking = templateArguments.enable_thinking ?? undefined;
+  if (thinking !== undefined && typeof thinking !== "boolean") {
+    throw badField("chat_template_kwargs.enable_thinking", "true or false", describe(thinking));
   }
   return {
-    ...(effort ? { reasoningEffort: effort } : {}),
-    ...(typeof thinking === "boolean" ? { templateArguments: { enable_thinking: thinking } } : {}),
+    reasoningEffort: body.reasoning_effort ?? wanted.output ?? state.settings.reasoningEffort,
+    templateArguments,
   };
 }
 
@@ -149,4 +152,10 @@ function checkReasoning(body: ChatFields, { chat }: ServedModel): string | undef
 
 function reasoningParserName(format: string): string {
   return format === "harmony" ? "gpt_oss_harmony" : format;
+}
+
+/** As llama.cpp's server marks reasoning that it leaves in the content. */
+function reasoningMarks(format: string): ReasoningMarks {
+  if (format === "harmony") return { open: "<|channel|>analysis<|message|>", close: "<|end|>" };
+  return { open: "<think>", close: "</think>" };
 }

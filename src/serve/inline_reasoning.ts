@@ -1,0 +1,37 @@
+import type { GenerationParser, ParsedEvent } from "./chat.ts";
+
+/** What stands around reasoning when it is part of the content. */
+export type ReasoningMarks = { readonly open: string; readonly close: string };
+
+/** Reasoning becomes content between marks: what clients get that ask for it unseparated. */
+export function inlineReasoning(parser: GenerationParser, marks: ReasoningMarks): GenerationParser {
+  let open = false;
+  let hasText = false;
+  const inline = (events: readonly ParsedEvent[]): ParsedEvent[] => {
+    const out = events.map((event): ParsedEvent => {
+      const reasoning = event.type === "reasoning";
+      if (reasoning === open) return reasoning ? { type: "content", text: event.text } : event;
+      open = reasoning;
+      if (reasoning) return { type: "content", text: marks.open + event.text };
+      if (event.type === "content") return { type: "content", text: marks.close + event.text };
+      return event;
+    });
+    hasText = out.length > 0;
+    return out;
+  };
+  return {
+    push: (token) => inline(parser.push(token)),
+    finish: (stopToken) => {
+      const out = inline(parser.finish(stopToken));
+      if (open) out.push({ type: "content", text: marks.close });
+      open = false;
+      return out;
+    },
+    get inContent() {
+      return parser.inContent || hasText;
+    },
+    get unparsed() {
+      return parser.unparsed;
+    },
+  };
+}
