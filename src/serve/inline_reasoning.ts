@@ -8,13 +8,12 @@ export function inlineReasoning(parser: GenerationParser, marks: ReasoningMarks)
   let open = false;
   let hasText = false;
   const inline = (events: readonly ParsedEvent[]): ParsedEvent[] => {
-    const out = events.map((event): ParsedEvent => {
+    const out = events.flatMap((event): ParsedEvent[] => {
       const reasoning = event.type === "reasoning";
-      if (reasoning === open) return reasoning ? { type: "content", text: event.text } : event;
+      const mark = reasoning === open ? "" : open ? marks.close : marks.open;
       open = reasoning;
-      if (reasoning) return { type: "content", text: marks.open + event.text };
-      if (event.type === "content") return { type: "content", text: marks.close + event.text };
-      return event;
+      if (event.type !== "toolCall") return [{ type: "content", text: mark + event.text }];
+      return mark === "" ? [event] : [{ type: "content", text: mark }, event];
     });
     hasText = out.length > 0;
     return out;

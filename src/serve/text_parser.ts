@@ -1,9 +1,9 @@
 import type { Tokenizer } from "../models/tokenizer/tokenizer.ts";
 import type { GenerationParser, ParsedEvent } from "./chat.ts";
 
-/** Everything is content: for completions, and for chat answers that are asked for raw. */
-export function textParser(tokenizer: Tokenizer, options: { readonly special: boolean }): GenerationParser {
-  const decoder = tokenizer.streamDecoder({ special: options.special });
+/** Everything is content: what completions are read with. Control tokens show nothing. */
+export function textParser(tokenizer: Tokenizer): GenerationParser {
+  const decoder = tokenizer.streamDecoder();
   const content = (text: string): ParsedEvent[] => (text === "" ? [] : [{ type: "content", text }]);
   return {
     inContent: true,

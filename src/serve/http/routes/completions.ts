@@ -80,7 +80,7 @@ function completionPlan(
   const logprobs = body.logprobs ?? undefined;
   return {
     stops: stopStringsOf(body),
-    parser: () => textParser(tokenizer, { special: false }),
+    parser: () => textParser(tokenizer),
     request: {
       prompt,
       ...(asked === null || asked === undefined || asked < 0 ? {} : { maxTokens: asked }),
