@@ -115,7 +115,8 @@ PSI_API i32 psi_kv_write(void* k_cache, void* v_cache, const void* k, const void
 /* Causal attention of each token over positions 0..token_position of its sequence; window > 0: the last `window`
    positions only, its own included. sinks f32 [heads] or NULL. softcap 0 = none. q f32 rows of q_stride with head h at
    q_offset + h*head_dim; y f32 [tokens, heads*head_dim]. Scores are reduced over key chunks cut at absolute positions,
-   so a token's result does not depend on what else is in the batch. */
+   so a token's result does not depend on what else is in the batch.
+   scratch: min(tokens, 4) * heads * ceil(max_pages * page_size / 128) * (head_dim + 2) * 4 bytes. */
 PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const void* v_cache, const void* page_table, const void* token_sequence, const void* token_position, const void* sinks, void* scratch, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 window, i32 cache_type, f32 scale, f32 softcap, f64 scratch_bytes);
 
 /*
@@ -127,3 +128,23 @@ PSI_API i32 psi_dequantize_ref(void* y, const void* x, i32 rows, i32 columns, i3
 PSI_API i32 psi_matmul_ref(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
 PSI_API i32 psi_moe_matmul_ref(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes);
 PSI_API i32 psi_embedding_ref(void* y, const void* table, const void* ids, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f32 scale);
+PSI_API i32 psi_router_ref(void* expert_ids, void* weights, const void* logits, const void* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
+PSI_API i32 psi_moe_combine_ref(void* y, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
+PSI_API i32 psi_rms_norm_ref(void* y, const void* x, const void* w, i32 rows, i32 stride, i32 offset, i32 groups, i32 width, f32 eps);
+/* the same over f64 data */
+PSI_API i32 psi_rms_norm_ref_f64(void* y, const void* x, const void* w, i32 rows, i32 stride, i32 offset, i32 groups, i32 width, f32 eps);
+PSI_API i32 psi_add_rms_norm_ref(void* sum, void* y, const void* x, const void* delta, const void* w, i32 rows, i32 width, f32 eps);
+PSI_API i32 psi_rope_ref(void* x, const void* positions, const void* inv_freq, i32 rows, i32 stride, i32 offset, i32 heads, i32 head_dim, i32 rotary_dims, i32 neox, f32 mscale);
+/* the same over f64 data */
+PSI_API i32 psi_rope_ref_f64(void* x, const void* positions, const void* inv_freq, i32 rows, i32 stride, i32 offset, i32 heads, i32 head_dim, i32 rotary_dims, i32 neox, f32 mscale);
+PSI_API i32 psi_glu_ref(void* y, const void* gate, const void* up, i32 rows, i32 width, i32 gate_stride, i32 up_stride, i32 kind, f32 alpha, f32 limit);
+/* the same over f64 data */
+PSI_API i32 psi_glu_ref_f64(void* y, const void* gate, const void* up, i32 rows, i32 width, i32 gate_stride, i32 up_stride, i32 kind, f32 alpha, f32 limit);
+PSI_API i32 psi_add_ref(void* y, const void* a, const void* b, f64 count);
+PSI_API i32 psi_gather_rows_ref(void* y, const void* x, const void* index, i32 rows, i32 width, i32 source_rows);
+PSI_API i32 psi_softcap_ref(void* y, const void* x, f64 count, f32 cap);
+PSI_API i32 psi_argmax_ref(void* ids, const void* x, i32 rows, i32 width);
+PSI_API i32 psi_top_k_ref(void* values, void* ids, const void* x, i32 rows, i32 width, i32 k);
+PSI_API i32 psi_log_sum_exp_ref(void* y, const void* x, i32 rows, i32 width);
+PSI_API i32 psi_kv_write_ref(void* k_cache, void* v_cache, const void* k, const void* v, const void* page_table, const void* token_sequence, const void* token_position, i32 tokens, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type);
+PSI_API i32 psi_attention_ref(void* y, const void* q, const void* k_cache, const void* v_cache, const void* page_table, const void* token_sequence, const void* token_position, const void* sinks, void* scratch, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 window, i32 cache_type, f32 scale, f32 softcap, f64 scratch_bytes);

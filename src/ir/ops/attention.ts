@@ -60,8 +60,8 @@ export const attention: Op<AttentionParams> = {
   ],
 };
 
-/** Room for the partial results of key chunks (max, sum, accumulator) that may be computed apart. */
+/** Room for the partial results (max, sum, accumulator) of the key chunks of few tokens, which are spread over threads. */
 function attentionScratchBytes(tokens: number, maxPages: number, p: AttentionParams): number {
   const chunks = Math.ceil((maxPages * p.pageSize) / 128);
-  return Math.min(tokens, 64) * p.heads * Math.min(chunks, 1024) * (p.headDim + 2) * 4 + 64;
+  return Math.min(tokens, 4) * p.heads * chunks * (p.headDim + 2) * 4;
 }
