@@ -230,7 +230,7 @@ static void few_rows(const ProductTask& t, i64 size, i64 panel) {
     for (i64 i = 0; i < t.rows; i++) x[i] = input_of(t, i, blocks, first);
     Direct<T> sources[P];
     for (int p = 0; p < P; p++) sources[p] = {t.panels + (panel + p) * size, blocks, first};
-    direct_tile_rows<Direct<T>, P, DIRECT_ROWS>(sources, count, x, acc, (int)t.rows);
+    direct_tile_rows<Direct<T>, P, P == 4 && (T::MINS || T::HALVES == 2) ? 2 : DIRECT_ROWS>(sources, count, x, acc, (int)t.rows);
   }
   for (i64 i = 0; i < t.rows; i++)
     for (int p = 0; p < P; p++) write_row(t, i, panel + p, acc + (i * P + p) * 16);
@@ -322,7 +322,12 @@ static void block_product(const ProductTask& t, i64 size) {
   const i64 last = t.first_panel + t.panel_count;
   if (t.rows <= DIRECT_ROWS) {
     i64 p = t.first_panel;
-    for (; p + DIRECT_PANELS <= last; p += DIRECT_PANELS) few_rows<T, DIRECT_PANELS>(t, size, p);
+    constexpr bool small = !T::MINS && T::HALVES == 1;
+    if (t.rows <= 2 || small)
+      for (; p + DIRECT_PANELS <= last; p += DIRECT_PANELS) few_rows<T, DIRECT_PANELS>(t, size, p);
+    /* with second terms or two scales a block, more rows leave registers for half the panels */
+    constexpr int HALF = DIRECT_PANELS > 1 ? DIRECT_PANELS / 2 : 1;
+    for (; p + HALF <= last; p += HALF) few_rows<T, HALF>(t, size, p);
     for (; p < last; p++) few_rows<T, 1>(t, size, p);
     return;
   }
