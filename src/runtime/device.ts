@@ -68,7 +68,7 @@ export class Device {
   }
 
   #end(scope: Scope): void {
-    if (this.#scopes.pop() !== scope) {
+    if (this.#scopes.at(-1) !== scope) {
       throw unexpected(
         "invalid_argument",
         "scope",
@@ -76,6 +76,7 @@ export class Device {
         "another order",
       );
     }
+    this.#scopes.pop();
     this.arena.reset(scope.mark);
   }
 
