@@ -55,7 +55,11 @@ const levels: Record<"x64" | "arm64", readonly Level[]> = {
 
 async function run(command: readonly string[]): Promise<string> {
   const child = Bun.spawn([...command], { stdout: "pipe", stderr: "pipe" });
-  const [out, err, code] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited]);
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
   if (code !== 0) throw new Error(`[kernels/build] ${command.join(" ")}\nexited with ${code}:\n${err}${out}`);
   return out;
 }
