@@ -1,29 +1,136 @@
-import { unexpected } from "../../core/error.ts";
-import type { Tokenizer } from "../tokenizer/index.ts";
+import { type PsionicError, unexpected } from "../../core/error.ts";
 import { harmonyFormat } from "./harmony.ts";
+import { encodePieces, textOf } from "./pieces.ts";
 import { templateFormat } from "./template.ts";
-import { turnFormat } from "./turns.ts";
-import type { ChatFormat } from "./types.ts";
+import { plainParser } from "./think_parser.ts";
+import {
+  isRegular,
+  type SimpleConversation,
+  simpleConversation,
+  type TurnStyle,
+  turnStyles,
+} from "./turns.ts";
+import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
 
 /**
- * The chat format of a model: Harmony for GPT-OSS, else the file's own template, else the turn style its vocabulary
- * has markers for. Throws `unsupported` when there is none of them.
+ * The chat format of a model: Harmony for GPT-OSS, else what the file's template writes, else the style whose marks
+ * the vocabulary has. Throws `unsupported` where there is none, `file_malformed` where the template is broken.
  */
 export function chatFormatFor(model: {
   readonly architecture: string;
   readonly template: string | undefined;
-  readonly tokenizer: Tokenizer;
+  readonly tokenizer: ChatTokenizer;
 }): ChatFormat {
   const { architecture, template, tokenizer } = model;
   if (/^gpt[-_]?oss$/.test(architecture)) return harmonyFormat(tokenizer);
-  if (template !== undefined) return templateFormat(template, tokenizer);
-  const format = turnFormat(tokenizer);
-  if (format) return format;
-  throw unexpected(
-    "unsupported",
-    "chat",
-    "a chat template in the model file, or turn markers in its vocabulary",
-    "neither",
-    { fix: "Use /v1/completions with a prompt of your own" },
+  if (template !== undefined && template.trim() !== "") return formatOf(template, tokenizer);
+  const style = turnStyles.find(({ sign }) => tokenizer.idOf(sign) !== undefined);
+  if (style !== undefined) return styleFormat(style, tokenizer);
+  const expected = "a chat template in the model file, or turn marks in its vocabulary";
+  throw unexpected("unsupported", "chat", expected, "neither", {
+    fix: "Use /v1/completions with a prompt of your own",
+  });
+}
+
+/** The file's template, behind our own renderer for what that is known to write in the same way. */
+function formatOf(source: string, tokenizer: ChatTokenizer): ChatFormat {
+  const template = templateFormat(source, tokenizer);
+  const style = turnStyles.find(
+    (candidate) =>
+      tokenizer.idOf(candidate.sign) !== undefined &&
+      PROBES.every((probe) => agrees(candidate, template, probe)),
   );
+  if (style === undefined) return template;
+  const readsEffort = source.includes("reasoning_effort");
+  const render = (messages: readonly ChatMessage[], options: ChatOptions = {}): PromptPiece[] => {
+    const known = isRegular(messages) && !hasVariables(options, readsEffort);
+    const conversation = known ? simpleConversation(messages) : undefined;
+    return conversation === undefined ? template.render(messages, options) : style.render(conversation);
+  };
+  return {
+    ...template,
+    name: style.name,
+    render,
+    prompt: (messages, options) => encodePieces(tokenizer, render(messages, options), style.marks),
+  };
+}
+
+function hasVariables(
+  { templateArguments, reasoningEffort, tools }: ChatOptions,
+  readsEffort: boolean,
+): boolean {
+  const effort = readsEffort && reasoningEffort !== undefined;
+  return effort || Object.keys(templateArguments ?? {}).length > 0 || (tools?.length ?? 0) > 0;
+}
+
+/** Conversations on which a style and a template must agree to the letter; odd white space and think blocks tell. */
+const PROBES: readonly SimpleConversation[] = [
+  { system: "", turns: [{ role: "user", content: " a\n" }] },
+  { system: " S.\n", turns: [{ role: "user", content: "b" }] },
+  {
+    system: "",
+    turns: [
+      { role: "user", content: "a" },
+      { role: "assistant", content: " b \n" },
+      { role: "user", content: "c\n\nd" },
+    ],
+  },
+  {
+    system: "S",
+    turns: [
+      { role: "user", content: "a" },
+      { role: "assistant", content: "<think>\nq\n</think>\n\nz" },
+      { role: "user", content: "<think>b</think>" },
+      { role: "assistant", content: "c" },
+      { role: "user", content: "d" },
+    ],
+  },
+];
+
+function agrees(style: TurnStyle, template: ChatFormat, { system, turns }: SimpleConversation): boolean {
+  const head: ChatMessage[] = system === "" ? [] : [{ role: "system", content: system }];
+  try {
+    return textOf(template.render([...head, ...turns])) === textOf(style.render({ system, turns }));
+  } catch {
+    // A template that refuses what the style writes is another format.
+    return false;
+  }
+}
+
+/** A style on its own, for a file without a template. */
+function styleFormat(style: TurnStyle, tokenizer: ChatTokenizer): ChatFormat {
+  const split = tokenizer.idOf("</think>") !== undefined;
+  const stop = tokenizer.idOf(style.marks[0]!);
+  const render = (messages: readonly ChatMessage[], options: ChatOptions = {}): PromptPiece[] => {
+    if ((options.tools?.length ?? 0) > 0) throw refusal(style, "tools", "a request without tools");
+    const conversation = simpleConversation(messages);
+    if (conversation === undefined) {
+      throw refusal(
+        style,
+        "messages",
+        "system, user and assistant messages, one of a user or assistant among them",
+      );
+    }
+    const pieces = style.render(conversation);
+    const thinks = split && style.sign === "<|im_start|>";
+    if (!thinks || options.templateArguments?.enable_thinking !== false) return pieces;
+    return [...pieces, { text: "<think>\n\n</think>\n\n", special: true }];
+  };
+  return {
+    name: style.name,
+    capabilities: { reasoning: split, tools: false },
+    stopTokens: stop === undefined ? [] : [stop],
+    render,
+    prompt: (messages, options) => encodePieces(tokenizer, render(messages, options), style.marks),
+    parser: () => plainParser(tokenizer, { split }),
+  };
+}
+
+function refusal(style: TurnStyle, param: string, expected: string): PsionicError {
+  const fix =
+    "The model file has no chat template that says more; use /v1/completions with a prompt of your own";
+  return unexpected("invalid_request", `chat format ${style.name}`, expected, "something else", {
+    fix,
+    details: { param },
+  });
 }

@@ -1,170 +1,186 @@
-/** Chat templates from model files: hostile programs, run by an interpreter that counts. */
-import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
-import { PsionicError, unexpected } from "../../core/error.ts";
-import type { Tokenizer } from "../tokenizer/index.ts";
-import { Markup } from "./markup.ts";
-import { ThinkParser } from "./think_parser.ts";
-import type { ChatFormat, ChatMessage, ChatOptions } from "./types.ts";
+import { unexpected } from "../../core/error.ts";
+import { compileTemplate, isReserved, type Template } from "./jinja.ts";
+import { encodePieces, textOf } from "./pieces.ts";
+import { type TemplateText, templateText } from "./template_text.ts";
+import { plainParser } from "./think_parser.ts";
+import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
 
-const MAX_TEMPLATE_CHARACTERS = 1 << 20;
-/** Nodes that one rendering may evaluate; the largest published templates need some thousands a message. */
-const MAX_STEPS = 2_000_000;
-/** Characters of any one string that a template makes. */
-const MAX_STRING = 1 << 26;
-const MAX_RANGE = 100_000;
+/** How much of a conversation's system texts the template takes. */
+type SystemSupport = "anywhere" | "first" | "none";
 
-/** Counts what it evaluates; values live in Maps of the library, so no host object or prototype can be reached. */
-class BoundedInterpreter extends Interpreter {
-  #steps = 0;
-
-  override evaluate(...args: Parameters<Interpreter["evaluate"]>): ReturnType<Interpreter["evaluate"]> {
-    if (++this.#steps > MAX_STEPS) throw tooMuch(`${MAX_STEPS} steps`);
-    const value = super.evaluate(...args);
-    if (typeof value.value === "string" && value.value.length > MAX_STRING)
-      throw tooMuch(`${MAX_STRING} characters`);
-    return value;
-  }
-}
-
-function tooMuch(limit: string): PsionicError {
-  return unexpected("invalid_request", "chat template", `a rendering within ${limit}`, "one that needs more");
-}
-
-/** What a template threw on purpose: its author's refusal of these messages. */
-class TemplateRefusal extends Error {}
-
-export type Template = (variables: Readonly<Record<string, unknown>>) => string;
-
-/** Parses a template; throws `file_malformed` when it is none. */
-export function compileTemplate(source: string): Template {
-  if (source.length > MAX_TEMPLATE_CHARACTERS) {
-    throw unexpected(
-      "file_malformed",
-      "chat template",
-      `at most ${MAX_TEMPLATE_CHARACTERS} characters`,
-      source.length,
-    );
-  }
-  let program: ReturnType<typeof parse>;
-  try {
-    program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
-  } catch (cause) {
-    throw unexpected("file_malformed", "chat template", "a Jinja template", String(cause), { cause });
-  }
-  return (variables) => {
-    try {
-      const interpreter = new BoundedInterpreter(environment(variables));
-      return String(interpreter.run(program).value);
-    } catch (cause) {
-      if (cause instanceof PsionicError) throw cause;
-      const what =
-        cause instanceof TemplateRefusal ? "messages that the model's template takes" : "a rendering";
-      const text = cause instanceof Error ? cause.message : String(cause);
-      throw unexpected("invalid_request", "chat template", what, text.slice(0, 300), { cause });
-    }
+/** The format that a model file's own template describes; throws `file_malformed` where it is no template. */
+export function templateFormat(source: string, tokenizer: ChatTokenizer): ChatFormat {
+  const renderer = makeRenderer(source, tokenizer);
+  const support = systemSupport(renderer);
+  const developer = /['"]developer['"]/.test(source);
+  const reasoning = tokenizer.idOf("</think>") !== undefined;
+  const render = (messages: readonly ChatMessage[], options: ChatOptions = {}): PromptPiece[] => {
+    refuseTools(options);
+    return renderer(placeSystem(messages, support, developer), options);
   };
-}
-
-function environment(variables: Readonly<Record<string, unknown>>): Environment {
-  const env = new Environment();
-  for (const [name, value] of [
-    ["true", true],
-    ["false", false],
-    ["none", null],
-  ] as const) {
-    env.set(name, value);
-    env.set(name[0]!.toUpperCase() + name.slice(1), value);
-  }
-  env.set("raise_exception", (text: unknown) => {
-    throw new TemplateRefusal(String(text));
-  });
-  env.set("range", boundedRange);
-  env.set("strftime_now", strftimeNow);
-  for (const [name, value] of Object.entries(variables)) env.set(name, value);
-  return env;
-}
-
-function boundedRange(first: number, second?: number, step = 1): number[] {
-  const [start, stop] = second === undefined ? [0, first] : [first, second];
-  if (step === 0) throw new Error("range() with a step of zero");
-  const count = Math.max(0, Math.ceil((stop - start) / step));
-  if (count > MAX_RANGE) throw tooMuch(`ranges of ${MAX_RANGE}`);
-  return Array.from({ length: count }, (_, i) => start + i * step);
-}
-
-/** The date codes that templates use. */
-function strftimeNow(format: string): string {
-  const now = new Date();
-  const two = (n: number): string => String(n).padStart(2, "0");
-  const name = (options: Intl.DateTimeFormatOptions): string => now.toLocaleDateString("en-US", options);
-  const codes: Readonly<Record<string, string>> = {
-    Y: String(now.getFullYear()),
-    m: two(now.getMonth() + 1),
-    d: two(now.getDate()),
-    H: two(now.getHours()),
-    M: two(now.getMinutes()),
-    S: two(now.getSeconds()),
-    b: name({ month: "short" }),
-    B: name({ month: "long" }),
-    a: name({ weekday: "short" }),
-    A: name({ weekday: "long" }),
-    y: two(now.getFullYear() % 100),
-    "%": "%",
-  };
-  return format.replace(/%([a-zA-Z%])/g, (all, code: string) => codes[code] ?? all);
-}
-
-/** The format that a model's own template describes. */
-export function templateFormat(source: string, tokenizer: Tokenizer): ChatFormat {
-  const template = compileTemplate(source);
-  const markup = new Markup(tokenizer);
-  const text = (id: number | undefined): string => (id === undefined ? "" : tokenizer.tokenText(id));
-  const thinks = tokenizer.idOf("<think>") !== undefined;
-  let promptOpensThought = false;
   return {
     name: "template",
-    capabilities: { reasoning: thinks, tools: false },
+    capabilities: { reasoning, tools: false },
     stopTokens: [],
-    prompt(messages, options = {}) {
-      const rendered = template({
-        ...{ messages: messages.map((m) => templateMessage(m, markup)), add_generation_prompt: true },
-        ...{ bos_token: text(tokenizer.bos), eos_token: text(tokenizer.eos) },
-        ...templateArguments(options),
-      });
-      promptOpensThought = thinks && rendered.trimEnd().endsWith("<think>");
-      return markup.encode(rendered);
-    },
-    render: () => [],
-    parser: () => new ThinkParser(tokenizer, promptOpensThought),
+    render,
+    prompt: (messages, options) => encodePieces(tokenizer, render(messages, options)),
+    parser: (options = {}) =>
+      plainParser(tokenizer, { split: reasoning, thinking: reasoning && opensThought(renderer, options) }),
   };
 }
 
-function templateArguments({ reasoningEffort, templateArguments }: ChatOptions): Record<string, unknown> {
-  return { ...(reasoningEffort && { reasoning_effort: reasoningEffort }), ...templateArguments };
+type Renderer = (messages: readonly ChatMessage[], options: ChatOptions) => PromptPiece[];
+
+function makeRenderer(source: string, tokenizer: ChatTokenizer): Renderer {
+  const strict = rendererWith(source, tokenizer, templateText(tokenizer, source, false));
+  // Only a template that builds control tokens from parts leaves some unmarked in a conversation that has none.
+  const probe = tryRender(() => strict.text([{ role: "user", content: "a" }], {}));
+  if (probe === undefined || !strict.marks.isComposed(probe)) return strict.pieces;
+  return rendererWith(source, tokenizer, templateText(tokenizer, source, true)).pieces;
 }
 
-function templateMessage(m: ChatMessage, markup: Markup): Record<string, unknown> {
-  const calls = m.toolCalls?.map((call) => ({
-    id: call.id ?? "",
+function rendererWith(source: string, tokenizer: ChatTokenizer, marks: TemplateText) {
+  const template: Template = compileTemplate(source, marks.ofTemplate);
+  const tokenText = (id: number | undefined): string =>
+    id === undefined ? "" : marks.ofTemplate(tokenizer.tokenText(id));
+  const fixed = { bos_token: tokenText(tokenizer.bos), eos_token: tokenText(tokenizer.eos) };
+  const text = (messages: readonly ChatMessage[], options: ChatOptions): string => {
+    const variables = {
+      ...argumentsOf(options, marks),
+      ...fixed,
+      messages: messages.map((message) => templateMessage(message, marks)),
+      add_generation_prompt: true,
+    };
+    return template.render(variables, JSON.stringify(variables).length);
+  };
+  return { marks, text, pieces: (...args: Parameters<Renderer>) => marks.pieces(text(...args)) };
+}
+
+function tryRender<T>(render: () => T): T | undefined {
+  try {
+    return render();
+  } catch {
+    // A probe asks what the template can do; a refusal is an answer.
+    return undefined;
+  }
+}
+
+function refuseTools({ tools = [] }: ChatOptions): void {
+  if (tools.length === 0) return;
+  const fix = "Leave tools out; GPT-OSS models support them";
+  const details = { param: "tools" };
+  throw unexpected("unsupported", "chat template", "a request without tools", `${tools.length} tools`, {
+    fix,
+    details,
+  });
+}
+
+function opensThought(renderer: Renderer, { templateArguments, reasoningEffort }: ChatOptions): boolean {
+  const options = {
+    ...(templateArguments && { templateArguments }),
+    ...(reasoningEffort && { reasoningEffort }),
+  };
+  const pieces = tryRender(() => renderer([{ role: "user", content: "a" }], options));
+  return pieces !== undefined && textOf(pieces).trimEnd().endsWith("<think>");
+}
+
+/** Variables that the request's messages and the model file set. */
+const OWN_VARIABLES: ReadonlySet<string> = new Set([
+  "messages",
+  "tools",
+  "bos_token",
+  "eos_token",
+  "add_generation_prompt",
+]);
+
+function argumentsOf(options: ChatOptions, marks: TemplateText): Record<string, unknown> {
+  const { reasoningEffort, templateArguments = {}, currentDate } = options;
+  for (const name of Object.keys(templateArguments)) {
+    if (!isReserved(name) && !OWN_VARIABLES.has(name)) continue;
+    const details = { param: `chat_template_kwargs.${name}` };
+    throw unexpected("invalid_request", "chat template", "a variable of the template's own", name, {
+      details,
+    });
+  }
+  return {
+    ...(reasoningEffort && { reasoning_effort: reasoningEffort }),
+    ...(currentDate && { date_string: marks.ofMessage(currentDate, false) }),
+    ...(markAll(templateArguments, marks) as Record<string, unknown>),
+  };
+}
+
+function templateMessage(message: ChatMessage, marks: TemplateText): Record<string, unknown> {
+  const { role, content, reasoning, name, toolCallId, toolCalls = [] } = message;
+  const text = (value: string): string => marks.ofMessage(value, role === "assistant");
+  const calls = toolCalls.map((call) => ({
+    ...(call.id !== undefined && { id: text(call.id) }),
     type: "function",
-    function: { name: markup.plain(call.name), arguments: parsedArguments(call.arguments, markup) },
+    function: { name: text(call.name), arguments: callArguments(call.arguments, marks) },
   }));
   return {
-    role: m.role,
-    content: markup.plain(m.content),
-    ...(m.reasoning !== undefined && { reasoning_content: markup.plain(m.reasoning) }),
-    ...(m.name !== undefined && { name: markup.plain(m.name) }),
-    ...(m.toolCallId !== undefined && { tool_call_id: markup.plain(m.toolCallId) }),
-    ...(calls && calls.length > 0 && { tool_calls: calls }),
+    role,
+    content: text(content),
+    ...(reasoning !== undefined && { reasoning_content: text(reasoning) }),
+    ...(name !== undefined && { name: text(name) }),
+    ...(toolCallId !== undefined && { tool_call_id: text(toolCallId) }),
+    ...(calls.length > 0 && { tool_calls: calls }),
   };
 }
 
-/** Templates apply `tojson` to arguments, so they are handed over as a value. */
-function parsedArguments(text: string, markup: Markup): unknown {
-  const plain = markup.plain(text);
+/** Templates write arguments with `tojson` or loop over them, so they get the value. */
+function callArguments(text: string, marks: TemplateText): unknown {
+  let value: unknown;
   try {
-    return JSON.parse(plain);
+    value = JSON.parse(text);
   } catch {
-    return plain; // arguments that are not JSON are shown to the model as they stand
+    // What is not JSON is shown to the model as it stands.
+    value = text;
   }
+  return markAll(value, marks);
+}
+
+function markAll(value: unknown, marks: TemplateText): unknown {
+  if (typeof value === "string") return marks.ofMessage(value, false);
+  if (Array.isArray(value)) return value.map((item) => markAll(item, marks));
+  if (typeof value !== "object" || value === null) return value;
+  const entries = Object.entries(value).map(
+    ([key, item]) => [marks.ofMessage(key, false), markAll(item, marks)] as const,
+  );
+  return Object.fromEntries(entries);
+}
+
+const SYSTEM_PROBE = "psionicsystemprobe";
+
+/** Finds out by trying: templates refuse or forget system texts in ways of their own. */
+function systemSupport(renderer: Renderer): SystemSupport {
+  const user = { role: "user", content: "a" } as const;
+  const system = { role: "system", content: SYSTEM_PROBE } as const;
+  const keeps = (messages: readonly ChatMessage[]): boolean => {
+    const pieces = tryRender(() => renderer(messages, {}));
+    return pieces !== undefined && textOf(pieces).includes(SYSTEM_PROBE);
+  };
+  if (!keeps([system, user])) return "none";
+  const later = [{ role: "system", content: "b" }, user, { role: "assistant", content: "c" }] as const;
+  return keeps([...later, system, user]) ? "anywhere" : "first";
+}
+
+/** Puts system texts where the template takes them, so that none is lost. */
+function placeSystem(
+  messages: readonly ChatMessage[],
+  support: SystemSupport,
+  developer: boolean,
+): readonly ChatMessage[] {
+  const isSystem = ({ role }: ChatMessage): boolean => role === "system" || role === "developer";
+  const named = messages.map((message) =>
+    message.role === "developer" && !developer ? { ...message, role: "system" as const } : message,
+  );
+  if (support === "anywhere" || !named.some(isSystem)) return named;
+  const rest = named.filter((message) => !isSystem(message));
+  const texts = named.filter(isSystem).map(({ content }) => content);
+  const content = texts.join("\n\n");
+  if (support === "first") return [{ role: "system", content }, ...rest];
+  const [first] = rest;
+  if (first?.role === "user")
+    return [{ ...first, content: `${content}\n\n${first.content}` }, ...rest.slice(1)];
+  return [{ role: "user", content }, ...rest];
 }

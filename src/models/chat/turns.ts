@@ -1,78 +1,111 @@
-/** Formats that write one block per turn: ChatML, Llama 3, Gemma 3. Used where a file has no template of its own. */
-import type { Tokenizer } from "../tokenizer/index.ts";
-import { Markup } from "./markup.ts";
-import { ThinkParser } from "./think_parser.ts";
-import type { ChatFormat, ChatMessage } from "./types.ts";
+import { marked, plain } from "./pieces.ts";
+import type { ChatMessage, PromptPiece } from "./types.ts";
 
-type TurnStyle = {
+/** A conversation that these formats write: an optional system text, then turns of the user and the assistant. */
+export type SimpleConversation = {
+  readonly system: string;
+  readonly turns: readonly { readonly role: "user" | "assistant"; readonly content: string }[];
+};
+
+/** A format with one block for each turn. */
+export type TurnStyle = {
   readonly name: string;
-  /** A token whose presence in the vocabulary says that the model knows the style. */
+  /** A token of the vocabularies that know the style. */
   readonly sign: string;
-  readonly stop: string;
-  render(messages: readonly ChatMessage[]): string;
+  /** Control tokens of the style, the one that ends a turn first. */
+  readonly marks: readonly string[];
+  readonly render: (conversation: SimpleConversation) => PromptPiece[];
 };
 
-const chatMl: TurnStyle = {
-  name: "chatml",
-  sign: "<|im_start|>",
-  stop: "<|im_end|>",
-  render: (messages) =>
-    `${messages.map((m) => `<|im_start|>${role(m)}\n${m.content}<|im_end|>\n`).join("")}<|im_start|>assistant\n`,
-};
+/** ChatML: Qwen 2 and 3 and many fine-tunes. */
+export function chatMl(options: { name: string; defaultSystem?: string; dropThoughts?: true }): TurnStyle {
+  const block = (role: string, text: string): PromptPiece[] => [
+    marked(`<|im_start|>${role}\n`),
+    plain(text),
+    marked("<|im_end|>\n"),
+  ];
+  return {
+    name: options.name,
+    sign: "<|im_start|>",
+    marks: ["<|im_end|>", "<|im_start|>", "<think>", "</think>"],
+    render: ({ system, turns }) => {
+      const instructions = system === "" ? (options.defaultSystem ?? "") : system;
+      const said = (text: string): string => (options.dropThoughts ? withoutThoughts(text) : text);
+      return [
+        ...(instructions === "" ? [] : block("system", instructions)),
+        ...turns.flatMap(({ role, content }) => block(role, role === "assistant" ? said(content) : content)),
+        marked("<|im_start|>assistant\n"),
+      ];
+    },
+  };
+}
+
+/** What Qwen 3 keeps of an earlier answer: the text behind its think block. */
+function withoutThoughts(text: string): string {
+  const end = text.lastIndexOf("</think>");
+  return end < 0 ? text : text.slice(end + "</think>".length).replace(/^\n+/, "");
+}
 
 const llama3: TurnStyle = {
   name: "llama3",
   sign: "<|start_header_id|>",
-  stop: "<|eot_id|>",
-  render(messages) {
-    const turn = (name: string, text: string): string =>
-      `<|start_header_id|>${name}<|end_header_id|>\n\n${text}`;
-    return (
-      messages.map((m) => `${turn(role(m), m.content.trim())}<|eot_id|>`).join("") + turn("assistant", "")
-    );
+  marks: ["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|begin_of_text|>"],
+  render: ({ system, turns }) => {
+    const head = (role: string): PromptPiece => marked(`<|start_header_id|>${role}<|end_header_id|>\n\n`);
+    const all = [...(system === "" ? [] : [{ role: "system", content: system }]), ...turns];
+    return [
+      marked("<|begin_of_text|>"),
+      ...all.flatMap(({ role, content }) => [head(role), plain(content.trim()), marked("<|eot_id|>")]),
+      head("assistant"),
+    ];
   },
 };
 
 const gemma3: TurnStyle = {
   name: "gemma3",
   sign: "<start_of_turn>",
-  stop: "<end_of_turn>",
-  render(messages) {
-    const system = messages.filter((m) => role(m) === "system").map((m) => m.content);
-    const turns = messages.filter((m) => role(m) !== "system");
-    const blocks = turns.map((m, i) => {
-      const text =
-        i === 0 && system.length > 0 ? `${system.join("\n\n")}\n\n${m.content.trim()}` : m.content.trim();
-      return `<start_of_turn>${m.role === "assistant" ? "model" : "user"}\n${text}<end_of_turn>\n`;
-    });
-    return `${blocks.join("")}<start_of_turn>model\n`;
-  },
+  marks: ["<end_of_turn>", "<start_of_turn>", "<bos>"],
+  render: ({ system, turns }) => [
+    marked("<bos>"),
+    ...turns.flatMap(({ role, content }, i) => [
+      marked(`<start_of_turn>${role === "assistant" ? "model" : "user"}\n`),
+      plain(i === 0 && system !== "" ? `${system}\n\n${content.trim()}` : content.trim()),
+      marked("<end_of_turn>\n"),
+    ]),
+    marked("<start_of_turn>model\n"),
+  ],
 };
 
-const styles: readonly TurnStyle[] = [chatMl, llama3, gemma3];
+/** Styles that a file's template is compared with; the first of a sign is the one for files without a template. */
+export const turnStyles: readonly TurnStyle[] = [
+  chatMl({ name: "chatml" }),
+  chatMl({ name: "qwen3", dropThoughts: true }),
+  chatMl({ name: "qwen2", defaultSystem: "You are a helpful assistant" }),
+  chatMl({ name: "qwen2", defaultSystem: "You are a helpful assistant." }),
+  llama3,
+  gemma3,
+];
 
-/** The style whose marker the vocabulary has. */
-export function turnFormat(tokenizer: Tokenizer): ChatFormat | undefined {
-  const style = styles.find((s) => isControlText(tokenizer, s.sign));
-  if (!style) return undefined;
-  const markup = new Markup(tokenizer);
-  const stop = tokenizer.idOf(style.stop);
-  return {
-    name: style.name,
-    capabilities: { reasoning: tokenizer.idOf("<think>") !== undefined, tools: false },
-    stopTokens: stop === undefined ? [] : [stop],
-    render: () => [],
-    prompt: (messages) =>
-      markup.encode(style.render(messages.map((m) => ({ ...m, content: markup.plain(m.content) })))),
-    parser: () => new ThinkParser(tokenizer, false),
-  };
+/**
+ * The conversation in the form the styles write, with all system texts, in order, before the first turn. Undefined
+ * where it has tool messages or calls, or no turn.
+ */
+export function simpleConversation(messages: readonly ChatMessage[]): SimpleConversation | undefined {
+  const system: string[] = [];
+  const turns: { role: "user" | "assistant"; content: string }[] = [];
+  for (const { role, content, toolCalls = [] } of messages) {
+    if (role === "tool" || toolCalls.length > 0) return undefined;
+    if (role === "system" || role === "developer") system.push(content);
+    else turns.push({ role, content });
+  }
+  return turns.length === 0 ? undefined : { system: system.join("\n\n"), turns };
 }
 
-function role(m: ChatMessage): string {
-  return m.role === "developer" ? "system" : m.role;
-}
-
-function isControlText(tokenizer: Tokenizer, text: string): boolean {
-  const id = tokenizer.idOf(text);
-  return id !== undefined && tokenizer.isControl(id);
+/** Whether system text comes only first, and user and assistant take turns from user to user. */
+export function isRegular(messages: readonly ChatMessage[]): boolean {
+  const first = messages[0]?.role;
+  const turns = first === "system" || first === "developer" ? messages.slice(1) : messages;
+  return (
+    turns.length % 2 === 1 && turns.every(({ role }, i) => role === (i % 2 === 0 ? "user" : "assistant"))
+  );
 }
