@@ -25,7 +25,12 @@ export function openFile(path: string): FileSource {
   const stat = fstatSync(fd);
   if (!stat.isFile()) {
     closeSync(fd);
-    throw unexpected("file_malformed", path, "a regular file", stat.isDirectory() ? "a directory" : "a special file");
+    throw unexpected(
+      "file_malformed",
+      path,
+      "a regular file",
+      stat.isDirectory() ? "a directory" : "a special file",
+    );
   }
   return {
     path,

@@ -1,4 +1,4 @@
-import { declinedTypeNames, type DType, dtypeFromId, dtypes } from "../../core/dtype.ts";
+import { type DType, declinedTypeNames, dtypeFromId, dtypes } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
 import type { ByteSource } from "./bytes.ts";
 import { HeaderCursor } from "./gguf_cursor.ts";
@@ -40,7 +40,12 @@ export function parseGguf(source: ByteSource, file = 0): Gguf {
   for (const info of infos) {
     const offset = dataStart + info.offset;
     if (!Number.isSafeInteger(offset + info.bytes)) {
-      throw unexpected("file_malformed", source.path, `${quote(info.name)} inside the file`, `offset ${info.offset}`);
+      throw unexpected(
+        "file_malformed",
+        source.path,
+        `${quote(info.name)} inside the file`,
+        `offset ${info.offset}`,
+      );
     }
     tensors.set(info.name, { ...info, file, offset });
   }
@@ -85,7 +90,8 @@ function readMetadata(cursor: HeaderCursor, count: number): Map<string, GgufValu
   const metadata = new Map<string, GgufValue>();
   for (let i = 0; i < count; i++) {
     const key = readString(cursor, `metadata key ${i}`, MAX_KEY_BYTES);
-    if (key === "") throw unexpected("file_malformed", cursor.path, `a name for metadata key ${i}`, "an empty string");
+    if (key === "")
+      throw unexpected("file_malformed", cursor.path, `a name for metadata key ${i}`, "an empty string");
     if (metadata.has(key)) {
       throw unexpected("file_malformed", cursor.path, "metadata keys that occur once", `${quote(key)} twice`);
     }
@@ -99,7 +105,8 @@ function readAlignment(path: string, metadata: ReadonlyMap<string, GgufValue>): 
   const entry = metadata.get("general.alignment");
   if (entry === undefined) return DEFAULT_ALIGNMENT;
   const value = entry.value;
-  const isPower = typeof value === "number" && value >= 1 && value <= MAX_ALIGNMENT && Number.isInteger(Math.log2(value));
+  const isPower =
+    typeof value === "number" && value >= 1 && value <= MAX_ALIGNMENT && Number.isInteger(Math.log2(value));
   if (isPower) return value;
   throw unexpected(
     "file_malformed",
@@ -116,7 +123,8 @@ function readTensorInfos(cursor: HeaderCursor, count: number, alignment: number)
   const names = new Set<string>();
   for (let i = 0; i < count; i++) {
     const name = readString(cursor, `the name of tensor ${i}`, MAX_NAME_BYTES);
-    if (name === "") throw unexpected("file_malformed", cursor.path, `a name for tensor ${i}`, "an empty string");
+    if (name === "")
+      throw unexpected("file_malformed", cursor.path, `a name for tensor ${i}`, "an empty string");
     if (names.has(name)) {
       throw unexpected("file_malformed", cursor.path, "tensor names that occur once", `${quote(name)} twice`);
     }
@@ -130,7 +138,12 @@ function readTensorInfo(cursor: HeaderCursor, name: string, alignment: number): 
   const shown = quote(name);
   const dimensions = cursor.u32(`the dimension count of ${shown}`);
   if (dimensions > MAX_DIMENSIONS) {
-    throw unexpected("file_malformed", cursor.path, `at most ${MAX_DIMENSIONS} dimensions for ${shown}`, dimensions);
+    throw unexpected(
+      "file_malformed",
+      cursor.path,
+      `at most ${MAX_DIMENSIONS} dimensions for ${shown}`,
+      dimensions,
+    );
   }
   const fastestFirst: number[] = [];
   let elements = 1;
@@ -151,7 +164,12 @@ function readTensorInfo(cursor: HeaderCursor, name: string, alignment: number): 
   const bytes = tensorBytes(cursor.path, shown, dtype, fastestFirst[0] ?? 1, elements);
   const offset = cursor.size(`the offset of ${shown}`);
   if (offset % alignment !== 0) {
-    throw unexpected("file_malformed", cursor.path, `${shown} at a multiple of ${alignment}`, `offset ${offset}`);
+    throw unexpected(
+      "file_malformed",
+      cursor.path,
+      `${shown} at a multiple of ${alignment}`,
+      `offset ${offset}`,
+    );
   }
   return { name, dtype, shape: fastestFirst.reverse(), offset, bytes };
 }
@@ -166,10 +184,21 @@ function tensorType(path: string, id: number, shown: string): DType {
       details: { tensor: shown, type: declined },
     });
   }
-  throw unexpected("file_malformed", path, `${shown} to have a known type id`, `id ${id} (unknown or retired)`);
+  throw unexpected(
+    "file_malformed",
+    path,
+    `${shown} to have a known type id`,
+    `id ${id} (unknown or retired)`,
+  );
 }
 
-function tensorBytes(path: string, shown: string, dtype: DType, rowElements: number, elements: number): number {
+function tensorBytes(
+  path: string,
+  shown: string,
+  dtype: DType,
+  rowElements: number,
+  elements: number,
+): number {
   const { blockElements, blockBytes } = dtypes[dtype];
   if (rowElements % blockElements !== 0) {
     throw unexpected(

@@ -44,7 +44,12 @@ export class HeaderCursor {
       );
     }
     if (end > MAX_HEADER_BYTES) {
-      throw unexpected("file_malformed", this.path, `a header of at most ${MAX_HEADER_BYTES} bytes`, `${what} ending at ${end}`);
+      throw unexpected(
+        "file_malformed",
+        this.path,
+        `a header of at most ${MAX_HEADER_BYTES} bytes`,
+        `${what} ending at ${end}`,
+      );
     }
     this.#grow(Math.min(this.#source.size, MAX_HEADER_BYTES, Math.max(end, this.bytes.byteLength * 2)));
   }

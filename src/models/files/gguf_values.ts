@@ -107,7 +107,11 @@ function readBool(cursor: HeaderCursor, key: string): boolean {
   return value === 1;
 }
 
-function readNumber(cursor: HeaderCursor, type: Exclude<ElementType, "string">, key: string): number | bigint {
+function readNumber(
+  cursor: HeaderCursor,
+  type: Exclude<ElementType, "string">,
+  key: string,
+): number | bigint {
   const constructor = numericArrays[type];
   const value = new constructor(cursor.take(constructor.BYTES_PER_ELEMENT, key).slice().buffer)[0];
   return value ?? 0;
@@ -125,7 +129,12 @@ function readArray(cursor: HeaderCursor, key: string): GgufValue {
     throw unexpected("file_malformed", cursor.path, `an element type from 0 to 12 for ${key}`, id);
   }
   if (elementType === "array") {
-    throw unexpected("unsupported", cursor.path, `an array of scalars or strings for ${key}`, "an array of arrays");
+    throw unexpected(
+      "unsupported",
+      cursor.path,
+      `an array of scalars or strings for ${key}`,
+      "an array of arrays",
+    );
   }
   const count = cursor.size(`the length of ${key}`);
   const elementBytes = elementType === "string" ? 8 : numericArrays[elementType].BYTES_PER_ELEMENT;
@@ -154,7 +163,12 @@ function readStrings(cursor: HeaderCursor, count: number, key: string): StringTa
   for (let i = 0; i < count; i++) {
     const length = cursor.size(key);
     if (length > MAX_STRING_BYTES) {
-      throw unexpected("file_malformed", cursor.path, `strings of at most ${MAX_STRING_BYTES} bytes in ${key}`, length);
+      throw unexpected(
+        "file_malformed",
+        cursor.path,
+        `strings of at most ${MAX_STRING_BYTES} bytes in ${key}`,
+        length,
+      );
     }
     cursor.ensure(length, key);
     const from = cursor.position;

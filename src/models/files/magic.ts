@@ -8,7 +8,8 @@ export function describeMagic(head: Uint8Array): string | undefined {
   }
   if (head.length >= 9 && head[8] === 0x7b && head[7] === 0 && head[6] === 0) return "a safetensors file";
   if (/^\s*[{[]/.test(text)) return "a JSON file";
-  if (head.length > 0 && head.every((b) => b === 0)) return "a file that begins with zeros (an unfinished download?)";
+  if (head.length > 0 && head.every((b) => b === 0))
+    return "a file that begins with zeros (an unfinished download?)";
   return undefined;
 }
 

@@ -36,7 +36,8 @@ export function checkRanges(path: string, fileBytes: number, records: readonly T
       );
     }
     previous = record;
-    if (furthest === undefined || record.offset + record.bytes > furthest.offset + furthest.bytes) furthest = record;
+    if (furthest === undefined || record.offset + record.bytes > furthest.offset + furthest.bytes)
+      furthest = record;
   }
   if (furthest === undefined) return;
   const end = furthest.offset + furthest.bytes;
