@@ -36,6 +36,10 @@ test.each([
     "{{ messages[0].get('none', 'd') }} {{ 'content' in messages[0] }} {{ messages is iterable }}",
     "d True True",
   ],
+  [
+    "{{ '\\n a\\n '.lstrip('\\n') }}|{{ 'xay'.strip('xy') }}|{{ ' a '.rstrip() }}|{{ 'aé'.rstrip('é') }}",
+    " a\n |a| a|a",
+  ],
   ["{{ strftime_now('%%%q') }}", "%%q"],
 ])("%s", (source, expected) => {
   const messages = [

@@ -65,6 +65,42 @@ const GEMMA3 = `{{ bos_token }}
 {%- endfor -%}
 {{ '<start_of_turn>model\\n' }}`;
 
+/** As Qwen 3 writes conversations without tools. */
+const QWEN3 = `{%- if messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- set ns = namespace(last=messages|length - 1, open=true) %}
+{%- for message in messages[::-1] %}
+    {%- if ns.open and message.role == "user" and not(message.content.startswith('<tool_response>')) %}
+        {%- set ns.open = false %}
+        {%- set ns.last = (messages|length - 1) - loop.index0 %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content %}
+    {%- if message.role == "user" or (message.role == "system" and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set thought = message.reasoning_content if message.reasoning_content is string else '' %}
+        {%- if '</think>' in content %}
+            {%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last and thought %}
+            {{- '<|im_start|>' + message.role + '\\n<think>\\n' + thought.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+        {%- else %}
+            {{- '<|im_start|>' + message.role + '\\n' + content }}
+        {%- endif %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}`;
+
 /** Control tokens put together from parts; no system text. */
 const COMPOSING = `{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ '<|' + ('im_start' if true) + '|>' + m.role + '\\n' + m.content + '<|' ~ 'im_end|>' }}{% endfor %}{{ '<|im_start|>assistant\\n' }}`;
 
@@ -82,6 +118,7 @@ function text(format: ChatFormat, messages: readonly ChatMessage[], options: Cha
 
 test("templates that write as a known style are recognised by what they write", () => {
   expect(formatFor(CHATML).name).toBe("chatml");
+  expect(formatFor(QWEN3).name).toBe("qwen3");
   expect(formatFor(LLAMA3, llamaTokens).name).toBe("llama3");
   expect(formatFor(GEMMA3, gemmaTokens).name).toBe("gemma3");
   expect(formatFor(THINKING).name).toBe("template");
@@ -152,6 +189,14 @@ test("the template's thoughts: dropped from history, opened by the prompt, switc
     { type: "content", text: "y" },
   ]);
   expect(read(off).every(({ type }) => type === "content")).toBe(true);
+});
+
+test("a recognised template still serves what the style does not write", () => {
+  const format = formatFor(QWEN3);
+  const off = { templateArguments: { enable_thinking: false } };
+  expect(text(format, [user("a")], off)).toEndWith("assistant\n<think>\n\n</think>\n\n");
+  const kept: ChatMessage[] = [user("a"), { role: "assistant", content: "b", reasoning: "q\n" }];
+  expect(text(format, kept)).toContain("<|im_start|>assistant\n<think>\nq\n</think>\n\nb<|im_end|>");
 });
 
 test("arguments of calls reach the template as values", () => {
