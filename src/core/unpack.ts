@@ -13,6 +13,8 @@ import { join } from "node:path";
 import { sha256 } from "./digest.ts";
 import type { EmbeddedFile } from "./embedded.ts";
 import { PsionicError } from "./error.ts";
+import { memoryFile } from "./memory_file.ts";
+import { decompressZstd } from "./zstd.ts";
 
 /** Folders that may hold unpacked files, in order of preference. */
 export function cacheFolders(): readonly string[] {
@@ -30,30 +32,45 @@ export function cacheFolders(): readonly string[] {
  * checked against the digest before each use, since the folder may be writable by others.
  * Throws `io_failed` with every folder tried when none can be written.
  */
-export function unpack(file: EmbeddedFile, decompress: (bytes: Uint8Array) => Uint8Array): string {
+export function unpack(file: EmbeddedFile): string {
   const failures: string[] = [];
   for (const folder of cacheFolders()) {
     const target = join(folder, file.sha256.slice(0, 16), file.name);
     try {
-      if (!(existsSync(target) && sha256(readFileSync(target)) === file.sha256)) {
-        write(target, file, decompress);
-      }
+      if (!(existsSync(target) && sha256(readFileSync(target)) === file.sha256)) write(target, file);
       return target;
     } catch (error) {
+      if (error instanceof PsionicError) throw error;
       failures.push(`${folder}: ${error instanceof Error ? error.message : String(error)}`);
     }
   }
   throw new PsionicError(
     "io_failed",
     `[unpack] expected a writable folder for ${file.name}, got none (${failures.join("; ")}). ` +
-      "Set PSIONIC_CACHE_DIR to a writable folder on a file system that allows execution.",
+      "Set PSIONIC_CACHE_DIR to a writable folder",
     { name: file.name, failures },
   );
 }
 
-function write(target: string, file: EmbeddedFile, decompress: (bytes: Uint8Array) => Uint8Array): void {
+/** Path of the unpacked bytes in a memory file; undefined where the system has none. */
+export function unpackToMemory(file: EmbeddedFile): string | undefined {
+  return memoryFile(file.name, contents(file));
+}
+
+/** `unpack` for code that is to be loaded: in memory where no folder can be written. */
+export function unpackLibrary(file: EmbeddedFile): string {
+  try {
+    return unpack(file);
+  } catch (error) {
+    const path = unpackToMemory(file);
+    if (path === undefined) throw error;
+    return path;
+  }
+}
+
+function contents(file: EmbeddedFile): Uint8Array {
   const stored = readFileSync(file.path);
-  const bytes = file.compression === "zstd" ? decompress(stored) : stored;
+  const bytes = file.compression === "zstd" ? decompressZstd(stored) : stored;
   const digest = sha256(bytes);
   if (digest !== file.sha256) {
     throw new PsionicError(
@@ -61,7 +78,13 @@ function write(target: string, file: EmbeddedFile, decompress: (bytes: Uint8Arra
       `[unpack] expected sha256 ${file.sha256} for ${file.name}, got ${digest}`,
     );
   }
+  return bytes;
+}
+
+function write(target: string, file: EmbeddedFile): void {
+  // The folder first: nothing is decompressed for a place that cannot be written.
   mkdirSync(join(target, ".."), { recursive: true, mode: 0o700 });
+  const bytes = contents(file);
   const aside = `${target}.${process.pid}.${Math.floor(Math.random() * 2 ** 32).toString(16)}`;
   try {
     writeFileSync(aside, bytes, { mode: 0o700 });

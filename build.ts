@@ -1,0 +1,102 @@
+/**
+ * Builds dist/psionic: the kernel library, the zstd binding and the default model, packed with the program into one
+ * executable. Usage: bun build.ts [--outfile PATH | --native]          Output: the path of what was built.
+ * --native stops after the native code, which is what running from source needs.
+ */
+import { mkdirSync, renameSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import type { BunPlugin } from "bun";
+import { buildCpuLibrary } from "./kernels/build.ts";
+import { buildZstdBinding } from "./scripts/zstd-binding.ts";
+import { sha256 } from "./src/core/digest.ts";
+import type { EmbeddedFile } from "./src/core/embedded.ts";
+
+const root = import.meta.dir;
+const cache = join(root, ".cache");
+
+/** Native code into .cache/native and zstd-napi's own folder: what running from source and the tests need. */
+async function buildNative(): Promise<{ readonly library: string; readonly binding: string }> {
+  const [library, binding] = await Promise.all([buildCpuLibrary(join(cache, "native")), buildZstdBinding()]);
+  return { library, binding };
+}
+
+/** A compressed copy with zstd's content checksum, made once per content. */
+async function compressed(path: string): Promise<EmbeddedFile> {
+  const { compress } = await import("zstd-napi");
+  const bytes = await Bun.file(path).bytes();
+  const digest = sha256(bytes);
+  const stored = join(cache, "embedded", `${basename(path)}.${digest.slice(0, 16)}.zst`);
+  if (!(await Bun.file(stored).exists())) {
+    mkdirSync(dirname(stored), { recursive: true });
+    const aside = `${stored}.${process.pid}`;
+    await Bun.write(aside, compress(bytes, { compressionLevel: 19, checksumFlag: true }));
+    renameSync(aside, stored);
+  }
+  return { name: basename(path), path: stored, sha256: digest, compression: "zstd" };
+}
+
+/** The binding itself unpacks everything else, so it is stored as it is. */
+async function plain(name: string, path: string): Promise<EmbeddedFile> {
+  return { name, path, sha256: sha256(await Bun.file(path).bytes()), compression: "none" };
+}
+
+const bindingName = "zstd_binding.node";
+
+/** Puts the real table in the place of src/core/embedded.ts, and the unpacked binding in that of zstd-napi's loader. */
+function embed(files: readonly EmbeddedFile[]): BunPlugin {
+  const imports = files.map(
+    (f, i) => `import path${i} from ${JSON.stringify(f.path)} with { type: "file" };`,
+  );
+  const entries = files.map(({ name, sha256: digest, compression }, i) => {
+    const fields = `name: ${JSON.stringify(name)}, path: path${i}, sha256: "${digest}", compression: "${compression}"`;
+    return `[${JSON.stringify(name)}, { ${fields} }],`;
+  });
+  const table = [...imports, "export const embeddedFiles = new Map([", ...entries, "]);"].join("\n");
+  const core = (file: string) => JSON.stringify(join(root, "src", "core", file));
+  const loader = [
+    `const { embeddedFiles } = require(${core("embedded.ts")});`,
+    `const { unpackLibrary } = require(${core("unpack.ts")});`,
+    "const loaded = { exports: {} };",
+    `process.dlopen(loaded, unpackLibrary(embeddedFiles.get("${bindingName}")));`,
+    "module.exports = loaded.exports;",
+  ].join("\n");
+  return {
+    name: "embedded files",
+    setup(build) {
+      build.onLoad({ filter: /src[\\/]core[\\/]embedded\.ts$/ }, () => ({ loader: "ts", contents: table }));
+      build.onLoad({ filter: /zstd-napi[\\/]binding\.js$/ }, () => ({ loader: "js", contents: loader }));
+    },
+  };
+}
+
+async function buildExecutable(outfile: string): Promise<void> {
+  const { library, binding } = await buildNative();
+  const files = [
+    await plain(bindingName, binding),
+    await compressed(library),
+    await compressed(join(root, "fixtures", "docs-oss-13m-mxfp4.gguf")),
+  ];
+  mkdirSync(dirname(outfile), { recursive: true });
+  const result = await Bun.build({
+    entrypoints: [join(root, "src", "main.ts"), join(root, "src", "serve", "engine", "worker.ts")],
+    root: join(root, "src"),
+    target: "bun",
+    format: "esm",
+    minify: true,
+    bytecode: true,
+    splitting: true,
+    plugins: [embed(files)],
+    compile: { outfile, autoloadDotenv: false, autoloadBunfig: false },
+  });
+  if (!result.success) throw new AggregateError(result.logs, "[build] expected a bundle, got errors");
+}
+
+const args = process.argv.slice(2);
+if (args[0] === "--native") {
+  console.log((await buildNative()).library);
+} else {
+  const at = args.indexOf("--outfile");
+  const outfile = resolve(at < 0 ? join(root, "dist", "psionic") : (args[at + 1] ?? ""));
+  await buildExecutable(outfile);
+  console.log(`${outfile}  ${(Bun.file(outfile).size / 1e6).toFixed(1)} MB`);
+}

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Everything that must hold: installs what is missing, builds the kernels and dist/psionic, compiles the kernels for
+# arm64, checks types, format and sizes, runs every test.
+# Needs Node.js 20 with npm, git and g++.   Usage: bash scripts/test.sh
+# Output: a last line `N passed, N failed` (`, N skipped` may follow). Exits 1 when something failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+passed=0 failed=0 skipped=0
+log=.cache/test.log
+
+finish() {
+  echo "$passed passed, $failed failed, $skipped skipped"
+  [ "$failed" -eq 0 ] && exit 0
+  exit 1
+}
+step() { # NAME COMMAND...
+  local name="$1"; shift
+  echo "== $name"
+  if "$@"; then passed=$((passed + 1)); else echo "FAILED: $name"; failed=$((failed + 1)); return 1; fi
+}
+skip() { echo "SKIPPED: $1"; skipped=$((skipped + 1)); }
+
+step "setup" bash scripts/setup.sh || finish
+mkdir -p .cache
+step "build" .tools/bun build.ts || finish
+
+if ! command -v aarch64-linux-gnu-g++ >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++-aarch64-linux-gnu; } \
+    >.cache/apt.log 2>&1 || true
+fi
+if command -v aarch64-linux-gnu-g++ >/dev/null; then
+  step "kernels for arm64" .tools/bun kernels/build.ts linux-arm64
+else
+  skip "kernels for arm64: no aarch64-linux-gnu-g++, and it could not be installed with apt-get"
+fi
+
+step "types, format, sizes" .tools/bun scripts/check.ts
+
+echo "== tests"
+.tools/bun test --timeout 60000 2>&1 | tee "$log"
+status=${PIPESTATUS[0]}
+count() { grep -aE "^ *[0-9]+ $1\$" "$log" | tail -1 | grep -oE '[0-9]+' || echo 0; }
+tests_passed=$(count pass) tests_failed=$(count fail) tests_skipped=$(count skip)
+passed=$((passed + tests_passed)) failed=$((failed + tests_failed)) skipped=$((skipped + tests_skipped))
+if [ "$status" -ne 0 ] && [ "$tests_failed" -eq 0 ]; then
+  echo "FAILED: bun test ended with status $status"
+  failed=$((failed + 1))
+fi
+finish

@@ -1,0 +1,45 @@
+import type { AnyCommand } from "../terminal/command.ts";
+
+export type CommandEntry = { readonly description: string; readonly load: () => Promise<AnyCommand> };
+
+export const description = "serves language models from one executable";
+
+/** Every command. A command's own module is loaded when it is wanted, so that the others cost nothing. */
+export const commands: Readonly<Record<string, CommandEntry>> = {
+  serve: {
+    description: "Serve a model over HTTP, as OpenAI's API",
+    load: async () => (await import("../serve/cli/serve.ts")).serve,
+  },
+  run: {
+    description: "Chat with a model in the terminal, or answer one prompt",
+    load: async () => (await import("../serve/cli/run.ts")).run,
+  },
+  inspect: {
+    description: "Show a model file: metadata, tensors, experts, the memory plan",
+    load: async () => (await import("../serve/cli/inspect.ts")).inspect,
+  },
+  tokenize: {
+    description: "Turn text into token ids",
+    load: async () => (await import("../models/cli/tokenize.ts")).tokenize,
+  },
+  detokenize: {
+    description: "Turn token ids into text",
+    load: async () => (await import("../models/cli/detokenize.ts")).detokenize,
+  },
+  logits: {
+    description: "Write the logits of a list of token ids",
+    load: async () => (await import("../models/cli/logits.ts")).logits,
+  },
+  bench: {
+    description: "Measure prompt and generation speed against this machine's limits",
+    load: async () => (await import("../serve/cli/bench.ts")).bench,
+  },
+  doctor: {
+    description: "Say what this machine offers and why something is not used",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
+  completions: {
+    description: "Print a completion script for bash, zsh or fish",
+    load: async () => (await import("./completions.ts")).completions,
+  },
+};

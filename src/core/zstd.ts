@@ -1,0 +1,7 @@
+import type * as Zstd from "zstd-napi";
+
+/** Decompresses one zstd frame; the binding is loaded at first use, since most runs find everything unpacked. */
+export function decompressZstd(bytes: Uint8Array): Uint8Array {
+  const { decompress } = require("zstd-napi") as typeof Zstd;
+  return decompress(bytes);
+}
