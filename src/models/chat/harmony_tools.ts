@@ -1,3 +1,4 @@
+import { unexpected } from "../../core/error.ts";
 import type { ChatTool } from "./types.ts";
 
 type Schema = Readonly<Record<string, unknown>>;
@@ -12,7 +13,7 @@ export type ToolNames = {
 
 /** Tools that the model was trained with; their names stand without the `functions.` namespace. */
 export function isBuiltIn(name: string): boolean {
-  return name === "python" || name.startsWith("browser.");
+  return name === "python" || /^browser\.\w+$/.test(name);
 }
 
 /** A name as a TypeScript identifier. */
@@ -94,7 +95,7 @@ function property(key: string, schema: Schema, required: boolean, depth: number,
 function propertyComments(schema: Schema, indent: string): string {
   const title = typeof schema.title === "string" ? `${comment(schema.title, indent)}${indent}//\n` : "";
   const examples = Array.isArray(schema.examples) && schema.examples.length > 0 ? schema.examples : [];
-  const shown = examples.map((example) => `${indent}// - ${JSON.stringify(example)}\n`).join("");
+  const shown = examples.map((example) => `${indent}// - ${json(example)}\n`).join("");
   return `${title}${comment(schema.description, indent)}${shown === "" ? "" : `${indent}// Examples:\n${shown}`}`;
 }
 
@@ -103,7 +104,7 @@ function defaultComment(schema: Schema): string {
   if (value === undefined) return "";
   // A default that is one of the listed values stands bare, as the reference writes it.
   const bare = typeof value === "string" && Array.isArray(schema.enum);
-  return ` // default: ${bare ? value : JSON.stringify(value)}`;
+  return ` // default: ${bare ? value : json(value)}`;
 }
 
 function unionOf(schema: Schema): Schema[] | undefined {
@@ -130,7 +131,7 @@ function simpleType(type: string, schema: Schema, depth: number): string {
   switch (type) {
     case "string":
       return Array.isArray(schema.enum) && schema.enum.length > 0
-        ? schema.enum.map((value) => JSON.stringify(value)).join(" | ")
+        ? schema.enum.map((value) => json(value)).join(" | ")
         : "string";
     case "number":
     case "integer":
@@ -146,6 +147,18 @@ function simpleType(type: string, schema: Schema, depth: number): string {
       return objectType(schema, depth);
     default:
       return "any";
+  }
+}
+
+/** A value of a schema on one line. */
+function json(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? "null";
+  } catch (cause) {
+    const details = { param: "tools" };
+    throw unexpected("invalid_request", "tools", "schemas of JSON values, not nested too deeply", cause, {
+      details,
+    });
   }
 }
 

@@ -76,6 +76,10 @@ const attacks: readonly (readonly [string, string])[] = [
     "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
   ],
   [
+    "nested loops over a variable",
+    "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% for c in r %}{% endfor %}{% endfor %}{% endfor %}",
+  ],
+  [
     "doubled text",
     "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
   ],
@@ -176,4 +180,32 @@ test("large honest conversations are within the limits", () => {
     "{% for m in messages %}{% set c = m.content | trim %}{% if '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}{{ '<|im_start|>' + m.role + '\n' + c }}{% endfor %}";
   const template = compileTemplate(source, (text) => text);
   expect(template.render({ messages }, 4_000_000).length).toBeGreaterThan(4_000_000);
+});
+
+test("fuzz: whatever the template, the error is typed and comes in time", () => {
+  let state = 99;
+  const random = (n: number): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * n);
+  };
+  const parts =
+    "{% |%}|{{ | }}|for|x|in|messages|if|else|endif|endfor|set|=|macro|f|(|)|endmacro|call|endcall|filter|endfilter|indent|join|tojson|~|+|*|**|-|9|99999999|'a'|[|]|{|}|:|,|.|\\|||is|not|defined|range|namespace|ns|replace|split|loop|break|continue|#}|{#|-%}|{%-|\n"
+      .split("|")
+      .concat("|");
+  let rendered = 0;
+  for (let i = 0; i < 1500; i++) {
+    const wrap = random(3);
+    const body = Array.from({ length: 1 + random(12) }, () => parts[random(parts.length)]).join(" ");
+    const source =
+      wrap === 0 ? body : wrap === 1 ? `{{ ${body} }}` : `{% for x in messages %}{{ ${body} }}{% endfor %}`;
+    const start = performance.now();
+    try {
+      render(source, { messages: [{ role: "user", content: "a" }], f: "b", ns: [1, 2] });
+      rendered += 1;
+    } catch (error) {
+      expect(error).toBeInstanceOf(PsionicError);
+    }
+    expect(performance.now() - start).toBeLessThan(4000);
+  }
+  expect(rendered).toBeGreaterThan(50);
 });

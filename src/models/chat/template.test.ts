@@ -289,6 +289,21 @@ test("tools and reserved variables are refused, not ignored", () => {
   expect(() => text(formatFor(THINKING), [user("a")], messages)).toThrow("messages");
 });
 
+test("values nested too deeply are refused", () => {
+  const deep = `${"[".repeat(5000)}${"]".repeat(5000)}`;
+  const talk: ChatMessage[] = [
+    user("a"),
+    { role: "assistant", content: "", toolCalls: [{ name: "f", arguments: deep }] },
+  ];
+  expect(() => formatFor(THINKING).render(talk)).toThrow("nested");
+});
+
+test("Gemma 3 has a place for system text even when the assistant speaks first", () => {
+  expect(text(formatFor(undefined, gemmaTokens), [system("S"), assistant("b"), user("c")])).toBe(
+    "<bos><start_of_turn>user\nS\n\n<end_of_turn>\n<start_of_turn>model\nb<end_of_turn>\n<start_of_turn>user\nc<end_of_turn>\n<start_of_turn>model\n",
+  );
+});
+
 test("a broken template is the file's fault", () => {
   expect(() => formatFor("{% if %}")).toThrow(/chat template/);
 });

@@ -139,12 +139,23 @@ function callArguments(text: string, marks: TemplateText): unknown {
   return markAll(value, marks);
 }
 
-function markAll(value: unknown, marks: TemplateText): unknown {
+/** Deeper values in template variables and arguments of calls are refused. */
+const MAX_DEPTH = 100;
+
+function markAll(value: unknown, marks: TemplateText, depth = 0): unknown {
+  if (depth > MAX_DEPTH) {
+    throw unexpected(
+      "invalid_request",
+      "chat template",
+      `values nested at most ${MAX_DEPTH} deep`,
+      "deeper ones",
+    );
+  }
   if (typeof value === "string") return marks.ofMessage(value, false);
-  if (Array.isArray(value)) return value.map((item) => markAll(item, marks));
+  if (Array.isArray(value)) return value.map((item) => markAll(item, marks, depth + 1));
   if (typeof value !== "object" || value === null) return value;
   const entries = Object.entries(value).map(
-    ([key, item]) => [marks.ofMessage(key, false), markAll(item, marks)] as const,
+    ([key, item]) => [marks.ofMessage(key, false), markAll(item, marks, depth + 1)] as const,
   );
   return Object.fromEntries(entries);
 }

@@ -65,15 +65,20 @@ const gemma3: TurnStyle = {
   name: "gemma3",
   sign: "<start_of_turn>",
   marks: ["<end_of_turn>", "<start_of_turn>", "<bos>"],
-  render: ({ system, turns }) => [
-    marked("<bos>"),
-    ...turns.flatMap(({ role, content }, i) => [
-      marked(`<start_of_turn>${role === "assistant" ? "model" : "user"}\n`),
-      plain(i === 0 && system !== "" ? `${system}\n\n${content.trim()}` : content.trim()),
-      marked("<end_of_turn>\n"),
-    ]),
-    marked("<start_of_turn>model\n"),
-  ],
+  render: ({ system, turns }) => {
+    // There is no system turn; its text leads the first turn of the user.
+    const homeless = system !== "" && turns[0]?.role === "assistant";
+    const all = homeless ? [{ role: "user", content: "" }, ...turns] : turns;
+    return [
+      marked("<bos>"),
+      ...all.flatMap(({ role, content }, i) => [
+        marked(`<start_of_turn>${role === "assistant" ? "model" : "user"}\n`),
+        plain(i === 0 && system !== "" ? `${system}\n\n${content.trim()}` : content.trim()),
+        marked("<end_of_turn>\n"),
+      ]),
+      marked("<start_of_turn>model\n"),
+    ];
+  },
 };
 
 /** Styles that a file's template is compared with; the first of a sign is the one for files without a template. */
