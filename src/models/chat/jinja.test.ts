@@ -1,9 +1,13 @@
 import { expect, test } from "bun:test";
 import { PsionicError } from "../../core/error.ts";
 import { compileTemplate } from "./jinja.ts";
+import { templateLimits } from "./jinja_limits.ts";
+
+/** As in use, but for the time, which the worst templates take to the full. */
+const limits = { ...templateLimits(1000), milliseconds: 250 };
 
 function render(source: string, variables: Record<string, unknown> = {}): string {
-  return compileTemplate(source, (text) => text).render(variables, 1000);
+  return compileTemplate(source, (text) => text).render(variables, limits);
 }
 
 function errorOf(act: () => unknown): PsionicError {
@@ -179,7 +183,7 @@ test("large honest conversations are within the limits", () => {
   const source =
     "{% for m in messages %}{% set c = m.content | trim %}{% if '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}{{ '<|im_start|>' + m.role + '\n' + c }}{% endfor %}";
   const template = compileTemplate(source, (text) => text);
-  expect(template.render({ messages }, 4_000_000).length).toBeGreaterThan(4_000_000);
+  expect(template.render({ messages }, templateLimits(4_000_000)).length).toBeGreaterThan(4_000_000);
 });
 
 test("fuzz: whatever the template, the error is typed and comes in time", () => {

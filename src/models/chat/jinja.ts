@@ -1,6 +1,6 @@
 import { Environment, parse, tokenize } from "@huggingface/jinja";
 import { PsionicError, unexpected } from "../../core/error.ts";
-import { BoundedInterpreter, boundedArguments, templateLimits, tooMuch } from "./jinja_limits.ts";
+import { BoundedInterpreter, boundedArguments, type TemplateLimits, tooMuch } from "./jinja_limits.ts";
 import { adaptValues } from "./jinja_values.ts";
 
 /** Longest template, UTF-16 units; the longest published one has about 40,000. */
@@ -10,8 +10,7 @@ const MAX_BLANK_RUN = 1024;
 const MAX_RANGE = 100_000;
 
 export type Template = {
-  /** Renders with the given variables; `inputUnits` is about their length and sets the limits. */
-  readonly render: (variables: Readonly<Record<string, unknown>>, inputUnits: number) => string;
+  readonly render: (variables: Readonly<Record<string, unknown>>, limits: TemplateLimits) => string;
 };
 
 /** Names that a template finds without anyone passing them. */
@@ -46,8 +45,8 @@ export function compileTemplate(source: string, rewrite: (text: string) => strin
     throw malformed("a Jinja template", messageOf(cause), cause);
   }
   return {
-    render: (variables, inputUnits) => {
-      const interpreter = new BoundedInterpreter(environment(variables), bounded, templateLimits(inputUnits));
+    render: (variables, limits) => {
+      const interpreter = new BoundedInterpreter(environment(variables), bounded, limits);
       return run(() => String(interpreter.run(program).value));
     },
   };

@@ -1,5 +1,6 @@
 import { unexpected } from "../../core/error.ts";
 import { compileTemplate, isReserved, type Template } from "./jinja.ts";
+import { templateLimits } from "./jinja_limits.ts";
 import { encodePieces, textOf } from "./pieces.ts";
 import { type TemplateText, templateText } from "./template_text.ts";
 import { plainParser } from "./think_parser.ts";
@@ -51,7 +52,7 @@ function rendererWith(source: string, tokenizer: ChatTokenizer, marks: TemplateT
       messages: messages.map((message) => templateMessage(message, marks)),
       add_generation_prompt: true,
     };
-    return template.render(variables, JSON.stringify(variables).length);
+    return template.render(variables, templateLimits(JSON.stringify(variables).length));
   };
   return { marks, text, pieces: (...args: Parameters<Renderer>) => marks.pieces(text(...args)) };
 }
