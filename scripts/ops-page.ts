@@ -1,0 +1,47 @@
+/**
+ * Writes docs/ops.md, the table of ops with the backends that have them, from the op table and the kernel folders.
+ * Usage: bun scripts/ops-page.ts [--check]     Output: docs/ops.md; with --check only whether it is up to date.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { ops } from "../src/ir/ops/index.ts";
+
+const root = join(import.meta.dir, "..");
+const page = join(root, "docs/ops.md");
+
+/** Kernel files that hold more than one op. */
+const stems: Readonly<Record<string, string>> = { add_rms_norm: "rms_norm" };
+
+/** The page as it should stand. */
+export function opsPage(): string {
+  const rows = ops.map((op) => {
+    const inputs = op.inputs.map((i) => (i.optional ? `${i.name}?` : i.name)).join(", ");
+    const has = existsSync(join(root, "kernels/cpu", `${stems[op.name] ?? op.name}.cpp`));
+    return `| \`${op.name}\` | ${op.summary} | ${inputs} | ${op.params.join(", ") || "-"} | ${has ? "yes" : "no"} |`;
+  });
+  return `# Ops
+Made from the op table (\`src/ir/ops\`) by \`bun scripts/ops-page.ts\`. Shapes, dtypes and the C prototypes:
+\`ffi/psionic.h\`. An op that a backend lacks is refused with the op's and the backend's name; nothing falls back. The
+meta backend (shapes only) takes every op.
+
+| op | what it does | inputs | parameters | cpu |
+|---|---|---|---|---|
+${rows.join("\n")}
+
+## Weight types
+Products (\`matmul\`, \`moe_matmul\`) and \`embedding\` take F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K,
+Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4; products also F64, in plain reference loops. Block types multiply integers
+(activations rounded to 8 bits per 32 columns), float types f32. The cache takes f32, f16, bf16 and q8_0.
+`;
+}
+
+if (import.meta.main) {
+  const text = opsPage();
+  if (!process.argv.includes("--check")) await Bun.write(page, text);
+  else if ((await Bun.file(page).text()) !== text) {
+    console.error(
+      "[ops-page] expected docs/ops.md as the op table has it, got another text. Run: bun scripts/ops-page.ts",
+    );
+    process.exit(1);
+  }
+}
