@@ -1,7 +1,100 @@
-import { command } from "../terminal/command.ts";
+import { command, UsageError } from "../terminal/command.ts";
+import { optionSpellings } from "../terminal/help.ts";
+import { print } from "../terminal/output.ts";
+import { commands } from "./commands.ts";
+
+type Loaded = {
+  readonly name: string;
+  readonly description: string;
+  readonly options: readonly string[];
+};
+
 export const completions = command({
-  meta: { name: "completions", description: "x" },
-  args: {},
-  examples: [],
-  run() {},
+  meta: {
+    name: "completions",
+    description: "Prints a completion script, made from the commands' own tables.",
+  },
+  args: { shell: { type: "positional", required: true, description: "bash, zsh or fish" } },
+  examples: [
+    "psionic completions bash > ~/.local/share/bash-completion/completions/psionic",
+    "psionic completions fish > ~/.config/fish/completions/psionic.fish",
+    "psionic completions zsh > ~/.zfunc/_psionic",
+  ],
+  async run({ args }) {
+    const write = writers[args.shell];
+    if (!write) throw new UsageError(`expected bash, zsh or fish, got ${args.shell}`);
+    const loaded = await Promise.all(
+      Object.entries(commands).map(async ([name, { description, load }]) => ({
+        ...{ name, description },
+        options: [...optionSpellings((await load()).args), "--help"],
+      })),
+    );
+    await print(write(loaded));
+  },
 });
+
+const writers: Readonly<Record<string, (all: readonly Loaded[]) => string>> = { bash, zsh, fish };
+
+/** Files complete after `-m` and wherever an option wants a value. */
+function bash(all: readonly Loaded[]): string {
+  const cases = all.map(({ name, options }) => `    ${name}) words="${options.join(" ")}" ;;`);
+  return `# bash completion for psionic
+_psionic() {
+  local word="\${COMP_WORDS[COMP_CWORD]}" words=""
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "${all.map(({ name }) => name).join(" ")} --help --version" -- "$word"))
+    return
+  fi
+  case "\${COMP_WORDS[1]}" in
+${cases.join("\n")}
+  esac
+  if [[ "$word" == -* ]]; then
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+  else
+    COMPREPLY=($(compgen -f -- "$word"))
+  fi
+}
+complete -o filenames -F _psionic psionic
+`;
+}
+
+function zsh(all: readonly Loaded[]): string {
+  const quoted = (text: string) => `'${text.replaceAll("'", "'\\''")}'`;
+  const names = all.map(({ name, description }) => `    ${quoted(`${name}:${description}`)}`);
+  const cases = all.map(({ name, options }) => `    ${name}) choices=(${options.join(" ")}) ;;`);
+  return `#compdef psionic
+_psionic() {
+  local -a names choices
+  names=(
+${names.join("\n")}
+  )
+  if (( CURRENT == 2 )); then
+    _describe command names
+    return
+  fi
+  case "$words[2]" in
+${cases.join("\n")}
+  esac
+  if [[ "$PREFIX" == -* ]]; then
+    compadd -- $choices
+  else
+    _files
+  fi
+}
+_psionic "$@"
+`;
+}
+
+function fish(all: readonly Loaded[]): string {
+  const quoted = (text: string) => `'${text.replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
+  const lines = all.flatMap(({ name, description, options }) => [
+    `complete -c psionic -n __fish_use_subcommand -f -a ${name} -d ${quoted(description)}`,
+    ...options.map((o) => `complete -c psionic -n "__fish_seen_subcommand_from ${name}" ${fishOption(o)}`),
+  ]);
+  return ["# fish completion for psionic", ...lines, ""].join("\n");
+}
+
+function fishOption(spelling: string): string {
+  if (spelling.startsWith("--")) return `-l ${spelling.slice(2)}`;
+  return spelling.length === 2 ? `-s ${spelling.slice(1)}` : `-o ${spelling.slice(1)}`;
+}

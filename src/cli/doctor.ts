@@ -1,7 +1,143 @@
+import { accessSync, constants, existsSync, readFileSync } from "node:fs";
+import { cpus, totalmem } from "node:os";
+import { measureRoofline, openDevice } from "../backends/index.ts";
+import { embeddedFiles } from "../core/embedded.ts";
+import { cacheFolders } from "../core/unpack.ts";
+import { version } from "../core/version.ts";
+import { defaultModelPath } from "../models/default_model.ts";
+import { supportedArchitectures } from "../models/registry.ts";
+import { availableMemory } from "../serve/engine/index.ts";
 import { command } from "../terminal/command.ts";
+import { print, printJson } from "../terminal/output.ts";
+import { readableBytes, table } from "../terminal/table.ts";
+
+type Finding = {
+  readonly name: string;
+  readonly state: "used" | "ready" | "not used" | "failed";
+  readonly text: string;
+};
+
 export const doctor = command({
-  meta: { name: "doctor", description: "x" },
-  args: {},
-  examples: [],
-  run() {},
+  meta: {
+    name: "doctor",
+    description: "Says what this machine offers, what psionic uses of it, and why something is not used.",
+  },
+  args: {
+    measure: { type: "boolean", description: "Measure memory bandwidth and arithmetic too, about a second" },
+    json: { type: "boolean", description: "Print the findings as JSON" },
+  },
+  examples: ["psionic doctor", "psionic doctor --measure --json"],
+  async run({ args }) {
+    const findings = [...machine(), ...kernels(args.measure ?? false), ...absentBackends(), ...files()];
+    const ok = findings.every(({ state }) => state !== "failed");
+    if (args.json) await printJson({ version, bun: Bun.version, ok, findings });
+    else {
+      await print(`psionic ${version}, Bun ${Bun.version}, ${process.platform} ${process.arch}\n`);
+      await print(table(findings.map(({ name, state, text }) => [`  ${name}`, state, text])));
+    }
+    if (!ok) throw new Error("something that serving needs does not work; see above");
+  },
 });
+
+function machine(): Finding[] {
+  const processor = cpus()[0]?.model.trim() || "unknown";
+  const memory = `${readableBytes(totalmem())}, of which ${readableBytes(availableMemory())} may be taken`;
+  return [
+    { name: "processor", state: "used", text: `${processor}, ${cpus().length} logical cores` },
+    { name: "memory", state: "used", text: memory },
+    ...isaFindings(),
+  ];
+}
+
+/** What the kernels would use if the processor had it, on x86 under Linux, where the flags can be read. */
+function isaFindings(): Finding[] {
+  if (process.arch !== "x64" || !existsSync("/proc/cpuinfo")) return [];
+  const flags = new Set(
+    /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.trim().split(" "),
+  );
+  const wanted: readonly (readonly [string, readonly string[]])[] = [
+    ["avx2", ["avx2", "fma", "f16c", "bmi2"]],
+    ["avx512", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"]],
+  ];
+  return wanted.map(([name, needs]) => {
+    const missing = needs.filter((flag) => !flags.has(flag));
+    return missing.length === 0
+      ? { name: `isa ${name}`, state: "ready", text: "the processor has it" }
+      : { name: `isa ${name}`, state: "not used", text: `the processor lacks ${missing.join(", ")}` };
+  });
+}
+
+function kernels(measure: boolean): Finding[] {
+  try {
+    const device = openDevice("cpu");
+    const info = device.backend.info();
+    const text = Object.entries(info)
+      .map(([key, value]) => `${key}=${value}`)
+      .join(" ");
+    const findings: Finding[] = [{ name: "backend cpu", state: "used", text }];
+    if (measure) {
+      const { readGbPerSecond, int8GopPerSecond, f32GflopPerSecond } = measureRoofline();
+      const speed = `read ${readGbPerSecond.toFixed(1)} GB/s, int8 ${int8GopPerSecond.toFixed(0)} Gop/s, f32 ${f32GflopPerSecond.toFixed(0)} Gflop/s`;
+      findings.push({ name: "measured", state: "used", text: speed });
+    }
+    device.close();
+    return findings;
+  } catch (error) {
+    return [
+      { name: "backend cpu", state: "failed", text: error instanceof Error ? error.message : String(error) },
+    ];
+  }
+}
+
+function absentBackends(): Finding[] {
+  const cuda = existsSync("/dev/nvidia0")
+    ? "an NVIDIA device is there, but"
+    : "no NVIDIA device is there, and";
+  const metal = process.platform === "darwin" ? "" : "not macOS, and ";
+  return [
+    { name: "backend cuda", state: "not used", text: `${cuda} this build has no CUDA backend` },
+    { name: "backend metal", state: "not used", text: `${metal}this build has no Metal backend` },
+  ];
+}
+
+function files(): Finding[] {
+  return [
+    ...cacheFindings(),
+    modelFinding(),
+    { name: "families", state: "ready", text: supportedArchitectures.join(", ") },
+  ];
+}
+
+function cacheFindings(): Finding[] {
+  if (embeddedFiles.size === 0) {
+    return [{ name: "cache", state: "not used", text: "running from source, nothing is unpacked" }];
+  }
+  return cacheFolders().map((folder) => {
+    const state = writable(folder) ? "ready" : "not used";
+    return { name: "cache", state, text: state === "ready" ? folder : `${folder} cannot be written` };
+  });
+}
+
+/** Whether a folder, or the nearest one above it that exists, can be written. */
+function writable(folder: string): boolean {
+  let path = folder;
+  while (!existsSync(path) && path !== "/") path = path.slice(0, path.lastIndexOf("/")) || "/";
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function modelFinding(): Finding {
+  try {
+    return { name: "built-in model", state: "ready", text: defaultModelPath() };
+  } catch (error) {
+    return {
+      name: "built-in model",
+      state: "not used",
+      text: error instanceof Error ? error.message : String(error),
+    };
+  }
+}

@@ -1,9 +1,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { unexpected } from "../core/error.ts";
 import { chatFormatFor } from "../models/chat/index.ts";
 import { type ModelFiles, openModelFiles } from "../models/files/source.ts";
-import { type Tokenizer, tokenizerFromGguf, tokenizerFromHuggingFace } from "../models/tokenizer/index.ts";
+import { openTokenizer } from "../models/open_tokenizer.ts";
 import { type OnProgress, startEngine } from "./engine/index.ts";
 import type { ServedModel } from "./http/options.ts";
 import type { EngineOptions } from "./protocol.ts";
@@ -22,14 +21,6 @@ export function openText(modelPath: string): Omit<ServedModel, "engine"> {
   const chatTemplate = templateOf(files);
   const chat = chatFormatFor({ architecture: files.architecture, template: chatTemplate, tokenizer });
   return { tokenizer, chat, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
-}
-
-export function openTokenizer(files: ModelFiles): Tokenizer {
-  if (files.kind === "gguf") return tokenizerFromGguf((key) => files.metadata.get(key)?.value);
-  if (files.tokenizer === undefined) {
-    throw unexpected("file_not_found", files.path, "a tokenizer.json beside config.json", "none");
-  }
-  return tokenizerFromHuggingFace(files.tokenizer, files.tokenizerConfig, files.generationConfig);
 }
 
 /** The template text: of the GGUF's metadata, or of a checkpoint's tokenizer config or `chat_template.jinja`. */

@@ -1,2 +1,187 @@
-import { command } from "../../terminal/command.ts";
-export const bench = command({ meta: { name: "bench", description: "x" }, args: {}, examples: [], run() {} });
+import { measureRoofline, openDevice, type Roofline } from "../../backends/index.ts";
+import { openModelFiles } from "../../models/files/source.ts";
+import type { CacheType, Model } from "../../models/model.ts";
+import { loadModel } from "../../models/registry.ts";
+import type { DeviceInfo } from "../../runtime/device.ts";
+import { command, UsageError, wholeNumber, wholeNumbers } from "../../terminal/command.ts";
+import { messages, print, printJson } from "../../terminal/output.ts";
+import { Progress } from "../../terminal/progress.ts";
+import { readableBytes, readableCount, table } from "../../terminal/table.ts";
+import { type BenchCase, type BenchSamples, caseName, runCase } from "./bench_steps.ts";
+import { engineArgs, engineOptions } from "./engine_options.ts";
+
+const { "ctx-size": _context, ...deviceArgs } = engineArgs;
+
+export const bench = command({
+  meta: {
+    name: "bench",
+    description:
+      "Measures prompt processing (pp) and generation (tg), named as llama-bench does, against what this machine's memory and arithmetic reach in plain loops.",
+  },
+  args: {
+    ...deviceArgs,
+    prompt: {
+      type: "string",
+      alias: "p",
+      default: "512",
+      valueHint: "N,..",
+      description: "Prompt lengths, tokens; 0 for none",
+    },
+    generate: {
+      type: "string",
+      alias: "n",
+      default: "128",
+      valueHint: "N,..",
+      description: "Tokens to generate; 0 for none",
+    },
+    depth: {
+      type: "string",
+      alias: "d",
+      default: "0",
+      valueHint: "N,..",
+      description: "Tokens in the cache beforehand",
+    },
+    batch: { type: "string", alias: "b", default: "1", valueHint: "N,..", description: "Sequences at once" },
+    repeats: {
+      type: "string",
+      alias: "r",
+      default: "3",
+      valueHint: "N",
+      description: "Runs of each test; the median is reported",
+    },
+    json: { type: "boolean", description: "Print the results as JSON" },
+  },
+  examples: ["psionic bench", "psionic bench -m model.gguf -p 512,2048 -n 128 -d 0,4096 -b 1,8 --json"],
+  async run({ args }) {
+    const cases = casesOf(args);
+    const repeats = wholeNumber(args.repeats, "--repeats", 1, 1000)!;
+    const options = engineOptions(args);
+    const start = performance.now();
+    const files = openModelFiles(options.modelPath);
+    const device = openDevice("cpu", { threads: options.threads, isa: options.isa });
+    const progress = new Progress();
+    const model = loadModel(device, files, {
+      ...(options.numerics ? { numerics: options.numerics } : {}),
+      onProgress: (done, total) => progress.update("weights", done, total),
+    });
+    progress.end();
+    const loadMs = performance.now() - start;
+    try {
+      const roofline = measureRoofline();
+      const results = cases.map((test) => {
+        if (!args.json) messages.info(`${caseName(test)} ...`);
+        return resultOf(
+          test,
+          runCase(device, model, options.cacheType as CacheType, test, repeats),
+          roofline,
+        );
+      });
+      const report = {
+        model: describe(options.modelPath, model),
+        device: device.backend.info(),
+        roofline,
+        loadMs,
+        results,
+      };
+      if (args.json) await printJson(report);
+      else await print(reportText(report));
+    } finally {
+      model.free();
+      device.close();
+    }
+  },
+});
+
+type Lists = {
+  readonly prompt: string;
+  readonly generate: string;
+  readonly depth: string;
+  readonly batch: string;
+};
+
+function casesOf(args: Lists): BenchCase[] {
+  const most = 2 ** 22;
+  const prompts = wholeNumbers(args.prompt, "-p", 0, most).filter((n) => n > 0);
+  const generations = wholeNumbers(args.generate, "-n", 0, most).filter((n) => n > 0);
+  const cases: BenchCase[] = [];
+  for (const batch of wholeNumbers(args.batch, "-b", 1, 256)) {
+    for (const depth of wholeNumbers(args.depth, "-d", 0, most)) {
+      for (const tokens of prompts) cases.push({ kind: "prompt", tokens, depth, batch });
+      for (const tokens of generations) cases.push({ kind: "generation", tokens, depth, batch });
+    }
+  }
+  if (cases.length === 0) throw new UsageError("-p and -n are both 0: nothing to measure");
+  return cases;
+}
+
+type BenchResult = {
+  readonly test: string;
+  readonly n_prompt: number;
+  readonly n_gen: number;
+  readonly n_depth: number;
+  readonly n_batch: number;
+  /** Median over the repeats, all sequences together. */
+  readonly tokens_per_second: number;
+  readonly samples_seconds: readonly number[];
+  /** Of one repeat, by the op table's costs. */
+  readonly bytes: number;
+  readonly flops: number;
+  readonly gb_per_second: number;
+  readonly gflop_per_second: number;
+  readonly share_of_read_bandwidth: number;
+  readonly share_of_int8_peak: number;
+};
+
+function resultOf(test: BenchCase, { seconds, cost }: BenchSamples, roofline: Roofline): BenchResult {
+  const median = [...seconds].sort((a, b) => a - b)[Math.floor(seconds.length / 2)]!;
+  const gbPerSecond = cost.bytes / median / 1e9;
+  const gflopPerSecond = cost.flops / median / 1e9;
+  return {
+    test: caseName(test),
+    n_prompt: test.kind === "prompt" ? test.tokens : 0,
+    n_gen: test.kind === "generation" ? test.tokens : 0,
+    n_depth: test.depth,
+    n_batch: test.batch,
+    tokens_per_second: (test.tokens * test.batch) / median,
+    samples_seconds: seconds,
+    bytes: cost.bytes,
+    flops: cost.flops,
+    gb_per_second: gbPerSecond,
+    gflop_per_second: gflopPerSecond,
+    share_of_read_bandwidth: gbPerSecond / roofline.readGbPerSecond,
+    share_of_int8_peak: gflopPerSecond / roofline.int8GopPerSecond,
+  };
+}
+
+type Report = {
+  readonly model: ReturnType<typeof describe>;
+  readonly device: DeviceInfo;
+  readonly roofline: Roofline;
+  readonly loadMs: number;
+  readonly results: readonly BenchResult[];
+};
+
+function describe(path: string, { config, parameters, weightBytes }: Model) {
+  return { path, architecture: config.architecture, name: config.name, parameters, weightBytes };
+}
+
+function reportText({ model, device, roofline, loadMs, results }: Report): string {
+  const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
+  const rows = results.map((r) => [
+    r.test,
+    r.tokens_per_second.toFixed(2),
+    r.gb_per_second.toFixed(2),
+    percent(r.share_of_read_bandwidth),
+    r.gflop_per_second.toFixed(1),
+    percent(r.share_of_int8_peak),
+  ]);
+  return [
+    `${model.name} (${model.architecture}, ${readableCount(model.parameters)} parameters, ${readableBytes(model.weightBytes)}), loaded in ${Math.round(loadMs)} ms`,
+    `${Object.entries(device)
+      .map(([key, value]) => `${key}=${value}`)
+      .join(" ")}`,
+    `measured: read ${roofline.readGbPerSecond.toFixed(1)} GB/s, int8 ${roofline.int8GopPerSecond.toFixed(0)} Gop/s, f32 ${roofline.f32GflopPerSecond.toFixed(0)} Gflop/s`,
+    "",
+    table([["test", "tokens/s", "GB/s", "of read", "Gflop/s", "of int8"], ...rows], [1, 2, 3, 4, 5]),
+  ].join("\n");
+}

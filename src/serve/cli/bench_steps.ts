@@ -1,0 +1,150 @@
+import { programCost } from "../../compiler/cost.ts";
+import type { Cost } from "../../ir/op.ts";
+import { pageSize } from "../../models/cache.ts";
+import type { CacheType, Model } from "../../models/model.ts";
+import type { Device } from "../../runtime/device.ts";
+import { record } from "../../runtime/recorder.ts";
+import type { Batch } from "../engine/batch.ts";
+import { promptTokensPerStep } from "../engine/budget.ts";
+import { ModelExecutor } from "../engine/executor.ts";
+
+/** What one test of the bench runs: a prompt, or generation behind a prompt of `depth` tokens, in `batch` sequences. */
+export type BenchCase = {
+  readonly kind: "prompt" | "generation";
+  readonly tokens: number;
+  readonly depth: number;
+  readonly batch: number;
+};
+
+/** llama-bench's name of a case, with the batch where there is one. */
+export function caseName({ kind, tokens, depth, batch }: BenchCase): string {
+  const name = `${kind === "prompt" ? "pp" : "tg"}${tokens}`;
+  return `${name}${depth > 0 ? ` @ d${depth}` : ""}${batch > 1 ? ` b${batch}` : ""}`;
+}
+
+/** Seconds of each repeat, and what one repeat computes and moves. */
+export type BenchSamples = { readonly seconds: readonly number[]; readonly cost: Cost };
+
+/** Runs one case on a loaded model. The cache is made for it and freed. */
+export function runCase(
+  device: Device,
+  model: Model,
+  cacheType: CacheType,
+  test: BenchCase,
+  repeats: number,
+): BenchSamples {
+  const bench = new CaseRunner(device, model, cacheType, test);
+  try {
+    for (let at = 0; at < test.depth; at += promptTokensPerStep) {
+      bench.prompt(at, Math.min(promptTokensPerStep, test.depth - at));
+    }
+    const once = () => (test.kind === "prompt" ? bench.wholePrompt() : bench.generation());
+    const cost = bench.cost();
+    bench.warm();
+    const seconds = Array.from({ length: repeats }, () => {
+      const start = performance.now();
+      once();
+      return (performance.now() - start) / 1000;
+    });
+    return { seconds, cost };
+  } finally {
+    bench.free();
+  }
+}
+
+class CaseRunner {
+  private readonly device: Device;
+  private readonly model: Model;
+  private readonly test: BenchCase;
+  private readonly pages: number;
+  private readonly executor: ModelExecutor;
+  private state = 1;
+
+  constructor(device: Device, model: Model, cacheType: CacheType, test: BenchCase) {
+    this.device = device;
+    this.model = model;
+    this.test = test;
+    this.pages = Math.ceil((test.depth + test.tokens + 1) / pageSize);
+    const groups = model.cacheGroups.map(({ window }) => ({ window, pages: this.pages * test.batch }));
+    this.executor = new ModelExecutor(device, model, groups, cacheType);
+  }
+
+  free(): void {
+    this.executor.free();
+  }
+
+  /** `count` tokens of every sequence at `position`; only the last row's logits are made. */
+  prompt(position: number, count: number): void {
+    for (let sequence = 0; sequence < this.test.batch; sequence++) {
+      this.executor.run(this.batchOf([sequence], position, count, this.pages), (logits) => {
+        logits.argmax();
+      });
+    }
+  }
+
+  wholePrompt(): void {
+    const { depth, tokens } = this.test;
+    for (let at = 0; at < tokens; at += promptTokensPerStep) {
+      this.prompt(depth + at, Math.min(promptTokensPerStep, tokens - at));
+    }
+  }
+
+  generation(): void {
+    const { depth, tokens } = this.test;
+    for (let i = 0; i < tokens; i++) this.step(depth + i);
+  }
+
+  /** A shorter run before the clock starts: pages are touched, threads are awake. */
+  warm(): void {
+    const { kind, depth, tokens } = this.test;
+    if (kind === "prompt") this.prompt(depth, Math.min(promptTokensPerStep, tokens));
+    else for (let i = 0; i < Math.min(tokens, 8); i++) this.step(depth + i);
+  }
+
+  /** FLOPs and bytes of one repeat, from the recorded calls; generation at the middle of its depths. */
+  cost(): Cost {
+    const { kind, depth, tokens, batch } = this.test;
+    if (kind === "prompt") {
+      return programCost(record(this.device, () => this.wholePrompt())).total;
+    }
+    const middle = depth + Math.floor(tokens / 2);
+    const pages = Math.ceil((middle + 1) / pageSize);
+    const sequences = Array.from({ length: batch }, (_, i) => i);
+    const program = record(this.device, () =>
+      this.executor.run(this.batchOf(sequences, middle, 1, pages), (logits) => {
+        logits.argmax();
+      }),
+    );
+    const { flops, bytes } = programCost(program).total;
+    return { flops: flops * tokens, bytes: bytes * tokens };
+  }
+
+  private step(position: number): void {
+    const sequences = Array.from({ length: this.test.batch }, (_, i) => i);
+    this.executor.run(this.batchOf(sequences, position, 1, this.pages), (logits) => {
+      logits.argmax();
+    });
+  }
+
+  private batchOf(sequences: readonly number[], position: number, count: number, maxPages: number): Batch {
+    const total = sequences.length * count;
+    return {
+      tokens: Int32Array.from({ length: total }, () => this.randomToken()),
+      positions: Int32Array.from({ length: total }, (_, i) => position + (i % count)),
+      sequences: Int32Array.from({ length: total }, (_, i) => Math.floor(i / count)),
+      pageTables: this.model.cacheGroups.map(() =>
+        Int32Array.from(
+          sequences.flatMap((s) => Array.from({ length: maxPages }, (_, i) => s * this.pages + i)),
+        ),
+      ),
+      sequenceCount: sequences.length,
+      maxPages,
+      outputRows: Int32Array.from(sequences, (_, i) => (i + 1) * count - 1),
+    };
+  }
+
+  private randomToken(): number {
+    this.state = (Math.imul(this.state, 1664525) + 1013904223) >>> 0;
+    return this.state % this.model.config.vocabularySize;
+  }
+}
