@@ -20,27 +20,20 @@ export type ModelShape = {
   readonly yarn?: { readonly factor: number; readonly originalContext: number };
 };
 
-const gptOss = {
-  ...{ architecture: "gpt-oss", width: 2880, feedForward: 2880, heads: 64, kvHeads: 8, headDim: 64 },
-  ...{ context: 131072, ropeBase: 150000, tied: false, expertsUsed: 4, window: 128 },
-  yarn: { factor: 32, originalContext: 4096 },
-} as const;
+const gptOss: Omit<ModelShape, "layers" | "vocabulary"> = {
+  ...({ architecture: "gpt-oss", width: 2880, feedForward: 2880 } as const),
+  ...{ heads: 64, kvHeads: 8, headDim: 64, context: 131072, ropeBase: 150000, tied: false },
+  ...{ expertsUsed: 4, window: 128, yarn: { factor: 32, originalContext: 4096 } },
+};
 const tiny = {
   ...{ width: 256, layers: 2, feedForward: 512, heads: 4, kvHeads: 2, headDim: 64 },
   ...{ vocabulary: 320, context: 2048, ropeBase: 10000 },
-} as const;
+};
 
 export const shapes: Readonly<Record<string, ModelShape>> = {
   "llama-1.2b": {
-    ...{
-      architecture: "llama",
-      width: 2048,
-      layers: 16,
-      feedForward: 8192,
-      heads: 32,
-      kvHeads: 8,
-      headDim: 64,
-    },
+    architecture: "llama",
+    ...{ width: 2048, layers: 16, feedForward: 8192, heads: 32, kvHeads: 8, headDim: 64 },
     ...{ vocabulary: 128256, context: 131072, ropeBase: 5e5, tied: true },
   },
   "gpt-oss-4l": { ...gptOss, layers: 4, experts: 32, vocabulary: 32768 },
@@ -51,7 +44,8 @@ export const shapes: Readonly<Record<string, ModelShape>> = {
   "tiny-qwen3": { ...tiny, architecture: "qwen3", tied: false },
   "tiny-gemma3": { ...tiny, architecture: "gemma3", layers: 7, tied: true, window: 64 },
   "tiny-gpt-oss": {
-    ...{ ...tiny, architecture: "gpt-oss", tied: false, experts: 8, expertsUsed: 2, window: 64 },
+    ...{ ...tiny, tied: false, experts: 8, expertsUsed: 2, window: 64 },
+    architecture: "gpt-oss",
     yarn: { factor: 32, originalContext: 64 },
   },
 };
@@ -62,17 +56,32 @@ export type RandomModelOptions = {
   readonly dtype: DType;
   /** Of the experts; absent: as the dense ones. */
   readonly expertDtype?: DType;
+  /** Types of single matrices by name, such as `blk.0.attn_v.weight`. */
+  readonly exceptions?: Readonly<Record<string, DType>>;
   readonly seed: number;
 };
 
-/** Writes a file that psionic and llama.cpp load; the same options give the same bytes. */
-export function writeRandomModel(path: string, options: RandomModelOptions): void {
-  const { shape, seed } = options;
-  const tensors = tensorList(options).map(({ name, dtype, dims }, i): TensorToWrite => {
+export type RandomModel = {
+  readonly metadata: Readonly<Record<string, MetadataValue>>;
+  readonly tensors: readonly TensorToWrite[];
+};
+
+/** A model that psionic and llama.cpp load; the same options give the same bytes. */
+export function randomModel(options: RandomModelOptions): RandomModel {
+  const { shape, seed, exceptions = {} } = options;
+  const tensors = tensorList(options).map((planned, i): TensorToWrite => {
+    const { name, dims } = planned;
+    const dtype = exceptions[name] ?? planned.dtype;
     const kind = /norm\.weight$/.test(name) ? "ones" : "normal";
     return { name, dtype, shape: dims, chunks: () => randomBytes(dtype, dims, kind, seed * 1000 + i) };
   });
-  writeGguf(path, { ...hyperParameters(shape), ...vocabulary(shape) }, tensors);
+  return { metadata: { ...hyperParameters(shape), ...vocabulary(shape) }, tensors };
+}
+
+/** Writes a random model as a GGUF file. */
+export function writeRandomModel(path: string, options: RandomModelOptions): void {
+  const { metadata, tensors } = randomModel(options);
+  writeGguf(path, metadata, tensors);
 }
 
 type Planned = { readonly name: string; readonly dtype: DType; readonly dims: readonly number[] };

@@ -2,8 +2,9 @@ import { expect, test } from "bun:test";
 import { rotary } from "./rotary.ts";
 
 const yarn = {
-  ...{ type: "yarn", factor: 32, originalContext: 4096, betaFast: 32, betaSlow: 1, attentionFactor: 1 },
-} as const;
+  ...({ type: "yarn", factor: 32, originalContext: 4096 } as const),
+  ...{ betaFast: 32, betaSlow: 1, attentionFactor: 1 },
+};
 
 /** Frequencies of GPT-OSS (head 64, base 150000) without and with whole bounds. */
 test.each([

@@ -112,8 +112,8 @@ function readNumber(
   type: Exclude<ElementType, "string">,
   key: string,
 ): number | bigint {
-  const constructor = numericArrays[type];
-  const value = new constructor(cursor.take(constructor.BYTES_PER_ELEMENT, key).slice().buffer)[0];
+  const Numbers = numericArrays[type];
+  const value = new Numbers(cursor.take(Numbers.BYTES_PER_ELEMENT, key).slice().buffer)[0];
   return value ?? 0;
 }
 
@@ -151,8 +151,8 @@ function readArray(cursor: HeaderCursor, key: string): GgufValue {
   if (elementType === "bool" && bytes.some((b) => b > 1)) {
     throw unexpected("file_malformed", cursor.path, `0 or 1 in the bool array ${key}`, "another byte");
   }
-  const constructor = numericArrays[elementType];
-  return { type: "array", elementType, value: new constructor(bytes.slice().buffer) };
+  const Numbers = numericArrays[elementType];
+  return { type: "array", elementType, value: new Numbers(bytes.slice().buffer) };
 }
 
 /** Walks the length prefixes once and checks the text; strings are decoded when asked for. */

@@ -142,20 +142,26 @@ class HeaderWriter {
     switch (type) {
       case "u8":
       case "i8":
-        return this.#view(1).setInt8(0, value);
+        this.#view(1).setInt8(0, value);
+        break;
       case "u16":
       case "i16":
-        return this.#view(2).setInt16(0, value, true);
+        this.#view(2).setInt16(0, value, true);
+        break;
       case "u32":
       case "i32":
-        return this.#view(4).setInt32(0, value, true);
+        this.#view(4).setInt32(0, value, true);
+        break;
       case "u64":
       case "i64":
-        return this.#view(8).setBigInt64(0, BigInt(value), true);
+        this.#view(8).setBigInt64(0, BigInt(value), true);
+        break;
       case "f32":
-        return this.#view(4).setFloat32(0, value, true);
+        this.#view(4).setFloat32(0, value, true);
+        break;
       case "f64":
-        return this.#view(8).setFloat64(0, value, true);
+        this.#view(8).setFloat64(0, value, true);
+        break;
     }
   }
 
