@@ -55,9 +55,16 @@ function embed(files: readonly EmbeddedFile[]): BunPlugin {
   const core = (file: string) => JSON.stringify(join(root, "src", "core", file));
   const loader = [
     `const { embeddedFiles } = require(${core("embedded.ts")});`,
-    `const { unpackLibrary } = require(${core("unpack.ts")});`,
+    `const { unpackLibrary, unpackToMemory } = require(${core("unpack.ts")});`,
     "const loaded = { exports: {} };",
-    `process.dlopen(loaded, unpackLibrary(embeddedFiles.get("${bindingName}")));`,
+    `const file = embeddedFiles.get("${bindingName}");`,
+    "try {",
+    "  process.dlopen(loaded, unpackLibrary(file));",
+    "} catch (error) {",
+    "  const memory = unpackToMemory(file);",
+    "  if (memory === undefined) throw error;",
+    "  process.dlopen(loaded, memory);",
+    "}",
     "module.exports = loaded.exports;",
   ].join("\n");
   return {

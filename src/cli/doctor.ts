@@ -1,5 +1,6 @@
-import { accessSync, constants, existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
+import { join } from "node:path";
 import { measureRoofline, openDevice } from "../backends/index.ts";
 import { embeddedFiles } from "../core/embedded.ts";
 import { cacheFolders } from "../core/unpack.ts";
@@ -118,12 +119,11 @@ function cacheFindings(): Finding[] {
   });
 }
 
-/** Whether a folder, or the nearest one above it that exists, can be written. */
+/** Whether files can be made in a folder; tried, since permissions do not tell all of it. */
 function writable(folder: string): boolean {
-  let path = folder;
-  while (!existsSync(path) && path !== "/") path = path.slice(0, path.lastIndexOf("/")) || "/";
   try {
-    accessSync(path, constants.W_OK);
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    rmSync(mkdtempSync(join(folder, "probe-")), { recursive: true });
     return true;
   } catch {
     return false;

@@ -47,7 +47,7 @@ export function unpack(file: EmbeddedFile): string {
   throw new PsionicError(
     "io_failed",
     `[unpack] expected a writable folder for ${file.name}, got none (${failures.join("; ")}). ` +
-      "Set PSIONIC_CACHE_DIR to a writable folder",
+      "Set PSIONIC_CACHE_DIR to a writable folder; for the built-in model, -m with another file does too",
     { name: file.name, failures },
   );
 }

@@ -120,7 +120,7 @@ export function suggestion(word: string, known: readonly string[]): string {
     .map((k) => ({ k, distance: editDistance(bare, k.replace(/^-+/, "")) }))
     .sort((a, b) => a.distance - b.distance);
   const best = ranked[0];
-  return best && best.distance <= Math.max(1, Math.floor(bare.length / 3)) ? `; did you mean ${best.k}?` : "";
+  return best && best.distance <= Math.max(1, Math.ceil(bare.length / 3)) ? `; did you mean ${best.k}?` : "";
 }
 
 function editDistance(a: string, b: string): number {

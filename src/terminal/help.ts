@@ -44,8 +44,13 @@ export function programHelp(
 }
 
 function spelling(name: string, def: ArgDef): string {
-  const names = [...aliasesOf(def).map((a) => `-${a}`), `--${name}`].join(", ");
+  const names = [...aliasesOf(def).map(dashed), `--${name}`].join(", ");
   return def.type === "boolean" ? names : `${names} ${hint(name, def)}`;
+}
+
+/** Short names have one dash, as llama.cpp writes `-ngl`. */
+function dashed(alias: string): string {
+  return alias.length > 3 ? `--${alias}` : `-${alias}`;
 }
 
 function hint(name: string, def: ArgDef): string {
@@ -61,6 +66,6 @@ function described(def: ArgDef): string {
 /** Names of every option of a command, with one dash for single letters and llama.cpp's names. */
 export function optionSpellings(args: ArgsDef): string[] {
   return Object.entries(args).flatMap(([name, def]) =>
-    def.type === "positional" ? [] : [`--${name}`, ...aliasesOf(def).map((a) => `-${a}`)],
+    def.type === "positional" ? [] : [`--${name}`, ...aliasesOf(def).map(dashed)],
   );
 }
