@@ -9,8 +9,9 @@
  * token's bits are the same alone, in a batch, in a prompt or one by one, and for any number of threads. A sink adds to
  * the denominator at the end.
  *
- * A task is a run of tokens of one sequence with one kv head: up to 32 rows (token, head of the group) share every
- * key and value that is loaded. With few tasks, chunks are spread over the threads and merged afterwards.
+ * A task is a run of tokens of one sequence with one kv head: up to 32 rows (token, head of the group), 8 or 4 of which
+ * share every key and value that is loaded. With few tasks, spans of chunks are spread over the threads and merged
+ * afterwards. Keys are read while the chunk's values are fetched, values while the next chunk's keys are.
  * Scratch: min(tokens, 4) * heads * ceil(max_pages*page_size/128) * (head_dim + 2) * 4 bytes.
  */
 #include <math.h>
@@ -39,15 +40,30 @@ PSI_KERNEL(attention, const Attention& a)
 
 namespace psi::PSI_ISA {
 
+/*
+ * Register tiles: sums held at once, and rows that share a loaded key or value. Every sum runs over its head elements or
+ * positions in ascending order, so neither number changes a bit.
+ */
+constexpr int SUMS = ACCUMULATORS >= 12 ? 16 : 4, MOST = SUMS == 16 ? 8 : 4, TILES = CHUNK / 16;
+constexpr int side_by_side(int rows) { return SUMS / rows < 4 ? SUMS / rows : 4; }
+
+/* Where the tiles of 16 positions of a chunk lie, for one kv head. */
+struct Tiles {
+  const u8 *keys[TILES], *key_scales[TILES], *values[TILES], *value_scales[TILES];
+};
+
 /* Rows that are computed together, and a thread's memory for them. */
 struct Block {
   i64 first_token, token_count, kv_head, first_head, head_count, rows;  // row = token * head_count + head
-  float* q;         // [head_dim][MAX_ROWS]
-  float* scores;    // [MAX_ROWS][CHUNK]
-  float* partial;   // [MAX_ROWS][head_dim]
-  float* total;     // [MAX_ROWS][head_dim]
-  float m[MAX_ROWS], l[MAX_ROWS];    // of the chunk; m = -inf: nothing visible
-  float M[MAX_ROWS], L[MAX_ROWS];    // of the chunks merged so far
+  const i32* pages;
+  float* q;        // [head_dim][MAX_ROWS]
+  float* scores;   // [MAX_ROWS][CHUNK]
+  float* scales;   // [CHUNK][head_dim/32] of values, q8_0 only
+  float* partial;  // accumulators of the chunk, row r at partial + r * partial_stride
+  i64 partial_stride;
+  float* total;                    // [MAX_ROWS][head_dim]
+  float m[MAX_ROWS], l[MAX_ROWS];  // of the chunk; m = -inf: nothing visible
+  float M[MAX_ROWS], L[MAX_ROWS];  // of the chunks merged so far
 };
 
 PSI_INLINE i64 lowest(const Attention& a, i64 position) {
@@ -60,155 +76,208 @@ PSI_INLINE i64 row_position(const Attention& a, const Block& b, i64 row) {
 static void place_block(const Attention& a, Block& b, u8* memory) {
   const i64 e = a.shape.head_dim;
   b.rows = b.token_count * b.head_count;
+  b.pages = a.page_table + a.token_sequence[b.first_token] * a.shape.max_pages;
   b.q = (float*)memory;
   b.scores = b.q + e * MAX_ROWS;
-  b.partial = b.scores + MAX_ROWS * CHUNK;
+  b.scales = b.scores + MAX_ROWS * CHUNK;
+  b.partial = b.scales + CHUNK * (e / 32 + 1);
+  b.partial_stride = e;
   b.total = b.partial + MAX_ROWS * e;
   for (i64 r = 0; r < b.rows; r++) {
     const float* q = a.q + (b.first_token + r / b.head_count) * a.q_stride + a.q_offset + (b.first_head + r % b.head_count) * e;
     for (i64 d = 0; d < e; d++) b.q[d * MAX_ROWS + r] = q[d];
-    b.M[r] = -INFINITY;
-    b.L[r] = 0;
   }
+  for (i64 r = 0; r < MAX_ROWS; r++) b.M[r] = -INFINITY;
   memset(b.total, 0, (size_t)(b.rows * e) * 4);
 }
 
-/* Raw products of R rows with TILES adjacent tiles of keys of one page. */
-template <class C, int R, int TILES>
-static void products(const Attention& a, const Block& b, i64 row, const u8* keys, const u8* scales, float* out) {
-  const i64 e = a.shape.head_dim;
-  vf acc[R * TILES];
-  unroll<R * TILES>([&](auto i) PSI_LAMBDA { acc[i] = zero(); });
+/* Tiles begin..end-1 of a chunk; the others keep what they have. */
+static void locate(const Attention& a, const Block& b, i64 chunk, i64 begin, i64 end, i64 element, Tiles& t) {
+  const CacheShape& s = a.shape;
+  for (i64 i = begin; i < end; i++) {
+    const i64 position = chunk * CHUNK + i * 16, slot = position % s.page_size;
+    const i64 page = b.pages[position / s.page_size] * s.page_bytes, tile = (b.kv_head * s.page_size + slot) / 16;
+    t.keys[i] = a.k_cache + page + tile * s.head_dim * 16 * element;
+    t.values[i] = a.v_cache + page + tile * s.head_dim * 16 * element;
+    t.key_scales[i] = a.k_cache + page + s.scales_at + tile * (s.head_dim / 32) * 32;
+    t.value_scales[i] = a.v_cache + page + s.scales_at + tile * (s.head_dim / 32) * 32;
+  }
+}
+
+/* The visible part of a chunk for a block: positions of the chunk that any row sees. */
+PSI_INLINE void bounds(const Attention& a, const Block& b, i64 chunk, i64& begin, i64& end) {
+  const i64 from = lowest(a, row_position(a, b, 0)) - chunk * CHUNK, to = row_position(a, b, b.rows - 1) + 1 - chunk * CHUNK;
+  begin = from > 0 ? from : 0;
+  end = to < CHUNK ? to : CHUNK;
+}
+
+/* Raw products of R rows with T tiles of keys; fetches the tiles' values, which come next, meanwhile. */
+template <class C, int R, int T>
+static void products(const Block& b, i64 e, i64 row, const Tiles& at, i64 tile) {
+  constexpr int LINE = 64 / (16 * C::BYTES);  // head elements of a tile in 64 bytes
+  vf acc[R * T];
+  unroll<R * T>([&](auto i) PSI_LAMBDA { acc[i] = zero(); });
   const float* q = b.q + row;
-  for (i64 d = 0; d < e; d++) {
-    vf k[TILES];
-    unroll<TILES>([&](auto t) PSI_LAMBDA {
-      k[t] = C::elements(keys + (t * e + d) * 16 * C::BYTES);
-      if (C::SCALED) k[t] = k[t] * load_f16(scales + (t * (e / 32) + d / 32) * 32);
-    });
-    unroll<R>([&](auto r) PSI_LAMBDA {
-      vf x = set1(q[d * MAX_ROWS + r]);
-      unroll<TILES>([&](auto t) PSI_LAMBDA { acc[r * TILES + t] = fma(x, k[t], acc[r * TILES + t]); });
-    });
+  const u8 *k[T], *next[T];
+  unroll<T>([&](auto t) PSI_LAMBDA { k[t] = at.keys[tile + t], next[t] = at.values[tile + t]; });
+  constexpr i64 BLOCK = C::SCALED ? 32 : 16;
+  for (i64 first = 0; first < e; first += BLOCK) {
+    vf scale[T];
+    unroll<T>([&](auto t) PSI_LAMBDA { scale[t] = C::SCALED ? load_f16(at.key_scales[tile + t] + first) : zero(); });
+    for (i64 d = first; d < first + BLOCK; d += LINE) {
+      unroll<T>([&](auto t) PSI_LAMBDA { __builtin_prefetch(next[t] + d * 16 * C::BYTES); });
+      unroll<LINE>([&](auto i) PSI_LAMBDA {
+        vf x[T];
+        unroll<T>([&](auto t) PSI_LAMBDA {
+          x[t] = C::elements(k[t] + (d + i) * 16 * C::BYTES);
+          if (C::SCALED) x[t] = x[t] * scale[t];
+        });
+        unroll<R>([&](auto r) PSI_LAMBDA {
+          vf u = set1(q[(d + i) * MAX_ROWS + r]);
+          unroll<T>([&](auto t) PSI_LAMBDA { acc[r * T + t] = fma(u, x[t], acc[r * T + t]); });
+        });
+      });
+    }
   }
   unroll<R>([&](auto r) PSI_LAMBDA {
-    unroll<TILES>([&](auto t) PSI_LAMBDA { store(out + (row + r) * CHUNK + t * 16, acc[r * TILES + t]); });
+    unroll<T>([&](auto t) PSI_LAMBDA { store(b.scores + (row + r) * CHUNK + (tile + t) * 16, acc[r * T + t]); });
   });
 }
 
-template <class C, int TILES>
-static void all_products(const Attention& a, const Block& b, const u8* keys, const u8* scales, float* out) {
-  i64 row = 0;
-  for (; row + 8 <= b.rows; row += 8) products<C, 8, TILES>(a, b, row, keys, scales, out);
-  if (row + 4 <= b.rows) products<C, 4, TILES>(a, b, row, keys, scales, out), row += 4;
-  if (row + 2 <= b.rows) products<C, 2, TILES>(a, b, row, keys, scales, out), row += 2;
-  if (row < b.rows) products<C, 1, TILES>(a, b, row, keys, scales, out);
+template <class C, int R>
+static void products_of_tiles(const Block& b, i64 e, i64 row, const Tiles& at, i64 begin, i64 end) {
+  constexpr int T = side_by_side(R);
+  i64 t = begin;
+  for (; t + T <= end; t += T) products<C, R, T>(b, e, row, at, t);
+  for (; t < end; t++) products<C, R, 1>(b, e, row, at, t);
 }
 
-/* Scores of a chunk to weights: masked, exponentials of the distance to the chunk's maximum; sets m and l. */
-static void soften(const Attention& a, Block& b, i64 chunk, i64 tile_begin, i64 tile_end) {
-  const vf cap = set1(a.softcap), scale = set1(a.scale);
+/* Scaled and soft-capped scores of one row of a chunk, -inf where the row may not look; returns their maximum. */
+static float mask_row(const Attention& a, const Block& b, i64 row, i64 chunk, i64 tile_begin, i64 tile_end) {
   alignas(64) static const float lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const vf cap = set1(a.softcap), scale = set1(a.scale), none = set1(-INFINITY);
+  const i64 position = row_position(a, b, row), last = position - chunk * CHUNK, first = lowest(a, position) - chunk * CHUNK;
+  float* s = b.scores + row * CHUNK;
+  vf best = none;
+  for (i64 t = tile_begin; t < tile_end; t++) {
+    vf x = load(s + t * 16) * scale;
+    if (a.softcap > 0) {
+      x = x / cap;
+      x = set1(1.0f) - set1(2.0f) / (exp(x + x) + set1(1.0f));
+      x = x * cap;
+    }
+    if (t * 16 + 15 > last || t * 16 < first) {
+      const vf lane = load(lanes) + set1((float)(t * 16));
+      x = select(gt(lane, set1((float)last)), none, select(lt(lane, set1((float)first)), none, x));
+    }
+    store(s + t * 16, x);
+    best = max(x, best);
+  }
+  return hmax(best);
+}
+
+/*
+ * Scores of a chunk to weights: exponentials of the distance to the chunk's maximum; sets m and l. Loops over all rows
+ * one after the other keep the rows' chains of dependent instructions side by side.
+ */
+static void soften(const Attention& a, Block& b, i64 chunk, i64 tile_begin, i64 tile_end) {
+  for (i64 r = 0; r < b.rows; r++) b.m[r] = mask_row(a, b, r, chunk, tile_begin, tile_end);
+  float sums[MAX_ROWS * 16];
   for (i64 r = 0; r < b.rows; r++) {
     float* s = b.scores + r * CHUNK;
-    const i64 position = row_position(a, b, r), base = chunk * CHUNK;
-    const vf last = set1((float)(position - base)), first = set1((float)(lowest(a, position) - base));
-    vf best = set1(-INFINITY);
-    for (i64 t = tile_begin; t < tile_end; t++) {
-      vf x = load(s + t * 16) * scale;
-      if (a.softcap > 0) {
-        x = x / cap;
-        x = set1(1.0f) - set1(2.0f) / (exp(x + x) + set1(1.0f));
-        x = x * cap;
-      }
-      vf lane = load(lanes) + set1((float)(t * 16));
-      x = select(gt(lane, last), set1(-INFINITY), select(lt(lane, first), set1(-INFINITY), x));
-      store(s + t * 16, x);
-      best = max(x, best);
-    }
-    b.m[r] = hmax(best);
-    if (b.m[r] == -INFINITY) {
-      for (i64 t = tile_begin; t < tile_end; t++) store(s + t * 16, zero());
-      continue;
-    }
+    const vf top = set1(b.m[r]), none = set1(-INFINITY);
     vf sum = zero();
     for (i64 t = tile_begin; t < tile_end; t++) {
-      vf x = load(s + t * 16);
-      vf p = select(eq(x, set1(-INFINITY)), zero(), exp(x - set1(b.m[r])));
+      const vf x = load(s + t * 16), p = select(eq(x, none), zero(), exp(x - top));
       store(s + t * 16, p);
       sum = sum + p;
     }
-    b.l[r] = hsum(sum);
+    store(sums + r * 16, sum);
   }
+  for (i64 r = 0; r < b.rows; r++) b.l[r] = hsum(load(sums + r * 16));
 }
 
-/* partial[row .. row+R][16*VECTORS columns from d] += weights * values, positions begin..end of the chunk ascending. */
-template <class C, int R, int VECTORS>
-static void accumulate(const Attention& a, const Block& b, i64 row, i64 d, i64 chunk, i64 begin, i64 end, const i32* pages) {
-  const CacheShape& s = a.shape;
-  const i64 e = s.head_dim;
-  vf acc[R * VECTORS];
-  unroll<R * VECTORS>([&](auto i) PSI_LAMBDA { acc[i] = zero(); });
+/* partial[row .. row+R][16*V columns from d] = weights * values of positions begin..end; fetches keys of the next chunk. */
+template <class C, int R, int V>
+static void accumulate(const Block& b, i64 e, i64 row, i64 d, i64 begin, i64 end, const Tiles& at, const Tiles& ahead) {
+  vf acc[R * V];
+  unroll<R * V>([&](auto i) PSI_LAMBDA { acc[i] = zero(); });
+  const float* weights = b.scores + row * CHUNK;
   for (i64 j = begin; j < end;) {
-    const i64 position = chunk * CHUNK + j, slot = position % s.page_size;
-    const i64 stop = j + s.page_size - slot < end ? j + s.page_size - slot : end;
-    const u8* page = a.v_cache + pages[position / s.page_size] * s.page_bytes;
-    i64 at = b.kv_head * s.page_size + slot;
-    for (; j < stop; j++, at++) {
-      vf v[VECTORS];
-      unroll<VECTORS>([&](auto i) PSI_LAMBDA {
-        v[i] = C::elements(page + (at * e + d + i * 16) * C::BYTES);
-        if (C::SCALED) {
-          u16 half;
-          memcpy(&half, page + s.scales_at + (at * (e / 32) + (d + i * 16) / 32) * 2, 2);
-          v[i] = v[i] * set1(f16_to_f32(half));
-        }
+    const i64 tile = j / 16, stop = tile * 16 + 16 < end ? tile * 16 + 16 : end;
+    const u8* values = at.values[tile] + (j % 16 * e + d) * C::BYTES;
+    const u8* next = ahead.keys[tile] + (j % 16 * e + d) * C::BYTES;
+    for (; j < stop; j++, values += e * C::BYTES, next += e * C::BYTES) {
+      constexpr int LINES = V * 16 * C::BYTES > 64 ? V * 16 * C::BYTES / 64 : 1;
+      unroll<LINES>([&](auto i) PSI_LAMBDA { __builtin_prefetch(next + i * 64); });
+      vf v[V];
+      unroll<V>([&](auto i) PSI_LAMBDA {
+        v[i] = C::elements(values + i * 16 * C::BYTES);
+        if (C::SCALED) v[i] = v[i] * set1(b.scales[j * (e / 32) + (d + i * 16) / 32]);
       });
       unroll<R>([&](auto r) PSI_LAMBDA {
-        vf p = set1(b.scores[(row + r) * CHUNK + j]);
-        unroll<VECTORS>([&](auto i) PSI_LAMBDA { acc[r * VECTORS + i] = fma(p, v[i], acc[r * VECTORS + i]); });
+        vf p = set1(weights[r * CHUNK + j]);
+        unroll<V>([&](auto i) PSI_LAMBDA { acc[r * V + i] = fma(p, v[i], acc[r * V + i]); });
       });
     }
   }
   unroll<R>([&](auto r) PSI_LAMBDA {
-    unroll<VECTORS>([&](auto i) PSI_LAMBDA { store(b.partial + (row + r) * e + d + i * 16, acc[r * VECTORS + i]); });
+    unroll<V>([&](auto i) PSI_LAMBDA { store(b.partial + (row + r) * b.partial_stride + d + i * 16, acc[r * V + i]); });
   });
 }
 
-template <class C, int VECTORS>
-static void accumulate_rows(const Attention& a, const Block& b, i64 d, i64 chunk, i64 begin, i64 end, const i32* pages) {
-  i64 row = 0;
-  for (; row + 4 <= b.rows; row += 4) accumulate<C, 4, VECTORS>(a, b, row, d, chunk, begin, end, pages);
-  if (row + 2 <= b.rows) accumulate<C, 2, VECTORS>(a, b, row, d, chunk, begin, end, pages), row += 2;
-  if (row < b.rows) accumulate<C, 1, VECTORS>(a, b, row, d, chunk, begin, end, pages);
+template <class C, int R>
+static void accumulate_columns(const Block& b, i64 e, i64 row, i64 begin, i64 end, const Tiles& at, const Tiles& ahead) {
+  constexpr int V = side_by_side(R);
+  i64 d = 0;
+  for (; d + 16 * V <= e; d += 16 * V) accumulate<C, R, V>(b, e, row, d, begin, end, at, ahead);
+  for (; d < e; d += 16) accumulate<C, R, 1>(b, e, row, d, begin, end, at, ahead);
 }
 
-/* One chunk of all rows: m, l and partial. */
+/* Calls body(Index<R>, row) for runs of MOST, ..., 2, 1 rows that make up all. */
+template <int R, class F>
+PSI_INLINE void in_runs(i64 row, i64 rows, F&& body) {
+  for (; row + R <= rows; row += R) body(Index<R>{}, row);
+  if constexpr (R > 1) in_runs<R / 2>(row, rows, body);
+}
+
+/* One chunk of all rows: m, l and partial. `last`: no chunk of this block follows. */
 template <class C>
-static void attend_chunk(const Attention& a, Block& b, i64 chunk) {
-  const CacheShape& s = a.shape;
-  const i32* pages = a.page_table + a.token_sequence[b.first_token] * s.max_pages;
-  const i64 from = lowest(a, row_position(a, b, 0)), to = row_position(a, b, b.rows - 1) + 1;
-  const i64 begin = from > chunk * CHUNK ? from - chunk * CHUNK : 0;
-  const i64 end = to < (chunk + 1) * CHUNK ? to - chunk * CHUNK : CHUNK;
-  const i64 tile_end = (end + 15) / 16;
-  for (i64 t = begin / 16; t < tile_end;) {
-    const i64 position = chunk * CHUNK + t * 16, tile = position % s.page_size / 16;
-    const u8* page = a.k_cache + pages[position / s.page_size] * s.page_bytes;
-    const i64 index = b.kv_head * (s.page_size / 16) + tile;
-    const u8* keys = page + index * s.head_dim * 16 * C::BYTES;
-    const u8* scales = page + s.scales_at + index * (s.head_dim / 32) * 32;
-    float* out = b.scores + t * 16;
-    const bool pair = t + 1 < tile_end && tile + 1 < s.page_size / 16;
-    if (pair) all_products<C, 2>(a, b, keys, scales, out);
-    else all_products<C, 1>(a, b, keys, scales, out);
-    t += pair ? 2 : 1;
+static void attend_chunk(const Attention& a, Block& b, i64 chunk, bool last) {
+  const i64 e = a.shape.head_dim;
+  i64 begin, end;
+  bounds(a, b, chunk, begin, end);
+  const i64 tile_begin = begin / 16, tile_end = (end + 15) / 16;
+  Tiles at, ahead;
+  locate(a, b, chunk, tile_begin, tile_end, C::BYTES, at);
+  ahead = at;
+  if (!last) {
+    i64 next_begin, next_end;
+    bounds(a, b, chunk + 1, next_begin, next_end);
+    locate(a, b, chunk + 1, next_begin / 16, (next_end + 15) / 16, C::BYTES, ahead);
   }
-  soften(a, b, chunk, begin / 16, tile_end);
-  i64 d = 0;
-  for (; d + 64 <= s.head_dim; d += 64) accumulate_rows<C, 4>(a, b, d, chunk, begin, end, pages);
-  for (; d + 32 <= s.head_dim; d += 32) accumulate_rows<C, 2>(a, b, d, chunk, begin, end, pages);
-  for (; d < s.head_dim; d += 16) accumulate_rows<C, 1>(a, b, d, chunk, begin, end, pages);
+  in_runs<MOST>(0, b.rows, [&](auto r, i64 row) PSI_LAMBDA { products_of_tiles<C, r>(b, e, row, at, tile_begin, tile_end); });
+  soften(a, b, chunk, tile_begin, tile_end);
+  if (C::SCALED)
+    for (i64 t = tile_begin; t < tile_end; t++)
+      for (i64 i = 0; i < e / 32; i++) store(b.scales + (t * (e / 32) + i) * 16, load_f16(at.value_scales[t] + i * 32));
+  in_runs<MOST>(0, b.rows, [&](auto r, i64 row) PSI_LAMBDA { accumulate_columns<C, r>(b, e, row, begin, end, at, ahead); });
+}
+
+/*
+ * Takes chunks (m, l) into the running (M, L) of 16 rows; old and now: what the running and the chunk's accumulators
+ * are to be multiplied by.
+ */
+static void merge_sums(float* M, float* L, const float* m, const float* l, float* old, float* now) {
+  const vf none = set1(-INFINITY), before = load(M), chunk = load(m), top = max(before, chunk);
+  const vf keep = select(eq(before, none), zero(), exp(before - top)), take = select(eq(chunk, none), zero(), exp(chunk - top));
+  store(L, load(L) * keep + load(l) * take);
+  store(M, top);
+  store(old, keep);
+  store(now, take);
+}
+static void merge_row(float* O, const float* o, float old, float now, i64 e) {
+  for (i64 d = 0; d < e; d += 16) store(O + d, fma(load(o + d), set1(now), load(O + d) * set1(old)));
 }
 
 PSI_INLINE float exp1(float x) {
@@ -217,26 +286,20 @@ PSI_INLINE float exp1(float x) {
   return lanes[0];
 }
 
-/* Takes a chunk's (m, l, o) of one row into (M, L, O). */
-static void merge(float& M, float& L, float* O, float m, float l, const float* o, i64 e) {
-  if (m == -INFINITY) return;
-  const float top = m > M ? m : M;
-  const float old = M == -INFINITY ? 0.0f : exp1(M - top), now = exp1(m - top);
-  L = L * old + l * now;
-  for (i64 d = 0; d < e; d += 16) store(O + d, fma(load(o + d), set1(now), load(O + d) * set1(old)));
-  M = top;
-}
-
 static void finish(const Attention& a, i64 token, i64 head, float M, float L, const float* O) {
   const i64 e = a.shape.head_dim;
   float* y = a.y + (token * a.heads + head) * e;
+  if (M == -INFINITY && L == 0) {
+    memset(y, 0, (size_t)e * 4);
+    return;
+  }
   float factor = 1;
   if (a.sinks) {
     const float sink = a.sinks[head], top = sink > M ? sink : M;
-    factor = M == -INFINITY ? 0.0f : exp1(M - top);
+    factor = exp1(M - top);
     L = L * factor + (sink == -INFINITY ? 0.0f : exp1(sink - top));
   }
-  const vf scale = set1(L > 0 ? factor / L : 0.0f);
+  const vf scale = set1(factor / L);
   for (i64 d = 0; d < e; d += 16) store(y + d, load(O + d) * scale);
 }
 
@@ -246,44 +309,67 @@ static void attend_block(const Attention& a, Block& b) {
   const i64 e = a.shape.head_dim;
   const i64 first = lowest(a, row_position(a, b, 0)) / CHUNK, last = row_position(a, b, b.rows - 1) / CHUNK;
   for (i64 chunk = first; chunk <= last; chunk++) {
-    attend_chunk<C>(a, b, chunk);
-    for (i64 r = 0; r < b.rows; r++) merge(b.M[r], b.L[r], b.total + r * e, b.m[r], b.l[r], b.partial + r * e, e);
+    attend_chunk<C>(a, b, chunk, chunk == last);
+    float old[MAX_ROWS], now[MAX_ROWS];
+    for (i64 r = 0; r < b.rows; r += 16) merge_sums(b.M + r, b.L + r, b.m + r, b.l + r, old + r, now + r);
+    for (i64 r = 0; r < b.rows; r++)
+      if (b.m[r] != -INFINITY) merge_row(b.total + r * e, b.partial + r * e, old[r], now[r], e);
   }
   for (i64 r = 0; r < b.rows; r++)
     finish(a, b.first_token + r / b.head_count, b.first_head + r % b.head_count, b.M[r], b.L[r], b.total + r * e);
 }
 
-/* Few tokens: every (token, kv head, piece of heads, chunk) is a task of its own; then the merges. */
+/* The block of a token run, kv head and piece of the group's heads. */
+static Block block_of(const Attention& a, i64 token, i64 count, i64 kv_head, i64 piece) {
+  const i64 group = a.heads / a.shape.kv_heads, head = piece * MAX_ROWS;
+  Block b = {};
+  b.first_token = token, b.token_count = count, b.kv_head = kv_head, b.first_head = kv_head * group + head;
+  b.head_count = group - head < MAX_ROWS ? group - head : MAX_ROWS;
+  return b;
+}
+
+/* Few tokens: spans of chunks of a (token, kv head, piece) are tasks of their own; then the merges. */
 template <class C>
-static void attend_split(const Attention& a, i64 pieces, i64 group) {
+static void attend_split(const Attention& a, i64 pieces) {
   const i64 e = a.shape.head_dim, chunks = (a.shape.max_pages * a.shape.page_size + CHUNK - 1) / CHUNK, record = e + 2;
-  parallel(a.tokens * a.shape.kv_heads * pieces * chunks, [&](i64 task, int thread) {
-    const i64 chunk = task % chunks, piece = task / chunks % pieces, kv = task / chunks / pieces % a.shape.kv_heads;
-    const i64 token = task / chunks / pieces / a.shape.kv_heads, position = a.token_position[token];
-    if (chunk < lowest(a, position) / CHUNK || chunk > position / CHUNK) return;
-    const i64 head = piece * MAX_ROWS;
-    Block b = {};
-    b.first_token = token, b.token_count = 1, b.kv_head = kv, b.first_head = kv * group + head;
-    b.head_count = group - head < MAX_ROWS ? group - head : MAX_ROWS;
+  const i64 parts = a.shape.kv_heads * pieces;
+  i64 all = 0, ends[SPLIT_TOKENS];
+  for (i64 t = 0; t < a.tokens; t++) all += a.token_position[t] / CHUNK - lowest(a, a.token_position[t]) / CHUNK + 1;
+  const i64 share = all * parts / (pool_threads() * 4), span = share > 1 ? share : 1;
+  for (i64 t = 0, tasks = 0; t < a.tokens; t++) {
+    const i64 count = a.token_position[t] / CHUNK - lowest(a, a.token_position[t]) / CHUNK + 1;
+    ends[t] = tasks += (count + span - 1) / span * parts;
+  }
+  parallel(ends[a.tokens - 1], [&](i64 task, int thread) {
+    i64 token = 0;
+    while (task >= ends[token]) token++;
+    if (token > 0) task -= ends[token - 1];
+    const i64 position = a.token_position[token], part = task % parts;
+    const i64 first = lowest(a, position) / CHUNK + task / parts * span;
+    const i64 last = first + span - 1 < position / CHUNK ? first + span - 1 : position / CHUNK;
+    Block b = block_of(a, token, 1, part / pieces, part % pieces);
     place_block(a, b, thread_scratch(thread));
-    attend_chunk<C>(a, b, chunk);
-    for (i64 r = 0; r < b.rows; r++) {
-      float* out = a.scratch + ((token * a.heads + b.first_head + r) * chunks + chunk) * record;
-      out[0] = b.m[r];
-      out[1] = b.l[r];
-      memcpy(out + 2, b.partial + r * e, (size_t)e * 4);
+    b.partial_stride = chunks * record;
+    for (i64 chunk = first; chunk <= last; chunk++) {
+      float* out = a.scratch + ((token * a.heads + b.first_head) * chunks + chunk) * record;
+      b.partial = out + 2;
+      attend_chunk<C>(a, b, chunk, chunk == last);
+      for (i64 r = 0; r < b.rows; r++) out[r * b.partial_stride] = b.m[r], out[r * b.partial_stride + 1] = b.l[r];
     }
   });
   parallel(a.tokens * a.heads, [&](i64 task, int thread) {
     const i64 position = a.token_position[task / a.heads];
-    float M = -INFINITY, L = 0;
+    float M[16], L[16] = {0}, m[16] = {0}, l[16] = {0}, old[16], now[16];
+    store(M, set1(-INFINITY));
     float* O = (float*)thread_scratch(thread);
     memset(O, 0, (size_t)e * 4);
     for (i64 chunk = lowest(a, position) / CHUNK; chunk <= position / CHUNK; chunk++) {
       const float* in = a.scratch + (task * chunks + chunk) * record;
-      merge(M, L, O, in[0], in[1], in + 2, e);
+      m[0] = in[0], l[0] = in[1];
+      merge_sums(M, L, m, l, old, now);
+      merge_row(O, in + 2, old[0], now[0], e);
     }
-    finish(a, task / a.heads, task % a.heads, M, L, O);
+    finish(a, task / a.heads, task % a.heads, M[0], L[0], O);
   });
 }
 
@@ -296,26 +382,30 @@ static i64 run_end(const Attention& a, i64 t, i64 most) {
 
 template <class C>
 static void attend_all(const Attention& a) {
-  const i64 group = a.heads / a.shape.kv_heads, pieces = (group + MAX_ROWS - 1) / MAX_ROWS;
+  const i64 group = a.heads / a.shape.kv_heads, pieces = (group + MAX_ROWS - 1) / MAX_ROWS, parts = a.shape.kv_heads * pieces;
   const i64 most = group >= MAX_ROWS ? 1 : MAX_ROWS / group;
   i64 runs = 0;
   for (i64 t = 0; t < a.tokens; t = run_end(a, t, most)) runs++;
-  const i64 tasks = runs * a.shape.kv_heads * pieces;
-  if (a.tokens <= SPLIT_TOKENS && pool_threads() > 1 && tasks < 4 * pool_threads()) return attend_split<C>(a, pieces, group);
-  parallel(tasks, [&](i64 task, int thread) {
-    const i64 piece = task % pieces, kv = task / pieces % a.shape.kv_heads;
-    i64 token = 0;
-    for (i64 run = task / pieces / a.shape.kv_heads; run > 0; run--) token = run_end(a, token, most);
-    const i64 head = piece * MAX_ROWS;
-    Block b = {};
-    b.first_token = token, b.token_count = run_end(a, token, most) - token, b.kv_head = kv, b.first_head = kv * group + head;
-    b.head_count = group - head < MAX_ROWS ? group - head : MAX_ROWS;
+  if (a.tokens <= SPLIT_TOKENS && pool_threads() > 1 && runs * parts < 4 * pool_threads()) return attend_split<C>(a, pieces);
+  /* First tokens of the runs, of every `step`th one if there are very many. */
+  constexpr i64 KEPT = 4096;
+  i32 starts[KEPT];
+  const i64 step = (runs + KEPT - 1) / KEPT;
+  i64 run = 0;
+  for (i64 t = 0; t < a.tokens; t = run_end(a, t, most), run++)
+    if (run % step == 0) starts[run / step] = (i32)t;
+  parallel(runs * parts, [&](i64 task, int thread) {
+    const i64 part = task % parts;
+    i64 token = starts[task / parts / step];
+    for (i64 i = task / parts % step; i > 0; i--) token = run_end(a, token, most);
+    Block b = block_of(a, token, run_end(a, token, most) - token, part / pieces, part % pieces);
     place_block(a, b, thread_scratch(thread));
     attend_block<C>(a, b);
   });
 }
 
 void attention(const Attention& a) {
+  if (a.tokens == 0) return;
   with_cache_type(a.cache_type, [&](auto type) { attend_all<decltype(type)>(a); });
 }
 
