@@ -1,13 +1,14 @@
 import { measureRoofline, openDevice, type Roofline } from "../../backends/index.ts";
-import { openModelFiles } from "../../models/files/source.ts";
+import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import type { CacheType, Model } from "../../models/model.ts";
+import { openTokenizer } from "../../models/open_tokenizer.ts";
 import { loadModel } from "../../models/registry.ts";
-import type { DeviceInfo } from "../../runtime/device.ts";
+import type { Device, DeviceInfo } from "../../runtime/device.ts";
 import { command, UsageError, wholeNumber, wholeNumbers } from "../../terminal/command.ts";
 import { messages, print, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { readableBytes, readableCount, table } from "../../terminal/table.ts";
-import { type BenchCase, type BenchSamples, caseName, runCase } from "./bench_steps.ts";
+import { type BenchCase, type BenchSamples, CaseRunner, caseName, runCase } from "./bench_steps.ts";
 import { engineArgs, engineOptions } from "./engine_options.ts";
 
 const { "ctx-size": _context, ...deviceArgs } = engineArgs;
@@ -65,7 +66,9 @@ export const bench = command({
       onProgress: (done, total) => progress.update("weights", done, total),
     });
     progress.end();
+    if (hasTokenizer(files)) openTokenizer(files);
     const loadMs = performance.now() - start;
+    const firstTokenMs = loadMs + firstToken(device, model, options.cacheType as CacheType);
     try {
       const roofline = measureRoofline();
       const results = cases.map((test) => {
@@ -81,6 +84,7 @@ export const bench = command({
         device: device.backend.info(),
         roofline,
         loadMs,
+        firstTokenMs,
         results,
       };
       if (args.json) await printJson(report);
@@ -91,6 +95,20 @@ export const bench = command({
     }
   },
 });
+
+/** Files for measurements may come without one. */
+function hasTokenizer(files: ModelFiles): boolean {
+  return files.kind === "gguf" ? files.metadata.has("tokenizer.ggml.model") : files.tokenizer !== undefined;
+}
+
+function firstToken(device: Device, model: Model, cacheType: CacheType): number {
+  const test: BenchCase = { kind: "prompt", tokens: 1, depth: 0, batch: 1 };
+  const start = performance.now();
+  const runner = new CaseRunner(device, model, cacheType, test);
+  runner.wholePrompt();
+  runner.free();
+  return performance.now() - start;
+}
 
 type Lists = {
   readonly prompt: string;
@@ -158,6 +176,8 @@ type Report = {
   readonly device: DeviceInfo;
   readonly roofline: Roofline;
   readonly loadMs: number;
+  /** From the start of loading to the first token after a prompt of one. */
+  readonly firstTokenMs: number;
   readonly results: readonly BenchResult[];
 };
 
@@ -165,7 +185,7 @@ function describe(path: string, { config, parameters, weightBytes }: Model) {
   return { path, architecture: config.architecture, name: config.name, parameters, weightBytes };
 }
 
-function reportText({ model, device, roofline, loadMs, results }: Report): string {
+function reportText({ model, device, roofline, loadMs, firstTokenMs, results }: Report): string {
   const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
   const rows = results.map((r) => [
     r.test,
@@ -176,7 +196,7 @@ function reportText({ model, device, roofline, loadMs, results }: Report): strin
     percent(r.share_of_int8_peak),
   ]);
   return [
-    `${model.name} (${model.architecture}, ${readableCount(model.parameters)} parameters, ${readableBytes(model.weightBytes)}), loaded in ${Math.round(loadMs)} ms`,
+    `${model.name} (${model.architecture}, ${readableCount(model.parameters)} parameters, ${readableBytes(model.weightBytes)}), loaded in ${Math.round(loadMs)} ms, first token at ${Math.round(firstTokenMs)} ms`,
     `${Object.entries(device)
       .map(([key, value]) => `${key}=${value}`)
       .join(" ")}`,

@@ -52,7 +52,8 @@ export function runCase(
   }
 }
 
-class CaseRunner {
+/** A case on its own cache; free it when done. */
+export class CaseRunner {
   private readonly device: Device;
   private readonly model: Model;
   private readonly test: BenchCase;

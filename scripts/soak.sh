@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Long checks that are too slow for every change: 1,000,000 mutants of files, tokenizer tables, answers and bodies;
+# 10,000 requests with a steady resident set; 200 streams at once without a mix-up.
+# Usage: bash scripts/soak.sh [MUTANTS]          Output: a summary for docs/log.md on stdout. Exits 1 when something broke.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+.tools/bun build.ts >&2
+exec .tools/bun scripts/soak.ts "${1:-1000000}"

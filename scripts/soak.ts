@@ -1,0 +1,162 @@
+/**
+ * The parts of scripts/soak.sh, which builds first. Usage: bun scripts/soak.ts MUTANTS [REQUESTS] [STREAMS]
+ * Output: one line per part on stdout; exits 1 at the first thing that broke.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { openModelFiles } from "../src/models/files/source.ts";
+import { openTokenizer } from "../src/models/open_tokenizer.ts";
+
+const [mutants = 1_000_000, requests = 10_000, streams = 200] = process.argv.slice(2).map(Number);
+const root = join(import.meta.dir, "..");
+const seed = 1;
+/** Growth of the resident set between the first tenth of the requests and the end, bytes. */
+const allowedGrowth = 32 * 2 ** 20;
+
+type Part = { readonly name: string; readonly run: (count: number) => Promise<string> | string };
+
+function fuzzers(): Part[] {
+  const parts: Part[] = [
+    {
+      name: "tokenizer tables",
+      run: async (count) => {
+        const { fuzzTokenizer } = await import("../src/models/tokenizer/fuzz.ts");
+        const { accepted, refused } = fuzzTokenizer(seed, { count });
+        return `${accepted} accepted and used, ${refused} ended in typed errors`;
+      },
+    },
+    {
+      name: "Harmony answers",
+      run: async (count) => {
+        const { fuzzHarmony } = await import("../src/models/chat/index.ts");
+        const tokenizer = openTokenizer(openModelFiles(join(root, "fixtures", "docs-oss-13m-mxfp4.gguf")));
+        const { tokens, unparsed } = fuzzHarmony(tokenizer, seed, { count });
+        return `${tokens} tokens, ${unparsed} fitted no rule`;
+      },
+    },
+    {
+      name: "request bodies",
+      run: async (count) => {
+        const { fuzzBodies } = await import("../src/serve/http/fuzz.ts");
+        const { startServer } = await import("../src/serve/http/server.ts");
+        const { scriptedModel } = await import("../src/serve/http/testing/scripted.ts");
+        const server = await startServer(scriptedModel("<|think|>r<|answer|>hello"), { port: 0 });
+        const { statuses } = await fuzzBodies(seed, { count }, server.handle);
+        await server.stop({ force: true });
+        return Object.entries(statuses)
+          .map(([status, n]) => `${n} x ${status}`)
+          .join(", ");
+      },
+    },
+  ];
+  return [...fileFuzzers(), ...parts];
+}
+
+/** Fuzzers of the file formats, where this tree has them. */
+function fileFuzzers(): Part[] {
+  const path = join(root, "src", "models", "files", "fuzz.ts");
+  if (!existsSync(path)) return [];
+  const run = async (count: number) => {
+    const exported = (await import(path)) as Record<
+      string,
+      (seed: number, limit: { count: number }) => unknown
+    >;
+    const fuzz = Object.entries(exported).find(([name]) => name.startsWith("fuzz"))?.[1];
+    if (!fuzz) throw new Error(`expected a fuzz function in ${path}, got none`);
+    return JSON.stringify(await fuzz(seed, { count }));
+  };
+  return [{ name: "model file headers", run }];
+}
+
+type Served = { readonly url: string; readonly child: Bun.Subprocess };
+
+async function serve(): Promise<Served> {
+  const child = Bun.spawn([join(root, "dist", "psionic"), "serve", "--port", "0", "-np", "16"], {
+    ...({ stdin: "ignore", stdout: "pipe", stderr: "ignore" } as const),
+  });
+  let line = "";
+  for await (const bytes of child.stdout) {
+    line += new TextDecoder().decode(bytes);
+    if (line.includes("\n")) break;
+  }
+  const url = /http:\/\/\S+/.exec(line)?.[0];
+  if (!url) throw new Error(`expected a ready line, got ${line}`);
+  return { url, child };
+}
+
+async function complete(url: string, prompt: string, maxTokens: number): Promise<string> {
+  const response = await fetch(`${url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ prompt, max_tokens: maxTokens, stream: true }),
+  });
+  if (!response.ok) throw new Error(`status ${response.status}: ${await response.text()}`);
+  const lines = (await response.text()).split("\n").filter((l) => l.startsWith("data: "));
+  if (lines.at(-1) !== "data: [DONE]") throw new Error(`a stream ended in ${lines.at(-1)}`);
+  return lines
+    .slice(0, -1)
+    .map((l) => (JSON.parse(l.slice(6)) as { choices: { text?: string }[] }).choices[0]?.text ?? "")
+    .join("");
+}
+
+function residentBytes({ child }: Served): number {
+  const kb = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${child.pid}/status`, "utf8"))?.[1];
+  return Number(kb) * 1024;
+}
+
+async function steadyMemory(served: Served): Promise<string> {
+  let early = 0;
+  let done = 0;
+  const lane = async () => {
+    while (done < requests) {
+      const i = done++;
+      await complete(
+        served.url,
+        `Request ${i} of a long day is about ${["pages", "networks", "colours"][i % 3]}`,
+        8,
+      );
+      if (i === Math.floor(requests / 10)) early = residentBytes(served);
+    }
+  };
+  await Promise.all(Array.from({ length: 8 }, lane));
+  const growth = residentBytes(served) - early;
+  const text = `${requests} requests, resident set ${mib(early)} after a tenth, ${mib(early + growth)} at the end`;
+  if (growth > allowedGrowth) throw new Error(`memory grew: ${text}`);
+  return text;
+}
+
+async function manyStreams(served: Served): Promise<string> {
+  const prompts = Array.from(
+    { length: streams },
+    (_, i) => `Topic ${i}: the history of the number ${i * 37}`,
+  );
+  const together = await Promise.all(prompts.map((prompt) => complete(served.url, prompt, 48)));
+  for (let i = 0; i < streams; i += 10) {
+    const alone = await complete(served.url, prompts[i]!, 48);
+    if (alone !== together[i]) throw new Error(`stream ${i} differs from the same request alone`);
+  }
+  return `${streams} streams at once ended well; every tenth equals the same request alone`;
+}
+
+function mib(bytes: number): string {
+  return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+}
+
+async function part(name: string, run: () => Promise<string> | string): Promise<void> {
+  const start = performance.now();
+  const text = await run();
+  console.log(`- ${name}: ${text} (${((performance.now() - start) / 1000).toFixed(0)} s)`);
+}
+
+console.log(`Soak of ${new Date().toISOString().slice(0, 10)}, seed ${seed}:`);
+const all = fuzzers();
+const each = Math.ceil(mutants / all.length);
+for (const { name, run } of all) await part(`${each} mutants, ${name}`, () => run(each));
+const served = await serve();
+try {
+  await part("memory", () => steadyMemory(served));
+  await part("streams", () => manyStreams(served));
+} finally {
+  served.child.kill("SIGTERM");
+  await served.child.exited;
+}
