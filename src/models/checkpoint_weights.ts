@@ -1,15 +1,11 @@
-import type { DType } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
-import type { Shape } from "../core/shape.ts";
 import type { Device } from "../runtime/device.ts";
+import { type Converted, ConvertedTensors } from "./converted_tensor.ts";
 import type { TensorRecord } from "./files/tensors.ts";
 import { stored } from "./gguf_weights.ts";
 import { gptOssExperts } from "./gpt_oss_checkpoint.ts";
 import type { MappedFiles } from "./mapped_files.ts";
-import type { StoredTensor, WeightSource } from "./weights.ts";
-
-/** Bytes that a checkpoint stores in another order; made when asked for and freed by `drop`. */
-export type Converted = { readonly dtype: DType; readonly shape: Shape; make(): Uint8Array };
+import type { WeightSource } from "./weights.ts";
 
 export type Checkpoint = {
   readonly records: ReadonlyMap<string, TensorRecord>;
@@ -44,6 +40,9 @@ const normNames: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
 };
 
+/** Read through a conversion, or (in old checkpoints) derived from the configuration. */
+const elsewhere = /\.mlp\.experts\.|\.rotary_emb\.inv_freq$/;
+
 /** The tensors of a Hugging Face checkpoint under their GGUF names. */
 export function checkpointWeights(
   architecture: string,
@@ -65,27 +64,40 @@ export function checkpointWeights(
     architecture === "gpt-oss" ? gptOssExperts(checkpoint, name) : undefined;
   let parameters = 0;
   for (const t of records.values()) parameters += t.shape.reduce((a, b) => a * b, 1);
-  const find = (name: string): TensorRecord | undefined =>
-    records.get(checkpointName(architecture, prefix, name));
+  // Of a model with other towers the head may stand beside or inside the text model.
+  const head = [...records.keys()].find((n) => n.endsWith("lm_head.weight")) ?? "lm_head.weight";
+  const theirName = (name: string): string =>
+    name === "output.weight" ? head : checkpointName(architecture, prefix, name);
+  const find = (name: string): TensorRecord | undefined => records.get(theirName(name));
+  const made = new ConvertedTensors(device, files.mapped);
+  const used = new Set<string>();
   return {
     parameters,
     has: (name) => find(name) !== undefined || converted(name) !== undefined,
     get(name) {
       const record = find(name);
-      if (record) return stored(record, files);
-      const made = converted(name);
-      if (made) return materialise(name, made, device);
-      const wanted = checkpointName(architecture, prefix, name);
-      throw unexpected("file_malformed", "checkpoint", `a tensor ${wanted}`, "none of that name");
+      if (record) {
+        used.add(record.name);
+        return stored(record, files, made);
+      }
+      const ours = converted(name);
+      if (ours) return made.tensor(name, ours);
+      throw unexpected("file_malformed", "checkpoint", `a tensor ${theirName(name)}`, "none of that name");
     },
-    close: () => files.close(),
+    unused: () =>
+      [...records.keys()].filter(
+        (n) => n.startsWith(`${prefix}layers.`) && !used.has(n) && !elsewhere.test(n),
+      ),
+    close() {
+      made.close();
+      files.close();
+    },
   };
 }
 
 function checkpointName(architecture: string, prefix: string, name: string): string {
   if (name === "token_embd.weight") return `${prefix}embed_tokens.weight`;
   if (name === "output_norm.weight") return `${prefix}norm.weight`;
-  if (name === "output.weight") return `${prefix.replace(/(model\.)?$/, "")}lm_head.weight`;
   const match = /^blk\.(\d+)\.([a-z_]+)\.(weight|bias)$/.exec(name);
   if (!match) return name;
   const [, layer, part, kind] = match as unknown as [string, string, string, string];
@@ -94,20 +106,4 @@ function checkpointName(architecture: string, prefix: string, name: string): str
   if (!theirs) return name;
   // Sinks are a bare parameter.
   return `${prefix}layers.${layer}.${theirs}${part === "attn_sinks" ? "" : `.${kind}`}`;
-}
-
-/** Converted bytes in device memory, so that packing finds an address. */
-function materialise(name: string, made: Converted, device: Device): StoredTensor {
-  const bytes = made.make();
-  const address = device.backend.allocate(Math.max(64, bytes.length));
-  device.backend.write(address, bytes);
-  return {
-    name,
-    dtype: made.dtype,
-    shape: made.shape,
-    bytes: bytes.length,
-    address,
-    read: () => bytes,
-    drop: () => device.backend.release(address, Math.max(64, bytes.length)),
-  };
 }

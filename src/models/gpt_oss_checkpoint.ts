@@ -3,7 +3,8 @@
  * are stored [E, in, out]; MXFP4 forms hold elements 2j and 2j+1 in byte j of a block and the scales apart.
  */
 import { unexpected } from "../core/error.ts";
-import type { Checkpoint, Converted } from "./checkpoint_weights.ts";
+import type { Checkpoint } from "./checkpoint_weights.ts";
+import type { Converted } from "./converted_tensor.ts";
 import type { TensorRecord } from "./files/tensors.ts";
 
 /** The conversion that gives a GGUF tensor of the experts, or undefined when the name is none of theirs. */

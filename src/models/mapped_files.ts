@@ -5,6 +5,7 @@ import type { ModelFile } from "./files/tensors.ts";
 
 /** The files of a model in this process's address space, or only by their names when nothing will be computed. */
 export type MappedFiles = {
+  readonly mapped: boolean;
   /** 0 when the files are not mapped. */
   address(file: number, offset: number): number;
   /** A copy of a range, read through the file system. */
@@ -27,6 +28,7 @@ export function mapModelFiles(files: readonly ModelFile[], mapped: boolean): Map
     }
   }
   return {
+    mapped,
     address: (file, offset) => (mapped ? maps[file]!.address + offset : 0),
     read: (file, offset, bytes) =>
       mapped ? readRange(files[file]!.path, offset, bytes) : new Uint8Array(bytes),

@@ -87,7 +87,7 @@ export function loadModel(device: Device, files: ModelFiles, options: LoadOption
   if (!vocabulary) throw unexpected("file_malformed", files.path, "an embedding table", "none");
   const mapped = mapModelFiles(files.files, device.name !== "meta");
   const source = gguf
-    ? ggufWeights(files.tensors, mapped)
+    ? ggufWeights(files.tensors, mapped, device)
     : checkpointWeights(
         files.architecture.replace("gpt_oss", "gpt-oss").replace("gemma3_text", "gemma3"),
         files.tensors,
@@ -101,7 +101,9 @@ export function loadModel(device: Device, files: ModelFiles, options: LoadOption
     options.onProgress?.(Math.min(done, total), total);
   });
   try {
-    return family.load(files, modelSettings(files), weights, vocabulary, options);
+    const model = family.load(files, modelSettings(files), weights, vocabulary, options);
+    weights.refuseUnused();
+    return model;
   } catch (error) {
     weights.free();
     throw error;

@@ -12,11 +12,13 @@ export type StoredTensor = {
   readonly dtype: DType;
   readonly shape: Shape;
   readonly bytes: number;
-  /** Address of the bytes in this process; 0 on the meta device. */
-  readonly address: number;
+  /** Whether the bytes lie in the mapped file; otherwise they were made from it. */
+  readonly mapped: boolean;
+  /** Address of the bytes in this process, valid until `drop`; 0 on the meta device. */
+  address(): number;
   /** The bytes, for conversions; only for what fits one view. */
   read(): Uint8Array;
-  /** Tells the system that the mapped pages are not needed any more. */
+  /** Tells that the mapped pages, or the memory at `address`, are not needed any more. */
   drop(): void;
 };
 
@@ -26,6 +28,8 @@ export interface WeightSource {
   get(name: string): StoredTensor;
   /** Tensors and elements of the file. */
   readonly parameters: number;
+  /** Tensors of the file that nobody has asked for. */
+  unused(): readonly string[];
   close(): void;
 }
 
@@ -139,7 +143,7 @@ export class Weights {
     for (const [i, s] of stored.entries()) {
       const source = s.bytes / experts;
       for (let e = 0; e < experts; e++) {
-        this.#pack(weight.address + e * each + i * part, s.address + e * source, outputs, inputs, dtype);
+        this.#pack(weight.address + e * each + i * part, s.address() + e * source, outputs, inputs, dtype);
         this.#progress(source);
       }
       s.drop();
@@ -157,9 +161,10 @@ export class Weights {
   /** An embedding table [V, D], left in the mapped file. */
   table(name: string, rows: number, columns: number): Tensor {
     const s = this.#checked(`${name}.weight`, [rows, columns]);
-    this.#mappedBytes += s.bytes;
+    if (s.mapped) this.#mappedBytes += s.bytes;
+    else this.#residentBytes += s.bytes;
     this.#progress(s.bytes);
-    return makeTensor(this.#device, "weight", s.address, { dtype: s.dtype, shape: [rows, columns] });
+    return makeTensor(this.#device, "weight", s.address(), { dtype: s.dtype, shape: [rows, columns] });
   }
 
   /** f32 data made by the caller (rotary tables). */
@@ -168,6 +173,19 @@ export class Weights {
     this.#device.upload(t, data);
     this.#own(t, data.byteLength);
     return t;
+  }
+
+  /**
+   * Refuses a file with tensors that the model's forward pass does not use: it computes something else than would be
+   * computed here.
+   */
+  refuseUnused(): void {
+    const [first, ...others] = this.#source.unused();
+    if (first === undefined) return;
+    const more = others.length > 0 ? ` (and ${others.length} more)` : "";
+    throw unexpected("unsupported", "model", "only tensors that its architecture uses", `${first}${more}`, {
+      details: { tensors: [first, ...others].slice(0, 20) },
+    });
   }
 
   free(): void {
@@ -184,7 +202,7 @@ export class Weights {
     let place = weight.address;
     for (const s of stored) {
       const rows = s.shape[0]!;
-      this.#pack(place, s.address, rows, inputs, dtype);
+      this.#pack(place, s.address(), rows, inputs, dtype);
       place += packedBytes(dtype, rows, inputs);
       this.#progress(s.bytes);
       s.drop();
@@ -197,7 +215,7 @@ export class Weights {
   }
 
   #expertBias(names: readonly string[], experts: number, outputs: number): Tensor | undefined {
-    if (!names.every((name) => this.has(`${name}.bias`))) return undefined;
+    if (!names.some((name) => this.has(`${name}.bias`))) return undefined;
     const all = outputs * names.length;
     const data = new Float32Array(experts * all);
     for (const [i, name] of names.entries()) {

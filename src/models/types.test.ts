@@ -1,0 +1,60 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { type ModelShape, type RandomModel, randomModel, shapes } from "../../scripts/random-model.ts";
+import { openDevice } from "../backends/index.ts";
+import { type DType, dtypes } from "../core/dtype.ts";
+import { normalisedSquaredError, openSession } from "./testing/session.ts";
+import { dequantisedTwin, temporaryFolder, writeModel } from "./testing/variants.ts";
+
+/** What the issue grants a file of any type against an f32 evaluation of its own weights. */
+const limit = 1e-3;
+const ids = Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 300);
+const types = Object.keys(dtypes).filter((t) => t !== "i32") as DType[];
+const llama = shapes["tiny-llama"]!;
+/** All experts are used: with fewer, rounding decides the near ties of a random router either way. */
+const gptOss: ModelShape = { ...shapes["tiny-gpt-oss"]!, expertsUsed: 8 };
+
+const device = openDevice("cpu", { threads: 1 });
+const folder = temporaryFolder();
+afterAll(() => {
+  device.close();
+  folder[Symbol.dispose]();
+});
+
+function logits(model: RandomModel): { whole: Float32Array; single: Float32Array } {
+  const path = writeModel(join(folder.path, "model.gguf"), model);
+  const session = openSession(device, path);
+  const result = { whole: session.run([ids]), single: session.run(ids.map((id) => [id])) };
+  session.close();
+  return result;
+}
+
+/** The error against the dequantised twin, after the checks that hold for every file. */
+function errorAgainstTwin(model: RandomModel): number {
+  const { whole, single } = logits(model);
+  expect(single).toEqual(whole);
+  const reference = logits(dequantisedTwin(model)).whole;
+  expect(reference.every(Number.isFinite)).toBe(true);
+  return normalisedSquaredError(whole, reference);
+}
+
+describe("files of every type agree with an f32 evaluation of their weights", () => {
+  test.each(types)("llama in %s", (dtype) => {
+    const error = errorAgainstTwin(randomModel({ shape: llama, dtype, seed: 1 }));
+    console.log(`llama ${dtype}: ${error.toExponential(1)}`);
+    expect(error).toBeLessThan(limit);
+  });
+
+  test.each(types)("gpt-oss with experts in %s", (expertDtype) => {
+    const error = errorAgainstTwin(randomModel({ shape: gptOss, dtype: "q8_0", expertDtype, seed: 2 }));
+    console.log(`gpt-oss experts ${expertDtype}: ${error.toExponential(1)}`);
+    expect(error).toBeLessThan(limit);
+  });
+
+  test("gpt-oss with dense matrices in q5_0, whose rows are no multiple of 256", () => {
+    const shape: ModelShape = { ...gptOss, width: 288, feedForward: 96 };
+    const error = errorAgainstTwin(randomModel({ shape, dtype: "q5_0", expertDtype: "mxfp4", seed: 3 }));
+    console.log(`gpt-oss q5_0, mxfp4: ${error.toExponential(1)}`);
+    expect(error).toBeLessThan(limit);
+  });
+});
