@@ -18,6 +18,7 @@
 
 #include "../common/cache.h"
 #include "../common/pool.h"
+#include "../common/tanh.h"
 
 namespace psi {
 struct Attention {
@@ -161,11 +162,7 @@ static float mask_row(const Attention& a, const Block& b, i64 row, i64 chunk, i6
   vf best = none;
   for (i64 t = tile_begin; t < tile_end; t++) {
     vf x = load(s + t * 16) * scale;
-    if (a.softcap > 0) {
-      x = x / cap;
-      x = set1(1.0f) - set1(2.0f) / (exp(x + x) + set1(1.0f));
-      x = x * cap;
-    }
+    if (a.softcap > 0) x = cap * tanh(x / cap);
     if (t * 16 + 15 > last || t * 16 < first) {
       const vf lane = load(lanes) + set1((float)(t * 16));
       x = select(gt(lane, set1((float)last)), none, select(lt(lane, set1((float)first)), none, x));

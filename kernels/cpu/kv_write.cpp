@@ -23,23 +23,34 @@ PSI_KERNEL(kv_write, const KvWrite& a)
 
 namespace psi::PSI_ISA {
 
-static void put(u8* p, float x, i32 type) {
-  if (type == F32) {
-    memcpy(p, &x, 4);
-    return;
-  }
-  u16 half = type == F16 ? f32_to_f16(x) : f32_to_bf16(x);
-  memcpy(p, &half, 2);
+/* 16 elements as the cache type. */
+PSI_INLINE void convert(u8* p, vf x, i32 type) {
+  if (type == F32) store((float*)p, x);
+  else if (type == F16) store_f16(p, x);
+  else store_bf16(p, x);
 }
 
-/* 32 elements x to int8, `step` bytes apart from p on, and their scale to `scale`. */
-static void put_q8(u8* p, i64 step, u8* scale, const float* x) {
-  float amax = 0;
-  for (int i = 0; i < 32; i++) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
-  const float d = amax / 127.0f;
-  u16 half = f32_to_f16(d);
+/* Nearest integer, halves away from zero. */
+PSI_INLINE vf round_away(vf x) {
+  const vf near = round(x), off = x - near, half = set1(0.5f), one = set1(1.0f);
+  const vf up = select(eq(off, half), near + one, near), down = select(eq(zero() - off, half), near - one, near);
+  return select(gt(x, zero()), up, down);
+}
+
+/* 32 elements x to int8 q and their scale to `scale`. */
+static void quantize(u8* q, u8* scale, const float* x) {
+  const vf a = load(x), b = load(x + 16);
+  const float d = hmax(max(abs(a), max(abs(b), zero()))) / 127.0f;
+  const u16 half = f32_to_f16(d);
   memcpy(scale, &half, 2);
-  for (int i = 0; i < 32; i++) p[i * step] = (u8)(i8)(d > 0 ? roundf(x[i] / d) : 0);
+  store_s8(q, d > 0 ? cvt_round(round_away(a / set1(d))) : zeroi());
+  store_s8(q + 16, d > 0 ? cvt_round(round_away(b / set1(d))) : zeroi());
+}
+
+/* `count` elements of SIZE bytes to places 16 elements apart: one column of a key tile. */
+template <int SIZE>
+PSI_INLINE void scatter(u8* p, const u8* elements, int count) {
+  for (int i = 0; i < count; i++) memcpy(p + i * 16 * SIZE, elements + i * SIZE, SIZE);
 }
 
 static void write_head(const KvWrite& a, i64 t, i64 h) {
@@ -51,18 +62,22 @@ static void write_head(const KvWrite& a, i64 t, i64 h) {
   u8 *key_page = a.k_cache + page * s.page_bytes, *value_page = a.v_cache + page * s.page_bytes;
   const i64 tile_index = h * (s.page_size / 16) + tile, key_at = tile_index * s.head_dim * 16 + lane;
   const i64 value_at = (h * s.page_size + slot) * s.head_dim;
+  u8 column[64];
   if (a.cache_type == Q8_0) {
     const i64 blocks = s.head_dim / 32;
     for (i64 b = 0; b < blocks; b++) {
-      put_q8(key_page + key_at + b * 512, 16, key_page + s.scales_at + ((tile_index * blocks + b) * 16 + lane) * 2, k + b * 32);
-      put_q8(value_page + value_at + b * 32, 1, value_page + s.scales_at + ((h * s.page_size + slot) * blocks + b) * 2, v + b * 32);
+      quantize(column, key_page + s.scales_at + ((tile_index * blocks + b) * 16 + lane) * 2, k + b * 32);
+      scatter<1>(key_page + key_at + b * 512, column, 32);
+      quantize(value_page + value_at + b * 32, value_page + s.scales_at + ((h * s.page_size + slot) * blocks + b) * 2, v + b * 32);
     }
     return;
   }
   const i64 size = a.cache_type == F32 ? 4 : 2;
-  for (i64 d = 0; d < s.head_dim; d++) {
-    put(key_page + (key_at + d * 16) * size, k[d], a.cache_type);
-    put(value_page + (value_at + d) * size, v[d], a.cache_type);
+  for (i64 d = 0; d < s.head_dim; d += 16) {
+    convert(column, load(k + d), a.cache_type);
+    if (size == 4) scatter<4>(key_page + (key_at + d * 16) * 4, column, 16);
+    else scatter<2>(key_page + (key_at + d * 16) * 2, column, 16);
+    convert(value_page + (value_at + d) * size, load(v + d), a.cache_type);
   }
 }
 
@@ -107,12 +122,39 @@ PSI_API i32 psi_kv_write(PSI_KV_ARGUMENTS) {
   return PSI_OK;
 }
 
+/* Element by element, from the layout's formulas and the scalar conversions. */
+static void write_reference(const psi::KvWrite& a, i64 t, i64 h, i64 d) {
+  const psi::CacheShape& s = a.shape;
+  const i64 position = a.token_position[t], slot = position % s.page_size, e = s.head_dim;
+  const i64 page = a.page_table[a.token_sequence[t] * s.max_pages + position / s.page_size] * s.page_bytes;
+  const i64 places[2] = {((h * s.page_size + slot) / 16 * e + d) * 16 + slot % 16, (h * s.page_size + slot) * e + d};
+  const i64 scales[2] = {(((h * s.page_size + slot) / 16 * e + d) / 32 * 16 + slot % 16) * 2, places[1] / 32 * 2};
+  const float* rows[2] = {a.k + t * a.k_stride + a.k_offset + h * e, a.v + t * a.v_stride + a.v_offset + h * e};
+  u8* pages[2] = {a.k_cache + page, a.v_cache + page};
+  for (int side = 0; side < 2; side++) {
+    const float x = rows[side][d];
+    if (a.cache_type == psi::F32) memcpy(pages[side] + places[side] * 4, &x, 4);
+    else if (a.cache_type == psi::Q8_0) {
+      float amax = 0;
+      for (i64 i = d / 32 * 32; i < d / 32 * 32 + 32; i++) amax = fmaxf(amax, fabsf(rows[side][i]));
+      const float scale = amax / 127.0f;
+      const u16 half = psi::f32_to_f16(scale);
+      memcpy(pages[side] + s.scales_at + scales[side], &half, 2);
+      pages[side][places[side]] = (u8)(i8)(scale > 0 ? roundf(x / scale) : 0);
+    } else {
+      const u16 half = a.cache_type == psi::F16 ? psi::f32_to_f16(x) : psi::f32_to_bf16(x);
+      memcpy(pages[side] + places[side] * 2, &half, 2);
+    }
+  }
+}
+
 PSI_API i32 psi_kv_write_ref(PSI_KV_ARGUMENTS) {
   const psi::KvWrite a = PSI_KV_STRUCT;
   i32 status = check_kv_write("psi_kv_write_ref", a);
   if (status != PSI_OK) return status;
   for (i64 t = 0; t < tokens; t++)
-    for (i64 h = 0; h < kv_heads; h++) psi::plain::write_head(a, t, h);
+    for (i64 h = 0; h < kv_heads; h++)
+      for (i64 d = 0; d < head_dim; d++) write_reference(a, t, h, d);
   return PSI_OK;
 }
 #endif

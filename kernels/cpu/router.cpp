@@ -1,7 +1,7 @@
 /*
  * Choice of experts: logits f32 [tokens, experts] -> ids i32, weights f32 [tokens, used], descending, the lower index
  * on ties. Mode 1: softmax over all, then the top; 2: sigmoid; 3: the top, then softmax over them. `bias` f32 [experts]
- * or NULL is added for choosing only. normalize: divide by the sum, at least 2^-14. Plain loops, one task per token.
+ * or NULL is added for choosing only, NaN chosen last. normalize: divide by the sum, at least 2^-14. Plain loops, one task per token.
  */
 #include <math.h>
 
@@ -26,15 +26,16 @@ static void route(i32* ids, float* weights, const float* z, const float* bias, i
   for (i64 e = 0; e < experts; e++) {
     if (mode == 1) p[e] /= sum;
     key[e] = bias ? p[e] + bias[e] : p[e];
+    if (key[e] != key[e]) key[e] = -INFINITY;
   }
+  bool taken[MAX_EXPERTS] = {false};
   for (i64 j = 0; j < used; j++) {
     i64 best = -1;
     for (i64 e = 0; e < experts; e++)
-      if (key[e] == key[e] && (best < 0 || key[e] > key[best])) best = e;
-    if (best < 0) best = j;  // every logit left is NaN: any choice, inside the range
+      if (!taken[e] && (best < 0 || key[e] > key[best])) best = e;
     ids[j] = (i32)best;
     weights[j] = p[best];
-    key[best] = NAN;
+    taken[best] = true;
   }
   if (mode == 3) {
     float total = 0, first = weights[0];

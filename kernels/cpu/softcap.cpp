@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "../common/pool.h"
-#include "../common/simd.h"
+#include "../common/tanh.h"
 
 PSI_KERNEL(softcap, float* y, const float* x, i64 count, float cap)
 
@@ -12,7 +12,10 @@ void softcap(float* y, const float* x, i64 count, float cap) {
   constexpr i64 PIECE = 8192;
   parallel((count + PIECE - 1) / PIECE, [&](i64 task, int) {
     const i64 begin = task * PIECE, end = begin + PIECE < count ? begin + PIECE : count;
-    for (i64 k = begin; k < end; k++) y[k] = cap * tanhf(x[k] / cap);
+    for (i64 k = begin; k < end; k += 16) {
+      int m = (int)(end - k < 16 ? end - k : 16);
+      store_n(y + k, set1(cap) * tanh(load_n(x + k, m) / set1(cap)), m);
+    }
   });
 }
 

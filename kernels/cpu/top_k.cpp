@@ -1,7 +1,8 @@
 /*
  * The k largest of each row and their positions, descending, the lower position first on ties; NaN counts as -inf.
- * x f32 [rows, width]; values f32, ids i32 [rows, k]. One task per row: a heap of k whose root is the worst kept; 16
- * elements are skipped at a time when none beats the root.
+ * x f32 [rows, width]; values f32, ids i32 [rows, k]. A heap of k whose root is the worst kept; 64 elements are skipped
+ * at a time when none beats the root. A task is a row; few wide rows are cut into one piece per thread, whose sorted
+ * lists are merged: the order is total, so the answer is the same.
  */
 #include <math.h>
 
@@ -31,38 +32,66 @@ static void sink_down(float* v, i32* id, i64 at, i64 n) {
   }
 }
 
-void top_k(float* values, i32* ids, const float* x, i64 rows, i64 width, i64 k) {
-  parallel(rows, [&](i64 r, int) {
-    const float* row = x + r * width;
-    float* v = values + r * k;
-    i32* id = ids + r * k;
-    for (i64 i = 0; i < k; i++) {
-      v[i] = row[i] == row[i] ? row[i] : -INFINITY;
-      id[i] = (i32)i;
-    }
-    for (i64 i = k / 2; i-- > 0;) sink_down(v, id, i, k);
-    for (i64 i = k; i < width;) {
-      if (i + 16 <= width && !(hmax(max(load(row + i), set1(-INFINITY))) > v[0])) {
-        i += 16;
+/* The k largest of row[begin..end-1], k <= end - begin, sorted. */
+static void largest(float* v, i32* id, const float* row, i64 begin, i64 end, i64 k) {
+  for (i64 i = 0; i < k; i++) {
+    v[i] = row[begin + i] == row[begin + i] ? row[begin + i] : -INFINITY;
+    id[i] = (i32)(begin + i);
+  }
+  for (i64 i = k / 2; i-- > 0;) sink_down(v, id, i, k);
+  for (i64 i = begin + k; i < end;) {
+    if (i + 64 <= end) {
+      vf top = max(load(row + i), set1(-INFINITY));
+      unroll<3>([&](auto j) PSI_LAMBDA { top = max(load(row + i + 16 + j * 16), top); });
+      if (!(hmax(top) > v[0])) {
+        i += 64;
         continue;
       }
-      for (i64 end = i + 16 < width ? i + 16 : width; i < end; i++)
-        if (row[i] > v[0]) {
-          v[0] = row[i];
-          id[0] = (i32)i;
-          sink_down(v, id, 0, k);
-        }
     }
-    for (i64 n = k; n > 1; n--) {
-      float value = v[0];
-      i32 place = id[0];
-      v[0] = v[n - 1];
-      id[0] = id[n - 1];
-      v[n - 1] = value;
-      id[n - 1] = place;
-      sink_down(v, id, 0, n - 1);
+    for (const i64 stop = i + 64 < end ? i + 64 : end; i < stop; i++)
+      if (row[i] > v[0]) {
+        v[0] = row[i];
+        id[0] = (i32)i;
+        sink_down(v, id, 0, k);
+      }
+  }
+  for (i64 n = k; n > 1; n--) {
+    float value = v[0];
+    i32 place = id[0];
+    v[0] = v[n - 1];
+    id[0] = id[n - 1];
+    v[n - 1] = value;
+    id[n - 1] = place;
+    sink_down(v, id, 0, n - 1);
+  }
+}
+
+void top_k(float* values, i32* ids, const float* x, i64 rows, i64 width, i64 k) {
+  constexpr i64 WIDE = 16384, MOST = 64;
+  const i64 threads = pool_threads(), pieces = threads < MOST ? threads : MOST;
+  /* Every piece holds at least k elements, and its list fits the memory of one thread. */
+  if (rows >= threads || width < WIDE * pieces || width / pieces < k || k * 8 > THREAD_SCRATCH) {
+    parallel(rows, [&](i64 r, int) { largest(values + r * k, ids + r * k, x + r * width, 0, width, k); });
+    return;
+  }
+  for (i64 r = 0; r < rows; r++) {
+    parallel(pieces, [&](i64 p, int) {
+      float* v = (float*)thread_scratch((int)p);
+      largest(v, (i32*)(v + k), x + r * width, width * p / pieces, width * (p + 1) / pieces, k);
+    });
+    i64 next[MOST] = {0};
+    for (i64 j = 0; j < k; j++) {
+      i64 best = -1;
+      float value = 0;
+      for (i64 p = 0; p < pieces; p++) {
+        const float* v = (const float*)thread_scratch((int)p);
+        if (next[p] < k && (best < 0 || v[next[p]] > value)) best = p, value = v[next[p]];
+      }
+      const float* v = (const float*)thread_scratch((int)best);
+      values[r * k + j] = value;
+      ids[r * k + j] = ((const i32*)(v + k))[next[best]++];
     }
-  });
+  }
 }
 
 }  // namespace psi::PSI_ISA
