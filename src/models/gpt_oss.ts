@@ -27,13 +27,21 @@ import {
   attend,
   type CachePlace,
   cacheGroups,
+  type GateUp,
   type Linear,
   linear,
 } from "./layers.ts";
-import { checkpointScaling } from "./llama.ts";
+import {
+  checkpointScaling,
+  ggufYarn,
+  maxHeadDim,
+  refusedInCheckpoints,
+  refusedInGguf,
+} from "./llama_config.ts";
 import type { Model, ModelConfig, Step } from "./model.ts";
 import { type RopeScaling, rotary } from "./rotary.ts";
 import type { Settings } from "./settings.ts";
+import { periodic, slidingFromCheckpoint, slidingFromGguf } from "./sliding_layers.ts";
 import type { Weights } from "./weights.ts";
 
 export type GptOssConfig = ModelConfig & {
@@ -42,17 +50,22 @@ export type GptOssConfig = ModelConfig & {
   readonly headDim: number;
   readonly eps: number;
   readonly window: number;
-  /** Layer i slides unless it is the last of each run of this many. */
-  readonly slidingPattern: number;
+  /** Which layers slide over the window. */
+  readonly slides: readonly boolean[];
   readonly ropeBase: number;
   readonly ropeScaling: RopeScaling;
+  /** undefined: tied when the file has no head of its own. */
+  readonly tied?: boolean;
+  readonly swigluLimit: number;
   readonly experts: number;
   readonly expertsUsed: number;
   readonly expertFeedForward: number;
+  readonly expertScale: number;
 };
 
 /** Constants of the clamped SwiGLU. */
-const clamped = { kind: "clamped", alpha: 1.702, limit: 7 } as const;
+const alpha = 1.702;
+const limit = 7;
 
 export const gptOssArchitectures: readonly string[] = ["gpt-oss", "gptoss"];
 
@@ -68,37 +81,46 @@ export function gptOssConfigFromGguf(
   const width = s.count(key("embedding_length"));
   const heads = s.count(key("attention.head_count"));
   const contextLength = s.count(key("context_length"));
-  const factor = s.number(key("rope.scaling.factor"), 1);
+  const headDim = s.count(key("attention.key_length"), Math.floor(width / heads));
+  const layers = s.layers(key("block_count"));
+  const ropeBase = s.number(key("rope.freq_base"), 10000);
+  s.refuse(refusedInGguf(key, headDim, headDim));
+  s.refuse({ [key("rope.freq_base_swa")]: [ropeBase], [key("expert_gating_func")]: [3] });
   return validated({
     architecture: "gpt-oss",
     name: s.string("general.name", "gpt-oss"),
     vocabularySize,
     contextLength,
     width,
-    layers: s.count(key("block_count")),
+    layers,
     heads,
     kvHeads: s.count(key("attention.head_count_kv")),
-    headDim: s.count(key("attention.key_length"), Math.floor(width / heads)),
+    headDim,
     eps: s.number(key("attention.layer_norm_rms_epsilon")),
     window: s.count(key("attention.sliding_window")),
-    slidingPattern: s.count(key("attention.sliding_window_pattern"), 2),
-    ropeBase: s.number(key("rope.freq_base"), 10000),
-    ropeScaling:
-      factor > 1
-        ? {
-            type: "yarn",
-            factor,
-            originalContext: s.count(key("rope.scaling.original_context_length"), contextLength),
-            betaFast: s.number(key("rope.scaling.yarn_beta_fast"), 32),
-            betaSlow: s.number(key("rope.scaling.yarn_beta_slow"), 1),
-            attentionFactor: s.number(key("rope.scaling.attn_factor"), 1),
-            round: ggmlYarn,
-          }
-        : { type: "none" },
+    slides: slidingFromGguf(s, key("attention.sliding_window_pattern"), layers, 2),
+    ropeBase,
+    ropeScaling: ggufRopeScaling(s, key, contextLength, ggmlYarn),
     experts: s.count(key("expert_count")),
     expertsUsed: s.count(key("expert_used_count")),
     expertFeedForward: s.count(key("expert_feed_forward_length"), expertFeedForward),
+    expertScale: s.number(key("expert_weights_scale"), 0) || 1,
+    swigluLimit: limit,
   });
+}
+
+/** A factor without a type is YaRN's: older files leave it out. */
+function ggufRopeScaling(
+  s: Settings,
+  key: (name: string) => string,
+  contextLength: number,
+  round: boolean,
+): RopeScaling {
+  const factor = s.number(key("rope.scaling.factor"), 1);
+  const type = s.string(key("rope.scaling.type"), "yarn");
+  if (type === "none" || factor <= 1) return { type: "none" };
+  if (type !== "yarn") throw unexpected("unsupported", s.where, "rope scaling none or yarn", type);
+  return { ...ggufYarn(s, key, factor, contextLength), round };
 }
 
 /** From a checkpoint's `config.json`. */
@@ -110,11 +132,10 @@ export function gptOssConfigFromCheckpoint(
   const contextLength = s.count("max_position_embeddings");
   const rope = s.section("rope_parameters") ?? s.section("rope_scaling");
   const scaling = checkpointScaling(rope, contextLength);
-  const layerTypes = s.list("layer_types");
-  const layers = s.count("num_hidden_layers");
-  const alternates = layerTypes?.every((t, i) => (t === "sliding_attention") === (i % 2 === 0)) ?? true;
-  if (!alternates)
-    throw unexpected("unsupported", "gpt-oss", "sliding and full layers in turn", JSON.stringify(layerTypes));
+  const layers = s.layers("num_hidden_layers");
+  s.refuse({ ...refusedInCheckpoints, hidden_act: ["silu"] });
+  const method = s.section("quantization_config")?.string("quant_method", "mxfp4") ?? "mxfp4";
+  if (method !== "mxfp4") throw unexpected("unsupported", s.where, "quant_method mxfp4 or none", method);
   return validated({
     architecture: "gpt-oss",
     name: s.string("_name_or_path", "gpt-oss"),
@@ -127,12 +148,15 @@ export function gptOssConfigFromCheckpoint(
     headDim: s.count("head_dim"),
     eps: s.number("rms_norm_eps"),
     window: s.count("sliding_window"),
-    slidingPattern: 2,
+    slides: slidingFromCheckpoint(s, layers, periodic(layers, 2)),
     ropeBase: rope?.has("rope_theta") ? rope.number("rope_theta") : s.number("rope_theta", 150000),
     ropeScaling: scaling.type === "yarn" && ggmlYarn ? { ...scaling, round: true } : scaling,
     experts: s.count("num_local_experts"),
     expertsUsed: s.count("num_experts_per_tok", s.count("experts_per_token", 4)),
     expertFeedForward: s.count("intermediate_size"),
+    expertScale: 1,
+    tied: s.boolean("tie_word_embeddings", false),
+    swigluLimit: s.number("swiglu_limit", limit),
   });
 }
 
@@ -140,18 +164,20 @@ function validated(c: GptOssConfig): GptOssConfig {
   const sound =
     c.layers > 0 &&
     c.headDim > 0 &&
+    c.headDim <= maxHeadDim &&
     c.headDim % 2 === 0 &&
     c.kvHeads > 0 &&
     c.heads % c.kvHeads === 0 &&
     c.expertsUsed >= 1 &&
     c.expertsUsed <= c.experts &&
-    c.slidingPattern > 0;
+    c.vocabularySize > 0 &&
+    c.ropeBase > 1;
   if (!sound)
     throw unexpected(
       "file_malformed",
       "gpt-oss",
       "consistent head, layer and expert counts",
-      JSON.stringify(c),
+      JSON.stringify({ ...c, slides: undefined }),
     );
   return c;
 }
@@ -162,7 +188,7 @@ type Layer = {
   readonly shape: AttentionShape;
   readonly mlpNorm: Tensor; // [D]
   readonly router: Linear; // [E, D]
-  readonly gateUp: readonly [Linear] | readonly [Linear, Linear]; // [E, 2F, D]
+  readonly gateUp: GateUp; // [E, 2F, D]
   readonly down: Linear; // [E, D, F]
 };
 
@@ -171,7 +197,7 @@ export function loadGptOss(c: GptOssConfig, w: Weights): Model {
   const rotaryTable = { invFreq: w.constant(invFreq), mscale };
   const layers = Array.from({ length: c.layers }, (_, i) => loadLayer(c, w, i, rotaryTable));
   const { groups, places } = cacheGroups(layers.map(({ shape }) => shape));
-  const tied = !w.has("output.weight");
+  const tied = c.tied ?? !w.has("output.weight");
   const head = w.linear(tied ? "token_embd" : "output", c.vocabularySize, c.width);
   const table = tied ? head.weight : w.table("token_embd", c.vocabularySize, c.width);
   const outputNorm = w.vector("output_norm.weight", c.width);
@@ -220,7 +246,7 @@ function loadLayer(c: GptOssConfig, w: Weights, i: number, rotaryTable: Attentio
       heads: c.heads,
       kvHeads: c.kvHeads,
       headDim: c.headDim,
-      window: i % c.slidingPattern < c.slidingPattern - 1 ? c.window : 0,
+      window: c.slides[i] ? c.window : 0,
       scale: 1 / Math.sqrt(c.headDim),
       softcap: 0,
       eps: c.eps,
@@ -229,19 +255,9 @@ function loadLayer(c: GptOssConfig, w: Weights, i: number, rotaryTable: Attentio
     },
     mlpNorm: w.vector(oneOf(w, name("post_attention_norm.weight"), name("ffn_norm.weight")), c.width),
     router: w.linear(name("ffn_gate_inp"), c.experts, c.width),
-    gateUp: loadGateUp(c, w, i),
+    gateUp: w.expertGateUp(i, c.experts, c.expertFeedForward, c.width),
     down: w.experts([name("ffn_down_exps")], c.experts, c.width, c.expertFeedForward),
   };
-}
-
-function loadGateUp(c: GptOssConfig, w: Weights, i: number): Layer["gateUp"] {
-  const f = c.expertFeedForward;
-  if (w.has(`blk.${i}.ffn_gate_up_exps.weight`)) {
-    return [w.experts([`blk.${i}.ffn_gate_up_exps`], c.experts, 2 * f, c.width)];
-  }
-  const names = [`blk.${i}.ffn_gate_exps`, `blk.${i}.ffn_up_exps`] as const;
-  if (w.canJoinExperts(names, f)) return [w.experts(names, c.experts, f, c.width)];
-  return [w.experts([names[0]], c.experts, f, c.width), w.experts([names[1]], c.experts, f, c.width)];
 }
 
 type Parts = {
@@ -288,13 +304,13 @@ function experts(c: GptOssConfig, layer: Layer, b: Tensor): Tensor {
     mode: "softmaxOfChosen",
     used: c.expertsUsed,
     normalize: false,
-    scale: 1,
+    scale: c.expertScale,
   });
   const [gate, up] = layer.gateUp;
   const gated = glu(
     moeMatmul(b, gate.weight, gate.bias, ids), // [T * k, 2F]
     up ? moeMatmul(b, up.weight, up.bias, ids) : undefined,
-    clamped,
+    { kind: "clamped", alpha, limit: c.swigluLimit },
   );
   return moeCombine(moeMatmul(gated, layer.down.weight, layer.down.bias, ids), weights);
 }

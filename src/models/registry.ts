@@ -9,7 +9,8 @@ import {
   gptOssConfigFromGguf,
   loadGptOss,
 } from "./gpt_oss.ts";
-import { llamaArchitectures, llamaConfigFromCheckpoint, llamaConfigFromGguf, loadLlama } from "./llama.ts";
+import { loadLlama } from "./llama.ts";
+import { llamaArchitectures, llamaConfigFromCheckpoint, llamaConfigFromGguf } from "./llama_config.ts";
 import { mapModelFiles } from "./mapped_files.ts";
 import type { Model } from "./model.ts";
 import { Settings } from "./settings.ts";

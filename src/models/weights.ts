@@ -152,10 +152,14 @@ export class Weights {
     return { weight, bias: this.#expertBias(names, experts, outputs) };
   }
 
-  /** Whether `experts` may join these names into one weight. */
-  canJoinExperts(names: readonly string[], outputs: number): boolean {
-    const types = new Set(names.map((name) => this.dtype(`${name}.weight`)));
-    return types.size === 1 && outputs % 16 === 0;
+  /** Gate and up of layer `i`'s experts: merged in the file, joined here where types and panels allow, or two. */
+  expertGateUp(i: number, experts: number, outputs: number, inputs: number): GateUp {
+    const merged = `blk.${i}.ffn_gate_up_exps`;
+    if (this.has(`${merged}.weight`)) return [this.experts([merged], experts, 2 * outputs, inputs)];
+    const [gate, up] = [`blk.${i}.ffn_gate_exps`, `blk.${i}.ffn_up_exps`];
+    const joins = this.dtype(`${gate}.weight`) === this.dtype(`${up}.weight`) && outputs % 16 === 0;
+    if (joins) return [this.experts([gate, up], experts, outputs, inputs)];
+    return [this.experts([gate], experts, outputs, inputs), this.experts([up], experts, outputs, inputs)];
   }
 
   /** An embedding table [V, D], left in the mapped file. */
