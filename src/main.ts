@@ -44,6 +44,8 @@ async function main(words: readonly string[]): Promise<number> {
 
 /** One line for people; the whole error where it was asked for. */
 function report(error: unknown): number {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  if (code === "EPIPE") return 0;
   if (process.env.PSIONIC_DEBUG) console.error(error);
   const text = error instanceof Error ? error.message : String(error);
   process.stderr.write(`psionic: ${text}\n`);
@@ -51,9 +53,13 @@ function report(error: unknown): number {
     process.stderr.write("Run psionic --help, or psionic COMMAND --help.\n");
     return 2;
   }
-  const code = (error as { code?: unknown } | undefined)?.code;
   return code === "cancelled" ? interrupted : 1;
 }
+
+// A reader that has seen enough (`| head -1`) is no failure; a full disk is.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  process.exit(error.code === "EPIPE" ? 0 : report(error));
+});
 
 let exitCode: number;
 try {

@@ -17,7 +17,7 @@ type Result = { readonly code: number; readonly out: string; readonly err: strin
 async function psionic(
   args: readonly string[],
   env: Record<string, string> = {},
-  stdin = "",
+  stdin: string | Uint8Array<ArrayBuffer> = "",
 ): Promise<Result> {
   const child = Bun.spawn([program, ...args], {
     cwd: folder,
@@ -61,7 +61,7 @@ function longAnswer(url: string): Promise<Response> {
     headers: { "content-type": "application/json" },
     body: JSON.stringify({
       prompt: "The web is",
-      max_tokens: 3000,
+      max_tokens: 1500,
       logit_bias: { 6137: -100, 6141: -100 },
       stream: true,
     }),
@@ -155,6 +155,8 @@ describe.skipIf(!existsSync(program))("dist/psionic", () => {
       [["completions", "tcsh"], 2, "bash, zsh or fish"],
       [["serve", "--backend", "cuda"], 1, "no cuda backend"],
       [["serve", "--backend", "metal"], 1, "no metal backend"],
+      [["serve", "--metal-mode", "proxy"], 1, "[metal-mode]"],
+      [["logits", "--ids", fixture, "--out", "."], 1, "token ids"],
       [["serve", "-ngl", "99"], 1, "[-ngl]"],
       [["serve", "--host", "0.0.0.0"], 1, "--api-key-file"],
       [["inspect", "-m", "nothing.gguf"], 1, "nothing.gguf"],
@@ -164,6 +166,41 @@ describe.skipIf(!existsSync(program))("dist/psionic", () => {
         args,
         { code, out: "", err: expect.stringContaining(text) },
       ]);
+    }
+  });
+
+  test("a named pipe is no model, and text that is not UTF-8 no prompt", async () => {
+    const pipe = join(folder, "pipe.gguf");
+    Bun.spawnSync(["mkfifo", pipe]);
+    expect(await psionic(["run", "-m", pipe, "-p", "Hello"])).toEqual({
+      code: 1,
+      out: "",
+      err: expect.stringContaining("a special file"),
+    });
+    for (const command of ["tokenize", "run"]) {
+      const refused = await psionic([command], {}, Uint8Array.of(0xff, 0xfe, 0x80));
+      expect(refused).toEqual({ code: 1, out: "", err: expect.stringContaining("UTF-8") });
+    }
+  });
+
+  test("a reader that has seen enough is no failure, a full disk is", async () => {
+    const shell = async (line: string) => {
+      const child = Bun.spawn(["sh", "-c", line], {
+        ...{ cwd: folder, env: { PATH: process.env.PATH ?? "", HOME: folder } },
+        ...({ stdin: "ignore", stderr: "pipe" } as const),
+      });
+      return { err: await new Response(child.stderr).text(), code: await child.exited };
+    };
+    for (const words of ["doctor --json", "inspect --tensors"]) {
+      expect(await shell(`(${program} ${words}; echo "code $?" >&2) | true`)).toEqual({
+        code: 0,
+        err: "code 0\n",
+      });
+    }
+    if (!existsSync("/dev/full")) return;
+    for (const words of ["doctor --json", "run -p Hello"]) {
+      const { code, err } = await shell(`${program} ${words} > /dev/full`);
+      expect({ code, err }).toEqual({ code: 1, err: expect.stringMatching(/^psionic: .*ENOSPC.*\n$/) });
     }
   });
 
@@ -219,7 +256,7 @@ describe.skipIf(!existsSync(program))("dist/psionic", () => {
       expect(await response.text()).toEndWith("data: [DONE]\n\n");
       expect(await child.exited).toBe(0);
     }
-  });
+  }, 60_000);
 
   test("a second Ctrl-C ends it at once", async () => {
     const { child, url } = await serve();

@@ -5,7 +5,16 @@ import { UsageError } from "../../terminal/command.ts";
 /** All of stdin as text; a usage error when a person sits there and nothing was piped. */
 export async function readStdin(instead: string): Promise<string> {
   if (process.stdin.isTTY) throw new UsageError(`expected ${instead}, or text on stdin`);
-  return Bun.stdin.text();
+  return utf8(await Bun.stdin.bytes());
+}
+
+/** Text of bytes from outside; throws `invalid_argument` rather than guess another encoding or replace bytes. */
+function utf8(bytes: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (cause) {
+    throw unexpected("invalid_argument", "stdin", "UTF-8 text", "bytes that are not", { cause });
+  }
 }
 
 /** Token ids of a text: a JSON array, or numbers between white space and commas. Throws `invalid_argument`. */

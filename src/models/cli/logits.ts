@@ -1,6 +1,6 @@
 import { closeSync, openSync, writeSync } from "node:fs";
 import { openDevice } from "../../backends/index.ts";
-import { PsionicError } from "../../core/error.ts";
+import { PsionicError, unexpected } from "../../core/error.ts";
 import type { Device } from "../../runtime/device.ts";
 import { command, list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { Progress } from "../../terminal/progress.ts";
@@ -77,7 +77,7 @@ export const logits = command({
     });
     progress.end();
     const ids = parseIds(text, idsPath, model.config.vocabularySize);
-    const handle = openSync(out, "w");
+    const handle = openOutput(out);
     try {
       writeLogits(device, model, ids, args["cache-type"] as CacheType, handle);
     } finally {
@@ -87,6 +87,15 @@ export const logits = command({
     }
   },
 });
+
+function openOutput(path: string): number {
+  try {
+    return openSync(path, "w");
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw unexpected("io_failed", "--out", "a file that can be written", reason, { cause });
+  }
+}
 
 /** Runs the ids as one sequence, a chunk at a time, and writes every row's logits. */
 function writeLogits(

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
 import { PsionicError, unexpected } from "../../core/error.ts";
 
 /** Random access to the bytes of one file; parsers read headers through it and never the whole file. */
@@ -18,7 +18,8 @@ export type FileSource = ByteSource & Disposable;
 export function openFile(path: string): FileSource {
   let fd: number;
   try {
-    fd = openSync(path, "r");
+    // Without waiting: opening a named pipe would otherwise hang until someone writes to it.
+    fd = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
   } catch (cause) {
     throw fileError(path, cause);
   }

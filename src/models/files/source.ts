@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type { DType } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
@@ -201,9 +201,17 @@ function shardsOf(path: string, index: unknown): string[] {
   return (shards as string[]).sort();
 }
 
+/** Tokenizers of the largest vocabularies take about 35 MB. */
+const MAX_JSON_BYTES = 2 ** 28;
+
 function readJson(path: string): unknown {
+  using source = openFile(path);
+  if (source.size > MAX_JSON_BYTES)
+    throw unexpected("file_malformed", path, `at most ${MAX_JSON_BYTES} bytes of JSON`, source.size);
+  const bytes = new Uint8Array(source.size);
+  source.read(0, bytes);
   try {
-    return JSON.parse(readFileSync(path, "utf8"));
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch (cause) {
     throw unexpected("file_malformed", path, "JSON", "text that does not parse", { cause });
   }

@@ -1,5 +1,6 @@
 import { createInterface } from "node:readline";
 import { PsionicError } from "../../core/error.ts";
+import { readStdin } from "../../models/cli/input.ts";
 import { command, decimalNumber, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { colours, messages, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
@@ -62,10 +63,11 @@ export const run = command({
     "psionic run -m model.gguf --temperature 0.7 < question.txt",
   ],
   async run({ args }) {
+    process.on("SIGINT", exitInterrupted);
     const budget = wholeNumber(args["reasoning-budget"], "--reasoning-budget", 0, 255);
     const maxTokens = wholeNumber(args["max-tokens"], "--max-tokens", 1);
     const sampling = samplingParams(args);
-    const prompt = args.prompt ?? (process.stdin.isTTY ? undefined : await Bun.stdin.text());
+    const prompt = args.prompt ?? (process.stdin.isTTY ? undefined : await readStdin("-p TEXT"));
     if (prompt?.trim() === "") throw new UsageError("expected a prompt, got an empty one");
     if (prompt === undefined && args.json) throw new UsageError("--json needs -p or text on stdin");
     const progress = new Progress();
@@ -78,6 +80,7 @@ export const run = command({
       history: args.system === undefined ? [] : [{ role: "system", content: args.system }],
       showReasoning: args.reasoning ?? false,
     };
+    process.off("SIGINT", exitInterrupted);
     try {
       if (prompt !== undefined) await answerOnce(chat, prompt, args.json ?? false);
       else await converse(chat);
@@ -86,6 +89,11 @@ export const run = command({
     }
   },
 });
+
+/** Ctrl-C before there is an answer to stop. */
+function exitInterrupted(): never {
+  process.exit(130);
+}
 
 type Conversation = {
   readonly model: ServedModel;
@@ -123,7 +131,7 @@ async function answerOnce(chat: Conversation, prompt: string, json: boolean): Pr
   const abort = new AbortController();
   process.once("SIGINT", () => {
     abort.abort();
-    process.once("SIGINT", () => process.exit(130));
+    process.once("SIGINT", exitInterrupted);
   });
   const answer = await ask(
     chat,
@@ -148,7 +156,7 @@ async function converse(chat: Conversation): Promise<void> {
   const lines = createInterface({ input: process.stdin, output: process.stderr, prompt: "> " });
   let abort: AbortController | undefined;
   lines.on("SIGINT", () => {
-    if (!abort) process.exit(130);
+    if (!abort) exitInterrupted();
     abort.abort();
   });
   const first = chat.history.length;

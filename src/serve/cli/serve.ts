@@ -1,3 +1,4 @@
+import { unexpected } from "../../core/error.ts";
 import { version } from "../../core/version.ts";
 import { type AnyCommand, command, list, UsageError, wholeNumber, words } from "../../terminal/command.ts";
 import { messages, print } from "../../terminal/output.ts";
@@ -83,6 +84,10 @@ export const serve: AnyCommand = command({
     const effort = reasoningEffort(args["reasoning-budget"]);
     if (args["metal-mode"] && args.backend !== "auto" && args.backend !== "metal") {
       throw new UsageError(`--metal-mode goes with --backend auto or metal, got --backend ${args.backend}`);
+    }
+    if (args["metal-mode"] === "proxy") {
+      const fix = "psionic computes itself and starts no llama.cpp server; leave --metal-mode out";
+      throw unexpected("unsupported", "metal-mode", "auto or native", "proxy", { fix });
     }
     const slots = wholeNumber(args.parallel, "--parallel", 1, 256);
     const maxQueue = wholeNumber(args["max-queue"], "--max-queue", 1, 1e6);
