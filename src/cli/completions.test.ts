@@ -1,0 +1,55 @@
+import { expect, test } from "bun:test";
+import { join } from "node:path";
+import { optionSpellings } from "../terminal/help.ts";
+import { commands } from "./commands.ts";
+
+const main = join(import.meta.dir, "..", "main.ts");
+
+async function script(shell: string): Promise<string> {
+  const child = Bun.spawn([process.execPath, main, "completions", shell], {
+    stdout: "pipe",
+    stderr: "inherit",
+  });
+  const text = await new Response(child.stdout).text();
+  expect(await child.exited).toBe(0);
+  return text;
+}
+
+test("every shell gets every command and option", async () => {
+  for (const shell of ["bash", "zsh", "fish"]) {
+    const text = await script(shell);
+    for (const [name, { load }] of Object.entries(commands)) {
+      expect(text).toContain(name);
+      for (const option of optionSpellings((await load()).args)) {
+        const bare = option.replace(/^-+/, "");
+        const fish = [`-l ${bare}`, `-s ${bare}`, `-o ${bare}`].some((spelling) => text.includes(spelling));
+        expect([shell, name, option, shell === "fish" ? fish : text.includes(option)]).toEqual([
+          shell,
+          name,
+          option,
+          true,
+        ]);
+      }
+    }
+  }
+});
+
+test("bash takes the script and completes by it", async () => {
+  const text = await script("bash");
+  const ask = (words: readonly string[]) => {
+    const list = words.map((w) => `'${w}'`).join(" ");
+    const code = `${text}\nCOMP_WORDS=(${list}); COMP_CWORD=${words.length - 1}; _psionic; echo "\${COMPREPLY[@]}"`;
+    return Bun.spawnSync(["bash", "-c", code]).stdout.toString().trim();
+  };
+  expect(ask(["psionic", "to"])).toBe("tokenize");
+  expect(ask(["psionic", "serve", "--por"])).toBe("--port");
+});
+
+test("a command's table and its own name agree", async () => {
+  for (const [name, { load }] of Object.entries(commands)) {
+    const { meta, examples } = await load();
+    expect(meta.name).toBe(name);
+    expect(examples.length).toBeGreaterThan(0);
+    for (const example of examples) expect(example).toContain(`psionic ${name}`);
+  }
+});
