@@ -39,6 +39,23 @@ describe.each([...levels])("router and moe_combine on %s", (level) => {
     expect(w[0]).toBeCloseTo(1 / 3, 6);
   });
 
+  test("experts without a number are chosen last, each once", () => {
+    const ids = ints([9, 9, 9, 9]);
+    const w = floats(4);
+    const logits = floats(4);
+    logits.set([Number.NaN, 1, Number.NaN, 2]);
+    opened(level, 1, () => run("router", ids, w, logits, null, 1, 4, 4, 3, 0, 1));
+    expect([...ids]).toEqual([3, 1, 0, 2]);
+  });
+
+  test("weights of next to nothing are divided by 2^-14, not by their sum", () => {
+    const logits = floats(2).fill(-20);
+    const w = floats(2);
+    opened(level, 1, () => run("router", ints([0, 0]), w, logits, null, 1, 2, 2, 2, 1, 1));
+    const p = 1 / (1 + Math.exp(20));
+    expect(w[0]! / (p * 2 ** 14)).toBeCloseTo(1, 5);
+  });
+
   test("combine", () => {
     const [tokens, used, width] = [3, 4, 37];
     const x = randomFloats(tokens * used * width, 2);

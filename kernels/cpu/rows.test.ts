@@ -16,6 +16,14 @@ test.each([...levels])("add, softcap and gather_rows on %s", (level) => {
     runReference("softcap", expected, a, count, 3);
     expect(largestError(capped, expected)).toBeLessThan(1e-6);
   }
+  const extremes = floats(8);
+  extremes.set([1e-6, -1e-6, 1e30, -1e30, 1.875, -1.874, 0, Number.NaN]);
+  const [capped, expected] = [floats(8), floats(8)];
+  opened(level, 1, () => run("softcap", capped, extremes, 8, 3));
+  runReference("softcap", expected, extremes, 8, 3);
+  for (let i = 0; i < 7; i++)
+    expect(Math.abs(capped[i]! - expected[i]!)).toBeLessThanOrEqual(3e-7 * Math.abs(expected[i]!));
+  expect(capped[7]).toBeNaN();
   const x = randomFloats(5 * 7, 3);
   const y = floats(3 * 7);
   opened(level, 1, () => run("gather_rows", y, x, ints([4, 0, 4]), 3, 7, 5));
