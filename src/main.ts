@@ -2,6 +2,7 @@
 import { commands, description } from "./cli/commands.ts";
 import { version } from "./core/version.ts";
 import { UsageError } from "./terminal/command.ts";
+import { visible } from "./terminal/visible.ts";
 
 /** Exit code of a process that Ctrl-C ended. */
 const interrupted = 130;
@@ -48,7 +49,7 @@ function report(error: unknown): number {
   if (code === "EPIPE") return 0;
   if (process.env.PSIONIC_DEBUG) console.error(error);
   const text = error instanceof Error ? error.message : String(error);
-  process.stderr.write(`psionic: ${text}\n`);
+  process.stderr.write(`psionic: ${visible(text)}\n`);
   if (error instanceof UsageError) {
     process.stderr.write("Run psionic --help, or psionic COMMAND --help.\n");
     return 2;

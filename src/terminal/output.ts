@@ -1,4 +1,5 @@
 import { createConsola } from "consola";
+import { visible } from "./visible.ts";
 
 /** Messages for people: stderr only, so that stdout holds nothing but results. Plain where NO_COLOR is set. */
 export const messages = createConsola({
@@ -15,7 +16,7 @@ export function colours(stream: { readonly isTTY?: boolean }): boolean {
 
 /** Writes a result; waits until the pipe has taken it. */
 export async function print(text: string): Promise<void> {
-  await Bun.write(Bun.stdout, text.endsWith("\n") ? text : `${text}\n`);
+  await Bun.write(Bun.stdout, visible(text.endsWith("\n") ? text : `${text}\n`));
 }
 
 /** Writes a result for machines, one JSON document on a line of its own. */

@@ -3,6 +3,7 @@ import { checkedArguments } from "./arguments.ts";
 import { list, UsageError, wholeNumber, wholeNumbers } from "./command.ts";
 import { Progress } from "./progress.ts";
 import { readableBytes, readableCount, table } from "./table.ts";
+import { visible } from "./visible.ts";
 
 const args = {
   model: { type: "string", alias: "m" },
@@ -104,4 +105,10 @@ test("tables and amounts", () => {
   ).toBe("a     1\nbcd  12");
   expect([0, 1023, 1024, 123456789].map(readableBytes)).toEqual(["0 B", "1023 B", "1.00 KiB", "117.7 MiB"]);
   expect([999, 13622368].map(readableCount)).toEqual(["999", "13.6M"]);
+});
+
+test("control characters are written out, so that a terminal does not obey a model file", () => {
+  expect(visible("a\u001b[31mb\u009bc\rd\n\te\u007f ü🙂")).toBe(
+    "a\\u001b[31mb\\u009bc\\u000dd\n\te\\u007f ü🙂",
+  );
 });

@@ -4,6 +4,7 @@ import { readStdin } from "../../models/cli/input.ts";
 import { command, decimalNumber, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { colours, messages, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
+import { visible } from "../../terminal/visible.ts";
 import type { ChatMessage } from "../chat.ts";
 import { type GenerationSummary, generate } from "../generation.ts";
 import type { ServedModel } from "../http/options.ts";
@@ -152,7 +153,7 @@ async function answerOnce(chat: Conversation, prompt: string, json: boolean): Pr
 /** Lines of a person until end of input. Ctrl-C stops an answer; where none runs, it ends the program. */
 async function converse(chat: Conversation): Promise<void> {
   const { info } = chat.model.engine;
-  messages.info(`${info.model.name}, context ${info.contextLength}. /new starts over, Ctrl-D ends.`);
+  messages.info(`${visible(info.model.name)}, context ${info.contextLength}. /new starts over, Ctrl-D ends.`);
   const lines = createInterface({ input: process.stdin, output: process.stderr, prompt: "> " });
   let abort: AbortController | undefined;
   lines.on("SIGINT", () => {

@@ -76,7 +76,9 @@ export function validate<S extends v.GenericSchema>(schema: S, body: unknown): v
   const last = issue.path?.at(-1);
   const missing = issue.kind === "schema" && issue.input === undefined;
   const got = missing ? "nothing" : describe(last ? issue.input : body);
-  throw badField(param, issue.message, got, undefined, missing ? "missing_required_parameter" : undefined);
+  // Of a member that is not there, valibot tells the message of the object around it.
+  const expected = missing ? "a value" : issue.message;
+  throw badField(param, expected, got, undefined, missing ? "missing_required_parameter" : undefined);
 }
 
 /** `messages[2].content` */

@@ -122,7 +122,8 @@ function notFound(): HttpError {
 
 function errorResponse(state: ServerState, record: RequestRecord, thrown: unknown, gone: boolean): Response {
   const error = toHttpError(thrown, record);
-  record.error = error.code ?? String(error.status);
+  // A body that ends early throws whatever the socket says; that the client left is all there is to tell.
+  if (!gone) record.error = error.code ?? String(error.status);
   if (error.status === 500 && !gone) state.settings.onError(thrown, record.id);
   return json(error.body(), error.status, error.headers);
 }

@@ -232,3 +232,19 @@ test("draining: running answers end, new ones are refused, force ends them", asy
   expect([503, "closed"]).toContain(await cut);
   await until(() => slow.engine.running === 0);
 });
+
+test("a member that is missing is named, inside objects too", async () => {
+  await using server = await testServer(scriptedModel("x"));
+  const error = async (path: string, body: object) => (await (await server.post(path, body)).json()).error;
+  expect(await error("/v1/chat/completions", {})).toEqual({
+    message: "[messages] expected a value, got nothing",
+    type: "invalid_request_error",
+    param: "messages",
+    code: "missing_required_parameter",
+  });
+  const cache = { messages: user("hi"), psionic_prefix_cache: {} };
+  expect((await error("/v1/chat/completions", cache)).message).toBe(
+    "[psionic_prefix_cache.mode] expected a value, got nothing",
+  );
+  expect((await error("/tokenize", {})).message).toBe("[content] expected a value, got nothing");
+});
