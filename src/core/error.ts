@@ -46,19 +46,3 @@ export function unexpected(
     options.cause,
   );
 }
-
-/** A declined request as a value: the contract names its code, nothing crashed, nothing was moved elsewhere. */
-export type Refusal = {
-  readonly kind: "refusal";
-  readonly code: string;
-  readonly message: string;
-  readonly details: Readonly<Record<string, unknown>>;
-};
-
-export function refuse(code: string, message: string, details: Record<string, unknown> = {}): Refusal {
-  return { kind: "refusal", code, message, details };
-}
-
-export function isRefusal(value: unknown): value is Refusal {
-  return typeof value === "object" && value !== null && (value as { kind?: unknown }).kind === "refusal";
-}

@@ -1,4 +1,4 @@
-import type { GenerationParser, ParsedEvent } from "./chat.ts";
+import type { GenerationParser, ParsedEvent } from "../models/chat/index.ts";
 import type { GenerateEvent, TokenLogprob } from "./protocol.ts";
 import { StopStrings } from "./stop_strings.ts";
 

@@ -1,4 +1,4 @@
-import type { GenerationParser } from "./chat.ts";
+import type { GenerationParser } from "../models/chat/index.ts";
 import { Choice, type ChoiceEvent } from "./choice.ts";
 import type { Engine, GenerateEvent, GenerateRequest } from "./protocol.ts";
 

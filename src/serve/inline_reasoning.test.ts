@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import type { ParsedEvent } from "./chat.ts";
+import type { ParsedEvent } from "../models/chat/index.ts";
 import { inlineReasoning } from "./inline_reasoning.ts";
 
 function inlined(batches: readonly (readonly ParsedEvent[])[]): ParsedEvent[] {

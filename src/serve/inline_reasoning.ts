@@ -1,4 +1,4 @@
-import type { GenerationParser, ParsedEvent } from "./chat.ts";
+import type { GenerationParser, ParsedEvent } from "../models/chat/index.ts";
 
 /** What stands around reasoning when it is part of the content. */
 export type ReasoningMarks = { readonly open: string; readonly close: string };

@@ -30,7 +30,14 @@ function templateOf(files: ModelFiles): string | undefined {
   if (existsSync(path)) return readFileSync(path, "utf8");
   const config = files.tokenizerConfig;
   if (typeof config !== "object" || config === null || !("chat_template" in config)) return undefined;
-  return textOrNone(config.chat_template);
+  const named = Array.isArray(config.chat_template) ? defaultOf(config.chat_template) : config.chat_template;
+  return textOrNone(named);
+}
+
+/** Some checkpoints list templates by name; tools and retrieval have their own. */
+function defaultOf(templates: readonly unknown[]): unknown {
+  const entries = templates as readonly ({ readonly name?: unknown; readonly template?: unknown } | null)[];
+  return entries.find((entry) => entry?.name === "default")?.template;
 }
 
 function textOrNone(value: unknown): string | undefined {

@@ -1,5 +1,5 @@
+import type { GenerationParser, ParsedEvent } from "../models/chat/index.ts";
 import type { Tokenizer } from "../models/tokenizer/tokenizer.ts";
-import type { GenerationParser, ParsedEvent } from "./chat.ts";
 
 /** Everything is content: what completions are read with. Control tokens show nothing. */
 export function textParser(tokenizer: Tokenizer): GenerationParser {

@@ -1,11 +1,11 @@
 import { createInterface } from "node:readline";
 import { PsionicError } from "../../core/error.ts";
+import type { ChatMessage } from "../../models/chat/index.ts";
 import { readStdin } from "../../models/cli/input.ts";
 import { command, decimalNumber, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { colours, messages, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { visible } from "../../terminal/visible.ts";
-import type { ChatMessage } from "../chat.ts";
 import { type GenerationSummary, generate } from "../generation.ts";
 import type { ServedModel } from "../http/options.ts";
 import type { SamplingParams } from "../protocol.ts";

@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import type { ChatMessage } from "../chat.ts";
+import type { ChatMessage } from "../../models/chat/index.ts";
 import { describe } from "./body.ts";
 import { badField, HttpError, unsupportedField } from "./errors.ts";
 import type { RequestLimits } from "./options.ts";

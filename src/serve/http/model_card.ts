@@ -1,5 +1,5 @@
 import { basename } from "node:path";
-import type { ChatFormat } from "../chat.ts";
+import type { ChatFormat } from "../../models/chat/index.ts";
 import type { EngineInfo } from "../protocol.ts";
 import { HttpError } from "./errors.ts";
 

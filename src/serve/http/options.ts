@@ -1,5 +1,5 @@
+import type { ChatFormat } from "../../models/chat/index.ts";
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
-import type { ChatFormat } from "../chat.ts";
 import type { Engine } from "../protocol.ts";
 import type { ApiKeys } from "./security.ts";
 

@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import type { ChatOptions } from "../../chat.ts";
+import type { ChatOptions } from "../../../models/chat/index.ts";
 import type { GenerationPlan } from "../../generation.ts";
 import { inlineReasoning, type ReasoningMarks } from "../../inline_reasoning.ts";
 import { describe, readJson, validate } from "../body.ts";

@@ -1,7 +1,7 @@
 import { unexpected } from "../../../core/error.ts";
+import type { ChatFormat, ChatMessage, ParsedEvent } from "../../../models/chat/index.ts";
 import { makeTokenizer, type Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
 import { makeVocabulary, TokenType } from "../../../models/tokenizer/vocabulary.ts";
-import type { ChatFormat, ChatMessage, ParsedEvent } from "../../chat.ts";
 import type { Engine, EngineInfo, GenerateEvent, GenerateRequest } from "../../protocol.ts";
 import type { ServedModel } from "../options.ts";
 
@@ -43,8 +43,9 @@ export function lineFormat(tokenizer: Tokenizer): ChatFormat {
     messages.map(({ role, content }) => `${role}:${content}\n`).join("");
   return {
     name: "harmony",
-    capabilities: { reasoning: true },
+    capabilities: { reasoning: true, tools: false },
     stopTokens: [END],
+    render: (messages) => [{ text: written(messages), special: false }],
     prompt: (messages) => tokenizer.encode(written(messages), { special: false }),
     parser: () => {
       let kind: "content" | "reasoning" = "content";
