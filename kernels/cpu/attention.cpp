@@ -415,8 +415,6 @@ static i32 check_attention(const char* where, const psi::Attention& a) {
   const psi::CacheShape& s = a.shape;
   i32 status = psi::check_cache(where, (i32)a.tokens, (i32)s.kv_heads, (i32)s.head_dim, (i32)s.page_size, (i32)s.max_pages, a.cache_type);
   if (status != PSI_OK) return status;
-  if (psi::CHUNK % s.page_size && s.page_size % psi::CHUNK)
-    return psi::fail(PSI_INVALID, "[%s] expected a page size that divides %lld or is a multiple of it, got %lld.", where, (long long)psi::CHUNK, (long long)s.page_size);
   if (a.heads < 1 || a.heads % s.kv_heads || a.q_offset < 0 || a.q_offset + a.heads * s.head_dim > a.q_stride || a.window < 0)
     return psi::fail(PSI_INVALID, "[%s] expected heads inside the rows and a multiple of kv_heads %lld, got heads %lld, stride %lld, window %lld.", where, (long long)s.kv_heads, (long long)a.heads, (long long)a.q_stride, (long long)a.window);
   for (i64 t = 0; t < a.tokens; t++) {

@@ -22,7 +22,7 @@ describe.each([...levels])("attention on %s", (level) => {
     ["q8_0", { ...plain, cacheType: "q8_0" }],
     ["sinks and a window", { ...plain, sinks: true, window: 50, heads: 8, kvHeads: 1 }],
     ["window over a chunk", { ...plain, cacheType: "f16", sinks: true, window: 128, pageSize: 64 }],
-    ["soft cap", { ...plain, softcap: 5, headDim: 80, pageSize: 16 }],
+    ["soft cap", { ...plain, softcap: 5, headDim: 80, pageSize: 80 }],
     ["wide heads", { ...plain, headDim: 256, heads: 2, kvHeads: 1, pageSize: 128 }],
     ["widest heads", { ...plain, cacheType: "q8_0", headDim: 512, heads: 3, kvHeads: 1, pageSize: 16 }],
     ["many heads of one kv head", { ...plain, headDim: 32, heads: 40, kvHeads: 1, pageSize: 256 }],

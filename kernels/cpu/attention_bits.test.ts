@@ -13,7 +13,7 @@ const plans: readonly (readonly number[])[] = [
 
 describe.each([...levels])("bits of attention on %s", (level) => {
   test.each([
-    ["f32", { ...plain, softcap: 3 }],
+    ["f32, pages across chunks", { ...plain, softcap: 3, pageSize: 48 }],
     ["f16, groups of 8, sinks", { ...plain, cacheType: "f16", heads: 8, kvHeads: 1, sinks: true }],
     ["bf16, window", { ...plain, cacheType: "bf16", heads: 6, window: 100, pageSize: 16 }],
     ["q8_0, no group", { ...plain, cacheType: "q8_0", heads: 2, pageSize: 128 }],
