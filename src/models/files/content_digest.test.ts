@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, rmSync, truncateSync, utimesSync, writeFileSyn
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sha256 } from "../../core/digest.ts";
-import { contentDigest } from "./content_digest.ts";
+import { ContentDigest, contentDigest } from "./content_digest.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "digest-"));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -37,4 +37,35 @@ test("a large file is hashed once, and again when it changes", () => {
   expect(seen).toContain(-1);
   writeFileSync(`${path}.sha256.json`, "not a record");
   expect(contentDigest(files)).toBe(first);
+});
+
+test("a large file is hashed piece by piece; its record serves at once", () => {
+  const path = join(folder, "pieces");
+  writeFileSync(path, "");
+  truncateSync(path, 2 ** 26 + 5);
+  const files = [{ path, bytes: 2 ** 26 + 5 }];
+  using digest = new ContentDigest(files);
+  const left: number[] = [];
+  while (digest.value === undefined) {
+    left.push(digest.remainingBytes);
+    digest.advance();
+  }
+  expect(left.slice(0, 2)).toEqual([2 ** 26 + 5, 2 ** 26 + 5 - 2 ** 20]);
+  expect(left.length).toBe(65);
+  expect(digest.remainingBytes).toBe(0);
+  using again = new ContentDigest(files);
+  expect(again.value).toBe(digest.value);
+  expect(again.value).toBe(`sha256:${sha256(new Uint8Array(2 ** 26 + 5))}`);
+});
+
+test("a file that changes while it is hashed has no digest", () => {
+  const path = join(folder, "changing");
+  writeFileSync(path, "");
+  truncateSync(path, 2 ** 26);
+  using digest = new ContentDigest([{ path, bytes: 2 ** 26 }]);
+  digest.advance();
+  utimesSync(path, 1, 1);
+  expect(() => {
+    while (digest.value === undefined) digest.advance();
+  }).toThrow("a change during hashing");
 });
