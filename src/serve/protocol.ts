@@ -89,7 +89,11 @@ export type EngineInfo = {
     readonly path: string;
     readonly architecture: string;
     readonly name: string;
-    readonly digest: string;
+    /**
+     * `sha256:<hex>` of the content. Null while a large file is hashed for the first time, which happens beside serving;
+     * `info` then becomes a new object.
+     */
+    readonly digest: string | null;
     readonly vocabularySize: number;
     /** Length the model was trained for, tokens. */
     readonly trainedContext: number;

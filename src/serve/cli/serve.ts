@@ -153,7 +153,7 @@ function readyLine(url: string, { model, backend, contextLength, slots, loadMs }
   return [
     `psionic serve ${url} model=${model.path}`,
     `backend=${backend.backend} execution_mode=${backend.executionMode} execution_engine=${backend.executionEngine}`,
-    `context=${contextLength} slots=${slots} load_ms=${Math.round(loadMs)} digest=${model.digest}`,
+    `context=${contextLength} slots=${slots} load_ms=${Math.round(loadMs)} digest=${model.digest ?? "pending"}`,
   ].join(" ");
 }
 

@@ -236,6 +236,26 @@ describe("engine life", () => {
     expect((await running).at(-2)).toMatchObject({ type: "done", reason: "cancelled" });
   });
 
+  test("a digest that waits for idle moments comes after loading, and nobody waits for it", async () => {
+    const e = await startWorker(entry, { ...options, modelPath: "unhashed" });
+    const atLoad = e.info;
+    expect(atLoad.model.digest).toBeNull();
+    expect(tokens(await all(e.generate(request([1])))).length).toBe(12);
+    await until(() => e.info.model.digest !== null);
+    expect(e.info.model).toMatchObject({ digest: "sha256:hashed", vocabularySize: 97 });
+    expect(atLoad.model.digest).toBeNull();
+    await e.close();
+  });
+
+  test("a file that changes while it is hashed leaves a note, and serving goes on", async () => {
+    const e = await startWorker(entry, { ...options, modelPath: "changing" });
+    await until(() => e.info.notes !== undefined);
+    expect(e.info.notes?.[0]).toContain("the file has changed");
+    expect(e.info.model.digest).toBeNull();
+    expect(tokens(await all(e.generate(request([1])))).length).toBe(12);
+    await e.close();
+  });
+
   test("a failed load rejects", async () => {
     const error = await failure(startWorker(entry, { ...options, modelPath: "missing" }));
     expect(error.code).toBe("internal");

@@ -173,6 +173,12 @@ export class EngineClient implements Engine {
         this.facts = report.info;
         this.loaded.resolve();
         break;
+      case "digest":
+        this.learn(({ model, ...rest }) => ({ ...rest, model: { ...model, digest: report.digest } }));
+        break;
+      case "noDigest":
+        this.learn((info) => ({ ...info, notes: [...(info.notes ?? []), report.error.message] }));
+        break;
       case "broken":
         this.break(errorFrom(report.error));
         break;
@@ -182,6 +188,10 @@ export class EngineClient implements Engine {
         this.link.wake();
         break;
     }
+  }
+
+  private learn(change: (info: EngineInfo) => EngineInfo): void {
+    if (this.facts) this.facts = change(this.facts);
   }
 
   /** The worker is gone or cannot go on: everyone who waits learns why. */

@@ -1,5 +1,5 @@
 import { openDevice } from "../../backends/index.ts";
-import { contentDigest } from "../../models/files/content_digest.ts";
+import { ContentDigest } from "../../models/files/content_digest.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import type { Model } from "../../models/model.ts";
 import { loadModel } from "../../models/registry.ts";
@@ -35,13 +35,15 @@ export async function loadEngine(
       onProgress: reported("weights", onProgress),
     });
     const executor = new ModelExecutor(device, model, plan.groups, plan.cacheType);
-    const digest = contentDigest(files.files, reported("digest", onProgress));
+    const digest = startDigest(files);
     return {
       executor,
       groups: plan.groups,
-      info: describeEngine(files, model, plan, digest, performance.now() - start),
+      info: describeEngine(files, model, plan, digest.value ?? null, performance.now() - start),
+      digest,
       arenaPeakBytes: () => device.arena.peakBytes,
       close() {
+        digest[Symbol.dispose]();
         executor.free();
         model.free();
         device.close();
@@ -51,6 +53,16 @@ export async function loadEngine(
     closeAfterFailure(device);
     throw error;
   }
+}
+
+/** Hashing more than this waits for idle moments after loading. */
+const mostHashedAtLoad = 64 * 2 ** 20;
+
+function startDigest(files: ModelFiles): ContentDigest {
+  const digest = new ContentDigest(files.files);
+  if (digest.remainingBytes > mostHashedAtLoad) return digest;
+  while (digest.value === undefined) digest.advance();
+  return digest;
 }
 
 /** The failure that led here is the one to report; what it left on the device is freed without a complaint of its own. */
@@ -77,7 +89,7 @@ function describeEngine(
   files: ModelFiles,
   model: Model,
   plan: ModelPlan,
-  digest: string,
+  digest: string | null,
   loadMs: number,
 ): EngineInfo {
   const { architecture, name, vocabularySize, contextLength } = model.config;

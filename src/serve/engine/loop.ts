@@ -10,6 +10,8 @@ export type LoadedEngine = {
   readonly executor: StepExecutor;
   readonly groups: readonly GroupShape[];
   readonly info: EngineInfo;
+  /** The content digest, when `info` has none yet: a call of `advance` takes about a millisecond. */
+  readonly digest?: { readonly value: string | undefined; advance(): void };
   arenaPeakBytes(): number;
   close(): void;
 };
@@ -51,6 +53,39 @@ export async function runEngine(start: WorkerStart, load: Load): Promise<void> {
 const stepsBeforeCollection = 256;
 const pauseBeforeCollectionMs = 50;
 
+/** While requests run, hashing takes about one per cent of the time. */
+const msBetweenPieces = 100;
+
+/** Hashes the model's content beside serving: whenever there is nothing else to do, and now and then in between. */
+class DigestWork {
+  private digest: LoadedEngine["digest"];
+  private readonly report: (message: Report) => void;
+  private last = performance.now();
+
+  constructor({ info, digest }: LoadedEngine, report: (message: Report) => void) {
+    this.digest = info.model.digest === null ? digest : undefined;
+    this.report = report;
+  }
+
+  /** Hashes a piece, unless requests run and one was hashed just now; false when nothing is left to hash. */
+  advance(busy: boolean): boolean {
+    if (!this.digest) return false;
+    const now = performance.now();
+    if (busy && now - this.last < msBetweenPieces) return true;
+    this.last = now;
+    try {
+      this.digest.advance();
+      const { value } = this.digest;
+      if (value === undefined) return true;
+      this.report({ type: "digest", digest: value });
+    } catch (error) {
+      this.report({ type: "noDigest", error: errorRecord(error) });
+    }
+    this.digest = undefined;
+    return false;
+  }
+}
+
 function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
   const report = (message: Report) => link.send(message);
   let events: [number, GenerateEvent][] = [];
@@ -69,6 +104,7 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     emit: (id, event) => events.push([id, event]),
     fail,
   });
+  const hashing = new DigestWork(engine, report);
   let closing = false;
   let sinceCollection = 0;
   const obey = ({ body, numbers }: Message) => {
@@ -91,9 +127,11 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     flushEvents();
     if (worked) {
       sinceCollection += 1;
+      hashing.advance(true);
       continue;
     }
     if (closing && scheduler.idle) return;
+    if (hashing.advance(false)) continue;
     if (sinceCollection < stepsBeforeCollection) link.waitBlocking(seen);
     else if (!link.waitBlocking(seen, pauseBeforeCollectionMs)) {
       Bun.gc(true);

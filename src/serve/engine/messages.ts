@@ -19,6 +19,9 @@ export type Command =
 export type Report =
   | { readonly type: "progress"; readonly progress: LoadProgress }
   | { readonly type: "ready"; readonly info: EngineInfo }
+  /** The content digest of a file that was hashed after loading, or why there is none. */
+  | { readonly type: "digest"; readonly digest: string }
+  | { readonly type: "noDigest"; readonly error: ErrorRecord }
   /** Events of one step, in order: `[request id, event]`. */
   | { readonly type: "events"; readonly events: readonly (readonly [number, GenerateEvent])[] }
   | { readonly type: "failed"; readonly id: number; readonly error: ErrorRecord }

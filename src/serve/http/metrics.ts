@@ -100,22 +100,25 @@ export class ServerMetrics {
       };
       new Counter({ name, help, registers: [registry], collect });
     }
-    const { model, backend, planDigest } = engine.info;
     new Gauge({
       name: "psionic_model_info",
       help: "The loaded model and what runs it, as labels",
       labelNames: ["name", "digest", "quantization", "backend", "plan_digest"],
       registers: [registry],
-    }).set(
-      {
-        name: model.name,
-        digest: model.digest,
-        quantization: model.quantization,
-        backend: backend.backend,
-        plan_digest: planDigest,
+      // a large file's digest becomes known while it is served
+      collect() {
+        const { model, backend, planDigest } = engine.info;
+        const { name, digest, quantization } = model;
+        this.reset();
+        this.set(
+          {
+            ...{ name, digest: digest ?? "pending", quantization },
+            ...{ backend: backend.backend, plan_digest: planDigest },
+          },
+          1,
+        );
       },
-      1,
-    );
+    });
   }
 
   get contentType(): string {

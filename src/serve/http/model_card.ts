@@ -33,7 +33,7 @@ export function modelFacts(info: EngineInfo) {
   };
 }
 
-/** `name@sha256:digest`, which stays the same when the file is moved. */
+/** `name@sha256:digest`, which stays the same when the file is moved; the name alone until the digest is known. */
 export function modelId(info: EngineInfo): string {
   const source = info.model.name === "" ? stem(info) : info.model.name;
   const name = source
@@ -41,6 +41,7 @@ export function modelId(info: EngineInfo): string {
     .replace(/[^a-z0-9]+/g, "-")
     .replace(/^-|-$/g, "");
   const { digest } = info.model;
+  if (digest === null) return name;
   return `${name}@${digest.includes(":") ? digest : `sha256:${digest}`}`;
 }
 
@@ -48,9 +49,11 @@ function stem(info: EngineInfo): string {
   return basename(info.model.path).replace(/\.gguf$/i, "");
 }
 
-/** Whether a request's `model` means the loaded one: its file name, the same without ending, or its id. */
+/** Whether a request's `model` means the loaded one: its file name, the same without ending, or its id with or without the digest. */
 export function namesModel(info: EngineInfo, name: string): boolean {
-  return name === basename(info.model.path) || name === stem(info) || name === modelId(info);
+  const id = modelId(info);
+  const names = [basename(info.model.path), stem(info), id, id.replace(/@sha256:[0-9a-f]+$/, "")];
+  return names.includes(name);
 }
 
 /** The spelling that answers echo: the request's, else the public name. Throws 400 for another model. */

@@ -1,0 +1,37 @@
+import { expect, test } from "bun:test";
+import type { EngineInfo } from "../protocol.ts";
+import { ServerMetrics } from "./metrics.ts";
+import { modelCard, modelId, namesModel, resolveModel } from "./model_card.ts";
+import { scriptedModel } from "./testing/scripted.ts";
+
+const { engine, chat } = scriptedModel("hello");
+const known: EngineInfo = engine.info;
+const pending: EngineInfo = { ...known, model: { ...known.model, digest: null } };
+const digest = `sha256:${known.model.digest}`;
+
+test("the id has the digest; a model still being hashed is called by its name alone, also afterwards", () => {
+  expect(modelId(known)).toBe(`test-model@${digest}`);
+  expect(modelId(pending)).toBe("test-model");
+  for (const name of ["Test-Model.gguf", "Test-Model", "test-model", `test-model@${digest}`]) {
+    expect(namesModel(known, name)).toBe(true);
+  }
+  expect(namesModel(pending, "test-model")).toBe(true);
+  expect(namesModel(pending, `test-model@${digest}`)).toBe(false);
+  expect(namesModel(known, `test-model@sha256:${"00".repeat(32)}`)).toBe(false);
+  expect(() => resolveModel(known, "test-model@")).toThrow("is not loaded");
+});
+
+test("cards and metrics follow the digest", async () => {
+  expect(modelCard(pending, chat).meta.digest).toBeNull();
+  expect(modelCard(pending, chat).psionic_model_id).toBe("test-model");
+  const late = scriptedModel("hello").engine;
+  let info = pending;
+  Object.defineProperty(late, "info", { get: () => info });
+  const metrics = new ServerMetrics();
+  metrics.attach(late);
+  expect(await metrics.text()).toContain('digest="pending"');
+  info = known;
+  const text = await metrics.text();
+  expect(text).toContain(`digest="${known.model.digest}"`);
+  expect(text).not.toContain("pending");
+});
