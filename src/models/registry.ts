@@ -2,6 +2,7 @@ import { unexpected } from "../core/error.ts";
 import type { Device } from "../runtime/device.ts";
 import { checkpointWeights } from "./checkpoint_weights.ts";
 import type { ModelFiles } from "./files/source.ts";
+import { quote } from "./files/tensors.ts";
 import { ggufWeights } from "./gguf_weights.ts";
 import {
   gptOssArchitectures,
@@ -26,75 +27,77 @@ export type LoadOptions = {
 type Family = {
   /** As GGUF's `general.architecture` or a checkpoint's `model_type` says it. */
   readonly names: readonly string[];
-  load(
-    files: ModelFiles,
-    settings: Settings,
-    weights: Weights,
-    vocabulary: number,
-    options: LoadOptions,
-  ): Model;
+  /** Reads and checks the hyper-parameters; the result loads the weights. */
+  read(files: ModelFiles, settings: Settings, vocabulary: number, options: LoadOptions): LoadWeights;
 };
+type LoadWeights = (weights: Weights) => Model;
 
 const families: readonly Family[] = [
   {
     names: [...llamaArchitectures, "gemma3_text"],
-    load(files, settings, weights, vocabulary) {
+    read(files, settings, vocabulary) {
       const name = files.architecture === "gemma3_text" ? "gemma3" : files.architecture;
       const read = files.kind === "gguf" ? llamaConfigFromGguf : llamaConfigFromCheckpoint;
-      return loadLlama(read(name, settings, vocabulary), weights);
+      const config = read(name, settings, vocabulary);
+      return (weights) => loadLlama(config, weights);
     },
   },
   {
     names: [...gptOssArchitectures, "gpt_oss"],
-    load(files, settings, weights, vocabulary, { numerics }) {
+    read(files, settings, vocabulary, { numerics }) {
       const ggmlYarn = numerics === "ggml";
-      if (files.kind !== "gguf") {
-        return loadGptOss(gptOssConfigFromCheckpoint(settings, vocabulary, ggmlYarn), weights);
-      }
-      // Older files do not state the experts' width.
-      const width = files.tensors.get("blk.0.ffn_gate_exps.weight")?.shape[1] ?? 0;
-      return loadGptOss(
-        gptOssConfigFromGguf(files.architecture, settings, vocabulary, width, ggmlYarn),
-        weights,
-      );
+      const config =
+        files.kind === "gguf"
+          ? gptOssConfigFromGguf(files.architecture, settings, vocabulary, expertWidth(files), ggmlYarn)
+          : gptOssConfigFromCheckpoint(settings, vocabulary, ggmlYarn);
+      return (weights) => loadGptOss(config, weights);
     },
   },
 ];
 
+/** Rows of an expert's gate: older files do not state the experts' width. */
+function expertWidth({ tensors }: ModelFiles): number {
+  const merged = tensors.get("blk.0.ffn_gate_up_exps.weight")?.shape[1];
+  return tensors.get("blk.0.ffn_gate_exps.weight")?.shape[1] ?? Math.floor((merged ?? 0) / 2);
+}
+
 export const supportedArchitectures: readonly string[] = families.flatMap((f) => f.names);
+
+/** Reads and checks a model's hyper-parameters and nothing else; the result puts its weights in place. */
+export function readModel(files: ModelFiles, options: LoadOptions = {}): LoadWeights {
+  const family = families.find((f) => f.names.includes(files.architecture));
+  if (!family) {
+    const known = `an architecture of ${supportedArchitectures.join(", ")}`;
+    const details = { architecture: files.architecture };
+    throw unexpected("unsupported", files.path, known, quote(files.architecture), { details });
+  }
+  const settings = modelSettings(files);
+  // Adapters and vision towers carry the architecture of the model they belong to.
+  if (files.kind === "gguf") settings.refuse({ "general.type": ["model"] });
+  const table = [...files.tensors].find(([name]) =>
+    files.kind === "gguf" ? name === "token_embd.weight" : name.endsWith("embed_tokens.weight"),
+  );
+  const vocabulary = table?.[1].shape[0];
+  if (!vocabulary) throw unexpected("file_malformed", files.path, "an embedding table", "none");
+  return family.read(files, settings, vocabulary, options);
+}
 
 /**
  * Loads a model's weights onto a device. On the meta device nothing is read but the header: the result has shapes, byte
  * counts and a forward pass that can be recorded.
  */
 export function loadModel(device: Device, files: ModelFiles, options: LoadOptions = {}): Model {
-  const family = families.find((f) => f.names.includes(files.architecture));
-  if (!family) {
-    throw unexpected(
-      "unsupported",
-      files.path,
-      `an architecture of ${supportedArchitectures.join(", ")}`,
-      files.architecture,
-      {
-        details: { architecture: files.architecture },
-      },
-    );
-  }
-  const gguf = files.kind === "gguf";
-  const table = [...files.tensors].find(([name]) =>
-    gguf ? name === "token_embd.weight" : name.endsWith("embed_tokens.weight"),
-  );
-  const vocabulary = table?.[1].shape[0];
-  if (!vocabulary) throw unexpected("file_malformed", files.path, "an embedding table", "none");
+  const load = readModel(files, options);
   const mapped = mapModelFiles(files.files, device.name !== "meta");
-  const source = gguf
-    ? ggufWeights(files.tensors, mapped, device)
-    : checkpointWeights(
-        files.architecture.replace("gpt_oss", "gpt-oss").replace("gemma3_text", "gemma3"),
-        files.tensors,
-        mapped,
-        device,
-      );
+  const source =
+    files.kind === "gguf"
+      ? ggufWeights(files.tensors, mapped, device)
+      : checkpointWeights(
+          files.architecture.replace("gpt_oss", "gpt-oss").replace("gemma3_text", "gemma3"),
+          files.tensors,
+          mapped,
+          device,
+        );
   const total = [...files.tensors.values()].reduce((sum, t) => sum + t.bytes, 0);
   let done = 0;
   const weights = new Weights(device, source, (bytes) => {
@@ -102,7 +105,7 @@ export function loadModel(device: Device, files: ModelFiles, options: LoadOption
     options.onProgress?.(Math.min(done, total), total);
   });
   try {
-    const model = family.load(files, modelSettings(files), weights, vocabulary, options);
+    const model = load(weights);
     weights.refuseUnused();
     return model;
   } catch (error) {

@@ -155,37 +155,43 @@ function readArray(cursor: HeaderCursor, key: string): GgufValue {
   return { type: "array", elementType, value: new Numbers(bytes.slice().buffer) };
 }
 
-/** Walks the length prefixes once and checks the text; strings are decoded when asked for. */
+/**
+ * Walks the length prefixes once and checks the text; strings are decoded when asked for. A vocabulary and its merges
+ * are hundreds of thousands of strings, so what is already fetched is walked without a call for each field.
+ */
 function readStrings(cursor: HeaderCursor, count: number, key: string): StringTable {
   const start = cursor.position;
   const starts = new Uint32Array(count);
   const ends = new Uint32Array(count);
+  let { bytes, view, position: at } = cursor;
+  const fetch = (length: number): void => {
+    cursor.position = at;
+    cursor.ensure(length, key);
+    ({ bytes, view } = cursor);
+  };
   for (let i = 0; i < count; i++) {
-    const length = cursor.size(key);
-    if (length > MAX_STRING_BYTES) {
+    if (at + 8 > bytes.length) fetch(8);
+    const length = view.getUint32(at, true);
+    if (length > MAX_STRING_BYTES || view.getUint32(at + 4, true) !== 0) {
+      const got = view.getBigUint64(at, true);
       throw unexpected(
         "file_malformed",
         cursor.path,
         `strings of at most ${MAX_STRING_BYTES} bytes in ${key}`,
-        length,
+        got,
       );
     }
-    cursor.ensure(length, key);
-    const from = cursor.position;
-    const to = from + length;
-    cursor.position = to;
-    if (!isAscii(cursor.bytes, from, to) && !isUtf8(cursor.bytes.subarray(from, to))) {
-      throw invalidUtf8(cursor.path, `${key}[${i}]`);
-    }
-    starts[i] = from - start;
-    ends[i] = to - start;
+    at += 8;
+    if (at + length > bytes.length) fetch(length);
+    starts[i] = at - start;
+    const end = at + length;
+    while (at < end && bytes[at]! < 128) at++;
+    if (at < end && !isUtf8(bytes.subarray(at, end))) throw invalidUtf8(cursor.path, `${key}[${i}]`);
+    at = end;
+    ends[i] = end - start;
   }
-  return stringTable(Buffer.from(cursor.bytes.slice(start, cursor.position).buffer), starts, ends);
-}
-
-function isAscii(bytes: Uint8Array, from: number, to: number): boolean {
-  for (let i = from; i < to; i++) if (bytes[i]! > 127) return false;
-  return true;
+  cursor.position = at;
+  return stringTable(Buffer.from(bytes.slice(start, at).buffer), starts, ends);
 }
 
 function invalidUtf8(path: string, what: string, cause?: unknown) {

@@ -68,8 +68,15 @@ function openGguf(path: string): ModelFiles {
       quote(basename(path)),
     );
   }
-  const tensors = split ? joinParts(opened, parts) : opened[0]!.tensors;
-  const metadata = opened[0]!.metadata;
+  return describeGguf(path, {
+    ...opened[0]!,
+    tensors: split ? joinParts(opened, parts) : opened[0]!.tensors,
+    files: opened.flatMap((g) => g.files),
+  });
+}
+
+/** The model that checked headers describe. */
+export function describeGguf(path: string, { metadata, tensors, files }: Gguf): ModelFiles {
   const architecture = metadata.get("general.architecture");
   if (architecture?.type !== "string") {
     throw unexpected(
@@ -79,7 +86,6 @@ function openGguf(path: string): ModelFiles {
       architecture?.type ?? "nothing",
     );
   }
-  const files = opened.flatMap((g) => g.files);
   const setting = (key: string): unknown => plain(metadata.get(key));
   return { kind: "gguf", path, architecture: architecture.value, files, setting, metadata, tensors };
 }
@@ -140,31 +146,36 @@ function plain(value: GgufValue | undefined): unknown {
 function openCheckpoint(path: string, names: readonly string[]): ModelFiles {
   const json = (name: string): unknown => (names.includes(name) ? readJson(join(path, name)) : undefined);
   const config = object(join(path, "config.json"), json("config.json"));
-  const text = "text_config" in config ? { ...config, ...object(path, config.text_config) } : config;
-  const architecture = text.model_type;
-  if (typeof architecture !== "string") {
-    throw unexpected(
-      "file_malformed",
-      join(path, "config.json"),
-      "model_type as a string",
-      typeof architecture,
-    );
-  }
-  const { tensors, files } = openShards(path, names, json("model.safetensors.index.json"));
-  const setting = (key: string): unknown => (Object.hasOwn(text, key) ? text[key] : undefined);
+  const shards = openShards(path, names, json("model.safetensors.index.json"));
   return {
-    ...{ kind: "safetensors", path, architecture, files, setting, config, tensors },
+    ...describeCheckpoint(path, config, shards),
     tokenizer: json("tokenizer.json"),
     tokenizerConfig: json("tokenizer_config.json"),
     generationConfig: json("generation_config.json"),
   };
 }
 
-function openShards(
+type Checkpoint = Extract<ModelFiles, { kind: "safetensors" }>;
+type Shards = Pick<Checkpoint, "tensors" | "files">;
+
+/** The model that a `config.json` and checked headers describe; of one with several towers, the text model. */
+export function describeCheckpoint(
   path: string,
-  names: readonly string[],
-  index: unknown,
-): { tensors: ReadonlyMap<string, TensorRecord>; files: readonly ModelFile[] } {
+  config: Readonly<Record<string, unknown>>,
+  { tensors, files }: Shards,
+): Omit<Checkpoint, "tokenizer" | "tokenizerConfig" | "generationConfig"> {
+  const where = join(path, "config.json");
+  const text = Object.hasOwn(config, "text_config")
+    ? { ...config, ...object(where, config.text_config) }
+    : config;
+  const architecture = text.model_type;
+  if (typeof architecture !== "string")
+    throw unexpected("file_malformed", where, "model_type as a string", typeof architecture);
+  const setting = (key: string): unknown => (Object.hasOwn(text, key) ? text[key] : undefined);
+  return { kind: "safetensors", path, architecture, files, setting, config, tensors };
+}
+
+function openShards(path: string, names: readonly string[], index: unknown): Shards {
   const shards =
     index === undefined ? names.filter((n) => n.endsWith(".safetensors")).sort() : shardsOf(path, index);
   if (shards.length === 0) throw unexpected("file_not_found", path, "safetensors files", "none");
