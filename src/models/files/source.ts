@@ -1,11 +1,12 @@
-import { existsSync, readdirSync, statSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
 import type { DType } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
-import { openFile } from "./bytes.ts";
-import { type Gguf, parseGguf } from "./gguf.ts";
+import { fileError, openFile } from "./bytes.ts";
+import type { Gguf } from "./gguf.ts";
 import type { GgufValue } from "./gguf_values.ts";
-import { parseSafetensors } from "./safetensors.ts";
+import { indexName, openShards, type Shards } from "./shards.ts";
+import { openGguf, splitName } from "./split.ts";
 import { type ModelFile, quote, type TensorRecord } from "./tensors.ts";
 
 type Common = {
@@ -37,42 +38,41 @@ export type ModelFiles =
 
 /** Opens a GGUF file (or any part of a split one), or a folder with safetensors or with a single GGUF. */
 export function openModelFiles(path: string): ModelFiles {
-  if (!existsSync(path)) throw unexpected("file_not_found", path, "a model file or folder", "nothing there");
-  if (!statSync(path).isDirectory()) return openGguf(path);
-  const names = readdirSync(path);
-  if (names.includes("config.json")) return openCheckpoint(path, names);
-  const ggufs = names.filter((n) => n.endsWith(".gguf")).sort();
-  const first = ggufs[0];
-  if (first && (ggufs.length === 1 || splitName.test(first))) return openGguf(join(path, first));
-  const got = ggufs.length === 0 ? "neither" : `${ggufs.length} GGUF files; name one`;
+  const names = folderNames(path);
+  if (names) return openFolder(path, names);
+  if (!path.endsWith(".safetensors")) return describeGguf(path, openGguf(path));
+  throw unexpected("invalid_argument", path, "a .gguf file or a model folder", "a single safetensors file", {
+    fix: "Give the folder that holds it and config.json",
+  });
+}
+
+/** Names in a folder; undefined for a path that is no folder. */
+function folderNames(path: string): readonly string[] | undefined {
+  try {
+    return statSync(path).isDirectory() ? readdirSync(path).sort() : undefined;
+  } catch (cause) {
+    throw fileError(path, cause);
+  }
+}
+
+function openFolder(path: string, names: readonly string[]): ModelFiles {
+  const ggufs = names.filter((n) => n.endsWith(".gguf"));
+  const isCheckpoint = names.some((n) => n.endsWith(".safetensors") || n === indexName);
+  if (names.includes("config.json") && (isCheckpoint || ggufs.length === 0))
+    return openCheckpoint(path, names);
+  // The parts of one split model count as one; a stray part without the first is opened for its message.
+  const models = ggufs.filter((n) => (splitName(join(path, n))?.index ?? 0) === 0);
+  const [only, ...more] = models.length > 0 ? models : ggufs.slice(0, 1);
+  if (only && more.length === 0) {
+    const file = join(path, only);
+    return describeGguf(file, openGguf(file));
+  }
   throw unexpected(
     "file_not_found",
     path,
     "a folder with config.json and safetensors, or with one GGUF file",
-    got,
+    only ? `${models.length} GGUF models (${models.slice(0, 4).map(quote).join(", ")}); name one` : "neither",
   );
-}
-
-const splitName = /-(\d{5})-of-(\d{5})\.gguf$/;
-const MAX_PARTS = 10_000;
-
-function openGguf(path: string): ModelFiles {
-  const split = splitName.exec(path);
-  const parts = split ? partPaths(path, Number(split[2])) : [path];
-  const opened = parts.map((part, index) => readHeader(part, index));
-  if (!split && Number(opened[0]!.metadata.get("split.count")?.value ?? 1) > 1) {
-    throw unexpected(
-      "file_malformed",
-      path,
-      "a split file's own name, NAME-00001-of-000NN.gguf",
-      quote(basename(path)),
-    );
-  }
-  return describeGguf(path, {
-    ...opened[0]!,
-    tensors: split ? joinParts(opened, parts) : opened[0]!.tensors,
-    files: opened.flatMap((g) => g.files),
-  });
 }
 
 /** The model that checked headers describe. */
@@ -90,51 +90,6 @@ export function describeGguf(path: string, { metadata, tensors, files }: Gguf): 
   return { kind: "gguf", path, architecture: architecture.value, files, setting, metadata, tensors };
 }
 
-function readHeader(path: string, index: number): Gguf {
-  using source = openFile(path);
-  return parseGguf(source, index);
-}
-
-function partPaths(path: string, count: number): string[] {
-  if (count < 1 || count > MAX_PARTS)
-    throw unexpected("file_malformed", path, `1 to ${MAX_PARTS} parts`, count);
-  const five = (n: number): string => String(n).padStart(5, "0");
-  const parts = Array.from({ length: count }, (_, i) =>
-    join(dirname(path), basename(path).replace(splitName, `-${five(i + 1)}-of-${five(count)}.gguf`)),
-  );
-  const missing = parts.find((part) => !existsSync(part));
-  if (missing) throw unexpected("file_not_found", path, `all ${count} parts`, `no ${basename(missing)}`);
-  return parts;
-}
-
-function joinParts(
-  opened: readonly Gguf[],
-  parts: readonly string[],
-): ReadonlyMap<string, TensorRecord<DType>> {
-  const all = new Map<string, TensorRecord<DType>>();
-  for (const [i, { metadata, tensors }] of opened.entries()) {
-    const number = Number(metadata.get("split.no")?.value ?? -1);
-    const count = Number(metadata.get("split.count")?.value ?? -1);
-    if (number !== i || count !== opened.length) {
-      throw unexpected(
-        "file_malformed",
-        parts[i]!,
-        `split.no ${i} of ${opened.length}`,
-        `${number} of ${count}`,
-      );
-    }
-    for (const [name, record] of tensors) {
-      if (all.has(name))
-        throw unexpected("file_malformed", parts[i]!, "tensors that occur in one part", quote(name));
-      all.set(name, record);
-    }
-  }
-  const declared = Number(opened[0]!.metadata.get("split.tensors.count")?.value ?? all.size);
-  if (declared !== all.size)
-    throw unexpected("file_malformed", parts[0]!, `${declared} tensors in all parts`, all.size);
-  return all;
-}
-
 function plain(value: GgufValue | undefined): unknown {
   if (!value) return undefined;
   if (value.type !== "array") return value.value;
@@ -146,7 +101,7 @@ function plain(value: GgufValue | undefined): unknown {
 function openCheckpoint(path: string, names: readonly string[]): ModelFiles {
   const json = (name: string): unknown => (names.includes(name) ? readJson(join(path, name)) : undefined);
   const config = object(join(path, "config.json"), json("config.json"));
-  const shards = openShards(path, names, json("model.safetensors.index.json"));
+  const shards = openShards(path, names, json(indexName));
   return {
     ...describeCheckpoint(path, config, shards),
     tokenizer: json("tokenizer.json"),
@@ -156,7 +111,6 @@ function openCheckpoint(path: string, names: readonly string[]): ModelFiles {
 }
 
 type Checkpoint = Extract<ModelFiles, { kind: "safetensors" }>;
-type Shards = Pick<Checkpoint, "tensors" | "files">;
 
 /** The model that a `config.json` and checked headers describe; of one with several towers, the text model. */
 export function describeCheckpoint(
@@ -173,43 +127,6 @@ export function describeCheckpoint(
     throw unexpected("file_malformed", where, "model_type as a string", typeof architecture);
   const setting = (key: string): unknown => (Object.hasOwn(text, key) ? text[key] : undefined);
   return { kind: "safetensors", path, architecture, files, setting, config, tensors };
-}
-
-function openShards(path: string, names: readonly string[], index: unknown): Shards {
-  const shards =
-    index === undefined ? names.filter((n) => n.endsWith(".safetensors")).sort() : shardsOf(path, index);
-  if (shards.length === 0) throw unexpected("file_not_found", path, "safetensors files", "none");
-  const tensors = new Map<string, TensorRecord>();
-  const files: ModelFile[] = [];
-  for (const [i, shard] of shards.entries()) {
-    if (!names.includes(shard))
-      throw unexpected("file_not_found", path, `the shard ${quote(shard)}`, "no such file");
-    using source = openFile(join(path, shard));
-    files.push({ path: source.path, bytes: source.size });
-    for (const [name, record] of parseSafetensors(source, i)) {
-      if (tensors.has(name))
-        throw unexpected("file_malformed", source.path, "tensors that occur once", quote(name));
-      tensors.set(name, record);
-    }
-  }
-  return { tensors, files };
-}
-
-/** Shards that an index names: plain file names of the same folder. */
-function shardsOf(path: string, index: unknown): string[] {
-  const map = object(path, object(path, index).weight_map);
-  const shards = [...new Set(Object.values(map))];
-  for (const shard of shards) {
-    if (typeof shard !== "string" || basename(shard) !== shard || !shard.endsWith(".safetensors")) {
-      throw unexpected(
-        "file_malformed",
-        path,
-        "file names in weight_map",
-        quote(JSON.stringify(shard) ?? "nothing"),
-      );
-    }
-  }
-  return (shards as string[]).sort();
 }
 
 /** Tokenizers of the largest vocabularies take about 35 MB. */
