@@ -1,6 +1,6 @@
 /** The compiled program as users start it: from any folder, beside hostile files, with and without a place to unpack. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { version } from "../core/version.ts";
@@ -138,6 +138,18 @@ describe.skipIf(!existsSync(program))("dist/psionic", () => {
     });
     expect(refused.err.trim().split("\n").length).toBe(1);
     const { code, out } = await psionic(["run", "-m", fixture, "-p", "Why does HTTPS matter?"], nowhere);
+    expect({ code, out }).toEqual({ code: 0, out: expect.stringMatching(answer) });
+  });
+
+  test("a folder among the temporary files that others may write is not used", async () => {
+    const shared = join(folder, `psionic-${process.getuid?.()}`);
+    mkdirSync(shared);
+    chmodSync(shared, 0o777);
+    const env = { HOME: "/proc/nowhere", TMPDIR: folder };
+    const refused = await psionic(["run", "-p", "Hello"], env);
+    expect(refused).toEqual({ code: 1, out: "", err: expect.stringContaining("others may write it") });
+    chmodSync(shared, 0o700);
+    const { code, out } = await psionic(["run", "-p", "Why does HTTPS matter?"], env);
     expect({ code, out }).toEqual({ code: 0, out: expect.stringMatching(answer) });
   });
 

@@ -1,6 +1,7 @@
 import {
   chmodSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   readFileSync,
   renameSync,
@@ -24,7 +25,23 @@ export function cacheFolders(): readonly string[] {
     process.platform === "darwin"
       ? join(homedir(), "Library", "Caches", "psionic")
       : join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "psionic");
-  return [home, join(tmpdir(), `psionic-${process.getuid?.() ?? 0}`)];
+  return [home, temporaryFolder()];
+}
+
+function temporaryFolder(): string {
+  return join(tmpdir(), `psionic-${process.getuid?.() ?? 0}`);
+}
+
+/**
+ * Makes the folder among everybody's temporary files, or throws when it is not this user's alone: whoever may write
+ * there could change a file between its check and its use.
+ */
+function claim(folder: string): void {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const { uid, mode } = lstatSync(folder);
+  const user = process.getuid?.();
+  const own = (mode & 0o170000) === 0o040000 && (mode & 0o022) === 0 && uid === user;
+  if (user !== undefined && !own) throw new Error("it is another user's, or others may write it");
 }
 
 /**
@@ -37,6 +54,7 @@ export function unpack(file: EmbeddedFile): string {
   for (const folder of cacheFolders()) {
     const target = join(folder, file.sha256.slice(0, 16), file.name);
     try {
+      if (folder === temporaryFolder()) claim(folder);
       if (!(existsSync(target) && sha256(readFileSync(target)) === file.sha256)) write(target, file);
       return target;
     } catch (error) {
