@@ -2,6 +2,7 @@ import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "n
 import { type DType, dtypes, rowBytes } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
 import type { Shape } from "../../core/shape.ts";
+import { fileError } from "./bytes.ts";
 import { type ElementType, elementTypeIds, type FloatType, type IntegerType } from "./gguf_values.ts";
 
 /** A metadata value to write. */
@@ -34,7 +35,7 @@ export function writeGguf(
   tensors: readonly TensorToWrite[],
 ): void {
   const aside = `${path}.${process.pid}.part`;
-  const file = openSync(aside, "w");
+  const file = openAside(path, aside);
   try {
     let position = writeAll(file, ggufHeader(metadata, tensors), 0);
     for (const tensor of tensors) {
@@ -51,6 +52,14 @@ export function writeGguf(
   } finally {
     closeSync(file);
     rmSync(aside, { force: true });
+  }
+}
+
+function openAside(path: string, aside: string): number {
+  try {
+    return openSync(aside, "w");
+  } catch (cause) {
+    throw fileError(path, cause);
   }
 }
 
