@@ -248,3 +248,10 @@ test("a member that is missing is named, inside objects too", async () => {
   );
   expect((await error("/tokenize", {})).message).toBe("[content] expected a value, got nothing");
 });
+
+test("a port is one server's: a second one is refused, not given half of the requests", async () => {
+  await using first = await testServer(scriptedModel("x"));
+  await expect(testServer(scriptedModel("y"), { port: first.port })).rejects.toThrow(
+    "[server] expected a free port",
+  );
+});

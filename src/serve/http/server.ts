@@ -156,7 +156,8 @@ function arrivalOf({ request, params, server }: Arriving): Arrival {
 
 function listen(app: ReturnType<typeof makeApp>, host: string, port: number): void {
   try {
-    app.listen({ hostname: host.replace(/^\[|\]$/g, ""), port });
+    // Elysia shares ports unless told not to: a second server would take half of the first one's requests.
+    app.listen({ hostname: host.replace(/^\[|\]$/g, ""), port, reusePort: false });
   } catch (cause) {
     throw unexpected("io_failed", "server", "a free port", `${host}:${port}`, {
       fix: "Another program listens there, or the address is not this machine's; choose another --port or --host",
