@@ -4,65 +4,13 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { openModelFiles } from "../src/models/files/source.ts";
-import { openTokenizer } from "../src/models/open_tokenizer.ts";
+import { fuzzAll } from "./fuzz.ts";
 
 const [mutants = 1_000_000, requests = 10_000, streams = 200] = process.argv.slice(2).map(Number);
 const root = join(import.meta.dir, "..");
 const seed = 1;
 /** Growth of the resident set between the first tenth of the requests and the end, bytes. */
 const allowedGrowth = 32 * 2 ** 20;
-
-type Part = { readonly name: string; readonly run: (count: number) => Promise<string> | string };
-
-function fuzzers(): Part[] {
-  const parts: Part[] = [
-    {
-      name: "tokenizer tables",
-      run: async (count) => {
-        const { fuzzTokenizer } = await import("../src/models/tokenizer/fuzz.ts");
-        const { accepted, refused } = fuzzTokenizer(seed, { count });
-        return `${accepted} accepted and used, ${refused} ended in typed errors`;
-      },
-    },
-    {
-      name: "Harmony answers",
-      run: async (count) => {
-        const { fuzzHarmony } = await import("../src/models/chat/index.ts");
-        const tokenizer = openTokenizer(openModelFiles(join(root, "fixtures", "docs-oss-13m-mxfp4.gguf")));
-        const { tokens, unparsed } = fuzzHarmony(tokenizer, seed, { count });
-        return `${tokens} tokens, ${unparsed} fitted no rule`;
-      },
-    },
-    {
-      name: "request bodies",
-      run: async (count) => {
-        const { fuzzBodies } = await import("../src/serve/http/fuzz.ts");
-        const { startServer } = await import("../src/serve/http/server.ts");
-        const { scriptedModel } = await import("../src/serve/http/testing/scripted.ts");
-        const server = await startServer(scriptedModel("<|think|>r<|answer|>hello"), { port: 0 });
-        const { statuses } = await fuzzBodies(seed, { count }, server.handle);
-        await server.stop({ force: true });
-        return Object.entries(statuses)
-          .map(([status, n]) => `${n} x ${status}`)
-          .join(", ");
-      },
-    },
-  ];
-  return [...fileFuzzers(), ...parts];
-}
-
-function fileFuzzers(): Part[] {
-  const run = async (kind: "fuzzGguf" | "fuzzSafetensors", count: number) => {
-    const fuzz = (await import("../src/models/files/fuzz.ts"))[kind];
-    const { accepted, refused, pastCounts } = fuzz(seed, { count });
-    return `${accepted} accepted, ${refused} ended in typed errors, ${pastCounts} past magic and counts`;
-  };
-  return [
-    { name: "GGUF headers", run: (count) => run("fuzzGguf", count) },
-    { name: "safetensors headers", run: (count) => run("fuzzSafetensors", count) },
-  ];
-}
 
 type Served = { readonly url: string; readonly child: Bun.Subprocess };
 
@@ -145,9 +93,7 @@ async function part(name: string, run: () => Promise<string> | string): Promise<
 }
 
 console.log(`Soak of ${new Date().toISOString().slice(0, 10)}, seed ${seed}:`);
-const all = fuzzers();
-const each = Math.ceil(mutants / all.length);
-for (const { name, run } of all) await part(`${each} mutants, ${name}`, () => run(each));
+await fuzzAll(seed, { count: mutants });
 const served = await serve();
 try {
   await part("memory", () => steadyMemory(served));

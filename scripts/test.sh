@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold: installs what is missing, builds the kernels and dist/psionic, compiles the kernels for
-# arm64, checks types, format and sizes, runs every test.
+# arm64, checks types, format and sizes, fuzzes what comes from strangers for two minutes, runs every test.
 # Needs Node.js 20 with npm, git and g++.   Usage: bash scripts/test.sh
 # Output: a last line `N passed, N failed` (`, N skipped` may follow). Exits 1 when something failed.
 set -uo pipefail
@@ -25,7 +25,8 @@ mkdir -p .cache
 step "build" .tools/bun build.ts || finish
 
 if ! command -v aarch64-linux-gnu-g++ >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++-aarch64-linux-gnu; } \
+  timeout 300 sh -c 'apt-get update &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++-aarch64-linux-gnu' \
     >.cache/apt.log 2>&1 || true
 fi
 if command -v aarch64-linux-gnu-g++ >/dev/null; then
@@ -35,6 +36,7 @@ else
 fi
 
 step "types, format, sizes" .tools/bun scripts/check.ts
+step "fuzz, two minutes" .tools/bun scripts/fuzz.ts --seconds 120
 
 echo "== tests"
 .tools/bun test --timeout 60000 2>&1 | tee "$log"
