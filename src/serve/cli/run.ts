@@ -52,6 +52,8 @@ export const run = command({
     seed: { type: "string", valueHint: "N", description: "Seed of the sampler" },
     "reasoning-budget": {
       type: "string",
+      // What serve answers with where a request names no effort.
+      default: "0",
       valueHint: "N",
       description: "Reasoning effort: 0 low, 1 medium, 2 or more high",
     },
@@ -65,7 +67,7 @@ export const run = command({
   ],
   async run({ args }) {
     process.on("SIGINT", exitInterrupted);
-    const budget = wholeNumber(args["reasoning-budget"], "--reasoning-budget", 0, 255);
+    const budget = wholeNumber(args["reasoning-budget"], "--reasoning-budget", 0, 255)!;
     const maxTokens = wholeNumber(args["max-tokens"], "--max-tokens", 1);
     const sampling = samplingParams(args);
     const prompt = args.prompt ?? (process.stdin.isTTY ? undefined : await readStdin("-p TEXT"));
@@ -77,7 +79,7 @@ export const run = command({
     ).finally(() => progress.end());
     const chat: Conversation = {
       ...{ model, sampling, maxTokens },
-      effort: budget === undefined ? undefined : efforts[Math.min(budget, 2)],
+      effort: efforts[Math.min(budget, 2)]!,
       history: args.system === undefined ? [] : [{ role: "system", content: args.system }],
       showReasoning: args.reasoning ?? false,
     };
@@ -100,7 +102,7 @@ type Conversation = {
   readonly model: ServedModel;
   readonly sampling: SamplingParams;
   readonly maxTokens: number | undefined;
-  readonly effort: (typeof efforts)[number] | undefined;
+  readonly effort: (typeof efforts)[number];
   readonly history: ChatMessage[];
   readonly showReasoning: boolean;
 };
@@ -189,7 +191,7 @@ async function ask(
 ): Promise<Answer> {
   const { chat, tokenizer, engine } = model;
   const turn: ChatMessage[] = [...history, { role: "user", content: prompt }];
-  const options = effort === undefined ? {} : { reasoningEffort: effort };
+  const options = { reasoningEffort: effort };
   const request = {
     prompt: chat.prompt(turn, options),
     sampling,

@@ -30,6 +30,7 @@ const serveArgs = {
   },
   "reasoning-budget": {
     type: "string",
+    default: "0",
     valueHint: "N",
     description: "Reasoning effort where a request names none: 0 low, 1 medium, 2 or more high",
   },
@@ -116,14 +117,14 @@ export const serve: AnyCommand = command({
       ...(apiKeys ? { apiKeys } : {}),
       ...(allowedHosts ? { allowedHosts } : {}),
       ...(corsOrigins ? { corsOrigins } : {}),
-      ...(effort ? { reasoningEffort: effort } : {}),
+      reasoningEffort: effort,
     });
   },
 });
 
-function reasoningEffort(budget: string | undefined): "low" | "medium" | "high" | undefined {
-  const n = wholeNumber(budget, "--reasoning-budget", 0, 255);
-  return n === undefined ? undefined : (["low", "medium", "high"] as const)[Math.min(n, 2)]!;
+function reasoningEffort(budget: string): "low" | "medium" | "high" {
+  const n = wholeNumber(budget, "--reasoning-budget", 0, 255)!;
+  return (["low", "medium", "high"] as const)[Math.min(n, 2)]!;
 }
 
 /** Serves until a signal ends it. Ctrl-C or SIGTERM lets running answers end; a second signal ends them. */
