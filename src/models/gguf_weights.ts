@@ -5,6 +5,9 @@ import type { TensorRecord } from "./files/tensors.ts";
 import type { MappedFiles } from "./mapped_files.ts";
 import type { StoredTensor, WeightSource } from "./weights.ts";
 
+/** Image and audio towers that some writers put into the same file: text passes them by. */
+const towers = /^(v|a|mm)\./;
+
 /** The tensors of a GGUF file, as they lie in its mapping. */
 export function ggufWeights(
   tensors: ReadonlyMap<string, TensorRecord>,
@@ -24,7 +27,7 @@ export function ggufWeights(
       used.add(name);
       return stored(record, files, converted);
     },
-    unused: () => [...tensors.keys()].filter((name) => !used.has(name)),
+    unused: () => [...tensors.keys()].filter((name) => !used.has(name) && !towers.test(name)),
     close() {
       converted.close();
       files.close();

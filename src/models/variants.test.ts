@@ -282,6 +282,11 @@ describe("what would be computed wrongly is refused by name", () => {
     expect(device.live().tensors).toBe(0);
   });
 
+  test("but not the tensors of an image tower", () => {
+    const tower = holding({ name: "v.blk.0.attn_q.weight", shape: [4] }, "f32", new Float32Array(4));
+    expect(logits(write({ ...llama, tensors: [...llama.tensors, tower] }))).toEqual(logits(write(llama)));
+  });
+
   test("an architecture nobody knows, and weights in integers", () => {
     const bert = withMetadata(llama, { "general.architecture": { type: "string", value: "bert" } });
     expect(refusal(bert)).toContain("unsupported");
