@@ -5,9 +5,12 @@
 # Output: the answer, tokens per second, what computed it, and the digest of the model. Exits 0 when all of that worked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bash scripts/setup.sh
 command -v g++ >/dev/null || { echo "[quickstart] expected g++ on PATH, got none; install g++" >&2; exit 1; }
+echo "Installing Bun and packages" >&2
+bash scripts/setup.sh
+echo "Building dist/psionic; the first time takes a few minutes" >&2
 .tools/bun build.ts
+echo "Serving the built-in model" >&2
 
 ready="$(mktemp)"
 server=""
