@@ -29,7 +29,7 @@ let state = 1;
 function randomTokens(count) {
   return Array.from({ length: count }, () => {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return 256 + (state % 8192);
+    return 256 + (state % 4096);
   });
 }
 
