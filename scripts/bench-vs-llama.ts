@@ -202,6 +202,13 @@ async function compare(model: string) {
 if (!existsSync(program))
   throw new Error(`[bench-vs-llama] expected ${program}, got no file. Run: bun run build`);
 await installPeer();
+// llama.cpp's threads wait for each other by spinning: beside other work they lose whole time slices, and its numbers
+// are then those of the scheduler.
+if (loadavg()[0]! > 0.5) {
+  console.error(
+    `load average ${loadavg()[0]!.toFixed(1)}: a fair comparison needs a machine that does nothing else`,
+  );
+}
 const results = [];
 for (const model of await models()) results.push(await compare(model));
 await Bun.write(
