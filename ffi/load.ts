@@ -18,6 +18,7 @@ const deviceFunctions = {
   psi_advise: { args: ["ptr", "f64", "i32"], returns: "i32" },
   psi_measure: { args: ["ptr", "ptr", "ptr", "f64"], returns: "i32" },
   psi_pack: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
+  psi_pack_file: { args: ["ptr", "cstring", "i32", "i32", "i32", "f64"], returns: "i32" },
   psi_packed_bytes: { args: ["ptr", "i32", "i32", "i32"], returns: "i32" },
   psi_dequantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
   psi_quantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },

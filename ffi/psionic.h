@@ -57,6 +57,9 @@ PSI_API i32 psi_measure(void* read_gb_s, void* int8_gop_s, void* f32_gflop_s, f6
 /* ---- weights ---- */
 /* File layout [rows, columns] to panels of 16 rows; destination has psi_packed_bytes(...) bytes. */
 PSI_API i32 psi_pack(void* destination, const void* source, i32 rows, i32 columns, i32 dtype);
+/* The same for a matrix that begins `offset` bytes into a file. Panels (16 rows in file layout) of more than 256 KiB are
+   PSI_UNSUPPORTED. */
+PSI_API i32 psi_pack_file(void* destination, const char* path, i32 rows, i32 columns, i32 dtype, f64 offset);
 /* f64 output: bytes of a packed matrix */
 PSI_API i32 psi_packed_bytes(void* bytes, i32 rows, i32 columns, i32 dtype);
 /* y f32 [rows, columns] from file layout, bit for bit ggml's dequantisation */

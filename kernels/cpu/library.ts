@@ -41,6 +41,7 @@ export const { symbols: native } = dlopen(path, {
   psi_advise: { args: ["ptr", "f64", "i32"], returns: "i32" },
   psi_measure: { args: ["ptr", "ptr", "ptr", "f64"], returns: "i32" },
   psi_pack: { args: [...rows], returns: "i32" },
+  psi_pack_file: { args: ["ptr", "cstring", "i32", "i32", "i32", "f64"], returns: "i32" },
   psi_packed_bytes: { args: ["ptr", "i32", "i32", "i32"], returns: "i32" },
   psi_dequantize: { args: [...rows], returns: "i32" },
   psi_dequantize_ref: { args: [...rows], returns: "i32" },

@@ -1,12 +1,14 @@
 /*
  * File layout [rows, columns] to panels of 16 rows (layout: common/panel.h). Every code of the file is kept, so the
- * packed matrix has the file's values exactly and, but for rounding a panel up to 64 bytes, its size. A task is a
- * panel; panels are split over the threads as psi_matmul splits them, so the pages land with their readers.
+ * packed matrix has the file's values exactly and, but for rounding a panel up to 64 bytes, its size. Panels are split
+ * over the threads as psi_matmul splits them, so the pages land with their readers. psi_pack_file reads a file into the
+ * threads' scratch instead of touching its mapping: entering every page of a mapping costs four times as much.
  */
 #include "../common/half.h"
 #include "../common/panel.h"
 #include "../common/pool.h"
 
+/* Packs rows on the calling thread. */
 PSI_KERNEL(pack, u8* destination, const u8* source, i64 rows, i64 columns, i32 dtype)
 
 namespace psi::PSI_ISA {
@@ -152,22 +154,79 @@ static void pack_elements(u8* panel, const u8* source, i64 row_size, int rows, i
 void pack(u8* destination, const u8* source, i64 rows, i64 columns, i32 dtype) {
   const TypeInfo& type = *find_type(dtype);
   const i64 row_size = row_bytes(type, columns), size = panel_bytes(type, columns);
-  parallel_static(panel_count(rows), [&](i64 p, int) {
+  for (i64 p = 0; p < panel_count(rows); p++) {
     u8* panel = destination + p * size;
     const u8* from = source + p * 16 * row_size;
     const int present = (int)(rows - p * 16 < 16 ? rows - p * 16 : 16);
     const i64 used = 16 * row_size;
     memset(panel + used, 0, (size_t)(size - used));
-    if (with_block_type(dtype, [&](auto t) { pack_panel<decltype(t)>(panel, from, row_size, present, columns); })) return;
+    if (with_block_type(dtype, [&](auto t) { pack_panel<decltype(t)>(panel, from, row_size, present, columns); })) continue;
     if (type.block_bytes == 2) pack_elements<u16>(panel, from, row_size, present, columns);
     else if (type.block_bytes == 4) pack_elements<u32>(panel, from, row_size, present, columns);
     else pack_elements<u64>(panel, from, row_size, present, columns);
-  });
+  }
 }
 
 }  // namespace psi::PSI_ISA
 
 #ifdef PSI_LAUNCHER
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace psi {
+
+/* Bytes read at a time: they stay in the second-level cache until they are packed. */
+constexpr i64 PIECE = 256 * 1024;
+static_assert(PIECE <= THREAD_SCRATCH, "a piece has its place in the scratch of a thread");
+
+/* body(first row, end row, thread) for the rows whose panels each thread will read. */
+template <class F>
+static void each_share(i64 rows, F&& body) {
+  const i64 panels = panel_count(rows), threads = pool_threads();
+  parallel_static(threads, [&](i64 t, int thread) {
+    const i64 first = panels * t / threads * 16, end = panels * (t + 1) / threads * 16;
+    if (first < end) body(first, end < rows ? end : rows, thread);
+  });
+}
+
+/* 0 when the whole range was read; else an error number, or -1 when the file ends before it. */
+static int read_range(int file, u8* target, i64 bytes, i64 offset) {
+  for (i64 done = 0; done < bytes;) {
+    const ssize_t n = pread(file, target + done, (size_t)(bytes - done), (off_t)(offset + done));
+    if (n == 0) return -1;
+    if (n > 0) done += n;
+    else if (errno != EINTR) return errno;
+  }
+  return 0;
+}
+
+/* Gives 0, or what read_range gave. */
+static int pack_from_file(u8* destination, int file, i64 offset, i64 rows, i64 columns, const TypeInfo& type) {
+  const i64 row_size = row_bytes(type, columns), size = panel_bytes(type, columns);
+  const i64 at_once = PIECE / (16 * row_size) * 16;
+  int failure = 0;
+  each_share(rows, [&](i64 first, i64 end, int thread) {
+    u8* piece = thread_scratch(thread);
+    for (i64 row = first; row < end; row += at_once) {
+      const i64 count = at_once < end - row ? at_once : end - row;
+      const int status = read_range(file, piece, count * row_size, offset + row * row_size);
+      if (status != 0) return __atomic_store_n(&failure, status, __ATOMIC_RELAXED);
+      PSI_RUN(pack)(destination + row / 16 * size, piece, count, columns, type.id);
+    }
+  });
+  return failure;
+}
+
+static i32 check_pack(const char* name, void* destination, const void* source, i32 rows, i32 columns, i32 dtype, const TypeInfo** type) {
+  if (!destination || !source) return fail(PSI_INVALID, "[%s] expected non-null pointers.", name);
+  if ((uintptr_t)destination % 64 != 0) return fail(PSI_INVALID, "[%s] expected a destination aligned to 64 bytes.", name);
+  if (rows < 1 || columns < 1) return fail(PSI_INVALID, "[%s] expected rows and columns >= 1, got %d and %d.", name, rows, columns);
+  return check_weight_type(name, dtype & ~PSI_PACKED, columns, type);
+}
+
+}  // namespace psi
+
 PSI_API i32 psi_packed_bytes(void* bytes, i32 rows, i32 columns, i32 dtype) {
   if (!bytes) return psi::fail(PSI_INVALID, "[psi_packed_bytes] expected a result place, got null.");
   if (rows < 1 || columns < 1) return psi::fail(PSI_INVALID, "[psi_packed_bytes] expected rows and columns >= 1, got %d and %d.", rows, columns);
@@ -181,13 +240,29 @@ PSI_API i32 psi_packed_bytes(void* bytes, i32 rows, i32 columns, i32 dtype) {
 
 PSI_API i32 psi_pack(void* destination, const void* source, i32 rows, i32 columns, i32 dtype) {
   PSI_OPENED("psi_pack");
-  if (!destination || !source) return psi::fail(PSI_INVALID, "[psi_pack] expected non-null pointers.");
-  if ((uintptr_t)destination % 64 != 0) return psi::fail(PSI_INVALID, "[psi_pack] expected a destination aligned to 64 bytes.");
-  if (rows < 1 || columns < 1) return psi::fail(PSI_INVALID, "[psi_pack] expected rows and columns >= 1, got %d and %d.", rows, columns);
   const psi::TypeInfo* type;
-  i32 status = psi::check_weight_type("psi_pack", dtype & ~PSI_PACKED, columns, &type);
+  i32 status = psi::check_pack("psi_pack", destination, source, rows, columns, dtype, &type);
   if (status != PSI_OK) return status;
-  PSI_RUN(pack)((u8*)destination, (const u8*)source, rows, columns, type->id);
+  const i64 row_size = psi::row_bytes(*type, columns), size = psi::panel_bytes(*type, columns);
+  psi::each_share(rows, [&](i64 first, i64 end, int) {
+    PSI_RUN(pack)((u8*)destination + first / 16 * size, (const u8*)source + first * row_size, end - first, columns, type->id);
+  });
+  return PSI_OK;
+}
+
+PSI_API i32 psi_pack_file(void* destination, const char* path, i32 rows, i32 columns, i32 dtype, f64 offset) {
+  PSI_OPENED("psi_pack_file");
+  const psi::TypeInfo* type;
+  i32 status = psi::check_pack("psi_pack_file", destination, path, rows, columns, dtype, &type);
+  if (status != PSI_OK) return status;
+  if (!(offset >= 0 && offset < 9007199254740992.0)) return psi::fail(PSI_INVALID, "[psi_pack_file] expected an offset in the file, got %g.", offset);
+  if (16 * psi::row_bytes(*type, columns) > psi::PIECE)
+    return psi::fail(PSI_UNSUPPORTED, "[psi_pack_file] expected panels of at most %d bytes, got rows of %d columns. Use psi_pack.", (int)psi::PIECE, columns);
+  const int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return psi::fail(PSI_IO, "[psi_pack_file] expected a readable file, got: %s (%.300s).", strerror(errno), path);
+  const int failure = psi::pack_from_file((u8*)destination, file, (i64)offset, rows, columns, *type);
+  close(file);
+  if (failure != 0) return psi::fail(PSI_IO, "[psi_pack_file] expected %d rows in the file, got: %s (%.300s).", rows, failure < 0 ? "its end" : strerror(failure), path);
   return PSI_OK;
 }
 #endif

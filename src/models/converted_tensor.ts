@@ -28,6 +28,7 @@ export class ConvertedTensors {
         if (this.#wanted && address === 0) address = this.#place(converted.make());
         return address;
       },
+      place: undefined,
       read: () => (this.#wanted ? converted.make() : new Uint8Array(bytes)),
       drop: () => {
         if (address !== 0) this.#release(address);

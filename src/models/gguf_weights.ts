@@ -48,6 +48,7 @@ export function stored(record: TensorRecord, files: MappedFiles, converted: Conv
   return {
     ...{ name, dtype, shape, bytes, read, mapped: true },
     address: () => files.address(file, offset),
+    place: files.mapped ? { path: files.path(file), offset } : undefined,
     drop: () => files.drop(file, offset, bytes),
   };
 }

@@ -1,6 +1,6 @@
-import { closeSync, openSync, readSync } from "node:fs";
 import { type MappedFile, mapFile } from "../backends/index.ts";
 import { unexpected } from "../core/error.ts";
+import { type FileSource, openFile } from "./files/bytes.ts";
 import type { ModelFile } from "./files/tensors.ts";
 
 /** The files of a model in this process's address space, or only by their names when nothing will be computed. */
@@ -11,6 +11,7 @@ export type MappedFiles = {
   /** A copy of a range, read through the file system. */
   read(file: number, offset: number, bytes: number): Uint8Array;
   drop(file: number, offset: number, bytes: number): void;
+  path(file: number): string;
   close(): void;
 };
 
@@ -27,34 +28,44 @@ export function mapModelFiles(files: readonly ModelFile[], mapped: boolean): Map
       }
     }
   }
+  const reader = new RangeReader(files);
   return {
     mapped,
     address: (file, offset) => (mapped ? maps[file]!.address + offset : 0),
-    read: (file, offset, bytes) =>
-      mapped ? readRange(files[file]!.path, offset, bytes) : new Uint8Array(bytes),
+    read: (file, offset, bytes) => (mapped ? reader.read(file, offset, bytes) : new Uint8Array(bytes)),
     drop(file, offset, bytes) {
       if (mapped) maps[file]!.drop(offset, bytes);
     },
+    path: (file) => files[file]!.path,
     close() {
       for (const m of maps) m.unmap();
       maps.length = 0;
+      reader.close();
     },
   };
 }
 
-function readRange(path: string, offset: number, bytes: number): Uint8Array {
-  const out = new Uint8Array(bytes);
-  const handle = openSync(path, "r");
-  try {
-    let done = 0;
-    while (done < bytes) {
-      const n = readSync(handle, out, done, bytes - done, offset + done);
-      if (n === 0)
-        throw unexpected("file_malformed", path, `${bytes} bytes at ${offset}`, `${done}, then the end`);
-      done += n;
-    }
-  } finally {
-    closeSync(handle);
+/** Reads ranges of several files; the file of the last read stays open, since tensors are mostly read in file order. */
+class RangeReader {
+  readonly #files: readonly ModelFile[];
+  #open: { readonly file: number; readonly source: FileSource } | undefined;
+
+  constructor(files: readonly ModelFile[]) {
+    this.#files = files;
   }
-  return out;
+
+  read(file: number, offset: number, bytes: number): Uint8Array {
+    if (this.#open?.file !== file) {
+      this.close();
+      this.#open = { file, source: openFile(this.#files[file]!.path) };
+    }
+    const data = new Uint8Array(bytes);
+    this.#open.source.read(offset, data);
+    return data;
+  }
+
+  close(): void {
+    this.#open?.source[Symbol.dispose]();
+    this.#open = undefined;
+  }
 }

@@ -2,7 +2,7 @@ import { type DType, isQuantised, rowBytes } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
 import { packedBytes } from "../ir/spec.ts";
-import type { Device } from "../runtime/device.ts";
+import type { Device, FilePlace } from "../runtime/device.ts";
 import { makeTensor, type Tensor } from "../runtime/tensor.ts";
 import type { GateUp, Linear } from "./layers.ts";
 
@@ -18,6 +18,8 @@ export type StoredTensor = {
   address(): number;
   /** The bytes, for conversions; only for what fits one view. */
   read(): Uint8Array;
+  /** Where the bytes begin in a file; undefined where they were made or nothing will be computed. */
+  readonly place: FilePlace | undefined;
   /** Tells that the mapped pages, or the memory at `address`, are not needed any more. */
   drop(): void;
 };
@@ -143,7 +145,7 @@ export class Weights {
     for (const [i, s] of stored.entries()) {
       const source = s.bytes / experts;
       for (let e = 0; e < experts; e++) {
-        this.#pack(weight.address + e * each + i * part, s.address() + e * source, outputs, inputs, dtype);
+        this.#pack(weight.address + e * each + i * part, s, e * source, outputs);
         this.#progress(source);
       }
       s.drop();
@@ -206,7 +208,7 @@ export class Weights {
     let place = weight.address;
     for (const s of stored) {
       const rows = s.shape[0]!;
-      this.#pack(place, s.address(), rows, inputs, dtype);
+      this.#pack(place, s, 0, rows);
       place += packedBytes(dtype, rows, inputs);
       this.#progress(s.bytes);
       s.drop();
@@ -242,8 +244,14 @@ export class Weights {
     return t;
   }
 
-  #pack(destination: number, source: number, rows: number, columns: number, dtype: DType): void {
-    this.#device.backend.pack(destination, source, rows, columns, dtype);
+  /** Packs `rows` rows of a tensor that start `from` bytes into it. */
+  #pack(destination: number, stored: StoredTensor, from: number, rows: number): void {
+    const { backend } = this.#device;
+    const { dtype, place } = stored;
+    const columns = stored.shape.at(-1)!;
+    const inFile = place && { path: place.path, offset: place.offset + from };
+    if (inFile && backend.packFile(destination, inFile, rows, columns, dtype)) return;
+    backend.pack(destination, stored.address() + from, rows, columns, dtype);
   }
 
   #sameType(stored: readonly StoredTensor[]): DType {

@@ -9,6 +9,9 @@ import { makeTensor, type Tensor, tensorBytes } from "./tensor.ts";
 /** Facts about a device: `isa`, `threads`, memory, features; strings and numbers for `doctor` and receipts. */
 export type DeviceInfo = Readonly<Record<string, string | number>>;
 
+/** Where a tensor begins in a file, bytes. */
+export type FilePlace = { readonly path: string; readonly offset: number };
+
 /** What a backend supplies. Code above never asks which one it has. */
 export interface Backend {
   readonly name: "cpu" | "meta";
@@ -25,6 +28,8 @@ export interface Backend {
   call(opName: string, args: readonly number[]): void;
   /** Rearranges a weight matrix at `source` (file layout) into panels at `destination`. */
   pack(destination: number, source: number, rows: number, columns: number, dtype: DType): void;
+  /** The same for a matrix in a file; false, with nothing done, where its rows are too long for that. */
+  packFile(destination: number, source: FilePlace, rows: number, columns: number, dtype: DType): boolean;
   /** Runs a step that is called again and again under one key; without capture: calls it. */
   replay(key: string, step: () => void): void;
   close(): void;

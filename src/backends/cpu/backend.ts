@@ -1,7 +1,7 @@
 import { toArrayBuffer } from "bun:ffi";
 import { checkStatus } from "../../../ffi/call.ts";
 import type { NativeFunction } from "../../../ffi/load.ts";
-import { dtypes } from "../../core/dtype.ts";
+import { dtypes, rowBytes } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
 import { ops } from "../../ir/ops/index.ts";
 import type { Backend, DeviceInfo } from "../../runtime/device.ts";
@@ -13,6 +13,10 @@ export type CpuOptions = {
   /** Absent: the best this machine has. */
   readonly isa?: string;
 };
+
+/** What psi_pack_file takes: 16 rows of at most 256 KiB. */
+const panelRows = 16;
+const largestFilePanel = 256 * 1024;
 
 const isaLevels = ["plain", "avx2", "avx512", "neon"];
 
@@ -50,6 +54,13 @@ export function cpuBackend(options: CpuOptions): Backend {
     },
     pack: (destination, source, rows, columns, dtype) =>
       check(native("psi_pack")(destination, source, rows, columns, dtypes[dtype].id), "psi_pack"),
+    packFile(destination, { path, offset }, rows, columns, dtype) {
+      if (panelRows * rowBytes(dtype, columns) > largestFilePanel) return false;
+      const id = dtypes[dtype].id;
+      const status = native("psi_pack_file")(destination, path, rows, columns, id, offset);
+      check(status, "psi_pack_file");
+      return true;
+    },
     replay: (_key, step) => step(),
     close: () => check(native("psi_close")(), "psi_close"),
   };

@@ -18,6 +18,7 @@ export function metaBackend(): Backend {
     supports: () => true,
     call() {},
     pack() {},
+    packFile: () => true,
     replay: (_key, step) => step(),
     close() {},
   };
