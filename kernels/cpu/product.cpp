@@ -1,9 +1,10 @@
 /*
  * Register-tiled products over packed weights (formulas: product.h; layout: common/panel.h).
  *
- * Up to DIRECT_ROWS rows (decoding): one pass over a few panels, codes expanded in registers, bound by memory. More
- * rows (prompts, batches): panels are expanded in pieces of 512 columns into 16 KiB that stay in L1, and all rows run
- * over each piece in tiles of TILE_PANELS x TILE_ROWS accumulators. Both do the same operations on a (row, output).
+ * Few rows (decoding): one pass over a few panels, codes expanded in registers, bound by memory. More rows (batches,
+ * prompts): panels are expanded in pieces of 512 columns into 16 KiB that stay in L1, and all rows run over each piece
+ * in tiles of TILE_PANELS x TILE_ROWS accumulators, which fetch the next piece. Both do the same operations on a
+ * (row, output).
  */
 #include "product.h"
 
@@ -130,13 +131,24 @@ PSI_INLINE void add_scaled(vf* total, const vi* sum, const S& source, i64 b, int
   }
 }
 
+/* What a tile fetches for later, a little beside each block, so that reads from memory never come in bursts: of each
+   panel's planes of low and of high code bits, `lines` cache lines at at[plane][p] + b * step. */
+struct Ahead {
+  const u8* at[2][TILE_PANELS];
+  i64 step[2], lines[2];
+};
+
 /* acc[r][p] over `count` expanded blocks for P panels and R rows; x[r] points at the first block. */
 template <class S, int P, int R>
-static void tile(const S* sources, i64 count, const InputBlock* const* x, float* acc) {
+static void tile(const S* sources, i64 count, const InputBlock* const* x, float* acc, const Ahead& ahead) {
   typedef typename S::T T;
   vf total[P][R];
   unroll<R>([&](auto r) PSI_LAMBDA { unroll<P>([&](auto p) PSI_LAMBDA { total[p][r] = load(acc + (r * P + p) * 16); }); });
   for (i64 b = 0; b < count; b++) {
+    unroll<2>([&](auto k) PSI_LAMBDA {
+      for (i64 l = 0; l < ahead.lines[k]; l++)
+        unroll<P>([&](auto p) PSI_LAMBDA { __builtin_prefetch(ahead.at[k][p] + b * ahead.step[k] + l * 64, 0, 2); });
+    });
     unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
       constexpr int GROUPS = 8 / T::HALVES, FIRST = h * GROUPS;
       vi sum[P][R];
@@ -189,9 +201,9 @@ static void direct_tile(const S* sources, i64 count, const InputBlock* const* x,
 
 /* The tiles with R from 1 to MAX_R chosen at run time. */
 template <class S, int P, int MAX_R>
-static void tile_rows(const S* sources, i64 count, const InputBlock* const* x, float* acc, int rows) {
-  if (rows == MAX_R) return tile<S, P, MAX_R>(sources, count, x, acc);
-  if constexpr (MAX_R > 1) tile_rows<S, P, MAX_R - 1>(sources, count, x, acc, rows);
+static void tile_rows(const S* sources, i64 count, const InputBlock* const* x, float* acc, const Ahead& ahead, int rows) {
+  if (rows == MAX_R) return tile<S, P, MAX_R>(sources, count, x, acc, ahead);
+  if constexpr (MAX_R > 1) tile_rows<S, P, MAX_R - 1>(sources, count, x, acc, ahead, rows);
 }
 template <class S, int P, int MAX_R>
 static void direct_tile_rows(const S* sources, i64 count, const InputBlock* const* x, float* acc, int rows) {
@@ -219,18 +231,27 @@ PSI_INLINE void write_row(const ProductTask& t, i64 i, i64 panel, const float* a
   }
 }
 
-/* Up to DIRECT_ROWS rows by P panels, read side by side: several streams from memory. */
+/* Rows up to which codes are best expanded in registers, as measured: with wide registers the other way is so fast that
+   it wins early where scales and mins are cut from shared records. */
+template <class T>
+constexpr int direct_rows() {
+  if (DIRECT_PANELS < 4 || T::COLUMNS == 32 || T::ID == Q2_K) return DIRECT_ROWS;
+  return T::MINS ? 1 : 3;
+}
+
+/* Up to direct_rows() rows by P panels, read side by side: several streams from memory. */
 template <class T, int P>
 static void few_rows(const ProductTask& t, i64 size, i64 panel) {
+  constexpr int ROWS = direct_rows<T>(), MOST = P == 4 && (T::MINS || T::HALVES == 2) && ROWS > 2 ? 2 : ROWS;
   const i64 blocks = t.columns / 32;
-  alignas(64) float acc[DIRECT_ROWS * P * 16] = {};
+  alignas(64) float acc[ROWS * P * 16] = {};
   for (i64 first = 0; first < blocks; first += PIECE) {
     const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
-    const InputBlock* x[DIRECT_ROWS] = {};
+    const InputBlock* x[ROWS] = {};
     for (i64 i = 0; i < t.rows; i++) x[i] = input_of(t, i, blocks, first);
     Direct<T> sources[P];
     for (int p = 0; p < P; p++) sources[p] = {t.panels + (panel + p) * size, blocks, first};
-    direct_tile_rows<Direct<T>, P, P == 4 && (T::MINS || T::HALVES == 2) ? 2 : DIRECT_ROWS>(sources, count, x, acc, (int)t.rows);
+    direct_tile_rows<Direct<T>, P, MOST>(sources, count, x, acc, (int)t.rows);
   }
   for (i64 i = 0; i < t.rows; i++)
     for (int p = 0; p < P; p++) write_row(t, i, panel + p, acc + (i * P + p) * 16);
@@ -253,26 +274,38 @@ PSI_INLINE Workspace workspace(u8* scratch) {
   return w;
 }
 
+/* The scales and mins of blocks first..first+count. All blocks of a record are taken together: where their parts lie in
+   it is then known at compile time. */
+template <class T>
+static void expand_scales(const u8* panel, i64 blocks, i64 first, i64 count, float* scales, float* mins) {
+  constexpr int TOGETHER = T::COLUMNS / 32;
+  for (i64 from = 0; from < count; from += TOGETHER)
+    unroll<TOGETHER>([&](auto i) PSI_LAMBDA {
+      const i64 at = (from + i) * T::HALVES * 16, b = (first + from) / TOGETHER * TOGETHER + i;
+      unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
+        store(scales + at + h * 16, T::scale(panel, blocks, b, h));
+        if constexpr (T::MINS) store(mins + at + h * 16, T::min(panel, blocks, b, h));
+      });
+    });
+}
+
 /* Expands blocks first..first+count of a panel; 8-bit codes stay where they are. */
 template <class T>
 static const u8* expand(const u8* panel, i64 blocks, i64 first, i64 count, u8* codes, float* scales, float* mins) {
+  expand_scales<T>(panel, blocks, first, count, scales, mins);
+  if constexpr (T::LOW == 8) return T::low(panel, first);
   for (i64 b = 0; b < count; b++) {
-    if constexpr (T::LOW != 8) {
-      vb w[8];
-      T::codes(panel, blocks, first + b, w);
-      unroll<8>([&](auto i) PSI_LAMBDA { storeb(codes + b * 512 + 64 * i, w[i]); });
-    }
-    unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
-      store(scales + (b * T::HALVES + h) * 16, T::scale(panel, blocks, first + b, h));
-      if constexpr (T::MINS) store(mins + (b * T::HALVES + h) * 16, T::min(panel, blocks, first + b, h));
-    });
+    vb w[8];
+    T::codes(panel, blocks, first + b, w);
+    unroll<8>([&](auto i) PSI_LAMBDA { storeb(codes + b * 512 + 64 * i, w[i]); });
   }
-  return T::LOW == 8 ? T::low(panel, first) : codes;
+  return codes;
 }
 
-/* One piece of P panels for `rows` rows (at most ROW_CHUNK), whose input rows are listed in `inputs`. */
+/* One piece of P panels for `rows` rows (at most ROW_CHUNK), whose input rows are listed in `inputs`; fetches the piece
+   that comes next, at block next_first of next_panel. */
 template <class T, int P>
-static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 panel, i64 first, const i64* inputs, i64 rows, float* acc) {
+static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 panel, i64 first, i64 next_panel, i64 next_first, const i64* inputs, i64 rows, float* acc) {
   typedef Expanded<Shape<T::HALVES, T::MINS, T::WIDE>> S;
   const i64 blocks = t.columns / 32, count = blocks - first < PIECE ? blocks - first : PIECE;
   S sources[P];
@@ -282,17 +315,23 @@ static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 p
     sources[p] = {expand<T>(t.panels + (panel + p) * size, blocks, first, count, w.codes + p * PIECE * 512, scales, mins), scales, mins};
   }
   const i64 tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = rows / tiles, taller = rows % tiles; /* nearly equal */
-  const i64 ahead = count * T::LOW / tiles + 1; /* cache lines of the next panels to fetch beside each tile */
-  const u8* next = T::low(t.panels + (panel + P) * size, first);
+  const u8* next = t.panels + next_panel * size;
+  for (int p = 0; p < P; p++) {
+    const u8* record = T::record(next + p * size, blocks, next_first);
+    for (i64 at = 0; at < count * 32 / T::COLUMNS * T::RECORD; at += 64) __builtin_prefetch(record + at, 0, 2);
+  }
   const InputBlock* base = t.in + first * t.input_rows;
   for (i64 i = 0, done = 0; i < rows; done++) {
     const int n = (int)(height + (done < taller));
     const InputBlock* x[TILE_ROWS] = {};
     for (int r = 0; r < n; r++) x[r] = base + inputs[i + r] * count;
-    for (int p = 0; p < P; p++)
-      for (i64 l = 0; l < ahead; l++) __builtin_prefetch(next + p * size + l * 64, 0, 2);
-    next += ahead * 64;
-    tile_rows<S, P, TILE_ROWS>(sources, count, x, acc + i * P * 16, n);
+    const i64 low = T::LOW * done / tiles, high = T::HIGH * done / tiles; /* lines of a block that earlier tiles fetch */
+    Ahead ahead = {{}, {64 * T::LOW, 64 * T::HIGH}, {T::LOW * (done + 1) / tiles - low, T::HIGH * (done + 1) / tiles - high}};
+    for (int p = 0; p < P; p++) {
+      ahead.at[0][p] = T::low(next + p * size, next_first) + low * 64;
+      ahead.at[1][p] = T::high(next + p * size, blocks, next_first) + high * 64;
+    }
+    tile_rows<S, P, TILE_ROWS>(sources, count, x, acc + i * P * 16, ahead, n);
     i += n;
   }
 }
@@ -307,8 +346,14 @@ static void many_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i64
   for (i64 i = 0; i < rows; i++) inputs[i] = slot_of(t, from + i) / t.slots_per_input;
   memset(w.acc, 0, (size_t)(rows * panels * 64));
   for (i64 first = 0; first < t.columns / 32; first += PIECE) {
-    for (i64 p = 0; p < paired; p += TILE_PANELS) piece_rows<T, TILE_PANELS>(t, w, size, panel + p, first, inputs, rows, w.acc + p * rows * 16);
-    for (i64 p = paired; p < panels; p++) piece_rows<T, 1>(t, w, size, panel + p, first, inputs, rows, w.acc + p * rows * 16);
+    auto piece = [&](i64 p, auto width) PSI_LAMBDA {
+      i64 next = p + width, then = first;
+      if (next >= panels && first + PIECE < t.columns / 32) next = 0, then = first + PIECE;
+      else if (next >= panels) then = 0;
+      piece_rows<T, width>(t, w, size, panel + p, first, panel + next, then, inputs, rows, w.acc + p * rows * 16);
+    };
+    for (i64 p = 0; p < paired; p += TILE_PANELS) piece(p, Index<TILE_PANELS>{});
+    for (i64 p = paired; p < panels; p++) piece(p, Index<1>{});
   }
   for (i64 p = 0; p < panels; p++) {
     const i64 width = p < paired ? TILE_PANELS : 1, lane = p % width;
@@ -320,7 +365,7 @@ static void many_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i64
 template <class T>
 static void block_product(const ProductTask& t, i64 size) {
   const i64 last = t.first_panel + t.panel_count;
-  if (t.rows <= DIRECT_ROWS) {
+  if (t.rows <= direct_rows<T>()) {
     i64 p = t.first_panel;
     constexpr bool small = !T::MINS && T::HALVES == 1;
     if (t.rows <= 2 || small)
