@@ -1,4 +1,4 @@
-import { logSumExp, type Ranked, topK } from "./select.ts";
+import { logSumExp, type Ranked } from "./select.ts";
 
 /**
  * The stages that narrow down candidates. Each takes candidates in descending order and keeps at least one; order and
@@ -12,20 +12,10 @@ export function keepTopP(c: Ranked, p: number): Ranked {
   return take(c, nucleusLength(c, total, p) ?? c.ids.length);
 }
 
-/** Sizes tried before the whole vocabulary is sorted; a nucleus is nearly always in the first. */
-const nucleusGuesses = [256, 2048];
-
-/** Top-p over a whole row: what keepTopP gives on the sorted row, without sorting what lies behind the nucleus. */
-export function nucleus(row: Float32Array, p: number): Ranked {
-  const total = logSumExp(row);
-  for (const guess of nucleusGuesses) {
-    if (guess >= row.length) break;
-    const c = topK(row, guess);
-    const length = nucleusLength(c, total, p);
-    if (length !== undefined) return take(c, length);
-  }
-  const all = topK(row, row.length);
-  return take(all, nucleusLength(all, total, p) ?? all.ids.length);
+/** Smallest prefix whose share of a row reaches `p`, the row being `total` = log(sum(exp)); undefined when none does. */
+export function nucleusWithin(c: Ranked, total: number, p: number): Ranked | undefined {
+  const length = nucleusLength(c, total, p);
+  return length === undefined ? undefined : take(c, length);
 }
 
 function nucleusLength(c: Ranked, total: number, p: number): number | undefined {
@@ -44,16 +34,6 @@ export function keepMinP(c: Ranked, p: number): Ranked {
   let n = 1;
   while (n < c.values.length && c.values[n]! >= floor) n += 1;
   return take(c, n);
-}
-
-/** Min-p over a whole row. */
-export function minPOfRow(row: Float32Array, p: number): Ranked {
-  let top = -Infinity;
-  for (let i = 0; i < row.length; i++) if (row[i]! > top) top = row[i]!;
-  const floor = top + Math.log(p);
-  let n = 0;
-  for (let i = 0; i < row.length; i++) if (row[i]! >= floor) n += 1;
-  return topK(row, Math.max(n, 1));
 }
 
 /**

@@ -1,9 +1,10 @@
 import type { SamplingParams } from "../protocol.ts";
-import { draw, excludeTop, keepMinP, keepTopP, keepTypical, minPOfRow, nucleus } from "./candidates.ts";
+import { draw, excludeTop, keepMinP, keepTopP, keepTypical, nucleusWithin } from "./candidates.ts";
 import { penalise } from "./penalties.ts";
 import { Random, randomSeed } from "./random.ts";
 import { changesLogits, type SamplingSettings, samplingSettings } from "./sampling_settings.ts";
 import { argmax, type Ranked, topK } from "./select.ts";
+import { places, WideRow } from "./wide_row.ts";
 
 /** The logits of one token, read in the cheapest way that answers. */
 export interface LogitRow {
@@ -16,6 +17,9 @@ export interface LogitRow {
 
 /** Largest k that is asked of the device; beyond it a whole row is read instead. */
 export const nativeTopK = 1024;
+
+/** A nucleus is nearly always within so many tokens. */
+const nucleusGuess = 256;
 
 /** What a sampler will read of its row, so that one device call serves all rows of a step. */
 export type RowNeed = { readonly argmax: boolean; readonly topK: number };
@@ -49,17 +53,32 @@ export class Sampler {
 
   private drawFromRow(row: Float32Array): number {
     const { topK: k, typicalP, topP, minP, xtcProbability } = this.settings;
-    if (k > 0) return this.drawFrom(topK(row, k));
-    if (typicalP < 1) return this.drawFrom(topK(row, row.length));
-    if (topP < 1) return this.finish(keepMinP(nucleus(row, topP), minP));
-    if (minP > 0) return this.finish(minPOfRow(row, minP));
-    if (xtcProbability > 0) return this.finish(topK(row, row.length));
-    return this.finish({ ids: Int32Array.from(row, (_, i) => i), values: row });
+    if (k > 0 && k <= nativeTopK) return this.drawFrom(topK(row, k));
+    const narrows = k > 0 || typicalP < 1 || topP < 1 || minP > 0 || xtcProbability > 0;
+    if (!narrows) return this.finish({ ids: places(row.length), values: row });
+    const wide = new WideRow(row);
+    if (k === 0 && typicalP >= 1 && topP < 1 && nucleusGuess * wide.peak >= topP) {
+      const nucleus = nucleusWithin(topK(row, nucleusGuess), wide.logSum, topP);
+      if (nucleus) return this.finish(keepMinP(nucleus, minP));
+    }
+    wide.keepTopK(k);
+    wide.keepTypical(typicalP);
+    wide.keepTopP(topP);
+    wide.keepMinP(minP);
+    return this.finishWide(wide, row);
   }
 
   private drawFrom(ranked: Ranked): number {
     const { typicalP, topP, minP } = this.settings;
     return this.finish(keepMinP(keepTopP(keepTypical(ranked, typicalP), topP), minP));
+  }
+
+  /** `finish` for candidates that were not ranked. */
+  private finishWide(wide: WideRow, row: Float32Array): number {
+    const { xtcProbability, xtcThreshold, temperature } = this.settings;
+    if (xtcProbability > 0 && this.random.next() < xtcProbability) wide.excludeTop(xtcThreshold);
+    const token = wide.draw(temperature, this.random.next());
+    return token < 0 ? argmax(row) : token;
   }
 
   private finish(c: Ranked): number {

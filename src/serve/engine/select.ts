@@ -30,16 +30,8 @@ export function logSumExp(row: Float32Array): number {
   return top + Math.log(sum);
 }
 
-/** Above this a full sort is faster than keeping a heap. */
-const heapLimit = 2048;
-
-/** The `k` largest. */
+/** The `k` largest: a min-heap of the k best so far; most elements cost one comparison with its root. */
 export function topK(row: Float32Array, k: number): Ranked {
-  return k > heapLimit ? sortAll(row, k) : heapTop(row, k);
-}
-
-/** Min-heap of the k best so far; most elements cost one comparison with its root. */
-function heapTop(row: Float32Array, k: number): Ranked {
   const values = new Float32Array(k);
   const ids = new Int32Array(k);
   let size = 0;
@@ -87,29 +79,4 @@ function heapTop(row: Float32Array, k: number): Ranked {
     sink(0, end);
   }
   return { ids: ids.subarray(0, size), values: values.subarray(0, size) };
-}
-
-/** Ids below this fit beside the 32 ordered bits of a logit in the 53 exact bits of a double. */
-const idRange = 1 << 20;
-
-function sortAll(row: Float32Array, k: number): Ranked {
-  const bits = new Uint32Array(row.buffer, row.byteOffset, row.length);
-  const keys = new Float64Array(row.length);
-  let size = 0;
-  for (let id = 0; id < row.length; id++) {
-    if (Number.isNaN(row[id]!)) continue;
-    // -0 counts as 0; the sign decides whether larger bits mean a larger or a smaller value
-    const b = row[id] === 0 ? 0 : bits[id]!;
-    const ascending = b & 0x80000000 ? ~b >>> 0 : (b | 0x80000000) >>> 0;
-    keys[size++] = (0xffffffff - ascending) * idRange + id;
-  }
-  const sorted = keys.subarray(0, size).sort();
-  const kept = Math.min(k, size);
-  const ids = new Int32Array(kept);
-  const values = new Float32Array(kept);
-  for (let i = 0; i < kept; i++) {
-    ids[i] = sorted[i]! % idRange;
-    values[i] = row[ids[i]!]!;
-  }
-  return { ids, values };
 }
