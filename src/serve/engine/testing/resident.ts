@@ -1,0 +1,97 @@
+/**
+ * Resident memory of a process that runs the engine over the default model. Memory of other tests must not count, so the
+ * tests start this file: `bun resident.ts fill`, or `bun resident.ts requests COUNT`. Output: JSON on stdout.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { EngineOptions, GenerateRequest, MemoryPlan } from "../../protocol.ts";
+import { type EngineClient, startEngine } from "../index.ts";
+import { Random } from "../random.ts";
+
+const modelPath = join(import.meta.dir, "../../../../fixtures/docs-oss-13m-mxfp4.gguf");
+
+/** Bytes. */
+export type Filled = {
+  readonly plan: MemoryPlan;
+  /** Of the runtime with the engine's code, before anything was loaded. */
+  readonly runtime: number;
+  readonly loaded: number;
+  /** After every page of the caches was written and the largest steps were run. */
+  readonly filled: number;
+};
+
+/** Bytes after a tenth of the requests and after all of them. */
+export type Soaked = { readonly early: number; readonly late: number };
+
+const fillOptions: EngineOptions = {
+  ...{ modelPath, backend: "cpu", cacheType: "f32" },
+  ...{ slots: 32, contextLength: 1024 },
+};
+
+/** Runs as many different prompts as the caches hold. */
+export async function fillCaches(): Promise<Filled> {
+  const runtime = residentBytes();
+  const engine = await startEngine(fillOptions);
+  const loaded = residentBytes();
+  const { slots, contextLength } = engine.info;
+  const prompts = Array.from({ length: slots }, (_, i) => prompt(i, contextLength - 8));
+  await Promise.all(prompts.map((tokens) => run(engine, tokens, 8)));
+  await Bun.sleep(200);
+  Bun.gc(true);
+  const filled = residentBytes();
+  const { memory: plan } = engine.info;
+  await engine.close();
+  return { plan, runtime, loaded, filled };
+}
+
+/** Runs `count` requests, eight at a time, greedy and sampled, of which some share prompts and some are left early. */
+export async function soakRequests(count: number): Promise<Soaked> {
+  const engine = await startEngine({ modelPath, backend: "cpu", slots: 8, contextLength: 512 });
+  let early = 0;
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (next < count) {
+      const i = next++;
+      const sampling = i % 3 === 0 ? { temperature: 1, topK: 0, topP: 0.9, seed: i } : {};
+      await run(engine, prompt(i % 5 === 0 ? i % 100 : i, 20 + (i % 40)), i % 7 === 0 ? 100 : 4, {
+        ...{ sampling, choices: 1 + (i % 2), tenant: `t${i % 11}` },
+      });
+      if (i === Math.floor(count / 10)) early = residentBytes();
+    }
+  };
+  await Promise.all(Array.from({ length: 8 }, lane));
+  await Bun.sleep(200);
+  Bun.gc(true);
+  const late = residentBytes();
+  await engine.close();
+  return { early, late };
+}
+
+function prompt(seed: number, length: number): number[] {
+  const random = new Random(seed, 0);
+  return Array.from({ length }, () => Math.floor(random.next() * 6000));
+}
+
+/** Leaves after four tokens of an answer that would be long. */
+async function run(
+  engine: EngineClient,
+  tokens: readonly number[],
+  maxTokens: number,
+  more: Partial<GenerateRequest> = {},
+): Promise<void> {
+  const request = { prompt: tokens, sampling: {}, stopTokens: [], choices: 1, maxTokens, ...more };
+  let seen = 0;
+  for await (const event of engine.generate(request)) {
+    if (event.type === "token" && ++seen === 4 && maxTokens > 16) break;
+  }
+}
+
+function residentBytes(): number {
+  const line = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync("/proc/self/status", "utf8"));
+  return Number(line?.[1]) * 1024;
+}
+
+if (import.meta.main) {
+  const [what, count] = process.argv.slice(2);
+  console.log(JSON.stringify(what === "fill" ? await fillCaches() : await soakRequests(Number(count))));
+}
