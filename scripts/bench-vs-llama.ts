@@ -41,8 +41,8 @@ type BenchResult = {
   readonly n_prompt: number;
   readonly n_depth: number;
   readonly samples_seconds: readonly number[];
-  readonly bytes: number;
-  readonly flops: number;
+  readonly share_of_read_bandwidth: number;
+  readonly share_of_int8_peak: number;
 };
 type BenchReport = {
   readonly firstTokenMs: number;
@@ -130,26 +130,24 @@ type Row = {
   readonly shareOfInt8?: number;
 };
 
-function rowsOf(
-  ours: Times,
-  theirs: Times,
-  report: Omit<BenchReport, "firstTokenMs">,
-  roofline: BenchReport["roofline"],
-): Row[] {
+/** Medians over the rounds; the shares are those that `psionic bench` measured beside each repeat. */
+function rowsOf(ours: Times, theirs: Times, reports: readonly Omit<BenchReport, "firstTokenMs">[]): Row[] {
   const rate = (tokens: number, seconds: readonly number[]) => tokens / median(seconds);
   const row = (test: string, a: number, b: number, shares: Partial<Row> = {}): Row => ({
     ...{ test, unit: "tokens/s", psionic: a, llama: b, ratio: a / b },
     ...shares,
   });
   const rows: Row[] = [];
-  for (const { n_prompt, n_depth, bytes, flops } of report.results) {
+  for (const [i, { n_prompt, n_depth }] of reports[0]!.results.entries()) {
+    const over = (share: (r: BenchResult) => number) =>
+      median(reports.map(({ results }) => share(results[i]!)));
     if (n_prompt > 0) {
-      const shareOfInt8 = flops / median(ours.prompt) / 1e9 / roofline.int8GopPerSecond;
+      const shareOfInt8 = over((r) => r.share_of_int8_peak);
       rows.push(row(`pp${prompt}`, rate(prompt, ours.prompt), rate(prompt, theirs.prompt), { shareOfInt8 }));
       continue;
     }
     const mine = ours.generation[n_depth]!;
-    const shareOfRead = bytes / median(mine) / 1e9 / roofline.readGbPerSecond;
+    const shareOfRead = over((r) => r.share_of_read_bandwidth);
     const name = `tg${generate}${n_depth > 0 ? ` @ d${n_depth}` : ""}`;
     rows.push(row(name, rate(generate, mine), rate(generate, theirs.generation[n_depth]!), { shareOfRead }));
   }
@@ -179,22 +177,19 @@ function print(model: string, rows: readonly Row[], roofline: BenchReport["roofl
 async function compare(model: string) {
   const ours: Times = { firstTokenMs: [], prompt: [], generation: {} };
   const theirs: Times = { firstTokenMs: [], prompt: [], generation: {} };
-  const rooflines: BenchReport["roofline"][] = [];
-  let report: Omit<BenchReport, "firstTokenMs"> | undefined;
+  const reports: Omit<BenchReport, "firstTokenMs">[] = [];
   // The page cache is warm for both sides.
   await output(["sh", "-c", 'cat "$0" > /dev/null', model]);
   for (let round = 1; round <= rounds; round++) {
     console.error(`${basename(model)}: round ${round} of ${rounds}`);
-    report = await psionic(model, ours);
-    rooflines.push(report.roofline);
+    reports.push(await psionic(model, ours));
     await llama(model, theirs);
   }
-  // The best reading of the machine's limits: load by others only ever lowers it.
   const roofline = {
-    readGbPerSecond: Math.max(...rooflines.map((r) => r.readGbPerSecond)),
-    int8GopPerSecond: Math.max(...rooflines.map((r) => r.int8GopPerSecond)),
+    readGbPerSecond: median(reports.map((r) => r.roofline.readGbPerSecond)),
+    int8GopPerSecond: median(reports.map((r) => r.roofline.int8GopPerSecond)),
   };
-  const rows = rowsOf(ours, theirs, report!, roofline);
+  const rows = rowsOf(ours, theirs, reports);
   print(model, rows, roofline);
   return { model: basename(model), threads, roofline, rows, samples: { psionic: ours, llama: theirs } };
 }

@@ -70,15 +70,17 @@ export const bench = command({
     const loadMs = performance.now() - start;
     const firstTokenMs = loadMs + firstToken(device, model, options.cacheType as CacheType);
     try {
-      const roofline = measureRoofline();
+      const measured: Roofline[] = [];
+      const measure = () => {
+        const limits = measureRoofline(rooflineBytes);
+        measured.push(limits);
+        return limits;
+      };
       const results = cases.map((test) => {
         if (!args.json) messages.info(`${caseName(test)} ...`);
-        return resultOf(
-          test,
-          runCase(device, model, options.cacheType as CacheType, test, repeats),
-          roofline,
-        );
+        return resultOf(test, runCase(device, model, options.cacheType as CacheType, test, repeats, measure));
       });
+      const roofline = medianRoofline(measured);
       const report = {
         model: describe(options.modelPath, model),
         device: device.backend.info(),
@@ -150,10 +152,28 @@ type BenchResult = {
   readonly share_of_int8_peak: number;
 };
 
-function resultOf(test: BenchCase, { seconds, cost }: BenchSamples, roofline: Roofline): BenchResult {
-  const median = [...seconds].sort((a, b) => a - b)[Math.floor(seconds.length / 2)]!;
+/** Beyond any cache, and read in some milliseconds. */
+const rooflineBytes = 256 * 2 ** 20;
+
+function medianOf(numbers: readonly number[]): number {
+  return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
+}
+
+function medianRoofline(measured: readonly Roofline[]): Roofline {
+  return {
+    readGbPerSecond: medianOf(measured.map((m) => m.readGbPerSecond)),
+    int8GopPerSecond: medianOf(measured.map((m) => m.int8GopPerSecond)),
+    f32GflopPerSecond: medianOf(measured.map((m) => m.f32GflopPerSecond)),
+  };
+}
+
+function resultOf(test: BenchCase, { seconds, cost, limits }: BenchSamples): BenchResult {
+  const median = medianOf(seconds);
   const gbPerSecond = cost.bytes / median / 1e9;
   const gflopPerSecond = cost.flops / median / 1e9;
+  /** Median over the repeats of a rate against the mean of the limits measured before and after it. */
+  const share = (amount: number, limit: (r: Roofline) => number) =>
+    medianOf(seconds.map((s, i) => amount / s / 1e9 / ((limit(limits[i]!) + limit(limits[i + 1]!)) / 2)));
   return {
     test: caseName(test),
     n_prompt: test.kind === "prompt" ? test.tokens : 0,
@@ -166,14 +186,15 @@ function resultOf(test: BenchCase, { seconds, cost }: BenchSamples, roofline: Ro
     flops: cost.flops,
     gb_per_second: gbPerSecond,
     gflop_per_second: gflopPerSecond,
-    share_of_read_bandwidth: gbPerSecond / roofline.readGbPerSecond,
-    share_of_int8_peak: gflopPerSecond / roofline.int8GopPerSecond,
+    share_of_read_bandwidth: share(cost.bytes, (r) => r.readGbPerSecond),
+    share_of_int8_peak: share(cost.flops, (r) => r.int8GopPerSecond),
   };
 }
 
 type Report = {
   readonly model: ReturnType<typeof describe>;
   readonly device: DeviceInfo;
+  /** Medians; each result's shares are against the limits measured right beside it. */
   readonly roofline: Roofline;
   readonly loadMs: number;
   /** From the start of loading to the first token after a prompt of one. */

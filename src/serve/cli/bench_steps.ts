@@ -1,3 +1,4 @@
+import type { Roofline } from "../../backends/index.ts";
 import { programCost } from "../../compiler/cost.ts";
 import type { Cost } from "../../ir/op.ts";
 import { pageSize } from "../../models/cache.ts";
@@ -22,16 +23,24 @@ export function caseName({ kind, tokens, depth, batch }: BenchCase): string {
   return `${name}${depth > 0 ? ` @ d${depth}` : ""}${batch > 1 ? ` b${batch}` : ""}`;
 }
 
-/** Seconds of each repeat, and what one repeat computes and moves. */
-export type BenchSamples = { readonly seconds: readonly number[]; readonly cost: Cost };
+/**
+ * Seconds of each repeat, what one repeat computes and moves, and the machine's limits: before the first repeat and after
+ * each, since what memory gives a virtual machine changes from second to second.
+ */
+export type BenchSamples = {
+  readonly seconds: readonly number[];
+  readonly cost: Cost;
+  readonly limits: readonly Roofline[];
+};
 
-/** Runs one case on a loaded model. The cache is made for it and freed. */
+/** Runs one case on a loaded model, with `measure` between the repeats. The cache is made for it and freed. */
 export function runCase(
   device: Device,
   model: Model,
   cacheType: CacheType,
   test: BenchCase,
   repeats: number,
+  measure: () => Roofline,
 ): BenchSamples {
   const bench = new CaseRunner(device, model, cacheType, test);
   try {
@@ -41,12 +50,15 @@ export function runCase(
     const once = () => (test.kind === "prompt" ? bench.wholePrompt() : bench.generation());
     const cost = bench.cost();
     bench.warm();
+    const limits = [measure()];
     const seconds = Array.from({ length: repeats }, () => {
       const start = performance.now();
       once();
-      return (performance.now() - start) / 1000;
+      const taken = (performance.now() - start) / 1000;
+      limits.push(measure());
+      return taken;
     });
-    return { seconds, cost };
+    return { seconds, cost, limits };
   } finally {
     bench.free();
   }
