@@ -45,6 +45,21 @@ PSI_API i32 psi_info(void* out, i32 capacity);
 PSI_API i32 psi_alloc(void* address, f64 bytes);
 PSI_API i32 psi_free(void* address, f64 bytes);
 PSI_API i32 psi_copy(void* destination, const void* source, f64 bytes);
+/*
+ * Only where device memory is not host memory (CUDA). psi_open takes isa "" and, as `threads`, the number of the device.
+ * Work is enqueued in order; psi_download and psi_synchronize wait for all of it and report its failures.
+ */
+PSI_API i32 psi_upload(void* destination, const void* host_source, f64 bytes);
+PSI_API i32 psi_download(void* host_destination, const void* source, f64 bytes);
+PSI_API i32 psi_synchronize(void);
+/* f64 outputs: bytes free and in all */
+PSI_API i32 psi_device_memory(void* available, void* total);
+/* Between begin and end calls are recorded instead of run; *graph gets (as a pointer) what psi_graph_launch runs again.
+   Allocations and copies from or to the host fail meanwhile. */
+PSI_API i32 psi_capture_begin(void);
+PSI_API i32 psi_capture_end(void* graph);
+PSI_API i32 psi_graph_launch(void* graph);
+PSI_API i32 psi_graph_free(void* graph);
 /* Maps a file read-only; address and bytes are f64 outputs. */
 PSI_API i32 psi_map(void* address, void* bytes, const char* path);
 PSI_API i32 psi_unmap(void* address, f64 bytes);
@@ -55,7 +70,7 @@ PSI_API i32 psi_advise(void* address, f64 bytes, i32 advice);
 PSI_API i32 psi_measure(void* read_gb_s, void* int8_gop_s, void* f32_gflop_s, f64 bytes);
 
 /* ---- weights ---- */
-/* File layout [rows, columns] to panels of 16 rows; destination has psi_packed_bytes(...) bytes. */
+/* File layout [rows, columns], in host memory, to panels of 16 rows; destination has psi_packed_bytes(...) bytes. */
 PSI_API i32 psi_pack(void* destination, const void* source, i32 rows, i32 columns, i32 dtype);
 /* The same for a matrix that begins `offset` bytes into a file. Panels (16 rows in file layout) of more than 256 KiB are
    PSI_UNSUPPORTED. */

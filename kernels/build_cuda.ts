@@ -1,0 +1,116 @@
+/**
+ * Builds libpsionic_cuda.so with nvcc, and libpsionic_cuda_standin.so, the same kernels compiled by g++ to run on fibers
+ * of the CPU (kernels/standin), which is what tests use where there is no device.
+ * Usage: bun kernels/build_cuda.ts [development|release|standin]; prints the path.
+ */
+import { basename, join } from "node:path";
+import { cache, cached, inParallel, install, kernels, run, sourceClosure, strictness } from "./compile.ts";
+
+/** Machine code for these, and PTX of the newest for what comes after. */
+const releaseTargets = ["80", "86", "89", "90a", "100", "120"];
+
+/** `development`: one architecture, PSIONIC_CUDA_ARCH or 90a. */
+function targets(kind: "development" | "release"): string[] {
+  const code = (arch: string): string => `-gencode=arch=compute_${arch},code=sm_${arch}`;
+  if (kind === "development") return [code(process.env.PSIONIC_CUDA_ARCH ?? "90a")];
+  return [...releaseTargets.map(code), "-gencode=arch=compute_120,code=compute_120", "--compress-mode=size"];
+}
+
+const deviceFlags = [
+  "-O3",
+  "-std=c++17",
+  "--expt-relaxed-constexpr",
+  "-Werror=all-warnings",
+  "-Xcudafe=--display_error_number",
+];
+const hostFlags = ["-O2", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"];
+
+async function sources(): Promise<string[]> {
+  const found = await Array.fromAsync(new Bun.Glob("*.cu").scan(join(kernels, "cuda")));
+  return found.sort().map((file) => join(kernels, "cuda", file));
+}
+
+/** Objects of C++ files that both libraries contain. */
+async function hostObjects(files: readonly string[]): Promise<string[]> {
+  const version = await run(["g++", "--version"]);
+  const flags = [...hostFlags, ...strictness(version)];
+  return inParallel(files, async (file) => {
+    const texts = [...(await sourceClosure(file)).values()];
+    return cached(".o", [version, flags.join(" "), ...texts], (out) => [
+      "g++",
+      ...flags,
+      "-c",
+      file,
+      "-o",
+      out,
+    ]);
+  });
+}
+
+const status = join(kernels, "common", "status.cpp");
+
+/** Builds the library for real devices into `outDir`; throws where there is no nvcc. */
+export async function buildCudaLibrary(outDir: string, kind: "development" | "release"): Promise<string> {
+  const nvcc = Bun.which("nvcc");
+  if (!nvcc)
+    throw new Error("[kernels/build_cuda] expected nvcc on PATH, got none. Install CUDA's compiler.");
+  const version = await run([nvcc, "--version"]);
+  const flags = [...deviceFlags, ...targets(kind), "-Xcompiler", "-fPIC,-O2,-fvisibility=hidden,-Wall"];
+  const objects = await inParallel(await sources(), async (file) => {
+    const texts = [...(await sourceClosure(file)).values()];
+    return cached(".o", [version, flags.join(" "), ...texts], (out) => [
+      nvcc,
+      ...flags,
+      "-c",
+      file,
+      "-o",
+      out,
+    ]);
+  });
+  objects.push(...(await hostObjects([status])));
+  const link = [
+    ...targets(kind),
+    "-cudart=static",
+    "-shared",
+    "-Xlinker=--exclude-libs,ALL",
+    "-Xlinker=--no-undefined",
+  ];
+  const runtime = ["-Xcompiler=-static-libstdc++,-static-libgcc"];
+  const library = await cached(
+    ".so",
+    [version, link.join(" "), ...objects.map((o) => basename(o))],
+    (out) => [...[nvcc, ...link, ...runtime, ...objects, "-o", out]],
+  );
+  return install(library, join(outDir, "libpsionic_cuda.so"));
+}
+
+/** Builds the library that runs on fibers into `outDir`. */
+export async function buildCudaStandin(outDir: string): Promise<string> {
+  const version = await run(["g++", "--version"]);
+  const headers = join(kernels, "standin", "cuda");
+  const runtime = join(headers, "cuda_runtime.h");
+  const flags = [...hostFlags, ...strictness(version), "-Wno-unknown-pragmas"];
+  const standin = [...(await sourceClosure(runtime)).values()];
+  const objects = await inParallel(await sources(), async (file) => {
+    const texts = [...standin, ...(await sourceClosure(file)).values()];
+    return cached(".o", [version, flags.join(" "), ...texts], (out) => [
+      ...["g++", ...flags, "-I", headers, "-x", "c++", "-c", file, "-o", out],
+    ]);
+  });
+  objects.push(...(await hostObjects([status, join(kernels, "standin", "fiber.cpp")])));
+  const link = ["-shared", "-pthread", "-Wl,--no-undefined", "-s"];
+  const library = await cached(
+    ".so",
+    [version, link.join(" "), ...objects.map((o) => basename(o))],
+    (out) => [...["g++", ...objects, ...link, "-o", out]],
+  );
+  return install(library, join(outDir, "libpsionic_cuda_standin.so"));
+}
+
+if (import.meta.main) {
+  const kind = process.argv[2] ?? "development";
+  const out = join(cache, "native");
+  if (kind === "standin") console.log(await buildCudaStandin(out));
+  else if (kind === "development" || kind === "release") console.log(await buildCudaLibrary(out, kind));
+  else throw new Error(`[kernels/build_cuda] expected development, release or standin, got ${kind}`);
+}

@@ -1,0 +1,218 @@
+/*
+ * The part of CUDA that psionic's kernels use, over fibers on the CPU: the same .cu files compile with a C++ compiler
+ * (-x c++ -I kernels/standin/cuda) and run where there is no device. Device memory is host memory, streams run at once,
+ * a captured graph is a list of calls.
+ */
+#pragma once
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <functional>
+#include <tuple>
+#include <vector>
+
+#include "../fiber.h"
+
+#define PSI_STANDIN 1
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static const
+#define __forceinline__ inline __attribute__((always_inline))
+#define __restrict__ __restrict
+#define __shared__ static thread_local
+#define __align__(n) __attribute__((aligned(n)))
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+#define threadIdx (psi::standin::self->thread_index)
+#define blockIdx (psi::standin::self->block_index)
+#define blockDim (psi::standin::self->block_size)
+#define gridDim (psi::standin::self->grid_size)
+#define warpSize 32
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct alignas(8) uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) int2 { int x, y; };
+struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+using std::max;
+using std::min;
+
+/* ---- threads of a block and of a warp ---- */
+inline void __syncthreads() { psi::standin::wait(*psi::standin::self->block); }
+inline void __syncwarp(unsigned = ~0u) { psi::standin::wait(psi::standin::self->warp->barrier); }
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+template <class T>
+T psi_from_lane(const char* slots, int lane) {
+  T value;
+  memcpy(&value, slots + lane * psi::standin::SLOT, sizeof value);
+  return value;
+}
+template <class T>
+T __shfl_sync(unsigned, T v, int lane, int width = 32) {
+  const char* slots = psi::standin::exchange(&v, sizeof v);
+  int own = psi::standin::self->lane;
+  return psi_from_lane<T>(slots, (own & ~(width - 1)) | (lane & (width - 1)));
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T v, int mask, int = 32) {
+  const char* slots = psi::standin::exchange(&v, sizeof v);
+  return psi_from_lane<T>(slots, psi::standin::self->lane ^ mask);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T v, int delta, int width = 32) {
+  const char* slots = psi::standin::exchange(&v, sizeof v);
+  int own = psi::standin::self->lane;
+  return (own & (width - 1)) + delta < width ? psi_from_lane<T>(slots, own + delta) : v;
+}
+template <class T>
+T __shfl_up_sync(unsigned, T v, int delta, int width = 32) {
+  const char* slots = psi::standin::exchange(&v, sizeof v);
+  int own = psi::standin::self->lane;
+  return (own & (width - 1)) - delta >= 0 ? psi_from_lane<T>(slots, own - delta) : v;
+}
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  const char* slots = psi::standin::exchange(&predicate, sizeof predicate);
+  unsigned bits = 0;
+  for (int i = 0; i < psi::standin::self->warp->lanes; i++) bits |= (psi_from_lane<int>(slots, i) != 0 ? 1u : 0u) << i;
+  return bits;
+}
+inline int __any_sync(unsigned m, int predicate) { return __ballot_sync(m, predicate) != 0; }
+inline int __all_sync(unsigned m, int predicate) { return __ballot_sync(m, !predicate) == 0; }
+
+/* ---- scalar functions ---- */
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz((unsigned)x); }
+inline unsigned __brev(unsigned x) {
+  unsigned r = 0;
+  for (int i = 0; i < 32; i++) r |= (x >> i & 1u) << (31 - i);
+  return r;
+}
+inline float __uint_as_float(unsigned x) { float f; memcpy(&f, &x, 4); return f; }
+inline float __int_as_float(int x) { float f; memcpy(&f, &x, 4); return f; }
+inline unsigned __float_as_uint(float f) { unsigned x; memcpy(&x, &f, 4); return x; }
+inline int __float_as_int(float f) { int x; memcpy(&x, &f, 4); return x; }
+inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+template <class T>
+T __ldg(const T* p) { return *p; }
+template <class T>
+T __ldcs(const T* p) { return *p; }
+template <class T>
+void __stcs(T* p, T v) { *p = v; }
+template <class T>
+T psi_atomic(T* p, T (*next)(T, T), T v) {
+  T old;
+  __atomic_load(p, &old, __ATOMIC_RELAXED);
+  T made;
+  do made = next(old, v);
+  while (!__atomic_compare_exchange(p, &old, &made, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  return old;
+}
+/* Integers only, as on the device: floats are added in a fixed order. */
+inline int atomicAdd(int* p, int v) { return psi_atomic<int>(p, [](int a, int b) { return a + b; }, v); }
+inline unsigned atomicAdd(unsigned* p, unsigned v) { return psi_atomic<unsigned>(p, [](unsigned a, unsigned b) { return a + b; }, v); }
+inline int atomicMax(int* p, int v) { return psi_atomic<int>(p, [](int a, int b) { return a > b ? a : b; }, v); }
+inline unsigned atomicOr(unsigned* p, unsigned v) { return psi_atomic<unsigned>(p, [](unsigned a, unsigned b) { return a | b; }, v); }
+
+/* ---- host side ---- */
+typedef int cudaError_t;
+constexpr int cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719;
+typedef void* cudaStream_t;
+typedef void* cudaEvent_t;
+typedef std::vector<std::function<void()>>* cudaGraph_t;
+typedef cudaGraph_t cudaGraphExec_t;
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+
+namespace psi::standin {
+inline cudaGraph_t capture = nullptr;
+inline cudaError_t enqueue(std::function<void()> call) {
+  if (capture) capture->push_back(std::move(call));
+  else call();
+  return cudaSuccess;
+}
+}  // namespace psi::standin
+
+inline const char* cudaGetErrorString(cudaError_t e) { return e == 0 ? "no error" : e == 2 ? "out of memory" : "launch failure"; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaMalloc(void** p, size_t bytes) {
+  *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
+  return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+inline cudaError_t cudaFree(void* p) { free(p); return cudaSuccess; }
+inline cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) { return cudaMalloc(p, bytes); }
+constexpr unsigned cudaHostAllocDefault = 0;
+inline cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
+inline cudaError_t cudaMemcpyAsync(void* d, const void* s, size_t n, cudaMemcpyKind, cudaStream_t) {
+  return psi::standin::enqueue([=] { memcpy(d, s, n); });
+}
+inline cudaError_t cudaMemsetAsync(void* d, int v, size_t n, cudaStream_t) {
+  return psi::standin::enqueue([=] { memset(d, v, n); });
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { *s = nullptr; return cudaSuccess; }
+constexpr unsigned cudaStreamNonBlocking = 1;
+inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = nullptr; return cudaSuccess; }
+constexpr unsigned cudaEventDisableTiming = 2, cudaEventDefault = 0;
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) { *ms = 1; return cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  psi::standin::capture = new std::vector<std::function<void()>>;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* g) {
+  *g = psi::standin::capture;
+  psi::standin::capture = nullptr;
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* e, cudaGraph_t g, unsigned long long = 0) {
+  *e = new std::vector<std::function<void()>>(*g);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t) {
+  for (auto& call : *e) call();
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t g) { delete g; return cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) { delete e; return cudaSuccess; }
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor, multiProcessorCount, l2CacheSize;
+  size_t sharedMemPerBlockOptin, totalGlobalMem;
+};
+inline cudaError_t cudaGetDeviceCount(int* n) { *n = 1; return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
+  *p = {"stand-in", 9, 0, 4, 1 << 20, 227 << 10, (size_t)8 << 30};
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) { *free = *total = (size_t)8 << 30; return cudaSuccess; }
+inline cudaError_t cudaDriverGetVersion(int* v) { *v = 0; return cudaSuccess; }
+inline cudaError_t cudaRuntimeGetVersion(int* v) { *v = 0; return cudaSuccess; }
