@@ -21,6 +21,8 @@ export interface Op<P = never> {
   readonly name: string;
   /** One line for the documentation. */
   readonly summary: string;
+  /** The backends that have this op; absent: all. Model code asks `supports` and else writes it with others. */
+  readonly backends?: readonly string[];
   readonly inputs: readonly { readonly name: string; readonly optional?: boolean }[];
   readonly params: readonly string[];
   readonly signature: readonly ArgumentType[];

@@ -2,10 +2,10 @@ import { unexpected } from "../../core/error.ts";
 import type { Op } from "../op.ts";
 import { expectSpec, f32Spec, totalBytes } from "../spec.ts";
 
-const kinds = { silu: 0, gelu: 1, clamped: 2 } as const;
+export const gluKinds = { silu: 0, gelu: 1, clamped: 2 } as const;
 
 export type GluParams = {
-  readonly kind: keyof typeof kinds;
+  readonly kind: keyof typeof gluKinds;
   /** `clamped` only: slope of the sigmoid (1.702) and clamp limit (7) of GPT-OSS. */
   readonly alpha?: number;
   readonly limit?: number;
@@ -41,7 +41,7 @@ export const glu: Op<GluParams> = {
     const stride = both ? 2 * width : width;
     return [
       ...[y!.address, gate!.address, upAddress, rows, width, stride, stride],
-      ...[kinds[p.kind], p.alpha ?? 0, p.limit ?? 0],
+      ...[gluKinds[p.kind], p.alpha ?? 0, p.limit ?? 0],
     ];
   },
 };
