@@ -1,15 +1,19 @@
 /**
- * Builds dist/psionic: the kernel library, the zstd binding and the default model, packed with the program into one
- * executable. Usage: bun build.ts [--outfile PATH | --native]          Output: the path of what was built.
- * --native stops after the native code, which is what running from source needs.
+ * Builds dist/psionic: the kernel libraries, the zstd binding and the default model, packed with the program into one
+ * executable. Usage: bun build.ts [--outfile PATH] [--cuda embedded|beside] | --native     Output: what was built.
+ * --cuda compiles libpsionic_cuda.so for all architectures (minutes; needs nvcc) and puts it into the executable, or
+ * beside it as psionic-cuda-VERSION.so. --native stops after the native code, which is what running from source needs.
  */
-import { mkdirSync, renameSync } from "node:fs";
+import { copyFileSync, mkdirSync, renameSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { parseArgs } from "node:util";
 import type { BunPlugin } from "bun";
 import { buildCpuLibrary } from "./kernels/build.ts";
+import { buildCudaLibrary } from "./kernels/build_cuda.ts";
 import { buildZstdBinding } from "./scripts/zstd-binding.ts";
 import { sha256 } from "./src/core/digest.ts";
 import type { EmbeddedFile } from "./src/core/embedded.ts";
+import { version } from "./src/core/version.ts";
 
 const root = import.meta.dir;
 const cache = join(root, ".cache");
@@ -76,14 +80,29 @@ function embed(files: readonly EmbeddedFile[]): BunPlugin {
   };
 }
 
-async function buildExecutable(outfile: string): Promise<void> {
+type Cuda = "none" | "embedded" | "beside";
+
+/** The CUDA library where it was asked to be; the files to embed. */
+async function placeCuda(cuda: Cuda, outfile: string): Promise<EmbeddedFile[]> {
+  if (cuda === "none") return [];
+  const library = await buildCudaLibrary(join(cache, "release"), "release");
+  if (cuda === "embedded") return [await compressed(library)];
+  const beside = join(dirname(outfile), `psionic-cuda-${version}.so`);
+  copyFileSync(library, `${beside}.${process.pid}`);
+  renameSync(`${beside}.${process.pid}`, beside);
+  console.log(beside);
+  return [];
+}
+
+async function buildExecutable(outfile: string, cuda: Cuda): Promise<void> {
   const { library, binding } = await buildNative();
+  mkdirSync(dirname(outfile), { recursive: true });
   const files = [
     await plain(bindingName, binding),
     await compressed(library),
     await compressed(join(root, "fixtures", "docs-oss-13m-mxfp4.gguf")),
+    ...(await placeCuda(cuda, outfile)),
   ];
-  mkdirSync(dirname(outfile), { recursive: true });
   const result = await Bun.build({
     entrypoints: [join(root, "src", "main.ts"), join(root, "src", "serve", "engine", "worker.ts")],
     root: join(root, "src"),
@@ -98,12 +117,19 @@ async function buildExecutable(outfile: string): Promise<void> {
   if (!result.success) throw new AggregateError(result.logs, "[build] expected a bundle, got errors");
 }
 
-const args = process.argv.slice(2);
-if (args[0] === "--native") {
-  console.log((await buildNative()).library);
-} else {
-  const at = args.indexOf("--outfile");
-  const outfile = resolve(at < 0 ? join(root, "dist", "psionic") : (args[at + 1] ?? ""));
-  await buildExecutable(outfile);
+const { values } = parseArgs({
+  options: {
+    native: { type: "boolean", default: false },
+    outfile: { type: "string", default: join(root, "dist", "psionic") },
+    cuda: { type: "string", default: "none" },
+  },
+});
+if (!["none", "embedded", "beside"].includes(values.cuda)) {
+  throw new Error(`[build] expected --cuda embedded, beside or none, got ${values.cuda}`);
+}
+if (values.native) console.log((await buildNative()).library);
+else {
+  const outfile = resolve(values.outfile);
+  await buildExecutable(outfile, values.cuda as Cuda);
   console.log(`${outfile}  ${(Bun.file(outfile).size / 1e6).toFixed(1)} MB`);
 }

@@ -20,7 +20,7 @@ async function tool(name: string, args: readonly string[]): Promise<boolean> {
 async function sizes(): Promise<boolean> {
   const folders = new Map<string, number>();
   let ok = true;
-  for (const pattern of ["{src,ffi,scripts}/**/*.ts", "kernels/**/*.{cpp,h,ts}", "*.ts"]) {
+  for (const pattern of ["{src,ffi,scripts}/**/*.ts", "kernels/**/*.{cpp,h,cu,cuh,ts}", "*.ts"]) {
     for await (const file of new Bun.Glob(pattern).scan(root)) {
       const lines = (await Bun.file(join(root, file)).text()).split("\n").length - 1;
       const folder = file.split("/").slice(0, -1).join("/");

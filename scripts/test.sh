@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must hold: installs what is missing, builds the kernels and dist/psionic, compiles the kernels for
-# arm64, checks types, format and sizes, fuzzes what comes from strangers for two minutes, runs every test.
+# arm64 and, where there is an nvcc, for CUDA, checks types, format and sizes, fuzzes what comes from strangers for two minutes, runs every test.
 # Needs Node.js 20 with npm, git and g++.   Usage: bash scripts/test.sh
 # Output: a last line `N passed, N failed` (`, N skipped` may follow). Exits 1 when something failed.
 set -uo pipefail
@@ -33,6 +33,12 @@ if command -v aarch64-linux-gnu-g++ >/dev/null; then
   step "kernels for arm64" .tools/bun kernels/build.ts linux-arm64
 else
   skip "kernels for arm64: no aarch64-linux-gnu-g++, and it could not be installed with apt-get"
+fi
+
+if command -v nvcc >/dev/null; then
+  step "kernels for CUDA" .tools/bun kernels/build_cuda.ts development
+else
+  skip "kernels for CUDA: no nvcc"
 fi
 
 step "types, format, sizes" .tools/bun scripts/check.ts
