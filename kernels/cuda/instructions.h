@@ -212,4 +212,15 @@ __device__ __forceinline__ float warp_max(float v) {
   return v;
 }
 
+#if defined(PSI_STANDIN)
+inline u32 warp_max_u32(u32 v) {
+  for (int mask = 16; mask > 0; mask >>= 1) v = max(v, __shfl_xor_sync(~0u, v, mask));
+  return v;
+}
+inline u32 warp_min_u32(u32 v) { return ~warp_max_u32(~v); }
+#else
+__device__ __forceinline__ u32 warp_max_u32(u32 v) { return __reduce_max_sync(~0u, v); }
+__device__ __forceinline__ u32 warp_min_u32(u32 v) { return __reduce_min_sync(~0u, v); }
+#endif
+
 }  // namespace psi
