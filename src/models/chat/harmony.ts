@@ -25,7 +25,8 @@ const MARKS: readonly string[] = [
 export function harmonyFormat(tokenizer: ChatTokenizer): ChatFormat {
   return {
     name: "harmony",
-    capabilities: { reasoning: true, tools: true },
+    capabilities: { reasoning: true, tools: true, names: false },
+    reads: (variable) => variable === "reasoning_effort",
     stopTokens: ["<|return|>", "<|call|>"].flatMap((text) => tokenizer.idOf(text) ?? []),
     render: renderHarmony,
     prompt: (messages, options) => encodePieces(tokenizer, renderHarmony(messages, options), MARKS),

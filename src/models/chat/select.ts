@@ -41,9 +41,11 @@ function formatOf(source: string, tokenizer: ChatTokenizer): ChatFormat {
       PROBES.every((probe) => agrees(candidate, template, probe)),
   );
   if (style === undefined) return template;
-  const readsEffort = source.includes("reasoning_effort");
+  const readsEffort = template.reads("reasoning_effort");
+  const { names } = template.capabilities;
   const render = (messages: readonly ChatMessage[], options: ChatOptions = {}): PromptPiece[] => {
-    const known = isRegular(messages) && !hasVariables(options, readsEffort);
+    const named = names && messages.some(({ name }) => name !== undefined);
+    const known = isRegular(messages) && !named && !hasVariables(options, readsEffort);
     const conversation = known ? simpleConversation(messages) : undefined;
     return conversation === undefined ? template.render(messages, options) : style.render(conversation);
   };
@@ -100,6 +102,7 @@ function agrees(style: TurnStyle, template: ChatFormat, { system, turns }: Simpl
 /** A style on its own, for a file without a template. */
 function styleFormat(style: TurnStyle, tokenizer: ChatTokenizer): ChatFormat {
   const split = tokenizer.idOf("</think>") !== undefined;
+  const thinks = split && style.sign === "<|im_start|>";
   const stop = tokenizer.idOf(style.marks[0]!);
   const render = (messages: readonly ChatMessage[], options: ChatOptions = {}): PromptPiece[] => {
     if ((options.tools?.length ?? 0) > 0) throw refusal(style, "tools", "a request without tools");
@@ -112,13 +115,13 @@ function styleFormat(style: TurnStyle, tokenizer: ChatTokenizer): ChatFormat {
       );
     }
     const pieces = style.render(conversation);
-    const thinks = split && style.sign === "<|im_start|>";
     if (!thinks || options.templateArguments?.enable_thinking !== false) return pieces;
     return [...pieces, { text: "<think>\n\n</think>\n\n", special: true }];
   };
   return {
     name: style.name,
-    capabilities: { reasoning: split, tools: false },
+    capabilities: { reasoning: split, tools: false, names: false },
+    reads: (variable) => thinks && variable === "enable_thinking",
     stopTokens: stop === undefined ? [] : [stop],
     render,
     prompt: (messages, options) => encodePieces(tokenizer, render(messages, options), style.marks),

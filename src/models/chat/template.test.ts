@@ -199,6 +199,24 @@ test("a recognised template still serves what the style does not write", () => {
   expect(text(format, kept)).toContain("<|im_start|>assistant\n<think>\nq\n</think>\n\nb<|im_end|>");
 });
 
+test("what a format reads: author names and variables, by trying and by the template's words", () => {
+  const named = CHATML.replace(
+    "message.role +",
+    "message.role + (' ' + message.name if message.name else '') +",
+  );
+  const of = (template: string | undefined, tokenizer = chatMlTokens) =>
+    chatFormatFor({ architecture: "qwen3", template, tokenizer });
+  const ada: ChatMessage[] = [{ role: "user", content: "a", name: "Ada" }];
+  expect(of(CHATML)).toMatchObject({ name: "chatml", capabilities: { names: false } });
+  expect(textOf(of(CHATML).render(ada))).not.toContain("Ada");
+  expect(of(named).capabilities.names).toBe(true);
+  expect(textOf(of(named).render(ada))).toContain("user Ada\na<|im_end|>");
+  expect(of(THINKING).reads("enable_thinking")).toBe(true);
+  expect(of(THINKING).reads("reasoning_effort")).toBe(false);
+  expect(of(undefined).reads("enable_thinking")).toBe(true);
+  expect(of(undefined, llamaTokens).reads("enable_thinking")).toBe(false);
+});
+
 test("arguments of calls reach the template as values", () => {
   const call = { id: "c", name: "f", arguments: '{"a":[1,"x"]}' };
   const talk: ChatMessage[] = [

@@ -15,13 +15,15 @@ export function templateFormat(source: string, tokenizer: ChatTokenizer): ChatFo
   const support = systemSupport(renderer);
   const developer = /['"]developer['"]/.test(source);
   const reasoning = tokenizer.idOf("</think>") !== undefined;
+  const words = new Set(source.match(/\w+/g));
   const render = (messages: readonly ChatMessage[], options: ChatOptions = {}): PromptPiece[] => {
     refuseTools(options);
     return renderer(placeSystem(messages, support, developer), options);
   };
   return {
     name: "template",
-    capabilities: { reasoning, tools: false },
+    capabilities: { reasoning, tools: false, names: writesNames(renderer) },
+    reads: (variable) => words.has(variable),
     stopTokens: [],
     render,
     prompt: (messages, options) => encodePieces(tokenizer, render(messages, options)),
@@ -159,6 +161,14 @@ function markAll(value: unknown, marks: TemplateText, depth = 0): unknown {
     ([key, item]) => [marks.ofMessage(key, false), markAll(item, marks, depth + 1)] as const,
   );
   return Object.fromEntries(entries);
+}
+
+const NAME_PROBE = "psionicnameprobe";
+
+/** Whether a user's name gets into the prompt: most templates have no place for it. */
+function writesNames(renderer: Renderer): boolean {
+  const pieces = tryRender(() => renderer([{ role: "user", content: "a", name: NAME_PROBE }], {}));
+  return pieces !== undefined && textOf(pieces).includes(NAME_PROBE);
 }
 
 const SYSTEM_PROBE = "psionicsystemprobe";

@@ -23,7 +23,7 @@ export type ChatMessage = {
   readonly role: "system" | "developer" | "user" | "assistant" | "tool";
   readonly content: string;
   readonly reasoning?: string;
-  /** Of a tool message: the tool that answered. */
+  /** Of a tool message: the tool that answered. Of others: the author, which few formats write. */
   readonly name?: string;
   readonly toolCalls?: readonly ChatToolCall[];
   readonly toolCallId?: string;
@@ -72,7 +72,14 @@ export interface GenerationParser {
 /** How a model's conversations are written and its answers read. */
 export interface ChatFormat {
   readonly name: string;
-  readonly capabilities: { readonly reasoning: boolean; readonly tools: boolean };
+  readonly capabilities: {
+    readonly reasoning: boolean;
+    readonly tools: boolean;
+    /** Names of authors get into the prompt. */
+    readonly names: boolean;
+  };
+  /** Whether a variable such as `reasoning_effort` or `enable_thinking` can change a prompt. */
+  reads(variable: string): boolean;
   /** Tokens that end an answer beyond the vocabulary's own. */
   readonly stopTokens: readonly number[];
   render(messages: readonly ChatMessage[], options?: ChatOptions): PromptPiece[];

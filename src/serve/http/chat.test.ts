@@ -336,6 +336,56 @@ test("neutral and harmless fields are accepted without a word, unknown ones with
   expect(inner.headers.get("x-psionic-ignored")).toBe("stream_options.often, chat_template_kwargs.mood");
 });
 
+test("members of messages that nothing reads are named, also author names that the format cannot write", async () => {
+  const model = scriptedModel("x");
+  await using server = await testServer(model);
+  const ignored = async (messages: unknown) => {
+    const response = await server.post(chat, { messages });
+    expect(response.status).toBe(200);
+    return response.headers.get("x-psionic-ignored");
+  };
+  const named = [{ role: "user", content: "hi", name: "Ada", tool_call_id: null }];
+  expect(await ignored(named)).toBe("messages.name");
+  const parts = [{ type: "text", text: "hi", cache_control: { type: "ephemeral" } }];
+  const twice = [{ role: "user", content: parts, weight: 1, tool_calls: [] }, ...user(parts)];
+  expect(await ignored(twice)).toBe("messages.weight, messages.tool_calls, messages.content.cache_control");
+  const before = { role: "assistant", content: null, refusal: "No.", tool_calls: null };
+  expect(await ignored([...user("a"), before, ...user("b")])).toBeNull();
+  expect(Buffer.from(model.engine.requests.at(-1)!.prompt).toString()).toContain("assistant:No.\n");
+  const writes = { ...model.chat, capabilities: { ...model.chat.capabilities, names: true } };
+  await using other = await testServer({ ...model, chat: writes });
+  expect((await other.post(chat, { messages: named })).headers.get("x-psionic-ignored")).toBeNull();
+});
+
+test("a reasoning effort is refused where the chat format has none, with the way that it has", async () => {
+  const model = scriptedModel("x");
+  for (const reads of [["reasoning_effort"], ["enable_thinking"], []]) {
+    const format = { ...model.chat, reads: (name: string) => reads.includes(name) };
+    await using server = await testServer({ ...model, chat: format });
+    const bodies = [
+      ["reasoning_effort", { reasoning_effort: "high" }],
+      ["chat_template_kwargs.reasoning_effort", { chat_template_kwargs: { reasoning_effort: "low" } }],
+    ] as const;
+    for (const [param, fields] of bodies) {
+      const response = await server.post(chat, { messages: user("hi"), ...fields });
+      const { error } = await response.json();
+      if (reads[0] === "reasoning_effort") {
+        expect(response.status).toBe(200);
+        continue;
+      }
+      expect(response.status).toBe(400);
+      expect(error).toMatchObject({ param, code: "unsupported_parameter" });
+      expect(error.message.includes("enable_thinking")).toBe(reads[0] === "enable_thinking");
+    }
+    const none = await server.post(chat, { messages: user("hi"), reasoning_effort: null });
+    expect(none.status).toBe(200);
+    const kwargs = { enable_thinking: false };
+    const thinking = await server.post(chat, { messages: user("hi"), chat_template_kwargs: kwargs });
+    const named = thinking.headers.get("x-psionic-ignored");
+    expect(named).toBe(reads[0] === "enable_thinking" ? null : "chat_template_kwargs.enable_thinking");
+  }
+});
+
 test("text parts, developer messages, tool history", async () => {
   const model = scriptedModel("x");
   await using server = await testServer(model);

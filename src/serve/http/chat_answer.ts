@@ -1,17 +1,15 @@
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
 import type { TokenRecord } from "../choice.ts";
-import type { GenerationSummary } from "../generation.ts";
+import type { AnswerFrame } from "./answer_frame.ts";
 import { type ChatLogprob, chatLogprob } from "./logprobs.ts";
 import type { ManyEvent } from "./many.ts";
 import type { AnswerShape } from "./respond.ts";
 import { sseEvent } from "./sse.ts";
 import { usageOf } from "./usage.ts";
 
-export type ChatAnswerOptions = {
-  readonly id: string;
+export type ChatAnswerOptions = AnswerFrame & {
   /** As the request spelled it. */
   readonly model: string;
-  readonly fingerprint: string;
   readonly choices: number;
   readonly tokenizer: Tokenizer;
   readonly logprobs: boolean;
@@ -20,8 +18,6 @@ export type ChatAnswerOptions = {
   readonly showReasoning: boolean;
   /** Name of the reasoning parser when the request asked for the `psionic_reasoning` object. */
   readonly reasoningParser?: string;
-  /** Adds fields for debugging, made from the summary. */
-  readonly debug?: (summary: GenerationSummary, causes: readonly string[]) => object;
 };
 
 type ToolCall = { id: string; type: "function"; function: { name: string; arguments: string } };

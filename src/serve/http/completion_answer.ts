@@ -1,15 +1,13 @@
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
-import type { GenerationSummary } from "../generation.ts";
+import type { AnswerFrame } from "./answer_frame.ts";
 import { addCompletionLogprob, type CompletionLogprobs, emptyCompletionLogprobs } from "./logprobs.ts";
 import type { ManyEvent } from "./many.ts";
 import type { AnswerShape } from "./respond.ts";
 import { sseEvent } from "./sse.ts";
 import { usageOf } from "./usage.ts";
 
-export type CompletionAnswerOptions = {
-  readonly id: string;
+export type CompletionAnswerOptions = AnswerFrame & {
   readonly model: string;
-  readonly fingerprint: string;
   readonly tokenizer: Tokenizer;
   readonly prompts: readonly (readonly number[])[];
   /** Choices of each prompt; choice c of prompt p has index p * n + c. */
@@ -17,7 +15,6 @@ export type CompletionAnswerOptions = {
   readonly echo: boolean;
   readonly logprobs: boolean;
   readonly includeUsage: boolean;
-  readonly debug?: (summary: GenerationSummary, causes: readonly string[]) => object;
 };
 
 type Collected = { text: string; logprobs: CompletionLogprobs; finish: string | null; cause: string };

@@ -103,14 +103,14 @@ function asksForNothing(value: unknown, emptyCounts = false): boolean {
 
 /**
  * Goes over all names of a body: refuses what would change the answer, passes over what is neutral, and gives the names
- * nobody here knows. Where the chat format is a template, all of `chat_template_kwargs` are its variables.
+ * nobody here knows. `reads`: whether the chat format has a use for a variable of `chat_template_kwargs`.
  */
 export function sortFields(
   body: object,
   known: Readonly<Record<string, unknown>>,
-  templateVariables = false,
+  reads: (variable: string) => boolean = () => false,
 ): string[] {
-  const unknown = unknownMembers(body, templateVariables);
+  const unknown = unknownMembers(body, known, reads);
   for (const [name, value] of Object.entries(body)) {
     if (Object.hasOwn(known, name) || neutralFields.has(name)) continue;
     const refused = refusedFields.get(name);
@@ -129,26 +129,32 @@ const knownMembers: Readonly<Record<string, readonly string[]>> = {
   stream_options: ["include_usage", "include_obfuscation"],
   psionic_prefix_cache: ["mode", "tenant_id"],
   psionic_reasoning: ["parser", "mode"],
-  chat_template_kwargs: ["enable_thinking", "reasoning_effort"],
+  chat_template_kwargs: [],
 };
 
 /** Names inside object fields that nobody here knows, as `stream_options.name`. */
-function unknownMembers(body: object, templateVariables: boolean): string[] {
+function unknownMembers(
+  body: object,
+  fields: Readonly<Record<string, unknown>>,
+  reads: (variable: string) => boolean,
+): string[] {
   return Object.entries(knownMembers).flatMap(([field, known]) => {
-    if (field === "chat_template_kwargs" && templateVariables) return [];
-    const value: unknown = Object.hasOwn(body, field) ? (body as Record<string, unknown>)[field] : undefined;
+    const taken = Object.hasOwn(fields, field) && Object.hasOwn(body, field);
+    const value: unknown = taken ? (body as Record<string, unknown>)[field] : undefined;
     if (typeof value !== "object" || value === null) return [];
+    const variables = field === "chat_template_kwargs";
     return Object.keys(value)
-      .filter((name) => !known.includes(name))
+      .filter((name) => !(variables ? reads(name) : known.includes(name)))
       .map((name) => `${field}.${name}`);
   });
 }
 
 const maxNamed = 32;
 
-/** Value of `x-psionic-ignored`. */
-export function ignoredHeader(names: readonly string[]): string {
+/** `x-psionic-ignored`, where there is something to name. */
+export function ignoredHeaders(names: readonly string[]): Readonly<Record<string, string>> {
+  if (names.length === 0) return {};
   const shown = names.slice(0, maxNamed).map((name) => printable(name).replaceAll(",", "?"));
   if (names.length > maxNamed) shown.push("...");
-  return shown.join(", ");
+  return { "x-psionic-ignored": shown.join(", ") };
 }

@@ -23,6 +23,7 @@ export function messagesSchema(limits: RequestLimits) {
       name: maybe(text),
       reasoning_content: maybe(text),
       reasoning: maybe(text),
+      refusal: maybe(text),
       tool_calls: maybe(
         v.pipe(v.array(toolCall, "an array of tool calls"), v.maxLength(128, "at most 128 tool calls")),
       ),
@@ -54,8 +55,42 @@ export function readMessages(messages: readonly WireMessage[], limits: RequestLi
       return assistantMessage(message, content, param);
     }
     if (role === "tool") return toolMessage(message, content, param, toolNames);
-    return { role, content };
+    return { role, content, ...(message.name ? { name: message.name } : {}) };
   });
+}
+
+const members: Readonly<Record<WireMessage["role"], readonly string[]>> = {
+  system: ["role", "content"],
+  developer: ["role", "content"],
+  user: ["role", "content"],
+  assistant: [
+    ...["role", "content", "refusal", "reasoning_content", "reasoning", "tool_calls"],
+    // refused where they say something
+    ...["function_call", "audio"],
+  ],
+  tool: ["role", "content", "name", "tool_call_id"],
+};
+
+/**
+ * Members of checked messages and of their parts that nothing here reads, as `messages.weight`: each name once. `names`:
+ * whether the chat format writes who said something.
+ */
+export function unusedMembers(messages: readonly object[], names: boolean): string[] {
+  const unused = new Set<string>();
+  for (const message of messages as readonly WireMessage[]) {
+    const known = members[message.role];
+    for (const [name, value] of Object.entries(message)) {
+      if (value === null || known.includes(name) || (names && name === "name")) continue;
+      unused.add(`messages.${name}`);
+    }
+    if (!Array.isArray(message.content)) continue;
+    for (const part of message.content as readonly object[]) {
+      for (const name of Object.keys(part)) {
+        if (name !== "type" && name !== "text" && name !== "refusal") unused.add(`messages.content.${name}`);
+      }
+    }
+  }
+  return [...unused];
 }
 
 function assistantMessage(message: WireMessage, content: string, param: string): ChatMessage {
@@ -69,6 +104,7 @@ function assistantMessage(message: WireMessage, content: string, param: string):
   return {
     role: "assistant",
     content,
+    ...(message.name ? { name: message.name } : {}),
     ...(reasoning ? { reasoning } : {}),
     ...(calls.length === 0
       ? {}
@@ -120,7 +156,7 @@ function toolMessage(
 function readContent(message: WireMessage, param: string, limits: RequestLimits): string {
   const { content, role } = message;
   if (typeof content === "string") return content;
-  if ((content === null || content === undefined) && role === "assistant") return "";
+  if ((content === null || content === undefined) && role === "assistant") return message.refusal ?? "";
   if (!Array.isArray(content)) {
     throw badField(param, "a string or an array of parts", describe(content));
   }

@@ -8,91 +8,56 @@ const tokenSeconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 export class ServerMetrics {
   private readonly registry = new Registry();
   private engine: Engine | undefined;
-  readonly requests = new Counter({
-    name: "psionic_http_requests_total",
-    help: "Finished HTTP requests",
-    labelNames: ["route", "method", "status"],
-    registers: [this.registry],
-  });
-  readonly inFlight = new Gauge({
-    name: "psionic_http_requests_in_flight",
-    help: "HTTP requests being answered",
-    registers: [this.registry],
-  });
-  readonly duration = new Histogram({
-    name: "psionic_http_request_duration_seconds",
-    help: "Time from the request to the end of its answer",
-    labelNames: ["route"],
-    buckets: seconds,
-    registers: [this.registry],
-  });
-  readonly firstToken = new Histogram({
-    name: "psionic_time_to_first_token_seconds",
-    help: "Time from the start of a generation to its first token, waiting included",
-    buckets: seconds,
-    registers: [this.registry],
-  });
-  readonly interToken = new Histogram({
-    name: "psionic_inter_token_seconds",
-    help: "Time between two tokens of an answer",
-    buckets: tokenSeconds,
-    registers: [this.registry],
-  });
-  readonly queueTime = new Histogram({
-    name: "psionic_queue_seconds",
-    help: "Time a generation waited for a slot",
-    buckets: seconds,
-    registers: [this.registry],
-  });
-  readonly prefillTime = new Histogram({
-    name: "psionic_prefill_seconds",
-    help: "Time the prompt of a generation took",
-    buckets: seconds,
-    registers: [this.registry],
-  });
-  readonly clientsGone = new Counter({
-    name: "psionic_clients_gone_total",
-    help: "Requests whose client left before the end of the answer",
-    registers: [this.registry],
-  });
-  readonly ignoredFields = new Counter({
-    name: "psionic_ignored_fields_total",
-    help: "Fields of request bodies that nobody here knows",
-    registers: [this.registry],
-  });
-  readonly unparsedTokens = new Counter({
-    name: "psionic_unparsed_tokens_total",
-    help: "Generated tokens that fitted no rule of the chat format and became content",
-    registers: [this.registry],
-  });
+  readonly requests = this.counter("psionic_http_requests_total", "Finished HTTP requests", [
+    "route",
+    "method",
+    "status",
+  ]);
+  readonly inFlight = this.gauge("psionic_http_requests_in_flight", "HTTP requests being answered");
+  readonly duration = this.histogram(
+    "psionic_http_request_duration_seconds",
+    "Time from the request to the end of its answer",
+    seconds,
+    ["route"],
+  );
+  readonly firstToken = this.histogram(
+    "psionic_time_to_first_token_seconds",
+    "Time from the start of a generation to its first token, waiting included",
+  );
+  readonly interToken = this.histogram(
+    "psionic_inter_token_seconds",
+    "Time between two tokens of an answer",
+    tokenSeconds,
+  );
+  readonly queueTime = this.histogram("psionic_queue_seconds", "Time a generation waited for a slot");
+  readonly prefillTime = this.histogram("psionic_prefill_seconds", "Time the prompt of a generation took");
+  readonly clientsGone = this.counter(
+    "psionic_clients_gone_total",
+    "Requests whose client left before the end of the answer",
+  );
+  readonly ignoredFields = this.counter(
+    "psionic_ignored_fields_total",
+    "Fields of request bodies that nobody here knows",
+  );
+  readonly unparsedTokens = this.counter(
+    "psionic_unparsed_tokens_total",
+    "Generated tokens that fitted no rule of the chat format and became content",
+  );
 
   constructor() {
-    new Gauge({
-      name: "psionic_ready",
-      help: "1 when a model is loaded",
-      registers: [this.registry],
-      collect: gauge(() => (this.engine ? 1 : 0)),
-    });
-    new Gauge({
-      name: "process_resident_memory_bytes",
-      help: "Resident memory of the process",
-      registers: [this.registry],
-      collect: gauge(() => process.memoryUsage.rss()),
-    });
-    new Gauge({
-      name: "process_start_time_seconds",
-      help: "Start of the process in Unix time",
-      registers: [this.registry],
-    }).set(Math.round(Date.now() / 1000 - process.uptime()));
+    this.gauge("psionic_ready", "1 when a model is loaded", () => (this.engine ? 1 : 0));
+    this.gauge("process_resident_memory_bytes", "Resident memory of the process", () =>
+      process.memoryUsage.rss(),
+    );
+    const started = Math.round(Date.now() / 1000 - process.uptime());
+    this.gauge("process_start_time_seconds", "Start of the process in Unix time").set(started);
   }
 
   /** From now on the engine's own counts are shown too. */
   attach(engine: Engine): void {
     this.engine = engine;
     const { registry } = this;
-    for (const [name, help, of] of engineGauges) {
-      new Gauge({ name, help, registers: [registry], collect: gauge(() => of(engine.stats())) });
-    }
+    for (const [name, help, of] of engineGauges) this.gauge(name, help, () => of(engine.stats()));
     for (const [name, help, of] of engineCounters) {
       const collect = function (this: Counter): void {
         this.reset();
@@ -119,6 +84,25 @@ export class ServerMetrics {
         );
       },
     });
+  }
+
+  private counter<L extends string>(name: string, help: string, labelNames: readonly L[] = []): Counter<L> {
+    return new Counter({ name, help, labelNames, registers: [this.registry] });
+  }
+
+  /** `value`: read whenever the metrics are. */
+  private gauge(name: string, help: string, value?: () => number): Gauge {
+    const collect = value && { collect: gauge(value) };
+    return new Gauge({ name, help, registers: [this.registry], ...collect });
+  }
+
+  private histogram<L extends string>(
+    name: string,
+    help: string,
+    buckets: number[] = seconds,
+    labelNames: readonly L[] = [],
+  ): Histogram<L> {
+    return new Histogram({ name, help, labelNames, buckets, registers: [this.registry] });
   }
 
   get contentType(): string {

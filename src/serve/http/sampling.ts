@@ -1,6 +1,7 @@
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
 import type { GenerateRequest, SamplingParams } from "../protocol.ts";
 import { describe } from "./body.ts";
+import type { RouteContext } from "./context.ts";
 import { badField } from "./errors.ts";
 import type { RequestLimits } from "./options.ts";
 import { checkTokens } from "./routes/tokenize.ts";
@@ -9,12 +10,35 @@ import type { GenerationFields } from "./schema.ts";
 /** llama.cpp's, where a request turns DRY on and names none. */
 const defaultBreakers = ["\n", ":", '"', "*"] as const;
 
-/** The engine's sampling parameters from the fields of a request. */
-export function samplingOf(
+/** What a route knows beside the fields that all generating routes share. */
+type RouteFacts = {
+  readonly tokenizer: Tokenizer;
+  readonly formatStops: Iterable<number>;
+  /** Absent, null or negative: to the end of the context. */
+  readonly maxTokens: number | null | undefined;
+};
+
+/** What the shared fields of a request ask of the engine. */
+export function engineRequest(
+  { state, client, keyIndex }: RouteContext,
   body: GenerationFields,
-  tokenizer: Tokenizer,
-  limits: RequestLimits,
-): SamplingParams {
+  { tokenizer, formatStops, maxTokens }: RouteFacts,
+): Omit<GenerateRequest, "prompt"> {
+  const sampling = samplingOf(body, tokenizer, state.settings.limits);
+  const { stopTokens, banned } = stopTokensOf(body, tokenizer, formatStops);
+  const logitBias = [...(sampling.logitBias ?? []), ...banned.map((token) => [token, -maxBias] as const)];
+  return {
+    sampling: { ...sampling, ...(logitBias.length > 0 && { logitBias }) },
+    stopTokens,
+    choices: body.n ?? 1,
+    client,
+    ...(typeof maxTokens === "number" && maxTokens >= 0 && { maxTokens }),
+    ...prefixCacheOf(body, keyIndex),
+  };
+}
+
+/** The engine's sampling parameters from the fields of a request. */
+function samplingOf(body: GenerationFields, tokenizer: Tokenizer, limits: RequestLimits): SamplingParams {
   const repeatPenalty = body.repeat_penalty ?? body.repetition_penalty;
   const params = {
     temperature: body.temperature,
@@ -98,17 +122,17 @@ function biasedTokens(key: unknown, textAllowed: boolean, tokenizer: Tokenizer):
   return tokenizer.encode(key, { special: false, bos: false, eos: false });
 }
 
-/** Tokens that end a generation: the model's, unless they are to be ignored, and those of the request. */
-export function stopTokensOf(
+/** Tokens that end a generation: the model's and those of the request; the model's are banned where asked to ignore them. */
+function stopTokensOf(
   body: GenerationFields,
   tokenizer: Tokenizer,
   formatStops: Iterable<number>,
-): { readonly stopTokens: number[]; readonly logitBias: [number, number][] } {
+): { readonly stopTokens: number[]; readonly banned: readonly number[] } {
   const own = new Set([...tokenizer.stopTokens, ...formatStops]);
   const asked = body.stop_token_ids ?? [];
   checkTokens(asked, tokenizer.vocabularySize, "stop_token_ids");
-  if (!body.ignore_eos) return { stopTokens: [...new Set([...own, ...asked])], logitBias: [] };
-  return { stopTokens: [...asked], logitBias: [...own].map((token) => [token, -maxBias]) };
+  if (!body.ignore_eos) return { stopTokens: [...new Set([...own, ...asked])], banned: [] };
+  return { stopTokens: [...asked], banned: [...own] };
 }
 
 export function stopStringsOf(body: GenerationFields): string[] {
@@ -118,7 +142,7 @@ export function stopStringsOf(body: GenerationFields): string[] {
 }
 
 /** How the prefix cache may be used, and among whom entries are shared: never between callers with different keys. */
-export function prefixCacheOf(
+function prefixCacheOf(
   body: GenerationFields,
   keyIndex: number | undefined,
 ): Pick<GenerateRequest, "prefixCache" | "tenant"> {

@@ -1,18 +1,18 @@
 import * as v from "valibot";
-import type { ChatOptions } from "../../../models/chat/index.ts";
+import type { ChatFormat, ChatOptions } from "../../../models/chat/index.ts";
 import type { GenerationPlan } from "../../generation.ts";
 import { inlineReasoning, type ReasoningMarks } from "../../inline_reasoning.ts";
+import { answerFrame } from "../answer_frame.ts";
 import { describe, readJson, validate } from "../body.ts";
 import { chatAnswer } from "../chat_answer.ts";
 import type { Route, RouteContext } from "../context.ts";
-import { debugFields } from "../debug_fields.ts";
-import { badField, unsupportedField } from "../errors.ts";
-import { ignoredHeader, sortFields } from "../fields.ts";
-import { messagesSchema, readMessages } from "../messages.ts";
+import { badField, type HttpError, unsupportedField } from "../errors.ts";
+import { ignoredHeaders, sortFields } from "../fields.ts";
+import { messagesSchema, readMessages, unusedMembers } from "../messages.ts";
 import { resolveModel } from "../model_card.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
 import { respond } from "../respond.ts";
-import { prefixCacheOf, samplingOf, stopStringsOf, stopTokensOf } from "../sampling.ts";
+import { engineRequest, stopStringsOf } from "../sampling.ts";
 import { flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
 
 const efforts = oneOf("low", "medium", "high");
@@ -48,30 +48,32 @@ export const chatCompletions: Route = {
     const raw = await readJson(request, limits.bodyBytes);
     const entries = chatEntries(limits);
     const body = validate(v.object(entries), raw);
-    const ignored = sortFields(raw as object, entries, model.chat.name === "template");
-    record.ignored = ignored.length;
+    const { chat } = model;
+    // an effort that the format does not read is refused further down, with its reason
+    const reads = (name: string) => name === "reasoning_effort" || chat.reads(name);
+    const ignored = sortFields(raw as object, entries, reads);
     checkTools(body);
     const { info } = model.engine;
     const name = resolveModel(info, body.model);
     const reasoningParser = checkReasoning(body, model);
     const plan = chatPlan(context, model, body);
-    const { debugFields: debug } = state.settings;
+    const sent = raw as { readonly messages: readonly object[] };
+    ignored.push(...unusedMembers(sent.messages, chat.capabilities.names));
+    record.ignored = ignored.length;
     return respond(context, {
       model,
       plans: [plan],
       stream: body.stream ?? false,
-      headers: ignored.length > 0 ? { "x-psionic-ignored": ignoredHeader(ignored) } : {},
+      headers: ignoredHeaders(ignored),
       shape: chatAnswer({
-        id: state.nextId("chatcmpl"),
+        ...answerFrame(state, info, "chatcmpl"),
         model: name,
-        fingerprint: `psionic-${info.planDigest.replace(/^.*:/, "").slice(0, 16)}`,
         choices: plan.request.choices,
         tokenizer: model.tokenizer,
         logprobs: body.logprobs ?? false,
         includeUsage: body.stream_options?.include_usage ?? false,
         showReasoning: body.psionic_reasoning?.mode !== "suppress",
         ...(reasoningParser === undefined ? {} : { reasoningParser }),
-        ...(debug ? { debug: (summary, causes) => debugFields(summary, causes, info.contextLength) } : {}),
       }),
     });
   },
@@ -84,36 +86,30 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
     throw badField("top_logprobs", "logprobs to be true when alternatives are asked for", "no logprobs");
   }
   const messages = readMessages(body.messages, limits);
-  const { stopTokens, logitBias } = stopTokensOf(body, tokenizer, chat.stopTokens);
-  const sampling = samplingOf(body, tokenizer, limits);
-  const asked = body.max_completion_tokens ?? body.max_tokens;
+  const maxTokens = body.max_completion_tokens ?? body.max_tokens;
   const inline = body.reasoning_format === "none";
-  const options = chatOptions(context, body);
+  const options = chatOptions(context, chat, body);
   return {
     stops: stopStringsOf(body),
     parser: () =>
       inline ? inlineReasoning(chat.parser(options), reasoningMarks(chat.name)) : chat.parser(options),
     request: {
       prompt: chat.prompt(messages, options),
-      ...(asked === null || asked === undefined || asked < 0 ? {} : { maxTokens: asked }),
-      sampling:
-        logitBias.length === 0
-          ? sampling
-          : { ...sampling, logitBias: [...(sampling.logitBias ?? []), ...logitBias] },
-      stopTokens,
-      choices: body.n ?? 1,
-      client: context.client,
+      ...engineRequest(context, body, { tokenizer, formatStops: chat.stopTokens, maxTokens }),
       ...(body.logprobs ? { topLogprobs: body.top_logprobs ?? 0 } : {}),
-      ...prefixCacheOf(body, context.keyIndex),
     },
   };
 }
 
-function chatOptions({ state }: RouteContext, body: ChatFields): ChatOptions {
+function chatOptions({ state }: RouteContext, chat: ChatFormat, body: ChatFields): ChatOptions {
   const { reasoning_effort: named, ...templateArguments } = body.chat_template_kwargs ?? {};
   const wanted = v.safeParse(maybe(efforts), named);
   if (!wanted.success) {
     throw badField("chat_template_kwargs.reasoning_effort", efforts.options.join(", "), describe(named));
+  }
+  if (!chat.reads("reasoning_effort")) {
+    if (body.reasoning_effort) throw noEffort("reasoning_effort", chat);
+    if (wanted.output) throw noEffort("chat_template_kwargs.reasoning_effort", chat);
   }
   const thinking = templateArguments.enable_thinking ?? undefined;
   if (thinking !== undefined && typeof thinking !== "boolean") {
@@ -123,6 +119,13 @@ function chatOptions({ state }: RouteContext, body: ChatFields): ChatOptions {
     reasoningEffort: body.reasoning_effort ?? wanted.output ?? state.settings.reasoningEffort,
     templateArguments,
   };
+}
+
+function noEffort(param: string, chat: ChatFormat): HttpError {
+  const fix = chat.reads("enable_thinking")
+    ? "Turn thinking on or off with chat_template_kwargs.enable_thinking."
+    : "Leave it out.";
+  return unsupportedField(param, "a reasoning effort", `This model's chat format has none. ${fix}`);
 }
 
 function checkTools(body: ChatFields): void {

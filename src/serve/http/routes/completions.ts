@@ -1,16 +1,16 @@
 import * as v from "valibot";
 import type { GenerationPlan } from "../../generation.ts";
 import { textParser } from "../../text_parser.ts";
+import { answerFrame } from "../answer_frame.ts";
 import { describe, readJson, validate } from "../body.ts";
 import { completionAnswer } from "../completion_answer.ts";
 import type { Route, RouteContext } from "../context.ts";
-import { debugFields } from "../debug_fields.ts";
 import { badField } from "../errors.ts";
-import { ignoredHeader, sortFields } from "../fields.ts";
+import { ignoredHeaders, sortFields } from "../fields.ts";
 import { resolveModel } from "../model_card.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
 import { respond } from "../respond.ts";
-import { prefixCacheOf, samplingOf, stopStringsOf, stopTokensOf } from "../sampling.ts";
+import { engineRequest, stopStringsOf } from "../sampling.ts";
 import { flag, generationEntries, integer, maybe } from "../schema.ts";
 import { checkTokens } from "./tokenize.ts";
 
@@ -45,23 +45,20 @@ export const completions: Route = {
     const name = resolveModel(info, body.model);
     const prompts = readPrompts(body, model, limits);
     const n = body.n ?? 1;
-    const { debugFields: debug } = state.settings;
     return respond(context, {
       model,
       plans: prompts.map((prompt) => completionPlan(context, model, body, prompt)),
       stream: body.stream ?? false,
-      headers: ignored.length > 0 ? { "x-psionic-ignored": ignoredHeader(ignored) } : {},
+      headers: ignoredHeaders(ignored),
       shape: completionAnswer({
-        id: state.nextId("cmpl"),
+        ...answerFrame(state, info, "cmpl"),
         model: name,
-        fingerprint: `psionic-${info.planDigest.replace(/^.*:/, "").slice(0, 16)}`,
         tokenizer: model.tokenizer,
         prompts,
         n,
         echo: body.echo ?? false,
         logprobs: typeof body.logprobs === "number",
         includeUsage: body.stream_options?.include_usage ?? false,
-        ...(debug ? { debug: (summary, causes) => debugFields(summary, causes, info.contextLength) } : {}),
       }),
     });
   },
@@ -73,27 +70,16 @@ function completionPlan(
   body: CompletionFields,
   prompt: readonly number[],
 ): GenerationPlan {
-  const { limits } = context.state.settings;
-  const { stopTokens, logitBias } = stopTokensOf(body, tokenizer, []);
-  const sampling = samplingOf(body, tokenizer, limits);
-  const asked = body.max_tokens ?? body.n_predict;
+  const maxTokens = body.max_tokens ?? body.n_predict;
   const logprobs = body.logprobs ?? undefined;
   return {
     stops: stopStringsOf(body),
     parser: () => textParser(tokenizer),
     request: {
       prompt,
-      ...(asked === null || asked === undefined || asked < 0 ? {} : { maxTokens: asked }),
-      sampling:
-        logitBias.length === 0
-          ? sampling
-          : { ...sampling, logitBias: [...(sampling.logitBias ?? []), ...logitBias] },
-      stopTokens,
-      choices: body.n ?? 1,
-      client: context.client,
+      ...engineRequest(context, body, { tokenizer, formatStops: [], maxTokens }),
       ...(logprobs === undefined ? {} : { topLogprobs: logprobs }),
       ...(body.echo && logprobs !== undefined ? { promptLogprobs: true } : {}),
-      ...prefixCacheOf(body, context.keyIndex),
     },
   };
 }

@@ -43,7 +43,8 @@ export function lineFormat(tokenizer: Tokenizer): ChatFormat {
     messages.map(({ role, content }) => `${role}:${content}\n`).join("");
   return {
     name: "harmony",
-    capabilities: { reasoning: true, tools: false },
+    capabilities: { reasoning: true, tools: false, names: false },
+    reads: (variable) => variable === "reasoning_effort" || variable === "enable_thinking",
     stopTokens: [END],
     render: (messages) => [{ text: written(messages), special: false }],
     prompt: (messages) => tokenizer.encode(written(messages), { special: false }),
