@@ -1,10 +1,10 @@
 import { dlopen, type FFIFunction, FFIType } from "bun:ffi";
 import { PsionicError, unexpected } from "../src/core/error.ts";
-import type { ArgumentType } from "../src/ir/op.ts";
+import { type ArgumentType, type BackendName, hasBackend } from "../src/ir/op.ts";
 import { ops } from "../src/ir/ops/index.ts";
 
-/** Functions of the ABI that are not ops; the op table supplies the rest. */
-const deviceFunctions = {
+/** Functions that every kernel library has; the op table supplies the rest. */
+const everywhere = {
   psi_abi_version: { args: [], returns: "i32" },
   psi_last_error: { args: [], returns: "cstring" },
   psi_open: { args: ["cstring", "i32"], returns: "i32" },
@@ -13,16 +13,32 @@ const deviceFunctions = {
   psi_alloc: { args: ["ptr", "f64"], returns: "i32" },
   psi_free: { args: ["ptr", "f64"], returns: "i32" },
   psi_copy: { args: ["ptr", "ptr", "f64"], returns: "i32" },
-  psi_map: { args: ["ptr", "ptr", "cstring"], returns: "i32" },
-  psi_unmap: { args: ["ptr", "f64"], returns: "i32" },
-  psi_advise: { args: ["ptr", "f64", "i32"], returns: "i32" },
   psi_measure: { args: ["ptr", "ptr", "ptr", "f64"], returns: "i32" },
   psi_pack: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
   psi_pack_file: { args: ["ptr", "cstring", "i32", "i32", "i32", "f64"], returns: "i32" },
   psi_packed_bytes: { args: ["ptr", "i32", "i32", "i32"], returns: "i32" },
-  psi_dequantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
-  psi_quantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
 } as const satisfies Record<string, FFIFunction>;
+
+/** What only one backend's library has: files are mapped by the CPU's, which is always there. */
+const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
+  cpu: {
+    psi_map: { args: ["ptr", "ptr", "cstring"], returns: "i32" },
+    psi_unmap: { args: ["ptr", "f64"], returns: "i32" },
+    psi_advise: { args: ["ptr", "f64", "i32"], returns: "i32" },
+    psi_dequantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
+    psi_quantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
+  },
+  cuda: {
+    psi_upload: { args: ["ptr", "ptr", "f64"], returns: "i32" },
+    psi_download: { args: ["ptr", "ptr", "f64"], returns: "i32" },
+    psi_synchronize: { args: [], returns: "i32" },
+    psi_device_memory: { args: ["ptr", "ptr"], returns: "i32" },
+    psi_capture_begin: { args: [], returns: "i32" },
+    psi_capture_end: { args: ["ptr"], returns: "i32" },
+    psi_graph_launch: { args: ["ptr"], returns: "i32" },
+    psi_graph_free: { args: ["ptr"], returns: "i32" },
+  },
+};
 
 export const abiVersion = 1;
 
@@ -42,20 +58,21 @@ export type KernelLibrary = {
   lastError(): string;
 };
 
-/** The FFI symbol table: device functions and one symbol per op. */
-export function symbolTable(): Record<string, FFIFunction> {
-  const table: Record<string, FFIFunction> = { ...deviceFunctions };
+/** The FFI symbol table of a backend's library: its device functions and one symbol per op that it has. */
+export function symbolTable(backend: BackendName): Record<string, FFIFunction> {
+  const table: Record<string, FFIFunction> = { ...everywhere, ...onlyIn[backend] };
   for (const op of ops) {
+    if (!hasBackend(op, backend)) continue;
     table[`psi_${op.name}`] = { args: op.signature.map((t) => ffiTypes[t]), returns: FFIType.i32 };
   }
   return table;
 }
 
 /** Opens a kernel library and checks its ABI version. Throws `native_failed` with the loader's text. */
-export function loadLibrary(path: string): KernelLibrary {
+export function loadLibrary(backend: BackendName, path: string): KernelLibrary {
   let symbols: Record<string, unknown>;
   try {
-    symbols = dlopen(path, symbolTable()).symbols;
+    symbols = dlopen(path, symbolTable(backend)).symbols;
   } catch (cause) {
     throw new PsionicError(
       "native_failed",

@@ -1,29 +1,46 @@
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { embeddedFiles } from "../src/core/embedded.ts";
 import { PsionicError } from "../src/core/error.ts";
 import { unpackLibrary, unpackToMemory } from "../src/core/unpack.ts";
+import { version } from "../src/core/version.ts";
+import type { BackendName } from "../src/ir/op.ts";
 
-/** Path of a backend's kernel library: unpacked from the executable, or the build's output when run from source. */
-export function libraryPath(backend: "cpu"): string {
+/** The environment variable that names a CUDA library to load instead of the one that would be found. */
+export const cudaLibraryVariable = "PSIONIC_CUDA_LIBRARY";
+
+/**
+ * Path of a backend's kernel library: the one that was asked for, unpacked from the executable, beside the executable,
+ * or the build's output when run from source. Throws `file_not_found` with the place.
+ */
+export function libraryPath(backend: BackendName): string {
+  const asked = backend === "cuda" ? process.env[cudaLibraryVariable] : undefined;
+  if (asked) return existing(asked, backend);
   const name = libraryName(backend);
   const embedded = embeddedFiles.get(name);
   if (embedded) return unpackLibrary(embedded);
+  const beside = join(dirname(process.execPath), `psionic-${backend}-${version}.so`);
   const built = join(import.meta.dir, "..", ".cache", "native", name);
-  if (existsSync(built)) return built;
-  throw new PsionicError(
-    "file_not_found",
-    `[ffi] expected the kernel library at ${built}, got no file. Build it: bun kernels/build.ts`,
-    { path: built },
-  );
+  return existing(embeddedFiles.size > 0 ? beside : built, backend);
 }
 
 /** The embedded library in memory, for a cache folder from which nothing may be executed; undefined where there is none. */
-export function libraryInMemory(backend: "cpu"): string | undefined {
+export function libraryInMemory(backend: BackendName): string | undefined {
   const embedded = embeddedFiles.get(libraryName(backend));
   return embedded && unpackToMemory(embedded);
 }
 
-function libraryName(backend: "cpu"): string {
+function existing(place: string, backend: BackendName): string {
+  if (existsSync(place)) return place;
+  const build = backend === "cuda" ? "bun kernels/build_cuda.ts" : "bun kernels/build.ts";
+  const fix = embeddedFiles.size > 0 ? "Put it there" : `Build it: ${build}`;
+  throw new PsionicError(
+    "file_not_found",
+    `[ffi] expected the ${backend} kernel library at ${place}, got no file. ${fix}`,
+    { path: place },
+  );
+}
+
+function libraryName(backend: BackendName): string {
   return `libpsionic_${backend}.so`;
 }

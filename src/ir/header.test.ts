@@ -20,7 +20,10 @@ test.each(ops.map((op) => [op.name, op] as const))(
 );
 
 test("every op has a reference of the same signature, and no op is missing from the table", () => {
-  for (const op of ops) expect(prototypes.get(`psi_${op.name}_ref`)).toEqual([...op.signature]);
+  // an op that only some backends have is a fusion: its reference is the plain ops it stands for
+  for (const op of ops.filter(({ backends }) => !backends)) {
+    expect(prototypes.get(`psi_${op.name}_ref`)).toEqual([...op.signature]);
+  }
   const section = header.slice(header.indexOf("/* ---- ops ---- */"), header.indexOf("_ref("));
   const named = [...section.matchAll(/PSI_API i32 psi_(\w+)\(/g)]
     .map((m) => m[1]!)

@@ -10,6 +10,9 @@ export type PlacedSpec = TensorSpec & { readonly address: number };
 /** An argument of the native function, in the order of the C prototype. */
 export type ArgumentType = "ptr" | "i32" | "f32" | "f64";
 
+/** Backends with a kernel library. */
+export type BackendName = "cpu" | "cuda";
+
 export type Cost = { readonly flops: number; readonly bytes: number };
 
 /**
@@ -21,8 +24,8 @@ export interface Op<P = never> {
   readonly name: string;
   /** One line for the documentation. */
   readonly summary: string;
-  /** The backends that have this op; absent: all. Model code asks `supports` and else writes it with others. */
-  readonly backends?: readonly string[];
+  /** Backends that have it; absent: all. Model code asks `device.backend.supports` before it calls one of the others. */
+  readonly backends?: readonly BackendName[];
   readonly inputs: readonly { readonly name: string; readonly optional?: boolean }[];
   readonly params: readonly string[];
   readonly signature: readonly ArgumentType[];
@@ -40,4 +43,8 @@ export interface Op<P = never> {
     params: P,
     scratch: { readonly address: number; readonly bytes: number },
   ): readonly number[];
+}
+
+export function hasBackend(op: Pick<Op, "backends">, backend: BackendName): boolean {
+  return op.backends === undefined || op.backends.includes(backend);
 }

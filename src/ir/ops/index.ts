@@ -18,7 +18,7 @@ import { softcap } from "./softcap.ts";
 import { topK } from "./top_k.ts";
 
 /** The op table: the symbol table of a kernel library and the support matrix of the documentation come from it. */
-export const ops: readonly Pick<Op, "name" | "summary" | "inputs" | "params" | "signature">[] = [
+export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" | "params" | "signature">[] = [
   embedding,
   rmsNorm,
   addRmsNorm,
