@@ -3,10 +3,10 @@
  * Usage: bun scripts/make-random-gguf.ts --shape NAME --out FILE [--type q8_0] [--expert-type mxfp4] [--seed 1]
  * Output: the file; its size and rate on stderr. Shapes: bun scripts/make-random-gguf.ts --list
  */
-import { statSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { type DType, dtypes } from "../src/core/dtype.ts";
-import { shapes, writeRandomModel } from "./random-model.ts";
+import { writeLayout } from "./random-layout.ts";
+import { shapes } from "./random-model.ts";
 
 const { values } = parseArgs({
   options: {
@@ -35,13 +35,12 @@ else {
   const sparse = shape.experts !== undefined;
   const expertDtype = values["expert-type"] ?? (sparse ? "mxfp4" : undefined);
   const start = performance.now();
-  writeRandomModel(values.out, {
+  const bytes = writeLayout(values.out, {
     shape,
     dtype: dtype(values.type),
     ...(expertDtype && { expertDtype: dtype(expertDtype) }),
     seed: Number(values.seed),
   });
-  const bytes = statSync(values.out).size;
   const seconds = (performance.now() - start) / 1000;
   console.error(`${values.out}: ${(bytes / 1e9).toFixed(2)} GB in ${seconds.toFixed(1)} s`);
 }

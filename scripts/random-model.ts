@@ -1,6 +1,6 @@
 /** Random-weight models of real shapes, for benchmarks and tests. Used by make-random-gguf.ts. */
 import { type DType, dtypes, isQuantised } from "../src/core/dtype.ts";
-import { type MetadataValue, type TensorToWrite, writeGguf } from "../src/models/files/gguf_writer.ts";
+import type { MetadataValue, TensorToWrite } from "../src/models/files/gguf_writer.ts";
 
 export type ModelShape = {
   readonly architecture: "llama" | "qwen2" | "qwen3" | "gemma3" | "gpt-oss";
@@ -76,12 +76,6 @@ export function randomModel(options: RandomModelOptions): RandomModel {
     return { name, dtype, shape: dims, chunks: () => randomBytes(dtype, dims, kind, seed * 1000 + i) };
   });
   return { metadata: { ...hyperParameters(shape), ...vocabulary(shape) }, tensors };
-}
-
-/** Writes a random model as a GGUF file. */
-export function writeRandomModel(path: string, options: RandomModelOptions): void {
-  const { metadata, tensors } = randomModel(options);
-  writeGguf(path, metadata, tensors);
 }
 
 type Planned = { readonly name: string; readonly dtype: DType; readonly dims: readonly number[] };
@@ -258,7 +252,7 @@ function floatBlocks(
  * Scales of a block with random codes: offset of each f16 field and its value for a deviation of one. Means cancel
  * where a type has minima.
  */
-const scaleFields: Partial<Record<DType, readonly (readonly [offset: number, value: number])[]>> = {
+export const scaleFields: Partial<Record<DType, readonly (readonly [offset: number, value: number])[]>> = {
   q8_0: [[0, 1 / 74]],
   q4_0: [[0, 1 / 4.6]],
   q4_1: [

@@ -28,11 +28,12 @@ export type TensorToWrite = {
 const alignment = 32;
 const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
-/** Writes a GGUF v3 file: aside, synced, then renamed to `path`. */
+/** Writes a GGUF v3 file: aside, synced unless told not to, then renamed to `path`. */
 export function writeGguf(
   path: string,
   metadata: Readonly<Record<string, MetadataValue>>,
   tensors: readonly TensorToWrite[],
+  { sync = true }: { readonly sync?: boolean } = {},
 ): void {
   const aside = `${path}.${process.pid}.part`;
   const file = openAside(path, aside);
@@ -47,7 +48,7 @@ export function writeGguf(
       }
       position = writeAll(file, new Uint8Array(aligned(expected) - expected), position);
     }
-    fsyncSync(file);
+    if (sync) fsyncSync(file);
     renameSync(aside, path);
   } finally {
     closeSync(file);
