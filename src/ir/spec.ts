@@ -11,7 +11,10 @@ export function dtypeCode(spec: TensorSpec): number {
   return dtypes[spec.dtype].id + (spec.packed ? 256 : 0);
 }
 
-/** Bytes of one packed matrix [rows, columns]: panels of 16 rows, each rounded up to 64 bytes. */
+/**
+ * Bytes of one matrix [rows, columns] in the CPU's packed layout: panels of 16 rows, each rounded up to 64 bytes. Other
+ * backends pad a little differently; what they allocate they ask their own library.
+ */
 export function packedBytes(dtype: DType, rows: number, columns: number): number {
   const panel = Math.ceil((panelRows * rowBytes(dtype, columns)) / 64) * 64;
   return Math.ceil(rows / panelRows) * panel;
@@ -21,8 +24,12 @@ export function packedBytes(dtype: DType, rows: number, columns: number): number
 export function specBytes(spec: TensorSpec): number {
   const columns = spec.shape.at(-1) ?? 1;
   if (!spec.packed) return elementCount(spec.shape.slice(0, -1)) * rowBytes(spec.dtype, columns);
-  const matrices = elementCount(spec.shape.slice(0, -2));
-  return matrices * packedBytes(spec.dtype, spec.shape.at(-2) ?? 1, columns);
+  return matrixCount(spec.shape) * packedBytes(spec.dtype, spec.shape.at(-2) ?? 1, columns);
+}
+
+/** Matrices in a packed tensor: 1, or the experts of rank 3. */
+export function matrixCount(shape: Shape): number {
+  return elementCount(shape.slice(0, -2));
 }
 
 export function f32Spec(...shape: number[]): TensorSpec {

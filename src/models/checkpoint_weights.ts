@@ -1,5 +1,4 @@
 import { unexpected } from "../core/error.ts";
-import type { Device } from "../runtime/device.ts";
 import { type Converted, ConvertedTensors } from "./converted_tensor.ts";
 import type { TensorRecord } from "./files/tensors.ts";
 import { stored } from "./gguf_weights.ts";
@@ -48,7 +47,6 @@ export function checkpointWeights(
   architecture: string,
   records: ReadonlyMap<string, TensorRecord>,
   files: MappedFiles,
-  device: Device,
 ): WeightSource {
   const prefix = [...records.keys()]
     .find((n) => n.endsWith("embed_tokens.weight"))
@@ -69,7 +67,7 @@ export function checkpointWeights(
   const theirName = (name: string): string =>
     name === "output.weight" ? head : checkpointName(architecture, prefix, name);
   const find = (name: string): TensorRecord | undefined => records.get(theirName(name));
-  const made = new ConvertedTensors(device, files.mapped);
+  const made = new ConvertedTensors(files.mapped);
   const used = new Set<string>();
   return {
     parameters,

@@ -1,5 +1,4 @@
 import { unexpected } from "../core/error.ts";
-import type { Device } from "../runtime/device.ts";
 import { ConvertedTensors } from "./converted_tensor.ts";
 import type { TensorRecord } from "./files/tensors.ts";
 import type { MappedFiles } from "./mapped_files.ts";
@@ -9,14 +8,10 @@ import type { StoredTensor, WeightSource } from "./weights.ts";
 const towers = /^(v|a|mm)\./;
 
 /** The tensors of a GGUF file, as they lie in its mapping. */
-export function ggufWeights(
-  tensors: ReadonlyMap<string, TensorRecord>,
-  files: MappedFiles,
-  device: Device,
-): WeightSource {
+export function ggufWeights(tensors: ReadonlyMap<string, TensorRecord>, files: MappedFiles): WeightSource {
   let parameters = 0;
   for (const t of tensors.values()) parameters += t.shape.reduce((a, b) => a * b, 1);
-  const converted = new ConvertedTensors(device, files.mapped);
+  const converted = new ConvertedTensors(files.mapped);
   const used = new Set<string>();
   return {
     parameters,

@@ -13,7 +13,7 @@ import {
 import { loadLlama } from "./llama.ts";
 import { llamaArchitectures, llamaConfigFromCheckpoint, llamaConfigFromGguf } from "./llama_config.ts";
 import { mapModelFiles } from "./mapped_files.ts";
-import type { Model } from "./model.ts";
+import type { Model, ModelConfig } from "./model.ts";
 import { Settings } from "./settings.ts";
 import { Weights } from "./weights.ts";
 
@@ -28,9 +28,11 @@ type Family = {
   /** As GGUF's `general.architecture` or a checkpoint's `model_type` says it. */
   readonly names: readonly string[];
   /** Reads and checks the hyper-parameters; the result loads the weights. */
-  read(files: ModelFiles, settings: Settings, vocabulary: number, options: LoadOptions): LoadWeights;
+  read(files: ModelFiles, settings: Settings, vocabulary: number, options: LoadOptions): ReadModel;
 };
-type LoadWeights = (weights: Weights) => Model;
+
+/** A model whose hyper-parameters were read and checked; `load` puts its weights in place. */
+export type ReadModel = { readonly config: ModelConfig; load(weights: Weights): Model };
 
 const families: readonly Family[] = [
   {
@@ -39,7 +41,7 @@ const families: readonly Family[] = [
       const name = files.architecture === "gemma3_text" ? "gemma3" : files.architecture;
       const read = files.kind === "gguf" ? llamaConfigFromGguf : llamaConfigFromCheckpoint;
       const config = read(name, settings, vocabulary);
-      return (weights) => loadLlama(config, weights);
+      return { config, load: (weights) => loadLlama(config, weights) };
     },
   },
   {
@@ -50,7 +52,7 @@ const families: readonly Family[] = [
         files.kind === "gguf"
           ? gptOssConfigFromGguf(files.architecture, settings, vocabulary, expertWidth(files), ggmlYarn)
           : gptOssConfigFromCheckpoint(settings, vocabulary, ggmlYarn);
-      return (weights) => loadGptOss(config, weights);
+      return { config, load: (weights) => loadGptOss(config, weights) };
     },
   },
 ];
@@ -63,8 +65,8 @@ function expertWidth({ tensors }: ModelFiles): number {
 
 export const supportedArchitectures: readonly string[] = families.flatMap((f) => f.names);
 
-/** Reads and checks a model's hyper-parameters and nothing else; the result puts its weights in place. */
-export function readModel(files: ModelFiles, options: LoadOptions = {}): LoadWeights {
+/** Reads and checks a model's hyper-parameters and nothing else. */
+export function readModel(files: ModelFiles, options: LoadOptions = {}): ReadModel {
   const family = families.find((f) => f.names.includes(files.architecture));
   if (!family) {
     const known = `an architecture of ${supportedArchitectures.join(", ")}`;
@@ -87,16 +89,15 @@ export function readModel(files: ModelFiles, options: LoadOptions = {}): LoadWei
  * counts and a forward pass that can be recorded.
  */
 export function loadModel(device: Device, files: ModelFiles, options: LoadOptions = {}): Model {
-  const load = readModel(files, options);
+  const { load } = readModel(files, options);
   const mapped = mapModelFiles(files.files, device.name !== "meta");
   const source =
     files.kind === "gguf"
-      ? ggufWeights(files.tensors, mapped, device)
+      ? ggufWeights(files.tensors, mapped)
       : checkpointWeights(
           files.architecture.replace("gpt_oss", "gpt-oss").replace("gemma3_text", "gemma3"),
           files.tensors,
           mapped,
-          device,
         );
   const total = [...files.tensors.values()].reduce((sum, t) => sum + t.bytes, 0);
   let done = 0;

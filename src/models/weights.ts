@@ -1,7 +1,6 @@
 import { type DType, isQuantised, rowBytes } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
-import { packedBytes } from "../ir/spec.ts";
 import type { Device, FilePlace } from "../runtime/device.ts";
 import { makeTensor, type Tensor } from "../runtime/tensor.ts";
 import type { GateUp, Linear } from "./layers.ts";
@@ -36,8 +35,8 @@ export interface WeightSource {
 }
 
 /**
- * Puts a model's weights on a device and owns them: matrices packed into panels, vectors as f32, embedding tables left
- * mapped where the file is. Every shape is checked here, once.
+ * Puts a model's weights on a device and owns them: matrices in the backend's packed layout, vectors as f32, embedding
+ * tables left mapped where the file is if the device can read them there. Every shape is checked here, once.
  */
 export class Weights {
   readonly #device: Device;
@@ -140,6 +139,7 @@ export class Weights {
     const dtype = this.#sameType(stored);
     const all = outputs * names.length;
     const weight = this.#device.empty(dtype, [experts, all, inputs], { packed: true, kind: "weight" });
+    const { packedBytes } = this.#device.backend;
     const each = packedBytes(dtype, all, inputs);
     const part = packedBytes(dtype, outputs, inputs);
     for (const [i, s] of stored.entries()) {
@@ -164,8 +164,9 @@ export class Weights {
     return [this.experts([gate], experts, outputs, inputs), this.experts([up], experts, outputs, inputs)];
   }
 
-  /** An embedding table [V, D], left in the mapped file. */
+  /** An embedding table [V, D]: left in the mapped file, or packed where the device cannot read this process's memory. */
   table(name: string, rows: number, columns: number): Tensor {
+    if (!this.#device.backend.hostMemory) return this.#joined([{ name, outputs: rows }], columns, []).weight;
     const s = this.#checked(`${name}.weight`, [rows, columns]);
     if (s.mapped) this.#mappedBytes += s.bytes;
     else this.#residentBytes += s.bytes;
@@ -200,7 +201,11 @@ export class Weights {
     this.#source.close();
   }
 
-  #joined(layers: readonly { readonly name: string; readonly outputs: number }[], inputs: number): Linear {
+  #joined(
+    layers: readonly { readonly name: string; readonly outputs: number }[],
+    inputs: number,
+    biased = layers.filter((l) => this.has(`${l.name}.bias`)),
+  ): Linear {
     const stored = layers.map((l) => this.#checked(`${l.name}.weight`, [l.outputs, inputs]));
     const dtype = this.#sameType(stored);
     const outputs = layers.reduce((sum, l) => sum + l.outputs, 0);
@@ -209,14 +214,12 @@ export class Weights {
     for (const s of stored) {
       const rows = s.shape[0]!;
       this.#pack(place, s, 0, rows);
-      place += packedBytes(dtype, rows, inputs);
+      place += this.#device.backend.packedBytes(dtype, rows, inputs);
       this.#progress(s.bytes);
       s.drop();
     }
-    this.#own(weight, packedBytes(dtype, outputs, inputs));
-    const biases = layers
-      .filter((l) => this.has(`${l.name}.bias`))
-      .map((l) => this.hostVector(`${l.name}.bias`, l.outputs));
+    this.#own(weight, this.#device.backend.packedBytes(dtype, outputs, inputs));
+    const biases = biased.map((l) => this.hostVector(`${l.name}.bias`, l.outputs));
     return { weight, bias: biases.length === 0 ? undefined : this.constant(concatenate(biases)) };
   }
 

@@ -45,7 +45,26 @@ export class Arena {
     }
     this.#block = mark.block;
     this.#offset = mark.offset;
-    this.#used = this.#blocks.slice(0, mark.block).reduce((sum, b) => sum + b.bytes, 0) + mark.offset;
+    this.#used = this.#before(mark);
+  }
+
+  /** Moves on to a mark that the same sequence of sizes reached before; nowhere when it lies behind. */
+  advance(mark: ArenaMark): void {
+    if (mark.block < this.#block || (mark.block === this.#block && mark.offset <= this.#offset)) return;
+    this.#block = mark.block;
+    this.#offset = mark.offset;
+    this.#used = this.#before(mark);
+  }
+
+  /** Makes the first block one of `bytes` bytes, so that steps known to fit into it never allocate. */
+  reserve(bytes: number): void {
+    if (this.#blocks.length > 0)
+      throw unexpected("invalid_argument", "arena", "a reserve before any use", "one after it");
+    this.#blocks.push(this.#newBlock(Math.ceil(bytes / alignment) * alignment));
+  }
+
+  #before(mark: ArenaMark): number {
+    return this.#blocks.slice(0, mark.block).reduce((sum, b) => sum + b.bytes, 0) + mark.offset;
   }
 
   /** Address of `bytes` bytes, 64-byte aligned. */

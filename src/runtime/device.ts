@@ -2,7 +2,7 @@ import type { DType } from "../core/dtype.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
 import type { Op } from "../ir/op.ts";
-import { specBytes } from "../ir/spec.ts";
+import { matrixCount, specBytes } from "../ir/spec.ts";
 import { Arena, type ArenaMark } from "./arena.ts";
 import { makeTensor, type Tensor, tensorBytes } from "./tensor.ts";
 
@@ -12,10 +12,19 @@ export type DeviceInfo = Readonly<Record<string, string | number>>;
 /** Where a tensor begins in a file, bytes. */
 export type FilePlace = { readonly path: string; readonly offset: number };
 
+/** Bytes of a device's own memory: free at this moment, and in all. */
+export type DeviceMemory = { readonly free: number; readonly total: number };
+
 /** What a backend supplies. Code above never asks which one it has. */
 export interface Backend {
-  readonly name: "cpu" | "meta";
+  readonly name: "cpu" | "cuda" | "meta";
+  /** Whether this process can read device memory by its address: tables stay where their file is mapped. */
+  readonly hostMemory: boolean;
+  /** Whether `replay` records steps: then what a step of one key touches must lie at the same addresses each time. */
+  readonly captures: boolean;
   info(): DeviceInfo;
+  /** Of a device with memory of its own; absent where it computes in the host's. */
+  memory?(): DeviceMemory;
   /** Address of zero-filled memory; throws `native_failed` when there is none. */
   allocate(bytes: number): number;
   release(address: number, bytes: number): void;
@@ -24,14 +33,23 @@ export interface Backend {
   read(address: number, bytes: number): Uint8Array;
   copy(destination: number, source: number, bytes: number): void;
   supports(opName: string): boolean;
+  /** Waits for everything that was called and reports what went wrong in it. */
+  synchronize(): void;
   /** Calls `psi_<name>`; turns a status into an error. */
   call(opName: string, args: readonly number[]): void;
-  /** Rearranges a weight matrix at `source` (file layout) into panels at `destination`. */
+  /** Bytes of a weight matrix in this backend's own layout. */
+  packedBytes(dtype: DType, rows: number, columns: number): number;
+  /** Rearranges a weight matrix at `source` (file layout, host memory) into that layout at `destination`. */
   pack(destination: number, source: number, rows: number, columns: number, dtype: DType): void;
   /** The same for a matrix in a file; false, with nothing done, where its rows are too long for that. */
   packFile(destination: number, source: FilePlace, rows: number, columns: number, dtype: DType): boolean;
-  /** Runs a step that is called again and again under one key; without capture: calls it. */
+  /**
+   * Runs a step that is called again and again under one key. With capture the first call runs it, the second records it
+   * and later ones launch the recording; without, every call runs it.
+   */
   replay(key: string, step: () => void): void;
+  /** Drops what was recorded under a key. */
+  forget(key: string): void;
   close(): void;
 }
 
@@ -101,8 +119,13 @@ export class Device {
 
   /** Zero-filled memory that lives until `free`; the caller is its owner. */
   empty(dtype: DType, shape: Shape, options: { packed?: boolean; kind?: "state" | "weight" } = {}): Tensor {
-    const spec = { dtype, shape, packed: options.packed ?? false };
-    const bytes = Math.max(specBytes(spec), 64);
+    const packed = options.packed ?? false;
+    const spec = { dtype, shape, packed };
+    const [rows, columns] = [shape.at(-2) ?? 1, shape.at(-1) ?? 1];
+    const size = packed
+      ? matrixCount(shape) * this.backend.packedBytes(dtype, rows, columns)
+      : specBytes(spec);
+    const bytes = Math.max(size, 64);
     const address = this.backend.allocate(bytes);
     this.#owned.set(address, bytes);
     return makeTensor(this, options.kind ?? "state", address, spec);

@@ -3,8 +3,11 @@ import { checkStatus } from "../../../ffi/call.ts";
 import type { NativeFunction } from "../../../ffi/load.ts";
 import { dtypes, rowBytes } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
+import { hasBackend } from "../../ir/op.ts";
 import { ops } from "../../ir/ops/index.ts";
-import type { Backend, DeviceInfo } from "../../runtime/device.ts";
+import { packedBytes } from "../../ir/spec.ts";
+import type { Backend } from "../../runtime/device.ts";
+import { readInfo } from "../info.ts";
 import { cpuLibrary } from "./library.ts";
 
 export type CpuOptions = {
@@ -29,13 +32,17 @@ export function cpuBackend(options: CpuOptions): Backend {
     throw unexpected("invalid_argument", "cpu", `an instruction set of ${isaLevels.join(", ")}`, options.isa);
   }
   check(native("psi_open")(options.isa ?? "", options.threads ?? 0), "psi_open");
-  const calls = new Map(ops.map((op) => [op.name, native(`psi_${op.name}`)]));
+  const calls = new Map(
+    ops.filter((op) => hasBackend(op, "cpu")).map((op) => [op.name, native(`psi_${op.name}`)]),
+  );
   const place = new BigUint64Array(new ArrayBuffer(8));
   // A length of 4 GiB is the most one view may span.
   const view = (address: number, bytes: number): Uint8Array =>
     new Uint8Array(toArrayBuffer(address as never, 0, bytes));
   return {
     name: "cpu",
+    hostMemory: true,
+    captures: false,
     info: () => readInfo(native("psi_info"), check),
     allocate(bytes) {
       check(native("psi_alloc")(place, bytes), "psi_alloc");
@@ -47,11 +54,13 @@ export function cpuBackend(options: CpuOptions): Backend {
     },
     read: (address, bytes) => (bytes > 0 ? view(address, bytes).slice() : new Uint8Array(0)),
     copy: (destination, source, bytes) => check(native("psi_copy")(destination, source, bytes), "psi_copy"),
+    synchronize() {},
     supports: (name) => calls.has(name),
     call(name, args) {
       const status = calls.get(name)!(...args);
       if (status !== 0) check(status, `psi_${name}`);
     },
+    packedBytes,
     pack: (destination, source, rows, columns, dtype) =>
       check(native("psi_pack")(destination, source, rows, columns, dtypes[dtype].id), "psi_pack"),
     packFile(destination, { path, offset }, rows, columns, dtype) {
@@ -62,19 +71,7 @@ export function cpuBackend(options: CpuOptions): Backend {
       return true;
     },
     replay: (_key, step) => step(),
+    forget() {},
     close: () => check(native("psi_close")(), "psi_close"),
   };
-}
-
-function readInfo(info: NativeFunction, check: (status: number, symbol: string) => void): DeviceInfo {
-  const text = new Uint8Array(new ArrayBuffer(4096));
-  check(info(text, text.length), "psi_info");
-  const end = text.indexOf(0);
-  const lines = new TextDecoder().decode(text.subarray(0, end < 0 ? text.length : end)).split("\n");
-  const facts: Record<string, string | number> = {};
-  for (const line of lines) {
-    const [key, value] = line.split("=", 2);
-    if (key && value !== undefined) facts[key] = /^\d+(\.\d+)?$/.test(value) ? Number(value) : value;
-  }
-  return facts;
 }

@@ -1,10 +1,22 @@
+import { type BackendName, hasBackend } from "../../ir/op.ts";
+import { ops } from "../../ir/ops/index.ts";
+import { packedBytes } from "../../ir/spec.ts";
 import type { Backend } from "../../runtime/device.ts";
+import { cudaPackedBytes } from "../cuda/packed_bytes.ts";
+
+export type MetaOptions = {
+  /** The backend whose ops and weight layout a step is to be planned for; absent: the CPU. */
+  readonly like?: BackendName;
+};
 
 /** Shapes without memory: a step runs through it to be recorded (plans, digests) without a byte being computed. */
-export function metaBackend(): Backend {
+export function metaBackend({ like = "cpu" }: MetaOptions = {}): Backend {
   let next = 64;
+  const known = new Set(ops.filter((op) => hasBackend(op, like)).map(({ name }) => name));
   return {
     name: "meta",
+    hostMemory: like === "cpu",
+    captures: false,
     info: () => ({ device: "meta" }),
     allocate(bytes) {
       const address = next;
@@ -15,11 +27,14 @@ export function metaBackend(): Backend {
     write() {},
     read: (_address, bytes) => new Uint8Array(bytes),
     copy() {},
-    supports: () => true,
+    synchronize() {},
+    supports: (name) => known.has(name),
     call() {},
+    packedBytes: like === "cpu" ? packedBytes : cudaPackedBytes,
     pack() {},
     packFile: () => true,
     replay: (_key, step) => step(),
+    forget() {},
     close() {},
   };
 }

@@ -2,7 +2,7 @@ import { measureRoofline, openDevice, type Roofline } from "../../backends/index
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import type { CacheType, Model } from "../../models/model.ts";
 import { openTokenizer } from "../../models/open_tokenizer.ts";
-import { loadModel } from "../../models/registry.ts";
+import { loadModel, readModel } from "../../models/registry.ts";
 import type { Device, DeviceInfo } from "../../runtime/device.ts";
 import { command, UsageError, wholeNumber, wholeNumbers } from "../../terminal/command.ts";
 import { messages, print, printJson } from "../../terminal/output.ts";
@@ -59,6 +59,7 @@ export const bench = command({
     const options = engineOptions(args);
     const start = performance.now();
     const files = openModelFiles(options.modelPath);
+    for (const note of checkLengths(cases, readModel(files).config.contextLength)) messages.warn(note);
     const device = openDevice("cpu", { threads: options.threads, isa: options.isa });
     const progress = new Progress();
     const model = loadModel(device, files, {
@@ -72,7 +73,7 @@ export const bench = command({
     try {
       const measured: Roofline[] = [];
       const measure = () => {
-        const limits = measureRoofline(rooflineBytes);
+        const limits = measureRoofline("cpu", rooflineBytes);
         measured.push(limits);
         return limits;
       };
@@ -132,6 +133,28 @@ function casesOf(args: Lists): BenchCase[] {
   }
   if (cases.length === 0) throw new UsageError("-p and -n are both 0: nothing to measure");
   return cases;
+}
+
+/**
+ * Refuses depths and prompts that the model's context does not hold, before anything is loaded. Tokens that only reach
+ * past it are measured, as llama-bench does, with a note: their speed is real, their text would not be.
+ */
+export function checkLengths(cases: readonly BenchCase[], contextLength: number): string[] {
+  return cases.flatMap((test) => {
+    const { kind, tokens, depth } = test;
+    for (const [option, length] of [
+      ["-d", depth] as const,
+      ["-p", kind === "prompt" ? tokens : 0] as const,
+    ]) {
+      if (length > contextLength) {
+        throw new UsageError(`${option} ${length} is beyond the model's context of ${contextLength} tokens`);
+      }
+    }
+    const end = depth + tokens;
+    return end > contextLength
+      ? [`${caseName(test)} ends at token ${end}, past the model's context of ${contextLength}`]
+      : [];
+  });
 }
 
 type BenchResult = {
