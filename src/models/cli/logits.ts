@@ -1,6 +1,6 @@
-import { closeSync, openSync, writeSync } from "node:fs";
 import { openDevice } from "../../backends/index.ts";
-import { PsionicError, unexpected } from "../../core/error.ts";
+import { AsideFile } from "../../core/aside.ts";
+import { PsionicError } from "../../core/error.ts";
 import type { Device } from "../../runtime/device.ts";
 import { command, list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { Progress } from "../../terminal/progress.ts";
@@ -58,7 +58,7 @@ export const logits = command({
     },
   },
   examples: ["psionic logits -m model.gguf --ids ids.json --out logits.f32"],
-  run({ args }) {
+  async run({ args }) {
     const { ids: idsPath, out } = args;
     if (idsPath === undefined) throw new UsageError("missing --ids FILE");
     if (out === undefined) throw new UsageError("missing --out FILE");
@@ -69,6 +69,8 @@ export const logits = command({
     const threads = wholeNumber(args.threads, "--threads", 1, 1024);
     const text = readText(idsPath, "--ids");
     const files = openModelFiles(modelPath(args.model));
+    // a place that cannot be written is better known before the weights are read
+    AsideFile.check(out, "--out");
     const device = openDevice("cpu", { threads, isa: args.isa });
     const progress = new Progress();
     const model = loadModel(device, files, {
@@ -76,55 +78,69 @@ export const logits = command({
       onProgress: (done, total) => progress.update("weights", done, total),
     });
     progress.end();
-    const ids = parseIds(text, idsPath, model.config.vocabularySize);
-    const handle = openOutput(out);
     try {
-      writeLogits(device, model, ids, args["cache-type"] as CacheType, handle);
+      const ids = parseIds(text, idsPath, model.config.vocabularySize);
+      let file: AsideFile | undefined;
+      using _ = onInterrupt(() => file?.[Symbol.dispose]());
+      file = new AsideFile(out, "--out");
+      using _file = file;
+      await writeLogits(device, model, ids, args["cache-type"] as CacheType, file);
+      file.keep();
     } finally {
-      closeSync(handle);
       model.free();
       device.close();
     }
   },
 });
 
-function openOutput(path: string): number {
-  try {
-    return openSync(path, "w");
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw unexpected("io_failed", "--out", "a file that can be written", reason, { cause });
-  }
+/** Ctrl-C and a request to stop take effect between two chunks, when `clean` leaves no half file. */
+function onInterrupt(clean: () => void): Disposable {
+  const stop = (code: number) => () => {
+    clean();
+    process.exit(code);
+  };
+  const signals = [["SIGINT", stop(130)] as const, ["SIGTERM", stop(143)] as const];
+  for (const [name, handler] of signals) process.on(name, handler);
+  return {
+    [Symbol.dispose]: () => {
+      for (const [name, handler] of signals) process.off(name, handler);
+    },
+  };
 }
 
 /** Runs the ids as one sequence, a chunk at a time, and writes every row's logits. */
-function writeLogits(
+async function writeLogits(
   device: Device,
   model: Model,
   ids: readonly number[],
   cacheType: CacheType,
-  handle: number,
-): void {
+  file: AsideFile,
+): Promise<void> {
   const pages = Math.ceil(ids.length / pageSize);
   const pools = model.cacheGroups.map((group) => makeCachePool(device, group, cacheType, pages));
   const progress = new Progress({ format: String });
-  for (let from = 0; from < ids.length; from += chunkTokens) {
-    writeChunk(device, model, ids.slice(from, from + chunkTokens), from, pages, pools, handle);
-    progress.update("tokens", from, ids.length);
+  try {
+    for (let from = 0; from < ids.length; from += chunkTokens) {
+      file.write(chunkLogits(device, model, ids.slice(from, from + chunkTokens), from, pages, pools));
+      progress.update("tokens", from, ids.length);
+      // a signal's turn
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  } finally {
+    progress.end();
+    for (const pool of pools) freeCachePool(device, pool);
   }
-  progress.end();
-  for (const pool of pools) freeCachePool(device, pool);
 }
 
-function writeChunk(
+/** Logits of one chunk, f32 [T, V]. */
+function chunkLogits(
   device: Device,
   model: Model,
   tokens: readonly number[],
   from: number,
   pages: number,
   pools: readonly CachePool[],
-  handle: number,
-): void {
+): Uint8Array {
   using _scope = device.scope();
   const count = tokens.length;
   const ints = (values: Iterable<number>, ...shape: number[]) =>
@@ -147,6 +163,5 @@ function writeChunk(
     pools,
     outputRows: ints(rows, count),
   });
-  const bytes = device.download(result);
-  for (let at = 0; at < bytes.length; ) at += writeSync(handle, bytes, at);
+  return device.download(result);
 }
