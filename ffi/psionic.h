@@ -92,11 +92,17 @@ PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, 
    w: `experts` packed matrices one after the other. expert_ids i32 [tokens,used].
    Scratch: inputs*columns*2 + 64 + 4*(tokens*used + 3*experts + 16), inputs = tokens*used if x_per_slot, else tokens. */
 PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes);
+/* CUDA only. y[s,n] = act(gate, up) as psi_glu makes it, of gate = x[token] . w[e(s)][n] (+ bias[e(s),n]) and up, the
+   same for row features + n: the bits of psi_moe_matmul and psi_glu. w: `experts` packed matrices [2*features, columns],
+   features a multiple of 16; y f32 [tokens*used, features]. Scratch: that of psi_moe_matmul. */
+PSI_API i32 psi_moe_glu(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 features, i32 columns, i32 dtype, i32 kind, f32 alpha, f32 limit, f64 scratch_bytes);
 /* Top-k routing. logits f32 [tokens,experts]; bias f32 [experts] or NULL is added for choosing only.
    mode 1: softmax over all then top-k; 2: sigmoid; 3: top-k then softmax. Ties take the lower index; order descending. */
 PSI_API i32 psi_router(void* expert_ids, void* weights, const void* logits, const void* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
 /* y[t] = sum_j weights[t,j] x[t*used+j], in order of j */
 PSI_API i32 psi_moe_combine(void* y, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
+/* CUDA only. y[t] = base[t] + the above: the bits of psi_moe_combine and psi_add. y may be base. */
+PSI_API i32 psi_moe_combine_add(void* y, const void* base, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
 /* For each row and group g: RMS norm of x[row*stride + offset + g*width ...]; w f32 [width] or NULL; y has x's layout. */
 PSI_API i32 psi_rms_norm(void* y, const void* x, const void* w, i32 rows, i32 stride, i32 offset, i32 groups, i32 width, f32 eps);
 /* sum = x + delta; y = RMS norm of sum. sum may be x. */

@@ -1,7 +1,7 @@
 /** Each op with its plain-loop reference, bound by the op table's signatures: for the tests of this folder. */
 import { dlopen, FFIType } from "bun:ffi";
 import { join } from "node:path";
-import type { ArgumentType } from "../../src/ir/op.ts";
+import { type ArgumentType, hasBackend } from "../../src/ir/op.ts";
 import { ops } from "../../src/ir/ops/index.ts";
 import { buildCpuLibrary } from "../build.ts";
 import { check } from "./library.ts";
@@ -18,12 +18,14 @@ const types: Record<ArgumentType, FFIType> = {
 
 const path = await buildCpuLibrary(join(import.meta.dir, "..", "..", ".cache", "native"));
 const table = Object.fromEntries(
-  ops.flatMap(({ name, signature }) =>
-    [`psi_${name}`, `psi_${name}_ref`].map((symbol) => [
-      symbol,
-      { args: signature.map((t) => types[t]), returns: FFIType.i32 },
-    ]),
-  ),
+  ops
+    .filter((op) => hasBackend(op, "cpu"))
+    .flatMap(({ name, signature }) =>
+      [`psi_${name}`, `psi_${name}_ref`].map((symbol) => [
+        symbol,
+        { args: signature.map((t) => types[t]), returns: FFIType.i32 },
+      ]),
+    ),
 );
 const symbols = dlopen(path, table).symbols as unknown as Readonly<Record<string, Native>>;
 

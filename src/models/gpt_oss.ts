@@ -8,25 +8,16 @@
  *   h += sum over top-k of w_e (Wd_e clamped_swiglu(Wg_e b + bg_e, Wu_e b + bu_e) + bd_e)   b = RMS(h)
  */
 import { unexpected } from "../core/error.ts";
-import {
-  add,
-  addRmsNorm,
-  embedding,
-  gatherRows,
-  glu,
-  matmul,
-  moeCombine,
-  moeMatmul,
-  rmsNorm,
-  router,
-} from "../runtime/functions.ts";
+import { addRmsNorm, embedding, gatherRows, matmul, rmsNorm, router } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import {
   type AttentionShape,
   type AttentionWeights,
+  addCombined,
   attend,
   type CachePlace,
   cacheGroups,
+  chosenExperts,
   type GateUp,
   type Linear,
   linear,
@@ -291,26 +282,21 @@ function forward(c: GptOssConfig, parts: Parts, step: Step): Tensor {
         h = gatherRows(h, step.outputRows);
       }
       const b = addRmsNorm(h, linear(heads, layer.attention.output), layer.mlpNorm, c.eps); // h += ...
-      add(h, experts(c, layer, b), kept);
+      addExperts(c, layer, h, b, kept); // h += ...
     }
     h = kept;
   }
   return matmul(rmsNorm(h, outputNorm, c.eps), head.weight, head.bias);
 }
 
-/** [T, D] -> [T, D] */
-function experts(c: GptOssConfig, layer: Layer, b: Tensor): Tensor {
+/** Routes the normed stream b [T, D] to its experts and adds their weighted results to h. */
+function addExperts(c: GptOssConfig, layer: Layer, h: Tensor, b: Tensor, into: Tensor): void {
   const { ids, weights } = router(linear(b, layer.router), undefined, {
     mode: "softmaxOfChosen",
     used: c.expertsUsed,
     normalize: false,
     scale: c.expertScale,
   });
-  const [gate, up] = layer.gateUp;
-  const gated = glu(
-    moeMatmul(b, gate.weight, gate.bias, ids), // [T * k, 2F]
-    up ? moeMatmul(b, up.weight, up.bias, ids) : undefined,
-    { kind: "clamped", alpha, limit: c.swigluLimit },
-  );
-  return moeCombine(moeMatmul(gated, layer.down.weight, layer.down.bias, ids), weights);
+  const results = chosenExperts(b, ids, layer, { kind: "clamped", alpha, limit: c.swigluLimit });
+  addCombined(h, results, weights, into);
 }

@@ -1,5 +1,18 @@
 /** Parts that several families share, written over tensors; a family's own file says how they are put together. */
-import { attention, glu, headNorm, kvWrite, matmul, rope } from "../runtime/functions.ts";
+import type { GluParams } from "../ir/ops/glu.ts";
+import {
+  add,
+  attention,
+  glu,
+  headNorm,
+  kvWrite,
+  matmul,
+  moeCombine,
+  moeCombineAdd,
+  moeGlu,
+  moeMatmul,
+  rope,
+} from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import type { CacheGroup, Step } from "./model.ts";
 
@@ -88,6 +101,29 @@ export type GateUp = readonly [Linear] | readonly [Linear, Linear];
 export function gatedMlp(x: Tensor, gateUp: GateUp, down: Linear, kind: "silu" | "gelu"): Tensor {
   const [gate, up] = gateUp;
   return linear(glu(linear(x, gate), up ? linear(x, up) : undefined, { kind }), down);
+}
+
+/** Gate-up and down projections of all experts of a layer: [E, 2F, D] or two of [E, F, D], and [E, D, F]. */
+export type Experts = { readonly gateUp: GateUp; readonly down: Linear };
+
+/** down(act(gate x) * (up x)) of each chosen expert: x [T, D], ids [T, k] -> [T * k, D]. */
+export function chosenExperts(x: Tensor, ids: Tensor, w: Experts, params: GluParams): Tensor {
+  const [gate, up] = w.gateUp;
+  const fused = !up && gate.weight.shape[1]! % 32 === 0 && x.device.backend.supports("moe_glu");
+  const gated = fused
+    ? moeGlu(x, gate.weight, gate.bias, ids, params) // [T * k, F]
+    : glu(
+        moeMatmul(x, gate.weight, gate.bias, ids),
+        up ? moeMatmul(x, up.weight, up.bias, ids) : undefined,
+        params,
+      );
+  return moeMatmul(gated, w.down.weight, w.down.bias, ids);
+}
+
+/** h [T, D] + the experts' results [T * k, D], weighted by [T, k]. */
+export function addCombined(h: Tensor, results: Tensor, weights: Tensor, into: Tensor): Tensor {
+  if (h.device.backend.supports("moe_combine_add")) return moeCombineAdd(h, results, weights, into);
+  return add(h, moeCombine(results, weights), into);
 }
 
 /** Groups the layers of a model by how they keep their cache; `place[i]` tells where layer i's lies. */

@@ -12,10 +12,8 @@ import {
   addRmsNorm,
   embedding,
   gatherRows,
-  glu,
   matmul,
   moeCombine,
-  moeMatmul,
   rmsNorm,
   router,
   softcap,
@@ -24,9 +22,11 @@ import type { Tensor } from "../runtime/tensor.ts";
 import {
   type AttentionShape,
   type AttentionWeights,
+  addCombined,
   attend,
   type CachePlace,
   cacheGroups,
+  chosenExperts,
   type GateUp,
   gatedMlp,
   type Linear,
@@ -204,9 +204,7 @@ function forward(c: LlamaConfig, parts: Parts, step: Step): Tensor {
       let o = linear(heads, layer.attention.output); // [T, D]
       if (layer.postAttentionNorm) o = rmsNorm(o, layer.postAttentionNorm, c.eps);
       const b = addRmsNorm(h, o, layer.mlpNorm, c.eps); // h += o
-      let m = mlp(c, layer.mlp, b);
-      if (layer.postMlpNorm) m = rmsNorm(m, layer.postMlpNorm, c.eps);
-      add(h, m, kept);
+      addMlp(c, layer, h, b, kept); // h += ...
     }
     h = kept;
   }
@@ -214,19 +212,20 @@ function forward(c: LlamaConfig, parts: Parts, step: Step): Tensor {
   return c.finalSoftcap > 0 ? softcap(logits, c.finalSoftcap) : logits;
 }
 
-function mlp(c: LlamaConfig, w: Mlp, b: Tensor): Tensor {
-  if (w.kind === "dense") return gatedMlp(b, w.gateUp, w.down, c.activation);
-  const { ids, weights } = router(linear(b, w.router), undefined, {
+/** Adds what the layer's MLP or experts make of the normed stream b [T, D] to h. */
+function addMlp(c: LlamaConfig, { mlp, postMlpNorm }: Layer, h: Tensor, b: Tensor, into: Tensor): void {
+  const normed = (m: Tensor): Tensor => (postMlpNorm ? rmsNorm(m, postMlpNorm, c.eps) : m);
+  if (mlp.kind === "dense") {
+    add(h, normed(gatedMlp(b, mlp.gateUp, mlp.down, c.activation)), into);
+    return;
+  }
+  const { ids, weights } = router(linear(b, mlp.router), undefined, {
     mode: c.routing,
     used: c.expertsUsed,
     normalize: c.normalizeExperts,
     scale: c.expertScale,
   });
-  const [gate, up] = w.gateUp;
-  const gated = glu(
-    moeMatmul(b, gate.weight, gate.bias, ids),
-    up ? moeMatmul(b, up.weight, up.bias, ids) : undefined,
-    { kind: c.activation },
-  );
-  return moeCombine(moeMatmul(gated, w.down.weight, w.down.bias, ids), weights);
+  const results = chosenExperts(b, ids, mlp, { kind: c.activation });
+  if (postMlpNorm) add(h, normed(moeCombine(results, weights)), into);
+  else addCombined(h, results, weights, into);
 }

@@ -10,6 +10,8 @@ import { type KvWriteParams, kvWrite as kvWriteOp } from "../ir/ops/kv_write.ts"
 import { logSumExp as logSumExpOp } from "../ir/ops/log_sum_exp.ts";
 import { matmul as matmulOp } from "../ir/ops/matmul.ts";
 import { moeCombine as moeCombineOp } from "../ir/ops/moe_combine.ts";
+import { moeCombineAdd as moeCombineAddOp } from "../ir/ops/moe_combine_add.ts";
+import { moeGlu as moeGluOp } from "../ir/ops/moe_glu.ts";
 import { moeMatmul as moeMatmulOp } from "../ir/ops/moe_matmul.ts";
 import { headNorm as headNormOp, rmsNorm as rmsNormOp } from "../ir/ops/rms_norm.ts";
 import { type RopeParams, rope as ropeOp } from "../ir/ops/rope.ts";
@@ -90,6 +92,19 @@ export const moeMatmul = (x: Tensor, w: Tensor, bias: Tensor | undefined, ids: T
 
 /** f32 [T, D] */
 export const moeCombine = (x: Tensor, weights: Tensor): Tensor => apply(moeCombineOp, [x, weights], {})[0]!;
+
+/** f32 [T * used, F] = glu(moeMatmul(x, w, bias, ids)) for w [E, 2F, K]; only where the backend supports `moe_glu` */
+export const moeGlu = (
+  x: Tensor,
+  w: Tensor,
+  bias: Tensor | undefined,
+  ids: Tensor,
+  params: GluParams,
+): Tensor => apply(moeGluOp, [x, w, bias, ids], params)[0]!;
+
+/** f32 [T, D] = base + moeCombine(x, weights); only where the backend supports `moe_combine_add` */
+export const moeCombineAdd = (base: Tensor, x: Tensor, weights: Tensor, into?: Tensor): Tensor =>
+  apply(moeCombineAddOp, [base, x, weights], {}, into ? [into] : [])[0]!;
 
 export const add = (a: Tensor, b: Tensor, into?: Tensor): Tensor =>
   apply(addOp, [a, b], {}, into ? [into] : [])[0]!;

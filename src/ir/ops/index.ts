@@ -10,6 +10,8 @@ import { kvWrite } from "./kv_write.ts";
 import { logSumExp } from "./log_sum_exp.ts";
 import { matmul } from "./matmul.ts";
 import { moeCombine } from "./moe_combine.ts";
+import { moeCombineAdd } from "./moe_combine_add.ts";
+import { moeGlu } from "./moe_glu.ts";
 import { moeMatmul } from "./moe_matmul.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { rope } from "./rope.ts";
@@ -29,7 +31,9 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   glu,
   router,
   moeMatmul,
+  moeGlu,
   moeCombine,
+  moeCombineAdd,
   add,
   gatherRows,
   softcap,

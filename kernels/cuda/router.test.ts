@@ -1,0 +1,133 @@
+import { describe, expect, test } from "bun:test";
+import { floats, randomFloats } from "../cpu/library.ts";
+import { ints, largestError, runReference } from "../cpu/twins.ts";
+import { check, cuda, deviceBytes, floatsFromDevice, intsFromDevice, onDevice } from "./library.ts";
+
+const tolerance = 3e-6;
+
+type Case = {
+  readonly logits: Float32Array;
+  readonly bias?: Float32Array | undefined;
+  readonly tokens: number;
+  readonly used: number;
+  readonly mode: number;
+  readonly normalize: number;
+  readonly scale: number;
+};
+
+function route(c: Case): { readonly ids: Int32Array; readonly weights: Float32Array } {
+  const count = c.tokens * c.used;
+  const [ids, weights] = [onDevice(ints(Array(count).fill(-1))), onDevice(floats(count).fill(Number.NaN))];
+  const experts = c.logits.length / c.tokens;
+  const sizes = [c.tokens, experts, c.used, c.mode, c.normalize, c.scale];
+  check(cuda.psi_router!(ids, weights, onDevice(c.logits), c.bias ? onDevice(c.bias) : null, ...sizes));
+  return { ids: intsFromDevice(ids, count), weights: floatsFromDevice(weights, count) };
+}
+const one = (logits: Float32Array, used: number, mode: number, normalize: number): Case => ({
+  ...{ logits, used, mode, normalize },
+  ...{ tokens: 1, scale: 1 },
+});
+
+describe("router", () => {
+  test.each([
+    [1, 1],
+    [1, 0],
+    [2, 1],
+    [2, 0],
+    [3, 0],
+  ])("mode %i, normalize %i", (mode, normalize) => {
+    for (const [tokens, experts, used] of [
+      [1, 1, 1],
+      [5, 32, 4],
+      [3, 127, 8],
+      [1, 1500, 3],
+    ] as const) {
+      const logits = randomFloats(tokens * experts, experts);
+      const bias = randomFloats(experts, 4);
+      for (const b of mode === 3 ? [undefined] : [bias, undefined]) {
+        const got = route({ logits, bias: b, tokens, used, mode, normalize, scale: 2.5 });
+        const [ids, weights] = [ints(Array(tokens * used).fill(-1)), floats(tokens * used)];
+        const sizes = [tokens, experts, used, mode, normalize, 2.5];
+        runReference("router", ids, weights, logits, b ?? null, ...sizes);
+        expect(got.ids).toEqual(ids);
+        expect(largestError(got.weights, weights)).toBeLessThan(tolerance);
+      }
+    }
+  });
+
+  test("the most experts and all of them used", () => {
+    const logits = randomFloats(4096, 5);
+    const { ids } = route(one(logits, 40, 3, 0));
+    const expected = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b).slice(0, 40);
+    expect([...ids]).toEqual(expected);
+    const all = route(one(randomFloats(70, 6), 70, 1, 0));
+    expect([...all.ids].sort((a, b) => a - b)).toEqual([...Array(70).keys()]);
+  });
+
+  test("ties take the lower index, zeros of both signs tie", () => {
+    const logits = floats(72);
+    logits[0] = -0;
+    logits[40] = -0;
+    const { ids, weights } = route(one(logits, 3, 3, 0));
+    expect([...ids]).toEqual([0, 1, 2]);
+    expect(weights[0]).toBeCloseTo(1 / 3, 6);
+  });
+
+  test("experts without a number are chosen last, each once", () => {
+    const logits = floats(4);
+    logits.set([Number.NaN, 1, Number.NaN, 2]);
+    expect([...route(one(logits, 4, 3, 0)).ids]).toEqual([3, 1, 0, 2]);
+  });
+
+  test("weights of next to nothing are divided by 2^-14, not by their sum", () => {
+    const p = 1 / (1 + Math.exp(20));
+    const { weights } = route(one(floats(2).fill(-20), 2, 2, 1));
+    expect(weights[0]! / (p * 2 ** 14)).toBeCloseTo(1, 5);
+  });
+
+  test("a token's bits do not depend on the others", () => {
+    const logits = randomFloats(9 * 33, 8);
+    const all = route({ logits, tokens: 9, used: 4, mode: 1, normalize: 1, scale: 1 });
+    const own = floats(33);
+    own.set(logits.subarray(5 * 33, 6 * 33));
+    const alone = route(one(own, 4, 1, 1));
+    expect([...alone.ids]).toEqual([...all.ids.subarray(20, 24)]);
+    expect([...alone.weights]).toEqual([...all.weights.subarray(20, 24)]);
+  });
+
+  test("sizes out of contract are refused", () => {
+    const place = deviceBytes(64);
+    const call = (experts: number, used: number, mode: number): string =>
+      `${cuda.psi_router!(place, place, place, null, 1, experts, used, mode, 0, 1)} ${cuda.psi_last_error!()}`;
+    expect(call(4097, 4, 1)).toBe(
+      "1 [psi_router] expected 1 to 4096 experts and used within them, got 4097 and 4.",
+    );
+    expect(call(4, 5, 1)).toContain("got 4 and 5");
+    expect(call(4, 2, 4)).toContain("mode 1, 2 or 3, got 4");
+  });
+});
+
+describe("combine", () => {
+  test.each([
+    [3, 4, 37],
+    [1, 1, 8],
+    [2, 5, 516],
+    [1, 4, 2880],
+  ])(
+    "%i tokens of %i experts, %i wide: alone, and added to the residual with the bits of add",
+    (tokens, used, width) => {
+      const [x, weights] = [randomFloats(tokens * used * width, 2), randomFloats(tokens * used, 3)];
+      const base = randomFloats(tokens * width, 4);
+      const count = tokens * width;
+      const [y, sum, fused] = [deviceBytes(4 * count), deviceBytes(4 * count), onDevice(base)];
+      const [xs, ws] = [onDevice(x), onDevice(weights)];
+      check(cuda.psi_moe_combine!(y, xs, ws, tokens, used, width));
+      const expected = floats(count);
+      runReference("moe_combine", expected, x, weights, tokens, used, width);
+      expect(largestError(floatsFromDevice(y, count), expected)).toBeLessThan(tolerance);
+      check(cuda.psi_add!(sum, onDevice(base), y, count));
+      check(cuda.psi_moe_combine_add!(fused, fused, xs, ws, tokens, used, width)); // in place
+      expect(floatsFromDevice(fused, count)).toEqual(floatsFromDevice(sum, count));
+    },
+  );
+});
