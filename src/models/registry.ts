@@ -25,8 +25,10 @@ export type LoadOptions = {
 };
 
 type Family = {
-  /** As GGUF's `general.architecture` or a checkpoint's `model_type` says it. */
-  readonly names: readonly string[];
+  /** As GGUF's `general.architecture` says it. */
+  readonly gguf: readonly string[];
+  /** As a checkpoint's `model_type` says it. */
+  readonly checkpoint: readonly string[];
   /** Reads and checks the hyper-parameters; the result loads the weights. */
   read(files: ModelFiles, settings: Settings, vocabulary: number, options: LoadOptions): ReadModel;
 };
@@ -36,7 +38,8 @@ export type ReadModel = { readonly config: ModelConfig; load(weights: Weights): 
 
 const families: readonly Family[] = [
   {
-    names: [...llamaArchitectures, "gemma3_text"],
+    gguf: llamaArchitectures,
+    checkpoint: ["llama", "mistral", "qwen2", "qwen3", "gemma3", "gemma3_text"],
     read(files, settings, vocabulary) {
       const name = files.architecture === "gemma3_text" ? "gemma3" : files.architecture;
       const read = files.kind === "gguf" ? llamaConfigFromGguf : llamaConfigFromCheckpoint;
@@ -45,7 +48,8 @@ const families: readonly Family[] = [
     },
   },
   {
-    names: [...gptOssArchitectures, "gpt_oss"],
+    gguf: gptOssArchitectures,
+    checkpoint: ["gpt_oss"],
     read(files, settings, vocabulary, { numerics }) {
       const ggmlYarn = numerics === "ggml";
       const config =
@@ -63,16 +67,39 @@ function expertWidth({ tensors }: ModelFiles): number {
   return tensors.get("blk.0.ffn_gate_exps.weight")?.shape[1] ?? Math.floor((merged ?? 0) / 2);
 }
 
-export const supportedArchitectures: readonly string[] = families.flatMap((f) => f.names);
+export const supportedArchitectures: readonly string[] = [
+  ...new Set(families.flatMap((f) => [...f.gguf, ...f.checkpoint])),
+];
+
+/** Mixtures of experts that are read from GGUF only, by `model_type`, with what GGUF calls them. */
+const sparseCheckpoints: Readonly<Record<string, string>> = { mixtral: "llama", qwen3_moe: "qwen3moe" };
+
+function familyOf({ kind, architecture, path, tensors }: ModelFiles): Family {
+  const names = (f: Family) => (kind === "gguf" ? f.gguf : f.checkpoint);
+  const family = families.find((f) => names(f).includes(architecture));
+  const details = { architecture };
+  if (family === undefined) {
+    const converted = kind === "gguf" ? undefined : sparseCheckpoints[architecture];
+    const fix = converted && {
+      fix: `Its experts are read from GGUF (architecture ${converted}): convert the folder with llama.cpp's convert_hf_to_gguf.py`,
+    };
+    const known = families.flatMap(names).join(", ");
+    const expected =
+      kind === "gguf" ? `an architecture of ${known}` : `a checkpoint with a model_type of ${known}`;
+    throw unexpected("unsupported", path, expected, quote(architecture), { details, ...fix });
+  }
+  if (tensors.has("blk.0.ffn_gate.0.weight")) {
+    const fix = "Convert the model again: files of before April 2024 keep every expert apart";
+    throw unexpected("unsupported", path, "one tensor for all experts of a layer", "one for each expert", {
+      ...{ details, fix },
+    });
+  }
+  return family;
+}
 
 /** Reads and checks a model's hyper-parameters and nothing else. */
 export function readModel(files: ModelFiles, options: LoadOptions = {}): ReadModel {
-  const family = families.find((f) => f.names.includes(files.architecture));
-  if (!family) {
-    const known = `an architecture of ${supportedArchitectures.join(", ")}`;
-    const details = { architecture: files.architecture };
-    throw unexpected("unsupported", files.path, known, quote(files.architecture), { details });
-  }
+  const family = familyOf(files);
   const settings = modelSettings(files);
   // Adapters and vision towers carry the architecture of the model they belong to.
   if (files.kind === "gguf") settings.refuse({ "general.type": ["model"] });
@@ -80,7 +107,15 @@ export function readModel(files: ModelFiles, options: LoadOptions = {}): ReadMod
     files.kind === "gguf" ? name === "token_embd.weight" : name.endsWith("embed_tokens.weight"),
   );
   const vocabulary = table?.[1].shape[0];
-  if (!vocabulary) throw unexpected("file_malformed", files.path, "an embedding table", "none");
+  if (!table || !vocabulary) throw unexpected("file_malformed", files.path, "an embedding table", "none");
+  // as transformers: rows beyond the tokenizer's are padding, and part of what vocab_size counts
+  if (files.kind === "safetensors" && settings.has("vocab_size")) {
+    const stated = settings.count("vocab_size");
+    if (stated !== vocabulary) {
+      const expected = `as many rows of ${table[0]} as vocab_size says, ${stated}`;
+      throw unexpected("file_malformed", files.path, expected, vocabulary);
+    }
+  }
   return family.read(files, settings, vocabulary, options);
 }
 

@@ -45,6 +45,13 @@ function logits(path: string): Float32Array {
   }
 }
 
+/** `config.json` of a random model's shape. */
+const config = (s: ModelShape) => ({
+  ...{ hidden_size: s.width, num_hidden_layers: s.layers, intermediate_size: s.feedForward },
+  ...{ num_attention_heads: s.heads, num_key_value_heads: s.kvHeads, head_dim: s.headDim },
+  ...{ max_position_embeddings: s.context, rms_norm_eps: 1e-5, rope_theta: s.ropeBase },
+});
+
 function refusal(model: RandomModel | string): string {
   try {
     logits(typeof model === "string" ? model : write(model));
@@ -176,11 +183,6 @@ describe("the same model written another way", () => {
 });
 
 describe("Hugging Face folders", () => {
-  const config = (s: ModelShape) => ({
-    ...{ hidden_size: s.width, num_hidden_layers: s.layers, intermediate_size: s.feedForward },
-    ...{ num_attention_heads: s.heads, num_key_value_heads: s.kvHeads, head_dim: s.headDim },
-    ...{ max_position_embeddings: s.context, rms_norm_eps: 1e-5, rope_theta: s.ropeBase },
-  });
   const close = (a: Float32Array, b: Float32Array): void =>
     expect(normalisedSquaredError(a, b)).toBeLessThan(1e-9);
 
@@ -285,6 +287,36 @@ describe("what would be computed wrongly is refused by name", () => {
   test("but not the tensors of an image tower", () => {
     const tower = holding({ name: "v.blk.0.attn_q.weight", shape: [4] }, "f32", new Float32Array(4));
     expect(logits(write({ ...llama, tensors: [...llama.tensors, tower] }))).toEqual(logits(write(llama)));
+  });
+
+  test("a checkpoint whose vocab_size is not its embedding's", () => {
+    const s = shape("llama");
+    const model = randomModel({ shape: s, dtype: "f32", seed: 17 });
+    const norms = { ffn_norm: "post_attention_layernorm" };
+    const entries = denseEntries(model, { norms, permutedHeadDim: 64 });
+    const of = (vocab_size: number | undefined) => {
+      const stated = { ...config(s), model_type: "llama", tie_word_embeddings: true, vocab_size };
+      return writeCheckpoint(place("hf"), stated, entries);
+    };
+    for (const wrong of [s.vocabulary - 1, s.vocabulary + 64]) {
+      expect(refusal(of(wrong))).toContain(`file_malformed [${folder.path}`);
+      expect(refusal(of(wrong))).toContain(`vocab_size says, ${wrong}, got ${s.vocabulary}`);
+    }
+    expect(logits(of(s.vocabulary))).toEqual(logits(of(undefined)));
+  });
+
+  test("checkpoints of experts by name, with the form that is read; experts kept apart in old files", () => {
+    const norms = { ffn_norm: "post_attention_layernorm" };
+    const entries = denseEntries(llama, { norms, permutedHeadDim: 64 });
+    const of = (model_type: string) =>
+      refusal(writeCheckpoint(place("hf"), { ...config(shape("llama")), model_type }, entries));
+    expect(of("mixtral")).toMatch(/^unsupported .*got "mixtral".*from GGUF \(architecture llama\)/);
+    expect(of("qwen3_moe")).toMatch(/^unsupported .*got "qwen3_moe".*from GGUF \(architecture qwen3moe\)/);
+    expect(of("qwen2_moe")).toMatch(/model_type of llama, .*gpt_oss, got "qwen2_moe"$/);
+    const apart = holding({ name: "blk.0.ffn_gate.0.weight", shape: [4] }, "f32", new Float32Array(4));
+    expect(refusal(write({ ...llama, tensors: [...llama.tensors, apart] }))).toContain(
+      "one tensor for all experts of a layer, got one for each expert",
+    );
   });
 
   test("an architecture nobody knows, and weights in integers", () => {
