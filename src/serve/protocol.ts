@@ -102,6 +102,8 @@ export type EngineInfo = {
     readonly quantization: string;
   };
   readonly backend: BackendTruth;
+  /** Facts of a device with memory of its own: name, driver, memory. */
+  readonly device?: Readonly<Record<string, string | number>>;
   /** Effective context per request, tokens. */
   readonly contextLength: number;
   readonly slots: number;
@@ -146,11 +148,17 @@ export type EngineStats = {
   readonly steps: number;
   /** Resident bytes of temporaries at the highest point so far. */
   readonly arenaPeakBytes: number;
+  /** Bytes taken of a device's own memory, by everybody on it; 0 where the device computes in the host's. */
+  readonly deviceMemoryBytes: number;
 };
 
 export type EngineOptions = {
   readonly modelPath: string;
-  readonly backend: "cpu";
+  readonly backend: "cpu" | "cuda";
+  /** Number of the GPU; absent: 0. */
+  readonly device?: number;
+  /** Layers that were asked for on the GPU; fewer than all, -1 aside, are refused. Absent: all. */
+  readonly gpuLayers?: number;
   /** Per-request context in tokens; absent: the model's trained context, cut to what memory admits and said so. */
   readonly contextLength?: number;
   readonly slots?: number;

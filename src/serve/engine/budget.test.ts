@@ -1,9 +1,10 @@
 import { expect, test } from "bun:test";
-import { PromptBudget, promptTokensPerStep } from "./budget.ts";
+import { backendLimits } from "./backend_limits.ts";
+import { PromptBudget } from "./budget.ts";
 
 test("a lone prompt gets whole steps; beside generation its part follows the machine's speed", () => {
   const budget = new PromptBudget();
-  expect(budget.tokens(0)).toBe(promptTokensPerStep);
+  expect(budget.tokens(0)).toBe(backendLimits.cpu.prompt.perStep);
   expect(budget.tokens(3)).toBe(64);
   for (let i = 0; i < 50; i++) budget.measured(512, 512);
   // 1 ms a token: 80 tokens in 80 ms

@@ -1,12 +1,5 @@
-/** Prompt tokens of one step when nobody is generating: enough rows for the matrix kernels to reach their peak. */
-export const promptTokensPerStep = 512;
+import { backendLimits, type PromptLimits } from "./backend_limits.ts";
 
-/** While others generate, the prompt part of a step should take no longer than this. */
-const promptShareMs = 80;
-const leastShare = 32;
-const largestShare = 256;
-/** Before anything was measured. */
-const firstShare = 64;
 /** Weight of the newest measurement. */
 const smoothing = 0.3;
 /** Chunks shorter than this cost as much as their weights take to read and say nothing about longer ones. */
@@ -18,11 +11,17 @@ const leastMeasured = 16;
  */
 export class PromptBudget {
   private msPerToken: number | undefined;
+  private readonly limits: PromptLimits;
+
+  constructor(limits: PromptLimits = backendLimits.cpu.prompt) {
+    this.limits = limits;
+  }
 
   tokens(generating: number): number {
-    if (generating === 0) return promptTokensPerStep;
+    const { perStep, shareMs, firstShare, leastShare, largestShare } = this.limits;
+    if (generating === 0) return perStep;
     if (this.msPerToken === undefined) return firstShare;
-    const share = Math.floor(promptShareMs / this.msPerToken / 16) * 16;
+    const share = Math.floor(shareMs / this.msPerToken / 16) * 16;
     return Math.min(largestShare, Math.max(leastShare, share));
   }
 

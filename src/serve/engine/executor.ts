@@ -3,7 +3,9 @@ import type { CachePool, CacheType, Model } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
 import { argmax, logSumExp, topK } from "../../runtime/functions.ts";
 import { rowsOf, type Tensor } from "../../runtime/tensor.ts";
+import { spareRowPages } from "./backend_limits.ts";
 import type { Batch, GroupShape, Logits, StepExecutor } from "./batch.ts";
+import { RecordedSteps, type StepLimits } from "./recorded_steps.ts";
 import type { Ranked } from "./select.ts";
 
 /** Runs a model's forward pass over paged caches on a device. */
@@ -12,24 +14,50 @@ export class ModelExecutor implements StepExecutor {
   readonly pools: readonly CachePool[];
   private readonly device: Device;
   private readonly model: Model;
+  /** Where the device can record steps. */
+  private readonly recorded: RecordedSteps | undefined;
 
-  constructor(device: Device, model: Model, groups: readonly GroupShape[], cacheType: CacheType) {
+  constructor(
+    device: Device,
+    model: Model,
+    groups: readonly GroupShape[],
+    cacheType: CacheType,
+    limits: StepLimits = limitsOf(groups),
+  ) {
     this.device = device;
     this.model = model;
     this.vocabularySize = model.config.vocabularySize;
+    const { captures } = device.backend;
+    const spare = captures ? spareRowPages : 0;
     this.pools = model.cacheGroups.map((group, g) =>
-      makeCachePool(device, group, cacheType, groups[g]!.pages),
+      makeCachePool(device, group, cacheType, groups[g]!.pages + spare),
     );
+    // pages beyond those that sequences get: the spare rows of recorded steps write there
+    const dummyPages = model.cacheGroups.map((_, g) => groups[g]!.pages);
+    this.recorded = captures ? new RecordedSteps(device, model, this.pools, limits, dummyPages) : undefined;
   }
 
   run(batch: Batch, read: (logits: Logits) => void): void {
-    const { device, model, pools } = this;
+    const { device } = this;
     using _scope = device.scope();
+    if (this.recorded?.takes(batch)) {
+      const { logits, ids } = this.recorded.run(batch);
+      read(new DeviceLogits(device, logits, ids));
+    } else read(new DeviceLogits(device, this.forward(batch)));
+  }
+
+  free(): void {
+    this.recorded?.free();
+    for (const pool of this.pools) freeCachePool(this.device, pool);
+  }
+
+  private forward(batch: Batch): Tensor {
+    const { device, model, pools } = this;
     const ints = (data: Int32Array, ...shape: number[]) => device.fromHost("i32", shape, data);
     const total = batch.tokens.length;
     // kernels take at least one row; in the middle of a prompt the last one's logits are made and not read
     const outputRows = batch.outputRows.length > 0 ? batch.outputRows : Int32Array.of(total - 1);
-    const logits = model.forward({
+    return model.forward({
       tokens: ints(batch.tokens, total),
       positions: ints(batch.positions, total),
       sequences: ints(batch.sequences, total),
@@ -37,28 +65,33 @@ export class ModelExecutor implements StepExecutor {
       pools,
       outputRows: ints(outputRows, outputRows.length),
     });
-    read(new DeviceLogits(device, logits));
-  }
-
-  free(): void {
-    for (const pool of this.pools) freeCachePool(this.device, pool);
   }
 }
+
+/** Recorded steps for any batch and context that the pools could hold. */
+function limitsOf(groups: readonly GroupShape[]): StepLimits {
+  return { slots: mostSlots, maxPages: Math.max(...groups.map(({ pages }) => pages)) };
+}
+
+const mostSlots = 64;
 
 /** Logits [R, V] on the device; only what is asked for is copied. */
 class DeviceLogits implements Logits {
   readonly rows: number;
   private readonly device: Device;
   private readonly logits: Tensor;
+  /** i32 [R], where the step computed them already. */
+  private readonly best: Tensor | undefined;
 
-  constructor(device: Device, logits: Tensor) {
+  constructor(device: Device, logits: Tensor, best?: Tensor) {
     this.device = device;
     this.logits = logits;
+    this.best = best;
     this.rows = logits.shape[0]!;
   }
 
   argmax(): Int32Array {
-    return this.device.downloadI32(argmax(this.logits));
+    return this.device.downloadI32(this.best ?? argmax(this.logits));
   }
 
   topK(k: number): readonly Ranked[] {

@@ -5,43 +5,79 @@ import type { Model } from "../../models/model.ts";
 import { loadModel } from "../../models/registry.ts";
 import type { Device } from "../../runtime/device.ts";
 import type { BackendTruth, EngineInfo, EngineOptions } from "../protocol.ts";
+import { backendLimits } from "./backend_limits.ts";
 import { ModelExecutor } from "./executor.ts";
 import type { LoadedEngine } from "./loop.ts";
 import type { LoadProgress } from "./messages.ts";
 import { type ModelPlan, planModel } from "./model_plan.ts";
+import { pagesFor } from "./pages.ts";
 
-const cpuTruth: BackendTruth = {
-  backend: "cpu",
+const native = {
   executionMode: "native",
   executionEngine: "psionic",
-  residencyMode: "cpu_only",
   hybridOffload: "unsupported",
   fallbackPolicy: "refuse",
-  performanceClass: "portable_cpu_degraded",
+} as const;
+
+const truths: Readonly<Record<EngineOptions["backend"], BackendTruth>> = {
+  cpu: {
+    backend: "cpu",
+    ...native,
+    residencyMode: "cpu_only",
+    performanceClass: "portable_cpu_degraded",
+  },
+  cuda: {
+    backend: "cuda",
+    ...native,
+    residencyMode: "cuda_accelerated",
+    performanceClass: "nvidia_native",
+  },
 };
 
-/** Plans, opens the device, places the weights and allocates the caches. */
+/** Opens the device that was asked for; throws when it is not there. */
+export function openEngineDevice({ backend, device, threads, isa }: DeviceChoice): Device {
+  if (backend === "cuda") return openDevice("cuda", { number: device });
+  return openDevice("cpu", { threads, isa });
+}
+
+type DeviceChoice = Pick<EngineOptions, "backend" | "device" | "threads" | "isa">;
+
+/** Opens the device, plans its memory, places the weights and allocates the caches. */
 export async function loadEngine(
   options: EngineOptions,
   onProgress: (progress: LoadProgress) => void,
 ): Promise<LoadedEngine> {
   const start = performance.now();
   const files = openModelFiles(options.modelPath);
-  const plan = planModel(files, options);
-  const device = openDevice(options.backend, { threads: options.threads, isa: options.isa });
+  const device = openEngineDevice(options);
+  const { backend } = device;
   try {
+    const plan = planModel(files, options, backend.memory?.().free);
+    // temporaries of every step fit into one block, so that none allocates while it runs
+    if (backend.memory) device.arena.reserve(plan.memory.workspaceBytes);
     const model = loadModel(device, files, {
       numerics: options.numerics ?? "reference",
       onProgress: reported("weights", onProgress),
     });
-    const executor = new ModelExecutor(device, model, plan.groups, plan.cacheType);
+    const executor = new ModelExecutor(device, model, plan.groups, plan.cacheType, {
+      slots: plan.slots,
+      maxPages: pagesFor(plan.contextLength),
+    });
     const digest = startDigest(files);
     return {
       executor,
       groups: plan.groups,
-      info: describeEngine(files, model, plan, digest.value ?? null, performance.now() - start),
+      promptLimits: backendLimits[options.backend].prompt,
+      info: describeEngine(files, model, plan, device, {
+        digest: digest.value ?? null,
+        loadMs: performance.now() - start,
+      }),
       digest,
       arenaPeakBytes: () => device.arena.peakBytes,
+      deviceMemoryBytes: () => {
+        const memory = backend.memory?.();
+        return memory ? memory.total - memory.free : 0;
+      },
       close() {
         digest[Symbol.dispose]();
         executor.free();
@@ -89,11 +125,12 @@ function describeEngine(
   files: ModelFiles,
   model: Model,
   plan: ModelPlan,
-  digest: string | null,
-  loadMs: number,
+  device: Device,
+  { digest, loadMs }: { readonly digest: string | null; readonly loadMs: number },
 ): EngineInfo {
   const { architecture, name, vocabularySize, contextLength } = model.config;
   const { slots, maxQueue, memory, planDigest, notes } = plan;
+  const { backend } = device;
   return {
     model: {
       ...{ path: files.path, architecture, name, digest, vocabularySize },
@@ -102,7 +139,8 @@ function describeEngine(
       weightBytes: model.weightBytes,
       quantization: quantization(files),
     },
-    backend: cpuTruth,
+    backend: truths[backend.name === "cuda" ? "cuda" : "cpu"],
+    ...(backend.memory ? { device: backend.info() } : {}),
     contextLength: plan.contextLength,
     ...{ slots, maxQueue, memory, planDigest, loadMs, notes },
   };

@@ -1,5 +1,6 @@
 import { PsionicError } from "../../core/error.ts";
 import type { EngineInfo, EngineOptions, GenerateEvent } from "../protocol.ts";
+import type { PromptLimits } from "./backend_limits.ts";
 import type { GroupShape, StepExecutor } from "./batch.ts";
 import { errorRecord, LinkEnd, type Message } from "./link.ts";
 import { type Command, type LoadProgress, type Report, statFields, type WorkerStart } from "./messages.ts";
@@ -12,7 +13,11 @@ export type LoadedEngine = {
   readonly info: EngineInfo;
   /** The content digest, when `info` has none yet: a call of `advance` takes about a millisecond. */
   readonly digest?: { readonly value: string | undefined; advance(): void };
+  /** Absent: the CPU's. */
+  readonly promptLimits?: PromptLimits;
   arenaPeakBytes(): number;
+  /** Bytes taken of the device's own memory; absent: it computes in the host's. */
+  deviceMemoryBytes?(): number;
   close(): void;
 };
 
@@ -86,6 +91,29 @@ class DigestWork {
   }
 }
 
+/** A driver takes some microseconds to say how much memory is taken. */
+const msBetweenMemoryQueries = 1000;
+
+/** What is taken of the device's memory, asked for now and then. */
+class DeviceMemory {
+  private readonly engine: LoadedEngine;
+  private last = Number.NEGATIVE_INFINITY;
+  private taken = 0;
+
+  constructor(engine: LoadedEngine) {
+    this.engine = engine;
+  }
+
+  bytes(): number {
+    const now = performance.now();
+    if (this.engine.deviceMemoryBytes && now - this.last >= msBetweenMemoryQueries) {
+      this.last = now;
+      this.taken = this.engine.deviceMemoryBytes();
+    }
+    return this.taken;
+  }
+}
+
 function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
   const report = (message: Report) => link.send(message);
   let events: [number, GenerateEvent][] = [];
@@ -98,13 +126,15 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     flushEvents();
     report({ type: "failed", id, error: errorRecord(error) });
   };
-  const { executor, groups, info } = engine;
+  const { executor, groups, info, promptLimits } = engine;
+  const { slots, maxQueue, contextLength } = info;
   const scheduler = new Scheduler({
-    ...{ executor, groups, slots: info.slots, maxQueue: info.maxQueue, contextLength: info.contextLength },
+    ...{ executor, groups, slots, maxQueue, contextLength, ...(promptLimits ? { promptLimits } : {}) },
     emit: (id, event) => events.push([id, event]),
     fail,
   });
   const hashing = new DigestWork(engine, report);
+  const deviceMemory = new DeviceMemory(engine);
   let closing = false;
   let sinceCollection = 0;
   const obey = ({ body, numbers }: Message) => {
@@ -123,7 +153,7 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     const seen = link.bell();
     for (const message of link.receive()) obey(message);
     const worked = step(scheduler);
-    writeStats(stats, scheduler, engine);
+    writeStats(stats, scheduler, engine, deviceMemory);
     flushEvents();
     if (worked) {
       sinceCollection += 1;
@@ -149,8 +179,17 @@ function step(scheduler: Scheduler): boolean {
   }
 }
 
-function writeStats(stats: Float64Array, scheduler: Scheduler, engine: LoadedEngine): void {
-  const now = { ...scheduler.stats(), arenaPeakBytes: engine.arenaPeakBytes() };
+function writeStats(
+  stats: Float64Array,
+  scheduler: Scheduler,
+  engine: LoadedEngine,
+  deviceMemory: DeviceMemory,
+): void {
+  const now = {
+    ...scheduler.stats(),
+    arenaPeakBytes: engine.arenaPeakBytes(),
+    deviceMemoryBytes: deviceMemory.bytes(),
+  };
   statFields.forEach((field, i) => {
     stats[i] = now[field];
   });

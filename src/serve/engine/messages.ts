@@ -50,4 +50,5 @@ export const statFields = [
   "cancelled",
   "steps",
   "arenaPeakBytes",
+  "deviceMemoryBytes",
 ] as const;

@@ -2,6 +2,8 @@ import { openDevice } from "../../backends/index.ts";
 import type { ModelFiles } from "../../models/files/source.ts";
 import { loadModel } from "../../models/registry.ts";
 import type { EngineOptions } from "../protocol.ts";
+import { backendLimits } from "./backend_limits.ts";
+import { refusePartialOffload } from "./gpu_layers.ts";
 import { availableMemory } from "./memory.ts";
 import { defaultCacheType, defaultSlots, type EnginePlan, planMemory } from "./plan.ts";
 import { measureShape } from "./shape.ts";
@@ -12,21 +14,33 @@ export type ModelPlan = EnginePlan & {
   readonly parameters: number;
 };
 
-type Options = Pick<EngineOptions, "contextLength" | "slots" | "maxQueue" | "cacheType" | "numerics">;
+type Options = Pick<
+  EngineOptions,
+  "contextLength" | "slots" | "maxQueue" | "cacheType" | "numerics" | "gpuLayers"
+> &
+  Partial<Pick<EngineOptions, "backend">>;
 
-/** The memory plan of a model from its headers alone; the engine loads by it, `inspect` prints it. */
+/**
+ * The memory plan of a model from its headers alone; the engine loads by it, `inspect` prints it. `availableBytes` is of
+ * the memory that the backend computes in.
+ */
 export function planModel(
   files: ModelFiles,
   options: Options = {},
   availableBytes: number = availableMemory(),
 ): ModelPlan {
-  const device = openDevice("meta");
+  const backend = options.backend ?? "cpu";
+  const device = openDevice("meta", { like: backend });
   try {
     const model = loadModel(device, files, { numerics: options.numerics ?? "reference" });
     try {
-      const slots = options.slots ?? defaultSlots;
-      const cacheType = options.cacheType ?? defaultCacheType;
-      const { shape, planDigest } = measureShape(device, model, slots, cacheType);
+      refusePartialOffload(model.config.layers, options.gpuLayers);
+      const { shape, planDigest } = measureShape(device, model, {
+        slots: options.slots ?? defaultSlots,
+        cacheType: options.cacheType ?? defaultCacheType,
+        contextLength: Math.max(1, options.contextLength ?? model.config.contextLength),
+        promptTokens: backendLimits[backend].prompt.perStep,
+      });
       const plan = planMemory(shape, options, availableBytes);
       return { ...plan, planDigest, parameters: model.parameters };
     } finally {

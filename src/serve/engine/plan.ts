@@ -2,8 +2,8 @@ import { type PsionicError, unexpected } from "../../core/error.ts";
 import { groupPageBytes } from "../../models/cache.ts";
 import type { CacheGroup, CacheType, ModelConfig } from "../../models/model.ts";
 import type { EngineOptions, MemoryPlan } from "../protocol.ts";
+import { backendLimits } from "./backend_limits.ts";
 import type { GroupShape } from "./batch.ts";
-import { promptTokensPerStep } from "./budget.ts";
 import { pageSize, pagesFor, windowPages } from "./pages.ts";
 
 /** What the plan must know of a model; all of it is in the file's metadata. */
@@ -28,7 +28,8 @@ export type EnginePlan = {
   readonly notes: readonly string[];
 };
 
-type PlanOptions = Pick<EngineOptions, "contextLength" | "slots" | "maxQueue" | "cacheType">;
+type PlanOptions = Pick<EngineOptions, "contextLength" | "slots" | "maxQueue" | "cacheType"> &
+  Partial<Pick<EngineOptions, "backend">>;
 
 export const defaultSlots = 8;
 export const defaultCacheType: CacheType = "f16";
@@ -36,35 +37,32 @@ const largestSlots = 256;
 const defaultQueue = 512;
 /** Cached turns per slot whose windows are kept. */
 const checkpointsPerSlot = 8;
-/** Left to the rest of the process and machine. */
-const reserveBytes = 256 * 2 ** 20;
-/**
- * Part of the memory left by weights that caches of a default size may take. A user who asks for a context and slots
- * gets them as long as they fit at all.
- */
-const defaultPart = 0.25;
 
 /** Divides memory before anything is loaded; throws `admission_refused` with the numbers when it does not suffice. */
 export function planMemory(shape: ModelShape, options: PlanOptions, availableBytes: number): EnginePlan {
   const cacheType = options.cacheType ?? defaultCacheType;
   const slots = checked("slots", options.slots ?? defaultSlots, largestSlots);
   const maxQueue = checked("maxQueue", options.maxQueue ?? defaultQueue, 1e6);
-  const workspaceBytes = shape.workspaceBytes ?? estimatedWorkspace(shape.config, slots);
-  const budget = availableBytes - shape.weightBytes - workspaceBytes - reserveBytes;
-  const cacheBytes = (context: number, parallel: number) =>
-    bytesOf(shape, cacheType, groupShapes(shape, context, parallel, slots));
+  const limits = backendLimits[options.backend ?? "cpu"];
+  const perStep = limits.prompt.perStep;
+  const workspaceBytes = shape.workspaceBytes ?? estimatedWorkspace(shape.config, perStep + slots, slots);
+  const budget = availableBytes - shape.weightBytes - workspaceBytes - limits.reserveBytes;
+  const groupsFor = (length: number, full: number) => groupShapes(shape, length, full, slots, perStep);
+  const cacheBytes = (length: number, full: number) =>
+    bytesOf(shape, cacheType, groupsFor(length, full), limits.sparePages);
   const notes: string[] = [];
-  const context = contextFor(shape, options, budget, (length) => cacheBytes(length, 1), notes);
+  const bytesFor = (length: number) => cacheBytes(length, 1);
+  const context = contextFor(shape, options, { budget, availableBytes, bytes: bytesFor }, notes);
   const asked = options.slots !== undefined;
-  const limit = asked ? budget : Math.max(budget * defaultPart, cacheBytes(context, 1));
+  const limit = asked ? budget : Math.max(budget * limits.defaultPart, cacheBytes(context, 1));
   const parallel = largest(slots, (n) => cacheBytes(context, n) <= limit);
   if (parallel < slots) {
     notes.push(
       `Caches hold ${parallel} full contexts for ${slots} slots; requests beyond that are set back and resumed.`,
     );
   }
-  const groups = groupShapes(shape, context, parallel, slots);
-  const bytes = bytesOf(shape, cacheType, groups);
+  const groups = groupsFor(context, parallel);
+  const bytes = cacheBytes(context, parallel);
   return {
     ...{ contextLength: context, slots, maxQueue, cacheType, groups, notes },
     memory: {
@@ -76,11 +74,17 @@ export function planMemory(shape: ModelShape, options: PlanOptions, availableByt
   };
 }
 
+/** Bytes for caches, of those available, and what a context takes of them. */
+type Room = {
+  readonly budget: number;
+  readonly availableBytes: number;
+  bytes(context: number): number;
+};
+
 function contextFor(
   shape: ModelShape,
   options: PlanOptions,
-  budget: number,
-  bytes: (context: number) => number,
+  { budget, availableBytes, bytes }: Room,
   notes: string[],
 ): number {
   const trained = shape.config.contextLength;
@@ -89,9 +93,10 @@ function contextFor(
     notes.push(`The context of ${wanted} tokens is longer than the ${trained} the model was trained for.`);
   }
   if (bytes(wanted) <= budget) return wanted;
-  if (options.contextLength !== undefined) throw refused(shape, wanted, bytes(wanted), budget);
+  const refusal = (length: number) => refused(shape, length, bytes(length), budget, availableBytes);
+  if (options.contextLength !== undefined) throw refusal(wanted);
   const pages = largest(pagesFor(wanted), (n) => bytes(n * pageSize) <= budget);
-  if (bytes(pageSize * pages) > budget) throw refused(shape, pageSize, bytes(pageSize), budget);
+  if (bytes(pageSize * pages) > budget) throw refusal(pageSize);
   const context = pages * pageSize;
   notes.push(`The context is cut from ${trained} to ${context} tokens, which is what memory admits.`);
   return context;
@@ -110,20 +115,31 @@ function largest(most: number, holds: (n: number) => boolean): number {
 }
 
 /** Pages for `parallel` full contexts, and for the windows of all slots with the checkpoints of their past turns. */
-function groupShapes(shape: ModelShape, context: number, parallel: number, slots: number): GroupShape[] {
+function groupShapes(
+  shape: ModelShape,
+  context: number,
+  parallel: number,
+  slots: number,
+  promptTokens: number,
+): GroupShape[] {
   return shape.cacheGroups.map(({ window }) => {
     const full = parallel * pagesFor(context);
     if (window === 0) return { window, pages: full };
     // each slot: the window, one page more for resuming, and the pages at both ends of what it is computing
-    const running = slots * (windowPages(window) + 4) + pagesFor(promptTokensPerStep);
+    const running = slots * (windowPages(window) + 4) + pagesFor(promptTokens);
     const checkpoints = slots * checkpointsPerSlot * (windowPages(window) + 1);
     return { window, pages: Math.min(running + checkpoints, slots * pagesFor(context)) };
   });
 }
 
-function bytesOf(shape: ModelShape, cacheType: CacheType, groups: readonly GroupShape[]): number {
+function bytesOf(
+  shape: ModelShape,
+  cacheType: CacheType,
+  groups: readonly GroupShape[],
+  sparePages: number,
+): number {
   return shape.cacheGroups.reduce(
-    (sum, group, g) => sum + groups[g]!.pages * groupPageBytes(group, cacheType),
+    (sum, group, g) => sum + (groups[g]!.pages + sparePages) * groupPageBytes(group, cacheType),
     0,
   );
 }
@@ -131,8 +147,7 @@ function bytesOf(shape: ModelShape, cacheType: CacheType, groups: readonly Group
 /** f32 rows of the model's width that are alive at the worst moment of a layer, by measurement on the known families. */
 const rowsPerToken = 24;
 
-function estimatedWorkspace({ width, vocabularySize }: ModelConfig, slots: number): number {
-  const tokens = promptTokensPerStep + slots;
+function estimatedWorkspace({ width, vocabularySize }: ModelConfig, tokens: number, slots: number): number {
   return tokens * width * 4 * rowsPerToken + 2 * slots * vocabularySize * 4;
 }
 
@@ -150,11 +165,13 @@ function refused(
   contextLength: number,
   cacheBytes: number,
   budgetBytes: number,
+  availableBytes: number,
 ): PsionicError {
   const expected = `${mebibytes(cacheBytes)} MiB for the cache of one context of ${contextLength} tokens`;
-  const got = `${mebibytes(Math.max(0, budgetBytes))} MiB beside weights of ${mebibytes(shape.weightBytes)} MiB`;
+  const weights = `weights of ${mebibytes(shape.weightBytes)} MiB`;
+  const got = `${mebibytes(Math.max(0, budgetBytes))} MiB beside ${weights} in ${mebibytes(availableBytes)} MiB free`;
   const fix = "Ask for a shorter context or a smaller cache type, or free memory";
-  const details = { contextLength, cacheBytes, budgetBytes, weightBytes: shape.weightBytes };
+  const details = { contextLength, cacheBytes, budgetBytes, availableBytes, weightBytes: shape.weightBytes };
   return unexpected("admission_refused", "memory plan", expected, got, { fix, details });
 }
 

@@ -2,6 +2,7 @@ import { PsionicError, unexpected } from "../../core/error.ts";
 import type { EngineStats, FinishReason, GenerateEvent, GenerateRequest } from "../protocol.ts";
 import { type ActiveRequest, openRequest } from "./active_request.ts";
 import { assemble, outputCount, type Part } from "./assemble.ts";
+import type { PromptLimits } from "./backend_limits.ts";
 import type { GroupShape, Logits, StepExecutor } from "./batch.ts";
 import { PromptBudget } from "./budget.ts";
 import { PagePool, pageSize } from "./pages.ts";
@@ -18,6 +19,8 @@ export type SchedulerOptions = {
   /** Choices that may wait. */
   readonly maxQueue: number;
   readonly contextLength: number;
+  /** Absent: the CPU's. */
+  readonly promptLimits?: PromptLimits;
   readonly emit: (id: number, event: GenerateEvent) => void;
   /** Ends a request with an error instead of an `end` event. */
   readonly fail: (id: number, error: PsionicError) => void;
@@ -44,7 +47,7 @@ export class Scheduler {
   private readonly requests = new Map<number, ActiveRequest>();
   /** In order of admission. */
   private active: Sequence[] = [];
-  private readonly budget = new PromptBudget();
+  private readonly budget: PromptBudget;
   private readonly now: () => number;
   private readonly largestOutput: number;
   /** Counts steps, so that prompts take turns at the first share. */
@@ -61,6 +64,7 @@ export class Scheduler {
 
   constructor(options: SchedulerOptions) {
     this.options = options;
+    this.budget = new PromptBudget(options.promptLimits);
     this.now = options.now ?? (() => performance.now());
     this.groups = options.groups.map(({ window, pages }) => ({ window, pool: new PagePool(pages) }));
     this.tree = new PrefixTree(this.groups);
@@ -72,7 +76,7 @@ export class Scheduler {
     return this.active.length === 0 && this.queue.size === 0;
   }
 
-  stats(): Omit<EngineStats, "arenaPeakBytes"> {
+  stats(): Omit<EngineStats, "arenaPeakBytes" | "deviceMemoryBytes"> {
     return {
       active: this.active.length,
       queued: this.queue.size,

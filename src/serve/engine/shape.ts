@@ -3,7 +3,6 @@ import type { CacheType, Model } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
 import { record } from "../../runtime/recorder.ts";
 import type { Batch } from "./batch.ts";
-import { promptTokensPerStep } from "./budget.ts";
 import { ModelExecutor } from "./executor.ts";
 import { pagesFor } from "./pages.ts";
 import type { ModelShape } from "./plan.ts";
@@ -14,6 +13,14 @@ export type MeasuredShape = {
   readonly planDigest: string;
 };
 
+/** The largest step: prompt tokens beside a generating sequence in every other slot, behind contexts of this length. */
+export type StepSizes = {
+  readonly slots: number;
+  readonly cacheType: CacheType;
+  readonly contextLength: number;
+  readonly promptTokens: number;
+};
+
 /**
  * What the memory plan must know, from a model loaded on the meta device: the largest step is run there, where only
  * shapes exist, and the arena says how much it took.
@@ -21,8 +28,7 @@ export type MeasuredShape = {
 export function measureShape(
   device: Device,
   model: Model,
-  slots: number,
-  cacheType: CacheType,
+  { slots, cacheType, contextLength, promptTokens }: StepSizes,
 ): MeasuredShape {
   const groups = model.cacheGroups.map(({ window }) => ({ window, pages: 1 }));
   const executor = new ModelExecutor(device, model, groups, cacheType);
@@ -31,8 +37,8 @@ export function measureShape(
       logits.argmax();
     });
   });
-  const total = promptTokensPerStep + slots - 1;
-  executor.run(emptyBatch(model, total, slots, pagesFor(model.config.contextLength)), (logits) => {
+  const total = promptTokens + slots - 1;
+  executor.run(emptyBatch(model, total, slots, pagesFor(contextLength)), (logits) => {
     logits.argmax();
     logits.logSumExp();
   });

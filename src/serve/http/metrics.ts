@@ -128,6 +128,11 @@ const engineGauges: readonly Row[] = [
   ["psionic_cache_pages_used", "Pages of the key-value cache in use", (s) => s.pagesUsed],
   ["psionic_cache_pages", "Pages of the key-value cache", (s) => s.pagesTotal],
   ["psionic_arena_peak_bytes", "Most bytes that temporaries have taken", (s) => s.arenaPeakBytes],
+  [
+    "psionic_device_memory_bytes",
+    "Bytes taken of the GPU's memory, by everybody on it; 0 on the CPU",
+    (s) => s.deviceMemoryBytes,
+  ],
 ];
 
 const engineCounters: readonly Row[] = [

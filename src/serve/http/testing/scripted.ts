@@ -197,6 +197,7 @@ export class ScriptedEngine implements Engine {
       cancelled: this.cancelled,
       steps: 0,
       arenaPeakBytes: 0,
+      deviceMemoryBytes: 0,
     };
   }
 
