@@ -1,0 +1,133 @@
+/**
+ * Everything that the CUDA backend must show, as sections of a table; scripts/gpu-check.sh prepares the machine first.
+ * Usage: bun scripts/gpu-check.ts [SECTION]... [--backend cuda|cpu] [--shape gpt-oss-20b] [--large-model FILE]
+ *        Sections: ops golden replay batch chat sanitizer soak bench errors; absent: all, in that order.
+ * Output: the table, last on stdout; progress on stderr; rows in OUT/gpu-check.jsonl, where OUT is the environment's or
+ *         .cache/gpu-check. Exits 1 when a row is not as required.
+ */
+import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { table } from "../src/terminal/table.ts";
+import { builtCudaLibrary, lastLines, type Row, ran, root } from "./gpu/check.ts";
+
+/** Seconds that each may take. */
+const limits = {
+  ...{ ops: 150, golden: 90, replay: 60, batch: 60, chat: 90 },
+  ...{ sanitizer: 300, soak: 150, bench: 300, errors: 200 },
+} as const;
+type Name = keyof typeof limits;
+const needLarge: readonly Name[] = ["bench", "errors"];
+
+type SectionRow = Row & { readonly section: Name };
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    backend: { type: "string", default: "cuda" },
+    shape: { type: "string", default: "gpt-oss-20b" },
+    "large-model": { type: "string" },
+  },
+});
+const backend = values.backend;
+if (backend !== "cuda" && backend !== "cpu")
+  throw new Error(`[gpu-check] expected --backend cuda or cpu, got ${backend}`);
+const unknown = positionals.filter((name) => !Object.hasOwn(limits, name));
+if (unknown.length > 0) {
+  throw new Error(
+    `[gpu-check] expected sections of ${Object.keys(limits).join(", ")}, got ${unknown.join(", ")}`,
+  );
+}
+const names = (positionals.length > 0 ? positionals : Object.keys(limits)) as Name[];
+const out = process.env.OUT ?? join(root, ".cache", "gpu-check");
+const folder = join(out, "work");
+
+function roomIn(path: string): number {
+  if (!existsSync(path)) return 0;
+  const { bavail, bsize } = statfsSync(path);
+  return bavail * bsize;
+}
+
+/** Memory where there is room for the file, which is then in the page cache whatever happens. */
+function largeModelPath(): string {
+  if (values["large-model"]) return values["large-model"];
+  const name = `psionic-${values.shape}-random.gguf`;
+  const needed = 20 * 2 ** 30;
+  return join(roomIn("/dev/shm") > needed ? "/dev/shm" : tmpdir(), name);
+}
+
+/** Writes the large model beside the first sections. */
+async function writeLarge(path: string): Promise<string> {
+  if (existsSync(path)) return `${path}: already there`;
+  const script = join(root, "scripts", "make-random-gguf.ts");
+  const command = [process.execPath, script, "--shape", values.shape, "--out", path];
+  const { code, err } = await ran(command, { limit: 180 });
+  if (code !== 0) throw new Error(`[gpu-check] ${lastLines(err)}`);
+  return err.trim();
+}
+
+/** Runs a section in its own process group, which ends at the limit with everything it started. */
+async function run(name: Name, largeModel: string): Promise<SectionRow[]> {
+  const rows = join(folder, `${name}.jsonl`);
+  rmSync(rows, { force: true });
+  const limit = limits[name];
+  const script = join(root, "scripts", "gpu", "section.ts");
+  const child = Bun.spawn(
+    ["timeout", "-k", "5", String(limit), process.execPath, script, name, backend, largeModel, folder],
+    { cwd: root, stdin: "ignore", stdout: "inherit", stderr: "inherit" },
+  );
+  const code = await child.exited;
+  const text = existsSync(rows) ? readFileSync(rows, "utf8").trim() : "";
+  const found =
+    text === "" ? [] : text.split("\n").map((line) => ({ section: name, ...(JSON.parse(line) as Row) }));
+  if (code === 0) return found;
+  const got = code === 124 || code === 137 ? `stopped after ${limit} s` : `exit ${code}`;
+  return [
+    ...found,
+    { section: name, what: "the section itself", required: "runs to its end", got, ok: false },
+  ];
+}
+
+/** One line on what was tested and where. */
+async function machine(): Promise<string> {
+  const date = new Date().toISOString().slice(0, 16);
+  const { out: card } = Bun.which("nvidia-smi")
+    ? await ran([
+        "nvidia-smi",
+        "--query-gpu=name,memory.total,driver_version",
+        "--format=csv,noheader",
+        "-i",
+        "0",
+      ])
+    : { out: "no card" };
+  return `gpu-check of ${date}, backend ${backend}, ${card.trim()}, library ${builtCudaLibrary() ?? "none"}`;
+}
+
+function print(rows: readonly SectionRow[]): void {
+  const verdict = ({ ok }: Row) => (ok === undefined ? "" : ok ? "ok" : "FAILED");
+  const cells = rows.map((r) => [r.section, r.what, r.required, r.got.slice(0, 120), verdict(r)]);
+  console.log(table([["section", "what", "required", "got", ""], ...cells]));
+  const failed = rows.filter(({ ok }) => ok === false).length;
+  console.log(`${rows.length - failed} rows as required, ${failed} not`);
+}
+
+mkdirSync(folder, { recursive: true });
+const title = await machine();
+const largeModel = largeModelPath();
+const writing = names.some((name) => needLarge.includes(name))
+  ? writeLarge(largeModel).then((text) => console.error(text))
+  : undefined;
+// its failure is the first section's that needs the file
+writing?.catch(() => {});
+const all: SectionRow[] = [];
+for (const name of names) {
+  if (needLarge.includes(name)) await writing;
+  const start = performance.now();
+  all.push(...(await run(name, largeModel)));
+  console.error(`[${name}] took ${((performance.now() - start) / 1000).toFixed(0)} s`);
+  writeFileSync(join(out, "gpu-check.jsonl"), all.map((row) => `${JSON.stringify(row)}\n`).join(""));
+}
+console.log(`\n${title}`);
+print(all);
+process.exit(all.some(({ ok }) => ok === false) ? 1 : 0);

@@ -1,0 +1,33 @@
+/** Every op of the kernel library against the CPU's reference: the tests that lie beside the kernels. */
+import { appendFileSync } from "node:fs";
+import { join } from "node:path";
+import { builtCudaLibrary, type Check, lastLines, ran, root } from "./check.ts";
+
+/** Test files at once: each is a process with its own context on the card. */
+const lanes = 4;
+
+export async function ops({ backend, folder, report }: Check): Promise<void> {
+  const where = join("kernels", backend);
+  const files = (await Array.fromAsync(new Bun.Glob("*.test.ts").scan(join(root, where)))).sort();
+  const library = backend === "cuda" ? builtCudaLibrary() : undefined;
+  if (backend === "cuda" && !library) throw new Error("expected a built CUDA library, got none");
+  let next = 0;
+  const lane = async () => {
+    while (next < files.length) {
+      const file = files[next++]!;
+      const command = [process.execPath, "test", "--timeout", "60000", `./${join(where, file)}`];
+      const env: Record<string, string> = library ? { PSIONIC_CUDA_LIBRARY: library } : {};
+      const { code, err, seconds } = await ran(command, { limit: 100, env });
+      const count = (what: string) => Number(new RegExp(`^ *(\\d+) ${what}$`, "m").exec(err)?.[1] ?? 0);
+      appendFileSync(join(folder, "ops.log"), `== ${file}\n${err}\n`);
+      const why = code === 0 ? "" : `: ${err.match(/^\(fail\).*$/m)?.[0] ?? lastLines(err)}`;
+      report({
+        what: `${file.replace(".test.ts", "")} against the CPU (${seconds.toFixed(1)} s)`,
+        required: "0 fail",
+        got: `${count("pass")} pass, ${count("fail")} fail${why}`,
+        ok: code === 0 && count("pass") > 0,
+      });
+    }
+  };
+  await Promise.all(Array.from({ length: lanes }, lane));
+}
