@@ -97,8 +97,9 @@ PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bi
    features a multiple of 16; y f32 [tokens*used, features]. Scratch: that of psi_moe_matmul. */
 PSI_API i32 psi_moe_glu(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 features, i32 columns, i32 dtype, i32 kind, f32 alpha, f32 limit, f64 scratch_bytes);
 /* Top-k routing. logits f32 [tokens,experts]; bias f32 [experts] or NULL is added for choosing only.
-   mode 1: softmax over all then top-k; 2: sigmoid; 3: top-k then softmax. Ties take the lower index; order descending. */
-PSI_API i32 psi_router(void* expert_ids, void* weights, const void* logits, const void* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
+   mode 1: softmax over all then top-k; 2: sigmoid; 3: top-k then softmax. Ties take the lower index; order descending.
+   expert_scale f32 [experts] or NULL multiplies the weights at the end. */
+PSI_API i32 psi_router(void* expert_ids, void* weights, const void* logits, const void* bias, const void* expert_scale, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
 /* y[t] = sum_j weights[t,j] x[t*used+j], in order of j */
 PSI_API i32 psi_moe_combine(void* y, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
 /* CUDA only. y[t] = base[t] + the above: the bits of psi_moe_combine and psi_add. y may be base. */
@@ -116,6 +117,8 @@ PSI_API i32 psi_glu(void* y, const void* gate, const void* up, i32 rows, i32 wid
 /* y[t] = scale * table[ids[t]]; table [vocabulary,width], any dtype, file layout or packed (dtype | PSI_PACKED). */
 PSI_API i32 psi_embedding(void* y, const void* table, const void* ids, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f32 scale);
 PSI_API i32 psi_add(void* y, const void* a, const void* b, f64 count);
+/* y = (a + b) * scale; y may be a or b */
+PSI_API i32 psi_add_scaled(void* y, const void* a, const void* b, f64 count, f32 scale);
 /* y[r] = x[index[r]] */
 PSI_API i32 psi_gather_rows(void* y, const void* x, const void* index, i32 rows, i32 width, i32 source_rows);
 /* y = cap * tanh(x / cap) */
@@ -152,7 +155,7 @@ PSI_API i32 psi_dequantize_ref(void* y, const void* x, i32 rows, i32 columns, i3
 PSI_API i32 psi_matmul_ref(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
 PSI_API i32 psi_moe_matmul_ref(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes);
 PSI_API i32 psi_embedding_ref(void* y, const void* table, const void* ids, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f32 scale);
-PSI_API i32 psi_router_ref(void* expert_ids, void* weights, const void* logits, const void* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
+PSI_API i32 psi_router_ref(void* expert_ids, void* weights, const void* logits, const void* bias, const void* expert_scale, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
 PSI_API i32 psi_moe_combine_ref(void* y, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
 PSI_API i32 psi_rms_norm_ref(void* y, const void* x, const void* w, i32 rows, i32 stride, i32 offset, i32 groups, i32 width, f32 eps);
 /* the same over f64 data */
@@ -165,6 +168,7 @@ PSI_API i32 psi_glu_ref(void* y, const void* gate, const void* up, i32 rows, i32
 /* the same over f64 data */
 PSI_API i32 psi_glu_ref_f64(void* y, const void* gate, const void* up, i32 rows, i32 width, i32 gate_stride, i32 up_stride, i32 kind, f32 alpha, f32 limit);
 PSI_API i32 psi_add_ref(void* y, const void* a, const void* b, f64 count);
+PSI_API i32 psi_add_scaled_ref(void* y, const void* a, const void* b, f64 count, f32 scale);
 PSI_API i32 psi_gather_rows_ref(void* y, const void* x, const void* index, i32 rows, i32 width, i32 source_rows);
 PSI_API i32 psi_softcap_ref(void* y, const void* x, f64 count, f32 cap);
 PSI_API i32 psi_argmax_ref(void* ids, const void* x, i32 rows, i32 width);

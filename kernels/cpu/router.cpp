@@ -1,20 +1,21 @@
 /*
  * Choice of experts: logits f32 [tokens, experts] -> ids i32, weights f32 [tokens, used], descending, the lower index
  * on ties. Mode 1: softmax over all, then the top; 2: sigmoid; 3: the top, then softmax over them. `bias` f32 [experts]
- * or NULL is added for choosing only, NaN chosen last. normalize: divide by the sum, at least 2^-14. Plain loops, one task per token.
+ * or NULL is added for choosing only, NaN chosen last. normalize: divide by the sum, at least 2^-14. `expert_scale` f32
+ * [experts] or NULL multiplies the weights at the end. Plain loops, one task per token.
  */
 #include <math.h>
 
 #include "../common/pool.h"
 #include "../common/simd.h"
 
-PSI_KERNEL(router, i32* ids, float* weights, const float* logits, const float* bias, i64 tokens, i64 experts, i64 used, i32 mode, bool normalize, float scale)
+PSI_KERNEL(router, i32* ids, float* weights, const float* logits, const float* bias, const float* expert_scale, i64 tokens, i64 experts, i64 used, i32 mode, bool normalize, float scale)
 
 constexpr i32 MAX_EXPERTS = 4096;
 
 namespace psi::PSI_ISA {
 
-static void route(i32* ids, float* weights, const float* z, const float* bias, i64 experts, i64 used, i32 mode, bool normalize, float scale) {
+static void route(i32* ids, float* weights, const float* z, const float* bias, const float* expert_scale, i64 experts, i64 used, i32 mode, bool normalize, float scale) {
   float p[MAX_EXPERTS], key[MAX_EXPERTS];
   float top = -INFINITY;
   for (i64 e = 0; e < experts; e++) top = z[e] > top ? z[e] : top;
@@ -49,11 +50,13 @@ static void route(i32* ids, float* weights, const float* z, const float* bias, i
   }
   if (scale != 1.0f)
     for (i64 j = 0; j < used; j++) weights[j] *= scale;
+  if (expert_scale)
+    for (i64 j = 0; j < used; j++) weights[j] *= expert_scale[ids[j]];
 }
 
-void router(i32* ids, float* weights, const float* logits, const float* bias, i64 tokens, i64 experts, i64 used, i32 mode, bool normalize, float scale) {
+void router(i32* ids, float* weights, const float* logits, const float* bias, const float* expert_scale, i64 tokens, i64 experts, i64 used, i32 mode, bool normalize, float scale) {
   parallel(tokens, [&](i64 t, int) {
-    route(ids + t * used, weights + t * used, logits + t * experts, bias, experts, used, mode, normalize, scale);
+    route(ids + t * used, weights + t * used, logits + t * experts, bias, expert_scale, experts, used, mode, normalize, scale);
   });
 }
 
@@ -68,16 +71,16 @@ static i32 check_router(const void* ids, const void* weights, const void* logits
   return PSI_OK;
 }
 
-PSI_API i32 psi_router(void* ids, void* weights, const void* logits, const void* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale) {
+PSI_API i32 psi_router(void* ids, void* weights, const void* logits, const void* bias, const void* expert_scale, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale) {
   PSI_OPENED("psi_router");
   i32 status = check_router(ids, weights, logits, tokens, experts, used, mode);
   if (status != PSI_OK) return status;
-  PSI_RUN(router)((i32*)ids, (float*)weights, (const float*)logits, (const float*)bias, tokens, experts, used, mode, normalize != 0, scale);
+  PSI_RUN(router)((i32*)ids, (float*)weights, (const float*)logits, (const float*)bias, (const float*)expert_scale, tokens, experts, used, mode, normalize != 0, scale);
   return PSI_OK;
 }
 
 /* Ranks by counting who is better, in f64. */
-PSI_API i32 psi_router_ref(void* ids, void* weights, const void* logits, const void* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale) {
+PSI_API i32 psi_router_ref(void* ids, void* weights, const void* logits, const void* bias, const void* expert_scale, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale) {
   i32 status = check_router(ids, weights, logits, tokens, experts, used, mode);
   if (status != PSI_OK) return status;
   for (i64 t = 0; t < tokens; t++) {
@@ -96,7 +99,10 @@ PSI_API i32 psi_router_ref(void* ids, void* weights, const void* logits, const v
       chosen += w[rank];
     }
     double divide = mode == 3 ? chosen : normalize ? fmax(chosen, 6.103515625e-5) : 1;
-    for (i64 j = 0; j < used; j++) ((float*)weights)[t * used + j] = (float)(w[j] / divide * scale);
+    for (i64 j = 0; j < used; j++) {
+      double own = expert_scale ? ((const float*)expert_scale)[((i32*)ids)[t * used + j]] : 1;
+      ((float*)weights)[t * used + j] = (float)(w[j] / divide * scale * own);
+    }
   }
   return PSI_OK;
 }

@@ -1,7 +1,8 @@
 /*
  * Choice of experts: logits f32 [tokens, experts] -> ids i32, weights f32 [tokens, used], descending, the lower index
  * on ties. Mode 1: softmax over all, then the top; 2: sigmoid; 3: the top, then softmax over them. `bias` f32 [experts]
- * or NULL is added for choosing only, NaN chosen last. normalize: divide by the sum, at least 2^-14. Sums in f32.
+ * or NULL is added for choosing only, NaN chosen last. normalize: divide by the sum, at least 2^-14. `expert_scale` f32
+ * [experts] or NULL multiplies the weights at the end. Sums in f32.
  *
  * A warp per token. Keys stand in shared memory as integers that sort like the floats (0: taken); each round takes the
  * greatest, expert e being looked after by lane e % 32.
@@ -39,13 +40,14 @@ __device__ __forceinline__ float divisor(float* chosen, i32 used, i32 mode, bool
   return total;
 }
 
-__global__ void __launch_bounds__(128) router_kernel(i32* ids, float* weights, const float* logits, const float* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, float scale) {
+__global__ void __launch_bounds__(128) router_kernel(i32* ids, float* weights, const float* logits, const float* bias, const float* expert_scale, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, float scale) {
   let_next_start();
   PSI_DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const i64 token = (i64)blockIdx.x * (blockDim.x / 32) + warp;
-  u32* keys = (u32*)shared + (i64)warp * (experts + used);
+  u32* keys = (u32*)shared + (i64)warp * (experts + 2 * used);
   float* chosen = (float*)(keys + experts);
+  i32* own = (i32*)(chosen + used);
   wait_for_inputs();
   if (token >= tokens) return;
   const float* z = logits + token * experts;
@@ -78,7 +80,7 @@ __global__ void __launch_bounds__(128) router_kernel(i32* ids, float* weights, c
       float p = raw_weight(mode, z[at], top);
       keys[at] = 0;
       chosen[j] = mode == 1 ? p / sum : p;
-      ids[token * used + j] = (i32)at;
+      ids[token * used + j] = own[j] = (i32)at;
     }
   }
   __syncwarp();
@@ -86,20 +88,21 @@ __global__ void __launch_bounds__(128) router_kernel(i32* ids, float* weights, c
   for (i32 j = lane; j < used; j += 32) {
     float w = chosen[j];
     if (mode == 3 || normalize) w /= divide;
-    weights[token * used + j] = scale != 1.0f ? w * scale : w;
+    if (scale != 1.0f) w *= scale;
+    weights[token * used + j] = expert_scale ? w * expert_scale[own[j]] : w;
   }
 }
 
 }  // namespace psi
 
-PSI_API i32 psi_router(void* ids, void* weights, const void* logits, const void* bias, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale) {
+PSI_API i32 psi_router(void* ids, void* weights, const void* logits, const void* bias, const void* expert_scale, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale) {
   using namespace psi;
   if (!ids || !weights || !logits) return fail(PSI_INVALID, "[psi_router] expected non-null pointers.");
   if (tokens < 0 || experts < 1 || experts > MAX_EXPERTS || used < 1 || used > experts)
     return fail(PSI_INVALID, "[psi_router] expected 1 to %d experts and used within them, got %d and %d.", MAX_EXPERTS, experts, used);
   if (mode < 1 || mode > 3) return fail(PSI_INVALID, "[psi_router] expected mode 1, 2 or 3, got %d.", mode);
   const int warps = experts <= 1024 ? 4 : 1;
-  const size_t shared = (size_t)warps * (experts + used) * 4;
+  const size_t shared = (size_t)warps * (experts + 2 * used) * 4;
   return launch("psi_router", router_kernel, dim3((unsigned)PSI_DIVIDE_UP(tokens, warps)), dim3(32 * warps), shared, (i32*)ids, (float*)weights,
-                (const float*)logits, (const float*)bias, tokens, experts, used, mode, normalize, scale);
+                (const float*)logits, (const float*)bias, (const float*)expert_scale, tokens, experts, used, mode, normalize, scale);
 }

@@ -20,7 +20,7 @@ function route(c: Case): { readonly ids: Int32Array; readonly weights: Float32Ar
   const [ids, weights] = [onDevice(ints(Array(count).fill(-1))), onDevice(floats(count).fill(Number.NaN))];
   const experts = c.logits.length / c.tokens;
   const sizes = [c.tokens, experts, c.used, c.mode, c.normalize, c.scale];
-  check(cuda.psi_router!(ids, weights, onDevice(c.logits), c.bias ? onDevice(c.bias) : null, ...sizes));
+  check(cuda.psi_router!(ids, weights, onDevice(c.logits), c.bias ? onDevice(c.bias) : null, null, ...sizes));
   return { ids: intsFromDevice(ids, count), weights: floatsFromDevice(weights, count) };
 }
 const one = (logits: Float32Array, used: number, mode: number, normalize: number): Case => ({
@@ -48,7 +48,7 @@ describe("router", () => {
         const got = route({ logits, bias: b, tokens, used, mode, normalize, scale: 2.5 });
         const [ids, weights] = [ints(Array(tokens * used).fill(-1)), floats(tokens * used)];
         const sizes = [tokens, experts, used, mode, normalize, 2.5];
-        runReference("router", ids, weights, logits, b ?? null, ...sizes);
+        runReference("router", ids, weights, logits, b ?? null, null, ...sizes);
         expect(got.ids).toEqual(ids);
         expect(largestError(got.weights, weights)).toBeLessThan(tolerance);
       }
@@ -98,7 +98,7 @@ describe("router", () => {
   test("sizes out of contract are refused", () => {
     const place = deviceBytes(64);
     const call = (experts: number, used: number, mode: number): string =>
-      `${cuda.psi_router!(place, place, place, null, 1, experts, used, mode, 0, 1)} ${cuda.psi_last_error!()}`;
+      `${cuda.psi_router!(place, place, place, null, null, 1, experts, used, mode, 0, 1)} ${cuda.psi_last_error!()}`;
     expect(call(4097, 4, 1)).toBe(
       "1 [psi_router] expected 1 to 4096 experts and used within them, got 4097 and 4.",
     );

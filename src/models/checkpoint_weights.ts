@@ -32,10 +32,36 @@ const normNames: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     ffn_norm: "pre_feedforward_layernorm",
     post_ffw_norm: "post_feedforward_layernorm",
   },
+  gemma4: {
+    post_attention_norm: "post_attention_layernorm",
+    ffn_norm: "pre_feedforward_layernorm",
+    post_ffw_norm: "post_feedforward_layernorm",
+    post_ffw_norm_1: "post_feedforward_layernorm_1",
+    pre_ffw_norm_2: "pre_feedforward_layernorm_2",
+    post_ffw_norm_2: "post_feedforward_layernorm_2",
+    ffn_gate_inp: "router.proj",
+    inp_gate: "per_layer_input_gate",
+    proj: "per_layer_projection",
+    post_norm: "post_per_layer_input_norm",
+  },
   "gpt-oss": {
     post_attention_norm: "post_attention_layernorm",
     attn_sinks: "self_attn.sinks",
     ffn_gate_inp: "mlp.router",
+  },
+};
+
+/** Bare parameters and tensors outside the layers, by GGUF name. */
+const otherNames: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  gemma4: {
+    "per_layer_token_embd.weight": "embed_tokens_per_layer.weight",
+    "per_layer_model_proj.weight": "per_layer_model_projection.weight",
+    "per_layer_proj_norm.weight": "per_layer_projection_norm.weight",
+    "layer_output_scale.weight": "layer_scalar",
+    "ffn_gate_inp.scale": "router.scale",
+    "ffn_down_exps.scale": "router.per_expert_scale",
+    "ffn_gate_up_exps.weight": "experts.gate_up_proj",
+    "ffn_down_exps.weight": "experts.down_proj",
   },
 };
 
@@ -96,7 +122,11 @@ export function checkpointWeights(
 function checkpointName(architecture: string, prefix: string, name: string): string {
   if (name === "token_embd.weight") return `${prefix}embed_tokens.weight`;
   if (name === "output_norm.weight") return `${prefix}norm.weight`;
-  const match = /^blk\.(\d+)\.([a-z_]+)\.(weight|bias)$/.exec(name);
+  const others = otherNames[architecture] ?? {};
+  if (others[name]) return prefix + others[name];
+  const inLayer = /^blk\.(\d+)\.(.+)$/.exec(name);
+  if (inLayer && others[inLayer[2]!]) return `${prefix}layers.${inLayer[1]}.${others[inLayer[2]!]}`;
+  const match = /^blk\.(\d+)\.([a-z_0-9]+)\.(weight|bias)$/.exec(name);
   if (!match) return name;
   const [, layer, part, kind] = match as unknown as [string, string, string, string];
   const norms = normNames[architecture] ?? { ffn_norm: "post_attention_layernorm" };

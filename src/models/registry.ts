@@ -3,6 +3,8 @@ import type { Device } from "../runtime/device.ts";
 import { checkpointWeights } from "./checkpoint_weights.ts";
 import type { ModelFiles } from "./files/source.ts";
 import { quote } from "./files/tensors.ts";
+import { loadGemma4 } from "./gemma4.ts";
+import { gemma4ConfigFromCheckpoint, gemma4ConfigFromGguf } from "./gemma4_config.ts";
 import { ggufWeights } from "./gguf_weights.ts";
 import {
   gptOssArchitectures,
@@ -45,6 +47,15 @@ const families: readonly Family[] = [
       const read = files.kind === "gguf" ? llamaConfigFromGguf : llamaConfigFromCheckpoint;
       const config = read(name, settings, vocabulary);
       return { config, load: (weights) => loadLlama(config, weights) };
+    },
+  },
+  {
+    gguf: ["gemma4"],
+    checkpoint: ["gemma4_text"],
+    read(files, settings, vocabulary) {
+      const read = files.kind === "gguf" ? gemma4ConfigFromGguf : gemma4ConfigFromCheckpoint;
+      const config = read(settings, vocabulary);
+      return { config, load: (weights) => loadGemma4(config, weights) };
     },
   },
   {
@@ -130,7 +141,7 @@ export function loadModel(device: Device, files: ModelFiles, options: LoadOption
     files.kind === "gguf"
       ? ggufWeights(files.tensors, mapped)
       : checkpointWeights(
-          files.architecture.replace("gpt_oss", "gpt-oss").replace("gemma3_text", "gemma3"),
+          files.architecture.replace("gpt_oss", "gpt-oss").replace(/^(gemma\d)_text$/, "$1"),
           files.tensors,
           mapped,
         );

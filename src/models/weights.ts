@@ -74,6 +74,11 @@ export class Weights {
     return this.#source.get(name).dtype;
   }
 
+  /** Tells that a tensor of the file, if it is there, is known to play no part. */
+  pass(name: string): void {
+    if (this.has(name)) this.#source.get(name);
+  }
+
   /** f32 [n] from any float type. `plus` is added to each element (zero-centred norms). */
   vector(name: string, length: number, plus = 0): Tensor {
     return this.#floats(name, [length], plus);

@@ -1,6 +1,7 @@
 /** The ops as model code writes them: one typed line each. */
 import { add as addOp } from "../ir/ops/add.ts";
 import { addRmsNorm as addRmsNormOp } from "../ir/ops/add_rms_norm.ts";
+import { addScaled as addScaledOp } from "../ir/ops/add_scaled.ts";
 import { argmax as argmaxOp } from "../ir/ops/argmax.ts";
 import { type AttentionParams, attention as attentionOp } from "../ir/ops/attention.ts";
 import { embedding as embeddingOp } from "../ir/ops/embedding.ts";
@@ -31,6 +32,16 @@ export const matmul = (x: Tensor, w: Tensor, bias?: Tensor): Tensor => apply(mat
 /** f32 [T, D] */
 export const rmsNorm = (x: Tensor, w: Tensor | undefined, eps: number): Tensor =>
   apply(rmsNormOp, [x, w], { eps, offset: 0, groups: 1, width: x.shape[1]! })[0]!;
+
+/** Norms `groups` groups of `width` columns from `offset` on; the result has x's shape, with those columns alone set. */
+export const rmsNormGroups = (
+  x: Tensor,
+  w: Tensor | undefined,
+  eps: number,
+  offset: number,
+  groups: number,
+  width: number,
+): Tensor => apply(rmsNormOp, [x, w], { eps, offset, groups, width })[0]!;
 
 /** Norms `heads` heads of `headDim` elements from column `offset` of each row, in place. */
 export const headNorm = (
@@ -81,8 +92,9 @@ export const router = (
   logits: Tensor,
   bias: Tensor | undefined,
   params: RouterParams,
+  expertScale?: Tensor,
 ): { readonly ids: Tensor; readonly weights: Tensor } => {
-  const [ids, weights] = apply(routerOp, [logits, bias], params);
+  const [ids, weights] = apply(routerOp, [logits, bias, expertScale], params);
   return { ids: ids!, weights: weights! };
 };
 
@@ -108,6 +120,10 @@ export const moeCombineAdd = (base: Tensor, x: Tensor, weights: Tensor, into?: T
 
 export const add = (a: Tensor, b: Tensor, into?: Tensor): Tensor =>
   apply(addOp, [a, b], {}, into ? [into] : [])[0]!;
+
+/** (a + b) * scale */
+export const addScaled = (a: Tensor, b: Tensor, scale: number, into?: Tensor): Tensor =>
+  apply(addScaledOp, [a, b], { scale }, into ? [into] : [])[0]!;
 
 export const gatherRows = (x: Tensor, index: Tensor): Tensor => apply(gatherRowsOp, [x, index], {})[0]!;
 

@@ -1,6 +1,7 @@
 import type { Op } from "../op.ts";
 import { add } from "./add.ts";
 import { addRmsNorm } from "./add_rms_norm.ts";
+import { addScaled } from "./add_scaled.ts";
 import { argmax } from "./argmax.ts";
 import { attention } from "./attention.ts";
 import { embedding } from "./embedding.ts";
@@ -35,6 +36,7 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   moeCombine,
   moeCombineAdd,
   add,
+  addScaled,
   gatherRows,
   softcap,
   argmax,

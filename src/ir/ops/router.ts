@@ -12,16 +12,20 @@ export type RouterParams = {
   readonly scale: number;
 };
 
-/** Top-k routing: expert ids i32 [T, k] and weights f32 [T, k], descending; the lower index on ties. */
+/**
+ * Top-k routing: expert ids i32 [T, k] and weights f32 [T, k], descending; the lower index on ties. A scale per expert
+ * multiplies the weights at the end.
+ */
 export const router: Op<RouterParams> = {
   name: "router",
   summary: "choice of experts and their weights",
-  inputs: [{ name: "logits" }, { name: "bias", optional: true }],
+  inputs: [{ name: "logits" }, { name: "bias", optional: true }, { name: "expertScale", optional: true }],
   params: ["mode", "used", "normalize", "scale"],
-  signature: ["ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32", "f32"],
-  outputs([logits, bias], p) {
+  signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32", "f32"],
+  outputs([logits, bias, expertScale], p) {
     const [tokens, experts] = expectSpec("router", logits, "f32", [-1, -1]).shape as [number, number];
     if (bias) expectSpec("router bias", bias, "f32", [experts]);
+    if (expertScale) expectSpec("router expertScale", expertScale, "f32", [experts]);
     if (!(p.used >= 1 && p.used <= experts)) {
       throw unexpected("invalid_argument", "router", `1..${experts} experts used`, p.used);
     }
@@ -31,8 +35,9 @@ export const router: Op<RouterParams> = {
     flops: 10 * logits!.shape[0]! * logits!.shape[1]!,
     bytes: totalBytes(logits, bias, ids, weights),
   }),
-  arguments: ([ids, weights], [logits, bias], p) => [
-    ...[ids!.address, weights!.address, logits!.address, bias!.address, logits!.shape[0]!, logits!.shape[1]!],
+  arguments: ([ids, weights], [logits, bias, expertScale], p) => [
+    ...[ids!.address, weights!.address, logits!.address, bias!.address, expertScale!.address],
+    ...(logits!.shape as [number, number]),
     ...[p.used, modes[p.mode], p.normalize ? 1 : 0, p.scale],
   ],
 };
