@@ -1,27 +1,35 @@
 /*
  * Slots in order of their expert, ascending within one: a counting sort in which block e counts the ids below e, which
  * is where its expert begins, and writes its own slots there. Blocks do not meet, and nothing depends on their order.
- *
  * Each warp of a block looks at a run of consecutive slots, twice: to count, and, once it knows the counts of the warps
- * before it, to write.
+ * before it, to write. The blocks after them round x to bf16, 8 elements a thread.
  */
 #include "moe_sort.cuh"
+
+#include "instructions.h"
 
 namespace psi {
 
 constexpr int SORT_THREADS = 1024, SORT_WARPS = SORT_THREADS / 32;
 
-__global__ void __launch_bounds__(SORT_THREADS) sort_slots_kernel(i32* offsets, i32* sorted, const i32* expert_ids, i32 slots) {
+struct SortArguments {
+  SortedSlots out;
+  u16* rounded;
+  const i32* expert_ids;
+  const float* x;
+  i64 count;
+  i32 slots, experts;
+};
+
+__device__ void sort_expert(const SortArguments& p, i32 expert) {
   __shared__ i32 below[SORT_WARPS], equal[SORT_WARPS];
-  let_next_start();
-  const i32 expert = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const i32 run = PSI_DIVIDE_UP(PSI_DIVIDE_UP(slots, SORT_WARPS), 32) * 32;
-  const i32 begin = (i32)min((i64)warp * run, (i64)slots), end = min(begin + run, slots);
-  wait_for_inputs();
+  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const i32 run = PSI_DIVIDE_UP(PSI_DIVIDE_UP(p.slots, SORT_WARPS), 32) * 32;
+  const i32 begin = (i32)min((i64)warp * run, (i64)p.slots), end = (i32)min((i64)begin + run, (i64)p.slots);
   i32 smaller = 0, own = 0;
 #pragma unroll 4
   for (i32 first = begin; first < end; first += 32) {
-    i32 id = first + lane < end ? expert_ids[first + lane] : 0x7fffffff;
+    i32 id = first + lane < end ? p.expert_ids[first + lane] : 0x7fffffff;
     smaller += __popc(__ballot_sync(~0u, id < expert));
     own += __popc(__ballot_sync(~0u, id == expert));
   }
@@ -35,19 +43,37 @@ __global__ void __launch_bounds__(SORT_THREADS) sort_slots_kernel(i32* offsets, 
     start += below[w];
     at += w < warp ? equal[w] : 0;
   }
-  if (threadIdx.x == 0) offsets[expert] = start;
-  if (expert == (i32)gridDim.x - 1) return; /* only where the last expert ends */
+  if (threadIdx.x == 0) p.out.offsets[expert] = start;
+  if (expert == p.experts) return; /* only where the last expert ends */
   at += start;
   for (i32 first = begin; first < end; first += 32) {
-    bool mine = first + lane < end && expert_ids[first + lane] == expert;
+    bool mine = first + lane < end && p.expert_ids[first + lane] == expert;
     u32 all = __ballot_sync(~0u, mine);
-    if (mine) sorted[at + __popc(all & ((1u << lane) - 1))] = first + lane;
+    if (mine) p.out.sorted[at + __popc(all & ((1u << lane) - 1))] = first + lane;
     at += __popc(all);
   }
 }
 
-i32 sort_slots(const char* op, SortedSlots out, const i32* expert_ids, i64 slots, i32 experts) {
-  return launch(op, sort_slots_kernel, dim3((unsigned)experts + 1), dim3(SORT_THREADS), 0, out.offsets, out.sorted, expert_ids, (i32)slots);
+__device__ void round_elements(const SortArguments& p, i64 first) {
+  if (first + 8 <= p.count && (uintptr_t)p.x % 16 == 0) {
+    float4 a = *(const float4*)(p.x + first), b = *(const float4*)(p.x + first + 4);
+    *(uint4*)(p.rounded + first) = make_uint4(pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w));
+  } else {
+    for (i64 i = first; i < min(first + 8, p.count); i++) p.rounded[i] = (u16)bf16_bits(p.x[i]);
+  }
+}
+
+__global__ void __launch_bounds__(SORT_THREADS) sort_slots_kernel(const __grid_constant__ SortArguments p) {
+  let_next_start();
+  wait_for_inputs();
+  if ((i32)blockIdx.x <= p.experts) sort_expert(p, (i32)blockIdx.x);
+  else round_elements(p, ((i64)(blockIdx.x - p.experts - 1) * SORT_THREADS + threadIdx.x) * 8);
+}
+
+i32 sort_slots(const char* op, SortedSlots out, u16* rounded, const i32* expert_ids, const float* x, i64 slots, i32 experts, i64 count) {
+  const i64 rounding = PSI_DIVIDE_UP(count, 8 * SORT_THREADS);
+  SortArguments p = {out, rounded, expert_ids, x, count, (i32)slots, experts};
+  return launch(op, sort_slots_kernel, dim3((unsigned)(experts + 1 + rounding)), dim3(SORT_THREADS), 0, p);
 }
 
 }  // namespace psi
