@@ -95,23 +95,29 @@ __device__ inline i32 product_input_row(const ProductArguments& p, const Product
 /* A thread's part in filling stages: chunk threadIdx.x % 8 of every (THREADS / 8)-th row. */
 template <int ROWS, int THREADS>
 struct ProductInput {
-  static constexpr int STEP = THREADS / 8, COUNT = ROWS / STEP;
-  i32 row[COUNT];
+  static constexpr int STEP = THREADS / 8, COUNT = PSI_DIVIDE_UP(ROWS, STEP);
+  const u16* from[COUNT]; /* the chunk of the first unit */
+  bool given[COUNT];
 
   __device__ void start(const ProductArguments& p, const ProductRows& rows) {
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) row[i] = product_input_row(p, rows, threadIdx.x / 8 + i * STEP);
+    for (int i = 0; i < COUNT; i++) {
+      i32 row = product_input_row(p, rows, threadIdx.x / 8 + i * STEP);
+      given[i] = row >= 0;
+      from[i] = p.x + (i64)max(row, 0) * p.columns + threadIdx.x % 8 * 8;
+    }
   }
 
   __device__ static u32 place() { return threadIdx.x / 8 * PRODUCT_ROW_BYTES + ((threadIdx.x ^ threadIdx.x / 8) % 8 << 4); }
 
+  /* Zeros past the end of a row, and past the last one. */
   __device__ void copy(const ProductArguments& p, u8* stage, i32 unit) const {
-    i32 column = unit * PRODUCT_UNIT + threadIdx.x % 8 * 8;
+    const i32 column = unit * PRODUCT_UNIT;
+    const bool inside = column + (int)(threadIdx.x % 8) * 8 < p.columns;
 #pragma unroll
     for (int i = 0; i < COUNT; i++) {
-      bool valid = row[i] >= 0 && column < p.columns;
-      const u16* from = valid ? p.x + (i64)row[i] * p.columns + column : p.x;
-      copy_async16(stage + place() + i * STEP * PRODUCT_ROW_BYTES, from, valid);
+      if (ROWS % STEP != 0 && (int)threadIdx.x / 8 + i * STEP >= ROWS) break;
+      copy_async16(stage + place() + i * STEP * PRODUCT_ROW_BYTES, from[i] + column, given[i] && inside);
     }
   }
 
@@ -168,6 +174,8 @@ __device__ inline void store_product_tile(const ProductArguments& p, const Produ
 
 /* ---- mma.sync: 8 warps, each 32 outputs x ROWS / 2 rows ---- */
 constexpr int MMA_OUTPUTS = 128, MMA_THREADS = 256, MMA_STAGES = 4;
+template <int ROWS>
+constexpr int MMA_BLOCKS = ROWS > 32 ? 1 : 2; /* on a multiprocessor at once */
 
 template <int ROWS>
 constexpr size_t mma_product_shared() {
@@ -186,7 +194,7 @@ __device__ inline void place_accumulator(float* tile, const float* d, int output
 }
 
 template <class W, int ROWS>
-__global__ void __launch_bounds__(MMA_THREADS, 1) product_mma_kernel(const __grid_constant__ ProductArguments p) {
+__global__ void __launch_bounds__(MMA_THREADS, MMA_BLOCKS<ROWS>) product_mma_kernel(const __grid_constant__ ProductArguments p) {
   constexpr int PAIRS = ROWS / 32; /* of 8 rows, per warp */
   constexpr int STAGE = ROWS * PRODUCT_ROW_BYTES;
   PSI_DYNAMIC_SHARED(shared);
@@ -295,45 +303,15 @@ inline i64 product_row_tiles(const ProductArguments& p, int size) {
   return full + min(p.groups.experts, p.rows);
 }
 
+/* Blocks are persistent: no more than run at once. */
+inline unsigned product_grid(const ProductArguments& p, int outputs, int rows, int per_multiprocessor) {
+  return (unsigned)min(product_row_tiles(p, rows) * PSI_DIVIDE_UP(p.outputs, outputs), (i64)per_multiprocessor * device.multiprocessors);
+}
+
 template <class W, int ROWS>
 i32 launch_product_mma(const char* op, const ProductArguments& p) {
-  i64 tiles = product_row_tiles(p, ROWS) * PSI_DIVIDE_UP(p.outputs, MMA_OUTPUTS);
-  i64 per_multiprocessor = ROWS == 128 ? 1 : 2;
-  i64 grid = min(tiles, per_multiprocessor * device.multiprocessors);
-  return launch(op, product_mma_kernel<W, ROWS>, dim3((unsigned)grid), dim3(MMA_THREADS), mma_product_shared<ROWS>(), p);
-}
-
-/* What both kernels need to hold; the caller's own checks come first. */
-inline i32 check_product(const char* op, const ProductArguments& p) {
-  if (!p.y || !p.x || !p.w) return fail(PSI_INVALID, "[%s] expected non-null pointers.", op);
-  if (p.rows < 0 || p.outputs < 1 || p.columns < 1)
-    return fail(PSI_INVALID, "[%s] expected sizes from 1, got rows %d, outputs %d, columns %d.", op, p.rows, p.outputs, p.columns);
-  if ((uintptr_t)p.x & 15) return fail(PSI_INVALID, "[%s] expected bf16 rows aligned to 16 bytes.", op);
-  if (p.gate.kind > 2) return fail(PSI_INVALID, "[%s] expected kind 0, 1 or 2, got %d.", op, p.gate.kind);
-  if (p.gate.kind >= 0 && p.outputs % 32 != 0)
-    return fail(PSI_UNSUPPORTED, "[%s] expected gated features in multiples of 16, got %d.", op, p.outputs / 2);
-  if (p.groups.offsets && (!p.groups.sorted || p.groups.experts < 1 || p.groups.used < 1))
-    return fail(PSI_INVALID, "[%s] expected sorted slots, experts and used from 1.", op);
-  return PSI_OK;
-}
-
-/* The tile's number of rows: the largest that does not leave much of the device, or of the tiles, empty. */
-inline int product_tile_rows(const ProductArguments& p) {
-  i64 output_tiles = PSI_DIVIDE_UP(p.outputs, MMA_OUTPUTS), busy = device.multiprocessors;
-  i64 per_matrix = p.groups.offsets ? PSI_DIVIDE_UP(p.rows, p.groups.experts) : p.rows;
-  if (per_matrix <= 32) return 32;
-  if (per_matrix <= 96 || product_row_tiles(p, 128) * output_tiles < 2 * busy) return 64;
-  return 128;
-}
-
-template <class W>
-i32 product(const char* op, const ProductArguments& p) {
-  PSI_TRY(check_product(op, p));
-  if (p.rows == 0) return PSI_OK;
-  int rows = product_tile_rows(p);
-  if (rows == 32) return launch_product_mma<W, 32>(op, p);
-  if (rows == 64) return launch_product_mma<W, 64>(op, p);
-  return launch_product_mma<W, 128>(op, p);
+  unsigned grid = product_grid(p, MMA_OUTPUTS, ROWS, MMA_BLOCKS<ROWS>);
+  return launch(op, product_mma_kernel<W, ROWS>, dim3(grid), dim3(MMA_THREADS), mma_product_shared<ROWS>(), p);
 }
 
 }  // namespace psi
