@@ -14,7 +14,8 @@ template <int GROUPS, int ROWS>
 struct WgmmaProduct {
   static constexpr int THREADS = 128 * GROUPS, OUTPUTS = 64 * GROUPS;
   static constexpr int STAGE = ROWS * PRODUCT_ROW_BYTES;
-  static constexpr int STAGES = ROWS > 64 ? 4 : 6;
+  static constexpr int STAGES = ROWS > 64 ? 5 : 6;
+  static constexpr int BLOCKS = GROUPS * ROWS > 128 ? 1 : 2; /* on a multiprocessor at once */
   /* A stage is refilled two units after its last product was issued: that one has ended then, without waiting for it. */
   static constexpr int AHEAD = STAGES - 2;
   static constexpr int SUMS = ROWS / 2; /* of a thread */
@@ -48,7 +49,7 @@ __device__ __forceinline__ void add_segment(float4* totals, const float (&sum)[C
 }
 
 template <class W, int GROUPS, int ROWS>
-__global__ void __launch_bounds__(128 * GROUPS, 1) product_wgmma_kernel(const __grid_constant__ ProductArguments p) {
+__global__ void __launch_bounds__(128 * GROUPS, (WgmmaProduct<GROUPS, ROWS>::BLOCKS)) product_wgmma_kernel(const __grid_constant__ ProductArguments p) {
 #if defined(PSI_WGMMA)
   using Form = WgmmaProduct<GROUPS, ROWS>;
   PSI_DYNAMIC_SHARED(shared);
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(128 * GROUPS, 1) product_wgmma_kernel(const __
 template <class W, int GROUPS, int ROWS>
 i32 launch_product_wgmma(const char* op, const ProductArguments& p) {
   using Form = WgmmaProduct<GROUPS, ROWS>;
-  unsigned grid = product_grid(p, Form::OUTPUTS, ROWS, 1);
+  unsigned grid = product_grid(p, Form::OUTPUTS, ROWS, Form::BLOCKS);
   return launch(op, product_wgmma_kernel<W, GROUPS, ROWS>, dim3(grid), dim3(Form::THREADS), Form::SHARED, p);
 }
 
