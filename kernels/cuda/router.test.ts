@@ -8,6 +8,7 @@ const tolerance = 3e-6;
 type Case = {
   readonly logits: Float32Array;
   readonly bias?: Float32Array | undefined;
+  readonly expertScale?: Float32Array | undefined;
   readonly tokens: number;
   readonly used: number;
   readonly mode: number;
@@ -45,7 +46,8 @@ describe("router", () => {
       const logits = randomFloats(tokens * experts, experts);
       const bias = randomFloats(experts, 4);
       for (const b of mode === 3 ? [undefined] : [bias, undefined]) {
-        const got = route({ logits, bias: b, tokens, used, mode, normalize, scale: 2.5 });
+        const expertScale = experts === 32 ? randomFloats(experts, 6) : undefined;
+        const got = route({ logits, bias: b, expertScale, tokens, used, mode, normalize, scale: 2.5 });
         const [ids, weights] = [ints(Array(tokens * used).fill(-1)), floats(tokens * used)];
         const sizes = [tokens, experts, used, mode, normalize, 2.5];
         runReference("router", ids, weights, logits, b ?? null, null, ...sizes);

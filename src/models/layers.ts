@@ -1,5 +1,5 @@
 /** Parts that several families share, written over tensors; a family's own file says how they are put together. */
-import type { GluParams } from "../ir/ops/glu.ts";
+import type { MoeGluParams } from "../ir/ops/moe_glu.ts";
 import {
   add,
   attention,
@@ -107,7 +107,7 @@ export function gatedMlp(x: Tensor, gateUp: GateUp, down: Linear, kind: "silu" |
 export type Experts = { readonly gateUp: GateUp; readonly down: Linear };
 
 /** down(act(gate x) * (up x)) of each chosen expert: x [T, D], ids [T, k] -> [T * k, D]. */
-export function chosenExperts(x: Tensor, ids: Tensor, w: Experts, params: GluParams): Tensor {
+export function chosenExperts(x: Tensor, ids: Tensor, w: Experts, params: MoeGluParams): Tensor {
   const [gate, up] = w.gateUp;
   const fused = !up && gate.weight.shape[1]! % 32 === 0 && x.device.backend.supports("moe_glu");
   const gated = fused

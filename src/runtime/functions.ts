@@ -12,7 +12,7 @@ import { logSumExp as logSumExpOp } from "../ir/ops/log_sum_exp.ts";
 import { matmul as matmulOp } from "../ir/ops/matmul.ts";
 import { moeCombine as moeCombineOp } from "../ir/ops/moe_combine.ts";
 import { moeCombineAdd as moeCombineAddOp } from "../ir/ops/moe_combine_add.ts";
-import { moeGlu as moeGluOp } from "../ir/ops/moe_glu.ts";
+import { type MoeGluParams, moeGlu as moeGluOp } from "../ir/ops/moe_glu.ts";
 import { moeMatmul as moeMatmulOp } from "../ir/ops/moe_matmul.ts";
 import { headNorm as headNormOp, rmsNorm as rmsNormOp } from "../ir/ops/rms_norm.ts";
 import { type RopeParams, rope as ropeOp } from "../ir/ops/rope.ts";
@@ -111,7 +111,7 @@ export const moeGlu = (
   w: Tensor,
   bias: Tensor | undefined,
   ids: Tensor,
-  params: GluParams,
+  params: MoeGluParams,
 ): Tensor => apply(moeGluOp, [x, w, bias, ids], params)[0]!;
 
 /** f32 [T, D] = base + moeCombine(x, weights); only where the backend supports `moe_combine_add` */

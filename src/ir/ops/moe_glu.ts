@@ -3,12 +3,14 @@ import type { Op } from "../op.ts";
 import { describe, dtypeCode, expectSpec, f32Spec, totalBytes } from "../spec.ts";
 import { type GluParams, gluKinds } from "./glu.ts";
 
+export type MoeGluParams = Pick<GluParams, "kind" | "alpha" | "limit">;
+
 /**
  * Gate and up projections of the chosen experts with their gated activation: slot s = t * used + j gives
  * act(x[t] . gate, x[t] . up) of expert ids[t, j]. w is packed [E, 2F, K], gate rows first, bias [E, 2F]; y is
  * [T * used, F] with F a multiple of 16. The same bits as moe_matmul and glu one after the other.
  */
-export const moeGlu: Op<GluParams> = {
+export const moeGlu: Op<MoeGluParams> = {
   name: "moe_glu",
   summary: "gate-up projection of the chosen experts and its gated activation in one",
   backends: ["cuda"],
