@@ -1,0 +1,286 @@
+/* Attention token by token: the split kernel and the direct one (attention.h). */
+#pragma once
+#include "attention_tile.cuh"
+
+namespace psi {
+
+/* A team of warps takes a tile: each scores it and weighs its part of the head. */
+template <int HEAD>
+struct DecodeForm {
+  static constexpr int SHARERS = HEAD <= 128 ? 1 : HEAD <= 256 ? 2 : 4, TEAMS = HEAD <= 64 ? 4 : HEAD <= 128 ? 2 : 1;
+  static constexpr int THREADS = 32 * SHARERS * TEAMS, PART = HEAD / SHARERS;
+  static constexpr bool ONE_BUFFER = HEAD > 256; /* keys and values in turn */
+  static constexpr int TILE_BYTES = ATTENTION_TILE * HEAD * 2, TEAM_BYTES = ONE_BUFFER ? TILE_BYTES : 2 * TILE_BYTES;
+  /* A team's result in shared memory: 16 rows apart by 8 more, against bank conflicts, then m and l of 16 rows. */
+  static constexpr int PARTIAL_STRIDE = HEAD + 8, PARTIAL_FLOATS = 16 * PARTIAL_STRIDE + 32;
+  static constexpr int SPLIT_BYTES = TEAMS * TEAM_BYTES, DIRECT_BYTES = SPLIT_BYTES + TEAMS * PARTIAL_FLOATS * 4;
+};
+
+/* The heads of a group are cut into pieces of at most 16 rows. */
+__host__ __device__ __forceinline__ i32 decode_pieces(i32 group) { return PSI_DIVIDE_UP(group, 16); }
+
+/* The rows of a (token, kv head, piece of its group): one per head. */
+struct DecodeRows {
+  const i32* pages;
+  i32 token, position, lowest, kv_head, first_head, count;
+};
+__device__ __forceinline__ DecodeRows decode_rows(const Attention& a, i32 token, i32 part) {
+  const i32 pieces = decode_pieces(a.group), most = PSI_DIVIDE_UP(a.group, pieces), piece = part % pieces;
+  DecodeRows r;
+  r.token = token, r.position = position_of(a, token), r.lowest = lowest_of(a, r.position);
+  r.kv_head = part / pieces;
+  r.first_head = r.kv_head * a.group + piece * most;
+  r.count = min(most, a.group - piece * most);
+  r.pages = a.page_table + (i64)a.token_sequence[token] * a.max_pages;
+  return r;
+}
+
+template <int OPERAND, int HEAD>
+struct DecodeTeam {
+  using Form = DecodeForm<HEAD>;
+  u8 *keys, *values;
+  int lane, thread, part; /* thread of the team; first head element of this warp */
+  TileLoader<OPERAND, HEAD, 32 * Form::SHARERS> loader;
+  QueriesHeld<HEAD> queries;
+
+  __device__ __forceinline__ DecodeTeam(u8* shared) {
+    const int team_threads = 32 * Form::SHARERS, team = threadIdx.x / team_threads;
+    thread = threadIdx.x % team_threads, lane = threadIdx.x % 32, part = thread / 32 * Form::PART;
+    keys = shared + team * Form::TEAM_BYTES;
+    values = Form::ONE_BUFFER ? keys : keys + Form::TILE_BYTES;
+  }
+  static __device__ __forceinline__ void barrier() {
+    if constexpr (Form::SHARERS == 1) __syncwarp();
+    else __syncthreads();
+  }
+
+  __device__ __forceinline__ void read_queries(const Attention& a, const DecodeRows& r) {
+    const float* row = a.q + r.token * a.q_stride + a.q_offset + (i64)(r.first_head + lane / 4) * a.head_dim + lane % 4 * 2;
+    const float* lower = row + (i64)8 * a.head_dim;
+    const bool here = lane / 4 < r.count, below = lane / 4 + 8 < r.count;
+#pragma unroll
+    for (int k = 0; k < HEAD / 16; k++) {
+      const bool inside = k * 16 < a.head_dim;
+      queries.a[k][0] = pair(row + k * 16, inside && here, a.aligned);
+      queries.a[k][1] = pair(lower + k * 16, inside && below, a.aligned);
+      queries.a[k][2] = pair(row + k * 16 + 8, inside && here, a.aligned);
+      queries.a[k][3] = pair(lower + k * 16 + 8, inside && below, a.aligned);
+    }
+  }
+
+  /* Begins with the first of a series of tiles. */
+  __device__ __forceinline__ void start(const Attention& a, const DecodeRows& r, i32 tile) {
+    fetch_keys(a, r, tile);
+    if constexpr (!Form::ONE_BUFFER) fetch_values(a);
+  }
+
+  /*
+   * Computes `tile` and, when `more`, fetches next_tile of `next` meanwhile. m and l of the lane's rows; the weighted sums
+   * go to emit(d, acc), 32 head elements at a time.
+   */
+  template <class Emit>
+  __device__ __forceinline__ void run(const Attention& a, const DecodeRows& r, i32 tile, bool more, const DecodeRows& next, i32 next_tile,
+                                      float* m, float* l, Emit&& emit) {
+    constexpr int PENDING = Form::ONE_BUFFER ? 0 : 1;
+    copy_async_wait<PENDING>();
+    barrier();
+    float s[8][4];
+    score_tile<OPERAND, HEAD>(s, queries, keys, lane);
+    barrier();
+    if constexpr (Form::ONE_BUFFER) fetch_values(a);
+    else if (more) fetch_keys(a, next, next_tile);
+    else copy_async_commit();
+    const i32 start = tile * ATTENTION_TILE, first[2] = {r.lowest, r.lowest}, last[2] = {r.position, r.position};
+    const bool whole = start >= r.lowest && start + ATTENTION_TILE - 1 <= r.position;
+    soften(a, s, first, last, start, whole, r.count > 8, m, l, lane);
+    u32 w[4][4];
+    pack_weights<OPERAND>(w, s);
+    copy_async_wait<PENDING>();
+    barrier();
+#pragma unroll
+    for (int d = 0; d < Form::PART; d += 32) {
+      float acc[4][4];
+      weigh<OPERAND, HEAD>(acc, w, values, part + d, lane);
+      emit(part + d, acc);
+    }
+    barrier();
+    if constexpr (Form::ONE_BUFFER) {
+      if (more) fetch_keys(a, next, next_tile);
+    } else {
+      if (more) fetch_values(a);
+      else copy_async_commit();
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ u32 pair(const float* q, bool valid, bool aligned) {
+    if (!valid) return 0;
+    if (!aligned) return pack_operand<OPERAND>(q[0], q[1]);
+    const float2 x = *(const float2*)q;
+    return pack_operand<OPERAND>(x.x, x.y);
+  }
+  __device__ __forceinline__ void fetch_keys(const Attention& a, const DecodeRows& r, i32 tile) {
+    loader.place(a, r.pages, r.kv_head, tile, r.lowest, r.position, thread);
+    loader.load(a, keys, a.k_cache, thread);
+    copy_async_commit();
+  }
+  __device__ __forceinline__ void fetch_values(const Attention& a) {
+    loader.load(a, values, a.v_cache, thread);
+    copy_async_commit();
+  }
+};
+
+/* Tiles of a token: from `first` on. */
+__device__ __forceinline__ i32 tiles_of(const Attention& a, i32 position, i32& first) {
+  first = lowest_of(a, position) / ATTENTION_TILE;
+  return position < 0 ? 0 : position / ATTENTION_TILE - first + 1;
+}
+
+/*
+ * All tiles of all tokens and kv heads in a row, of which each team of the grid takes an equal share: the grid need not
+ * know how long the sequences are.
+ */
+template <int OPERAND, int HEAD>
+__global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(const Attention a) {
+  using Form = DecodeForm<HEAD>;
+  let_next_start();
+  wait_for_inputs();
+  PSI_DYNAMIC_SHARED(shared);
+  DecodeTeam<OPERAND, HEAD> team(shared);
+  const i32 parts = a.kv_heads * decode_pieces(a.group);
+  i64 all = 0;
+  i32 first;
+  for (i32 t = 0; t < a.tokens; t++) all += (i64)tiles_of(a, position_of(a, t), first) * parts;
+  const i64 worker = (i64)blockIdx.x * Form::TEAMS + threadIdx.x / (32 * Form::SHARERS), workers = (i64)gridDim.x * Form::TEAMS;
+  const i64 begin = all * worker / workers, end = all * (worker + 1) / workers;
+  if (begin >= end) return;
+
+  i32 token = 0, count = tiles_of(a, position_of(a, 0), first);
+  i64 before = begin; /* items of the token before the one at hand */
+  while (before >= (i64)count * parts) {
+    before -= (i64)count * parts;
+    count = tiles_of(a, position_of(a, ++token), first);
+  }
+  i32 part = (i32)(before / count), tile = first + (i32)(before % count);
+  DecodeRows rows = decode_rows(a, token, part);
+  team.start(a, rows, tile);
+  team.read_queries(a, rows);
+  for (i64 item = begin; item < end; item++) {
+    const bool more = item + 1 < end;
+    const i32 row_first = first;
+    DecodeRows next = rows;
+    i32 next_tile = tile + 1;
+    bool turn = false; /* the next tile is of other rows */
+    if (more && next_tile == first + count) {
+      turn = true;
+      if (++part == parts) {
+        part = 0;
+        do count = tiles_of(a, position_of(a, ++token), first);
+        while (count == 0);
+      }
+      next = decode_rows(a, token, part);
+      next_tile = first;
+    }
+    const int g = team.lane / 4, t = team.lane % 4;
+    const i64 record = ((i64)rows.token * a.heads + rows.first_head + g) * a.tiles + tile - row_first, lower = record + (i64)8 * a.tiles;
+    const bool here = g < rows.count, below = g + 8 < rows.count;
+    float m[2], l[2];
+    team.run(a, rows, tile, more, next, next_tile, m, l, [&](int d, float(&acc)[4][4]) {
+#pragma unroll
+      for (int n = 0; n < 4; n++) {
+        const int at = d + n * 8 + t * 2;
+        if (at >= a.head_dim) continue;
+        if (here) *(float2*)(a.partial + record * a.head_dim + at) = make_float2(acc[n][0], acc[n][1]);
+        if (below) *(float2*)(a.partial + lower * a.head_dim + at) = make_float2(acc[n][2], acc[n][3]);
+      }
+    });
+    if (t == 0 && team.part == 0) {
+      if (here) *(float2*)(a.partial_sums + record * 2) = make_float2(m[0], l[0]);
+      if (below) *(float2*)(a.partial_sums + lower * 2) = make_float2(m[1], l[1]);
+    }
+    rows = next, tile = next_tile;
+    if (turn) team.read_queries(a, rows);
+  }
+}
+
+/* Whether a token's run within its block of tokens (attention.h) is too short for the kernel of runs. */
+__device__ __forceinline__ bool is_alone(const Attention& a, i32 token, int lane) {
+  const i32 reach = a.run - 1; /* below 16 */
+  const i32 begin = token / a.block * a.block, end = min(begin + a.block, a.tokens), other = token - reach + lane;
+  const bool same = lane <= 2 * reach && other >= begin && other < end && a.token_sequence[other] == a.token_sequence[token];
+  const u32 mask = __ballot_sync(~0u, same);
+  const u32 after = ~(mask >> reach), before = ~(mask << (31 - reach));
+  return __ffs((int)after) - 1 + __clz((int)before) - 1 < a.run;
+}
+
+/* A block per part (kv head and piece) and `each` tokens: the teams take tiles side by side, then all threads fold them. */
+template <int OPERAND, int HEAD>
+__global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_direct(const Attention a, i32 each) {
+  using Form = DecodeForm<HEAD>;
+  constexpr int ROW_THREADS = Form::THREADS / 16, VECTORS = HEAD / 4 / ROW_THREADS;
+  static_assert(HEAD / 4 % ROW_THREADS == 0, "threads that divide a row");
+  let_next_start();
+  wait_for_inputs();
+  PSI_DYNAMIC_SHARED(shared);
+  DecodeTeam<OPERAND, HEAD> team(shared);
+  float* partials = (float*)(shared + Form::SPLIT_BYTES);
+  const int own = threadIdx.x / (32 * Form::SHARERS), g = team.lane / 4, t = team.lane % 4;
+  float* mine = partials + own * Form::PARTIAL_FLOATS;
+  const int row = threadIdx.x / ROW_THREADS, column = threadIdx.x % ROW_THREADS * 4; /* what this thread folds */
+
+  const i32 stop = min((i32)(blockIdx.y + 1) * each, a.tokens);
+  for (i32 token = blockIdx.y * each; token < stop; token++) {
+    if (!is_alone(a, token, team.lane)) continue;
+    const DecodeRows rows = decode_rows(a, token, blockIdx.x);
+    i32 first;
+    const i32 end = tiles_of(a, rows.position, first) + first;
+    float M = -INFINITY, L = 0, total[VECTORS][4] = {};
+    if (first + own < end) team.start(a, rows, first + own);
+    team.read_queries(a, rows);
+    for (i32 round = first; round < end; round += Form::TEAMS) {
+      const i32 tile = round + own;
+      if (tile < end) {
+        float m[2], l[2];
+        team.run(a, rows, tile, tile + Form::TEAMS < end, rows, tile + Form::TEAMS, m, l, [&](int d, float(&acc)[4][4]) {
+#pragma unroll
+          for (int n = 0; n < 4; n++) {
+            float* at = mine + g * Form::PARTIAL_STRIDE + d + n * 8 + t * 2;
+            *(float2*)at = make_float2(acc[n][0], acc[n][1]);
+            if (rows.count > 8) *(float2*)(at + 8 * Form::PARTIAL_STRIDE) = make_float2(acc[n][2], acc[n][3]);
+          }
+        });
+        if (t == 0 && team.part == 0) {
+          float* sums = mine + 16 * Form::PARTIAL_STRIDE;
+          sums[g] = m[0], sums[g + 8] = m[1], sums[g + 16] = l[0], sums[g + 24] = l[1];
+        }
+      }
+      __syncthreads();
+      if (row < rows.count)
+        for (i32 i = 0; i < Form::TEAMS && round + i < end; i++) {
+          const float* part = partials + i * Form::PARTIAL_FLOATS;
+          float old, now;
+          fold_factors(M, part[16 * Form::PARTIAL_STRIDE + row], old, now);
+          L = folded(L, old, part[16 * Form::PARTIAL_STRIDE + 16 + row], now);
+#pragma unroll
+          for (int v = 0; v < VECTORS; v++) {
+            const float4 x = *(const float4*)(part + row * Form::PARTIAL_STRIDE + column + v * 4 * ROW_THREADS);
+            total[v][0] = folded(total[v][0], old, x.x, now), total[v][1] = folded(total[v][1], old, x.y, now);
+            total[v][2] = folded(total[v][2], old, x.z, now), total[v][3] = folded(total[v][3], old, x.w, now);
+          }
+        }
+      __syncthreads();
+    }
+    if (row >= rows.count) continue;
+    const i32 head = rows.first_head + row;
+    const float scale = finish(a, head, M, L);
+    float* y = a.y + ((i64)token * a.heads + head) * a.head_dim;
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+      const int d = column + v * 4 * ROW_THREADS;
+      if (d < a.head_dim)
+        *(float4*)(y + d) = make_float4(total[v][0] * scale, total[v][1] * scale, total[v][2] * scale, total[v][3] * scale);
+    }
+  }
+}
+
+}  // namespace psi
