@@ -1,12 +1,13 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
-import { measureRoofline, openDevice } from "../backends/index.ts";
+import { findCuda, measureRoofline, openDevice } from "../backends/index.ts";
 import { embeddedFiles } from "../core/embedded.ts";
 import { cacheFolders } from "../core/unpack.ts";
 import { version } from "../core/version.ts";
 import { defaultModelPath } from "../models/default_model.ts";
 import { supportedArchitectures } from "../models/registry.ts";
+import type { DeviceInfo } from "../runtime/device.ts";
 import { availableMemory } from "../serve/engine/index.ts";
 import { command } from "../terminal/command.ts";
 import { print, printJson } from "../terminal/output.ts";
@@ -29,7 +30,8 @@ export const doctor = command({
   },
   examples: ["psionic doctor", "psionic doctor --measure --json"],
   async run({ args }) {
-    const findings = [...machine(), ...kernels(args.measure ?? false), ...absentBackends(), ...files()];
+    const measure = args.measure ?? false;
+    const findings = [...machine(), ...kernels(measure), ...cuda(measure), ...absentBackends(), ...files()];
     const ok = findings.every(({ state }) => state !== "failed");
     if (args.json) await printJson({ version, bun: Bun.version, ok, findings });
     else {
@@ -71,10 +73,7 @@ function isaFindings(): Finding[] {
 function kernels(measure: boolean): Finding[] {
   try {
     const device = openDevice("cpu");
-    const info = device.backend.info();
-    const text = Object.entries(info)
-      .map(([key, value]) => `${key}=${value}`)
-      .join(" ");
+    const text = factsText(device.backend.info());
     const findings: Finding[] = [{ name: "backend cpu", state: "used", text }];
     if (measure) {
       const { readGbPerSecond, int8GopPerSecond, f32GflopPerSecond } = measureRoofline();
@@ -90,15 +89,38 @@ function kernels(measure: boolean): Finding[] {
   }
 }
 
+/** Each CUDA device with its driver; where there is none, why. */
+function cuda(measure: boolean): Finding[] {
+  const name = "backend cuda";
+  const { hardware, library, devices, reason } = findCuda();
+  const there = hardware ? "an NVIDIA device is there, but: " : "no NVIDIA device is there; ";
+  if (devices.length === 0) return [{ name, state: "not used", text: `${there}${reason}` }];
+  const findings: Finding[] = devices.map((facts) => ({ name, state: "ready", text: factsText(facts) }));
+  findings.push({ name: "cuda library", state: "ready", text: String(library) });
+  if (measure) findings.push(...devices.map((_, number) => copySpeed(number)));
+  return findings;
+}
+
+function copySpeed(number: number): Finding {
+  const name = `measured cuda ${number}`;
+  const device = openDevice("cuda", { number });
+  try {
+    const { readGbPerSecond } = measureRoofline("cuda");
+    return { name, state: "ready", text: `copy ${readGbPerSecond.toFixed(0)} GB/s` };
+  } finally {
+    device.close();
+  }
+}
+
+function factsText(facts: DeviceInfo): string {
+  return Object.entries(facts)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(" ");
+}
+
 function absentBackends(): Finding[] {
-  const cuda = existsSync("/dev/nvidia0")
-    ? "an NVIDIA device is there, but"
-    : "no NVIDIA device is there, and";
   const metal = process.platform === "darwin" ? "" : "not macOS, and ";
-  return [
-    { name: "backend cuda", state: "not used", text: `${cuda} this build has no CUDA backend` },
-    { name: "backend metal", state: "not used", text: `${metal}this build has no Metal backend` },
-  ];
+  return [{ name: "backend metal", state: "not used", text: `${metal}this build has no Metal backend` }];
 }
 
 function files(): Finding[] {

@@ -18,9 +18,14 @@ export type CudaFindings = {
 const deviceNodes = ["/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"];
 const mostDevices = 64;
 
+/** Whether the system shows an NVIDIA device. */
+export function hasNvidiaHardware(): boolean {
+  return deviceNodes.some((node) => existsSync(node));
+}
+
 /** Opens the library and up to `most` devices, one after the other, and closes them again. */
 export function findCuda(most = mostDevices): CudaFindings {
-  const hardware = deviceNodes.some((node) => existsSync(node));
+  const hardware = hasNvidiaHardware();
   const devices: DeviceInfo[] = [];
   try {
     const library = kernelLibrary("cuda").path;

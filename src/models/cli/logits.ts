@@ -1,14 +1,14 @@
 import { openDevice } from "../../backends/index.ts";
 import { AsideFile } from "../../core/aside.ts";
-import { PsionicError } from "../../core/error.ts";
 import type { Device } from "../../runtime/device.ts";
-import { command, list, UsageError, wholeNumber } from "../../terminal/command.ts";
+import { command, list, UsageError } from "../../terminal/command.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { freeCachePool, makeCachePool, pageSize } from "../cache.ts";
 import { openModelFiles } from "../files/source.ts";
 import type { CachePool, CacheType, Model } from "../model.ts";
 import { modelOption, modelPath } from "../model_option.ts";
 import { loadModel } from "../registry.ts";
+import { backendOption, deviceNumbers, resolveBackend } from "./backend_option.ts";
 import { parseIds, readText } from "./input.ts";
 
 /** Rows of one forward pass: bounds the memory that logits of large vocabularies take. */
@@ -27,12 +27,7 @@ export const logits = command({
       description: "Token ids: a JSON array, or white space between them",
     },
     out: { type: "string", valueHint: "FILE", description: "File to write" },
-    backend: {
-      type: "enum",
-      options: list("auto", "cpu", "cuda", "metal"),
-      default: "auto",
-      description: "Device to compute on; this build has the CPU, which auto takes",
-    },
+    ...backendOption,
     numerics: {
       type: "enum",
       options: list("reference", "ggml"),
@@ -49,12 +44,12 @@ export const logits = command({
       type: "string",
       alias: "t",
       valueHint: "N",
-      description: "Threads; absent: one per physical core",
+      description: "Threads of the CPU backend; absent: one per physical core",
     },
     isa: {
       type: "enum",
       options: list("plain", "avx2", "avx512", "neon"),
-      description: "Instruction set of the kernels; absent: the best this machine has",
+      description: "Instruction set of the CPU's kernels; absent: the best this machine has",
     },
   },
   examples: ["psionic logits -m model.gguf --ids ids.json --out logits.f32"],
@@ -62,16 +57,14 @@ export const logits = command({
     const { ids: idsPath, out } = args;
     if (idsPath === undefined) throw new UsageError("missing --ids FILE");
     if (out === undefined) throw new UsageError("missing --out FILE");
-    if (args.backend !== "auto" && args.backend !== "cpu") {
-      const text = `[backend] expected auto or cpu, got ${args.backend}. This build has no ${args.backend} backend`;
-      throw new PsionicError("unsupported", text);
-    }
-    const threads = wholeNumber(args.threads, "--threads", 1, 1024);
+    const backend = resolveBackend(args.backend);
+    const { device: number, threads } = deviceNumbers(args, backend);
     const text = readText(idsPath, "--ids");
     const files = openModelFiles(modelPath(args.model));
     // a place that cannot be written is better known before the weights are read
     AsideFile.check(out, "--out");
-    const device = openDevice("cpu", { threads, isa: args.isa });
+    const device =
+      backend === "cuda" ? openDevice("cuda", { number }) : openDevice("cpu", { threads, isa: args.isa });
     const progress = new Progress();
     const model = loadModel(device, files, {
       numerics: args.numerics === "ggml" ? "ggml" : "reference",

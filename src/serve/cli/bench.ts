@@ -1,4 +1,4 @@
-import { measureRoofline, openDevice, type Roofline } from "../../backends/index.ts";
+import { measureRoofline, type Roofline } from "../../backends/index.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import type { CacheType, Model } from "../../models/model.ts";
 import { openTokenizer } from "../../models/open_tokenizer.ts";
@@ -8,6 +8,8 @@ import { command, UsageError, wholeNumber, wholeNumbers } from "../../terminal/c
 import { messages, print, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { readableBytes, readableCount, table } from "../../terminal/table.ts";
+import { refusePartialOffload } from "../engine/gpu_layers.ts";
+import { openEngineDevice } from "../engine/load.ts";
 import { type BenchCase, type BenchSamples, CaseRunner, caseName, runCase } from "./bench_steps.ts";
 import { engineArgs, engineOptions } from "./engine_options.ts";
 
@@ -17,7 +19,7 @@ export const bench = command({
   meta: {
     name: "bench",
     description:
-      "Measures prompt processing (pp) and generation (tg), named as llama-bench does, against what this machine's memory and arithmetic reach in plain loops.",
+      "Measures prompt processing (pp) and generation (tg), named as llama-bench does, against what this machine's memory and arithmetic reach in plain loops; on a GPU against what a copy inside its memory reaches.",
   },
   args: {
     ...deviceArgs,
@@ -59,8 +61,10 @@ export const bench = command({
     const options = engineOptions(args);
     const start = performance.now();
     const files = openModelFiles(options.modelPath);
-    for (const note of checkLengths(cases, readModel(files).config.contextLength)) messages.warn(note);
-    const device = openDevice("cpu", { threads: options.threads, isa: options.isa });
+    const { config } = readModel(files);
+    for (const note of checkLengths(cases, config.contextLength)) messages.warn(note);
+    refusePartialOffload(config.layers, options.gpuLayers);
+    const device = openEngineDevice(options);
     const progress = new Progress();
     const model = loadModel(device, files, {
       ...(options.numerics ? { numerics: options.numerics } : {}),
@@ -73,7 +77,7 @@ export const bench = command({
     try {
       const measured: Roofline[] = [];
       const measure = () => {
-        const limits = measureRoofline("cpu", rooflineBytes);
+        const limits = measureRoofline(options.backend, rooflineBytes);
         measured.push(limits);
         return limits;
       };
@@ -169,10 +173,16 @@ type BenchResult = {
   /** Of one repeat, by the op table's costs. */
   readonly bytes: number;
   readonly flops: number;
+  readonly bytes_per_token: number;
+  /** Tokens a second if those bytes moved at the measured bandwidth; generation only. */
+  readonly roofline_tokens_per_second?: number;
+  /** Mean number of different experts per layer that a step reads. */
+  readonly distinct_experts?: number;
   readonly gb_per_second: number;
   readonly gflop_per_second: number;
   readonly share_of_read_bandwidth: number;
-  readonly share_of_int8_peak: number;
+  /** Absent where the library measures no such peak. */
+  readonly share_of_int8_peak?: number;
 };
 
 /** Beyond any cache, and read in some milliseconds. */
@@ -196,21 +206,29 @@ function resultOf(test: BenchCase, { seconds, cost, limits }: BenchSamples): Ben
   const gflopPerSecond = cost.flops / median / 1e9;
   /** Median over the repeats of a rate against the mean of the limits measured before and after it. */
   const share = (amount: number, limit: (r: Roofline) => number) =>
-    medianOf(seconds.map((s, i) => amount / s / 1e9 / ((limit(limits[i]!) + limit(limits[i + 1]!)) / 2)));
+    limit(limits[0]!) === 0
+      ? undefined
+      : medianOf(seconds.map((s, i) => amount / s / 1e9 / ((limit(limits[i]!) + limit(limits[i + 1]!)) / 2)));
+  const produced = test.tokens * test.batch;
+  const int8 = share(cost.flops, (r) => r.int8GopPerSecond);
+  const rooflineSeconds = cost.bytes / 1e9 / medianOf(limits.map((r) => r.readGbPerSecond));
   return {
     test: caseName(test),
     n_prompt: test.kind === "prompt" ? test.tokens : 0,
     n_gen: test.kind === "generation" ? test.tokens : 0,
     n_depth: test.depth,
     n_batch: test.batch,
-    tokens_per_second: (test.tokens * test.batch) / median,
+    tokens_per_second: produced / median,
     samples_seconds: seconds,
     bytes: cost.bytes,
     flops: cost.flops,
+    bytes_per_token: cost.bytes / produced,
     gb_per_second: gbPerSecond,
     gflop_per_second: gflopPerSecond,
-    share_of_read_bandwidth: share(cost.bytes, (r) => r.readGbPerSecond),
-    share_of_int8_peak: share(cost.flops, (r) => r.int8GopPerSecond),
+    ...(test.kind === "generation" ? { roofline_tokens_per_second: produced / rooflineSeconds } : {}),
+    ...(cost.distinctExperts === undefined ? {} : { distinct_experts: cost.distinctExperts }),
+    share_of_read_bandwidth: share(cost.bytes, (r) => r.readGbPerSecond)!,
+    ...(int8 === undefined ? {} : { share_of_int8_peak: int8 }),
   };
 }
 
@@ -230,7 +248,21 @@ function describe(path: string, { config, parameters, weightBytes }: Model) {
 }
 
 function reportText({ model, device, roofline, loadMs, firstTokenMs, results }: Report): string {
-  const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
+  const head = `${model.name} (${model.architecture}, ${readableCount(model.parameters)} parameters, ${readableBytes(model.weightBytes)}), loaded in ${Math.round(loadMs)} ms, first token at ${Math.round(firstTokenMs)} ms`;
+  const facts = Object.entries(device).map(([key, value]) => `${key}=${value}`);
+  // arithmetic in plain loops is measured on a CPU only
+  const rows = roofline.int8GopPerSecond > 0 ? cpuTable(results) : gpuTable(results);
+  return [head, facts.join(" "), limitsText(roofline), "", rows].join("\n");
+}
+
+function limitsText({ readGbPerSecond, int8GopPerSecond, f32GflopPerSecond }: Roofline): string {
+  if (int8GopPerSecond === 0) return `measured: copy ${readGbPerSecond.toFixed(0)} GB/s`;
+  return `measured: read ${readGbPerSecond.toFixed(1)} GB/s, int8 ${int8GopPerSecond.toFixed(0)} Gop/s, f32 ${f32GflopPerSecond.toFixed(0)} Gflop/s`;
+}
+
+const percent = (share: number | undefined) => (share === undefined ? "" : `${(100 * share).toFixed(0)} %`);
+
+function cpuTable(results: readonly BenchResult[]): string {
   const rows = results.map((r) => [
     r.test,
     r.tokens_per_second.toFixed(2),
@@ -239,13 +271,21 @@ function reportText({ model, device, roofline, loadMs, firstTokenMs, results }: 
     r.gflop_per_second.toFixed(1),
     percent(r.share_of_int8_peak),
   ]);
-  return [
-    `${model.name} (${model.architecture}, ${readableCount(model.parameters)} parameters, ${readableBytes(model.weightBytes)}), loaded in ${Math.round(loadMs)} ms, first token at ${Math.round(firstTokenMs)} ms`,
-    `${Object.entries(device)
-      .map(([key, value]) => `${key}=${value}`)
-      .join(" ")}`,
-    `measured: read ${roofline.readGbPerSecond.toFixed(1)} GB/s, int8 ${roofline.int8GopPerSecond.toFixed(0)} Gop/s, f32 ${roofline.f32GflopPerSecond.toFixed(0)} Gflop/s`,
-    "",
-    table([["test", "tokens/s", "GB/s", "of read", "Gflop/s", "of int8"], ...rows], [1, 2, 3, 4, 5]),
-  ].join("\n");
+  return table([["test", "tokens/s", "GB/s", "of read", "Gflop/s", "of int8"], ...rows], [1, 2, 3, 4, 5]);
+}
+
+/** Beside each rate of generation the one at which its bytes would move as fast as a copy. */
+function gpuTable(results: readonly BenchResult[]): string {
+  const head = ["test", "tokens/s", "roofline", "GB/s", "of copy", "MB/token", "Tflop/s", "experts/layer"];
+  const rows = results.map((r) => [
+    r.test,
+    r.tokens_per_second.toFixed(1),
+    r.roofline_tokens_per_second?.toFixed(0) ?? "",
+    r.gb_per_second.toFixed(0),
+    percent(r.share_of_read_bandwidth),
+    (r.bytes_per_token / 1e6).toFixed(1),
+    (r.gflop_per_second / 1e3).toFixed(1),
+    r.distinct_experts?.toFixed(1) ?? "",
+  ]);
+  return table([head, ...rows], [1, 2, 3, 4, 5, 6, 7]);
 }

@@ -5,9 +5,10 @@ import { pageSize } from "../../models/cache.ts";
 import type { CacheType, Model } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
 import { record } from "../../runtime/recorder.ts";
+import { backendLimits } from "../engine/backend_limits.ts";
 import type { Batch } from "../engine/batch.ts";
-import { promptTokensPerStep } from "../engine/budget.ts";
 import { ModelExecutor } from "../engine/executor.ts";
+import { ExpertReads } from "./bench_experts.ts";
 
 /** What one test of the bench runs: a prompt, or generation behind a prompt of `depth` tokens, in `batch` sequences. */
 export type BenchCase = {
@@ -29,9 +30,17 @@ export function caseName({ kind, tokens, depth, batch }: BenchCase): string {
  */
 export type BenchSamples = {
   readonly seconds: readonly number[];
-  readonly cost: Cost;
+  readonly cost: BenchCost;
   readonly limits: readonly Roofline[];
 };
+
+export type BenchCost = Cost & {
+  /** Mean number of different experts per layer that a step of the case reads; absent for dense models. */
+  readonly distinctExperts?: number;
+};
+
+/** Steps over which the experts read are averaged: random tokens choose others each time. */
+const expertSamples = 4;
 
 /** Runs one case on a loaded model, with `measure` between the repeats. The cache is made for it and freed. */
 export function runCase(
@@ -44,9 +53,7 @@ export function runCase(
 ): BenchSamples {
   const bench = new CaseRunner(device, model, cacheType, test);
   try {
-    for (let at = 0; at < test.depth; at += promptTokensPerStep) {
-      bench.prompt(at, Math.min(promptTokensPerStep, test.depth - at));
-    }
+    bench.fill();
     const once = () => (test.kind === "prompt" ? bench.wholePrompt() : bench.generation());
     const cost = bench.cost();
     bench.warm();
@@ -70,6 +77,7 @@ export class CaseRunner {
   private readonly model: Model;
   private readonly test: BenchCase;
   private readonly pages: number;
+  private readonly perStep: number;
   private readonly executor: ModelExecutor;
   private state = 1;
 
@@ -78,8 +86,10 @@ export class CaseRunner {
     this.model = model;
     this.test = test;
     this.pages = Math.ceil((test.depth + test.tokens + 1) / pageSize);
+    this.perStep = backendLimits[device.backend.name === "cuda" ? "cuda" : "cpu"].prompt.perStep;
     const groups = model.cacheGroups.map(({ window }) => ({ window, pages: this.pages * test.batch }));
-    this.executor = new ModelExecutor(device, model, groups, cacheType);
+    const limits = { slots: test.batch, maxPages: this.pages };
+    this.executor = new ModelExecutor(device, model, groups, cacheType, limits);
   }
 
   free(): void {
@@ -95,10 +105,18 @@ export class CaseRunner {
     }
   }
 
+  /** Puts `depth` tokens of every sequence into the cache. */
+  fill(): void {
+    this.inSteps(0, this.test.depth);
+  }
+
   wholePrompt(): void {
-    const { depth, tokens } = this.test;
-    for (let at = 0; at < tokens; at += promptTokensPerStep) {
-      this.prompt(depth + at, Math.min(promptTokensPerStep, tokens - at));
+    this.inSteps(this.test.depth, this.test.tokens);
+  }
+
+  private inSteps(position: number, tokens: number): void {
+    for (let at = 0; at < tokens; at += this.perStep) {
+      this.prompt(position + at, Math.min(this.perStep, tokens - at));
     }
   }
 
@@ -110,26 +128,46 @@ export class CaseRunner {
   /** A shorter run before the clock starts: pages are touched, threads are awake. */
   warm(): void {
     const { kind, depth, tokens } = this.test;
-    if (kind === "prompt") this.prompt(depth, Math.min(promptTokensPerStep, tokens));
+    if (kind === "prompt") this.prompt(depth, Math.min(this.perStep, tokens));
     else for (let i = 0; i < Math.min(tokens, 8); i++) this.step(depth + i);
   }
 
   /** FLOPs and bytes of one repeat, from the recorded calls; generation at the middle of its depths. */
-  cost(): Cost {
+  cost(): BenchCost {
     const { kind, depth, tokens, batch } = this.test;
-    if (kind === "prompt") {
-      return programCost(record(this.device, () => this.wholePrompt())).total;
-    }
+    if (kind === "prompt") return this.costOf(() => this.wholePrompt(), 1);
     const middle = depth + Math.floor(tokens / 2);
     const pages = Math.ceil((middle + 1) / pageSize);
     const sequences = Array.from({ length: batch }, (_, i) => i);
-    const program = record(this.device, () =>
+    const step = () =>
       this.executor.run(this.batchOf(sequences, middle, 1, pages), (logits) => {
         logits.argmax();
-      }),
-    );
-    const { flops, bytes } = programCost(program).total;
-    return { flops: flops * tokens, bytes: bytes * tokens };
+      });
+    const { flops, bytes, ...experts } = this.costOf(step, expertSamples);
+    return { flops: flops * tokens, bytes: bytes * tokens, ...experts };
+  }
+
+  /** Mean of `samples` runs of `body`, with the experts that were really read. */
+  private costOf(body: () => void, samples: number): BenchCost {
+    const { listeners } = this.device;
+    const reads = new ExpertReads(this.device);
+    const sum = { flops: 0, bytes: 0 };
+    listeners.add(reads.hear);
+    try {
+      for (let i = 0; i < samples; i++) {
+        const { flops, bytes } = programCost(record(this.device, body)).total;
+        sum.flops += flops;
+        sum.bytes += bytes;
+      }
+    } finally {
+      listeners.delete(reads.hear);
+    }
+    const { distinct } = reads;
+    return {
+      flops: sum.flops / samples,
+      bytes: (sum.bytes + reads.bytesBeyondCost) / samples,
+      ...(distinct === undefined ? {} : { distinctExperts: distinct }),
+    };
   }
 
   private step(position: number): void {

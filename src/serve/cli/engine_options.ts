@@ -1,4 +1,5 @@
-import { PsionicError } from "../../core/error.ts";
+import { unexpected } from "../../core/error.ts";
+import { backendOption, deviceNumbers, resolveBackend } from "../../models/cli/backend_option.ts";
 import { modelOption, modelPath } from "../../models/model_option.ts";
 import { list, wholeNumber } from "../../terminal/command.ts";
 import type { EngineOptions } from "../protocol.ts";
@@ -6,12 +7,7 @@ import type { EngineOptions } from "../protocol.ts";
 /** Options of every command that starts an engine. */
 export const engineArgs = {
   ...modelOption,
-  backend: {
-    type: "enum",
-    options: list("auto", "cpu", "cuda", "metal"),
-    default: "auto",
-    description: "Device to compute on; this build has the CPU, which auto takes",
-  },
+  ...backendOption,
   "ctx-size": {
     type: "string",
     alias: "c",
@@ -22,13 +18,19 @@ export const engineArgs = {
     type: "string",
     alias: list("ngl", "n-gpu-layers"),
     valueHint: "N",
-    description: "Layers on a GPU; on the CPU only 0 is accepted",
+    description: "Layers on a GPU: all of them, or -1; on the CPU only 0 is accepted",
+  },
+  "cpu-moe": { type: "boolean", description: "Refused: experts are computed where the model is" },
+  "n-cpu-moe": {
+    type: "string",
+    valueHint: "N",
+    description: "The same for the first N layers; 0 is accepted",
   },
   threads: {
     type: "string",
     alias: "t",
     valueHint: "N",
-    description: "Threads; absent: one per physical core",
+    description: "Threads of the CPU backend; absent: one per physical core",
   },
   "cache-type": {
     type: "enum",
@@ -45,7 +47,7 @@ export const engineArgs = {
   isa: {
     type: "enum",
     options: list("plain", "avx2", "avx512", "neon"),
-    description: "Instruction set of the kernels; absent: the best this machine has",
+    description: "Instruction set of the CPU's kernels; absent: the best this machine has",
   },
 } as const;
 
@@ -53,45 +55,51 @@ export const engineArgs = {
 export type EngineArgs = {
   readonly model?: string | undefined;
   readonly backend: string;
+  readonly device?: string | undefined;
   readonly "ctx-size"?: string | undefined;
   readonly "gpu-layers"?: string | undefined;
+  readonly "cpu-moe"?: boolean | undefined;
+  readonly "n-cpu-moe"?: string | undefined;
   readonly threads?: string | undefined;
   readonly "cache-type": string;
   readonly numerics: string;
   readonly isa?: string | undefined;
 };
 
-/** Engine options of a command line; refuses backends that this build does not have. */
+/** Engine options of a command line; refuses what the chosen backend does not do. */
 export function engineOptions(args: EngineArgs): EngineOptions {
-  checkBackend(args.backend);
-  checkLayers(args["gpu-layers"]);
+  refuseExpertOffload(args);
+  const backend = resolveBackend(args.backend);
+  const gpuLayers = wholeNumber(args["gpu-layers"], "-ngl", -1);
+  if (backend === "cpu") refuseGpuLayers(gpuLayers);
   const contextLength = wholeNumber(args["ctx-size"], "--ctx-size", 0);
-  const threads = wholeNumber(args.threads, "--threads", 1, 1024);
+  const { device, threads } = deviceNumbers(args, backend);
   return {
     modelPath: modelPath(args.model),
-    backend: "cpu",
+    backend,
     cacheType: args["cache-type"] as NonNullable<EngineOptions["cacheType"]>,
     numerics: args.numerics as NonNullable<EngineOptions["numerics"]>,
     // As in llama.cpp, 0 is the model's own context.
     ...(contextLength ? { contextLength } : {}),
+    ...(device === undefined ? {} : { device }),
+    ...(gpuLayers === undefined || backend === "cpu" ? {} : { gpuLayers }),
     ...(threads === undefined ? {} : { threads }),
     ...(args.isa === undefined ? {} : { isa: args.isa }),
   };
 }
 
-export function checkBackend(backend: string): void {
-  if (backend === "auto" || backend === "cpu") return;
-  throw new PsionicError(
-    "unsupported",
-    `[backend] expected auto or cpu, got ${backend}. This build has no ${backend} backend`,
-  );
+function refuseGpuLayers(layers: number | undefined): void {
+  if (layers === undefined || layers === 0) return;
+  const fix = "Leave -ngl out, or take --backend cuda";
+  throw unexpected("unsupported", "-ngl", "0 or nothing on the CPU", layers, { fix });
 }
 
-function checkLayers(asked: string | undefined): void {
-  const layers = wholeNumber(asked, "-ngl", -1);
-  if (layers === undefined || layers === 0) return;
-  throw new PsionicError(
-    "unsupported",
-    `[-ngl] expected 0 or nothing on the CPU, got ${layers}. This build has no GPU backend; leave -ngl out`,
-  );
+/** llama.cpp keeps experts in host memory on request; here a model is on one device as a whole. */
+function refuseExpertOffload(args: EngineArgs): void {
+  const layers = wholeNumber(args["n-cpu-moe"], "--n-cpu-moe", 0) ?? 0;
+  if (!args["cpu-moe"] && layers === 0) return;
+  const fix = "A model's experts are computed where the model is; to have them on the CPU take --backend cpu";
+  if (args["cpu-moe"])
+    throw unexpected("unsupported", "--cpu-moe", "nothing", "experts of all layers on the CPU", { fix });
+  throw unexpected("unsupported", "--n-cpu-moe", "0", layers, { fix, details: { layers } });
 }

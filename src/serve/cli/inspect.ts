@@ -1,11 +1,13 @@
+import { openDevice } from "../../backends/index.ts";
 import { PsionicError } from "../../core/error.ts";
+import { backendOption, deviceNumbers, resolveBackend } from "../../models/cli/backend_option.ts";
 import type { GgufValue } from "../../models/files/gguf_values.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import { modelOption, modelPath } from "../../models/model_option.ts";
 import { command, list, wholeNumber } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, readableCount, table } from "../../terminal/table.ts";
-import { type ModelPlan, planModel } from "../engine/index.ts";
+import { availableMemory, type ModelPlan, planModel } from "../engine/index.ts";
 import { type ExpertTopology, expertTopology } from "./expert_topology.ts";
 
 export const inspect = command({
@@ -15,6 +17,7 @@ export const inspect = command({
   },
   args: {
     ...modelOption,
+    ...backendOption,
     "ctx-size": {
       type: "string",
       alias: "c",
@@ -45,7 +48,10 @@ export const inspect = command({
     const contextLength = wholeNumber(args["ctx-size"], "--ctx-size", 0);
     const slots = wholeNumber(args.parallel, "--parallel", 1, 256);
     const files = openModelFiles(modelPath(args.model));
+    const backend = resolveBackend(args.backend);
+    const { device } = deviceNumbers(args, backend);
     const plan = planOf(files, {
+      ...{ backend, device },
       cacheType: args["cache-type"],
       ...(contextLength ? { contextLength } : {}),
       ...(slots === undefined ? {} : { slots }),
@@ -59,12 +65,25 @@ export const inspect = command({
 /** The plan, or why there is none: a family that is not executed can still be looked at. */
 type PlanOrRefusal = ModelPlan | { readonly refused: string; readonly code: string };
 
-function planOf(files: ModelFiles, options: Parameters<typeof planModel>[1]): PlanOrRefusal {
+function planOf(files: ModelFiles, { device, ...options }: PlanOptions): PlanOrRefusal {
   try {
-    return planModel(files, options);
+    const available = options.backend === "cuda" ? freeOn(device) : availableMemory();
+    return planModel(files, options, available);
   } catch (error) {
     if (error instanceof PsionicError) return { refused: error.message, code: error.code };
     throw error;
+  }
+}
+
+type PlanOptions = NonNullable<Parameters<typeof planModel>[1]> & { readonly device: number | undefined };
+
+/** Bytes free on a CUDA device. */
+function freeOn(number: number | undefined): number {
+  const device = openDevice("cuda", { number });
+  try {
+    return device.backend.memory!().free;
+  } finally {
+    device.close();
   }
 }
 

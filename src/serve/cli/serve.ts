@@ -3,6 +3,7 @@ import { version } from "../../core/version.ts";
 import { type AnyCommand, command, list, UsageError, wholeNumber, words } from "../../terminal/command.ts";
 import { messages, print } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
+import { readableBytes } from "../../terminal/table.ts";
 import type { ServerOptions } from "../http/options.ts";
 import type { RunningServer } from "../http/server.ts";
 import type { EngineInfo } from "../protocol.ts";
@@ -102,7 +103,7 @@ export const serve: AnyCommand = command({
       ...(maxQueue === undefined ? {} : { maxQueue }),
     };
     if (args["metal-mode"] && args["metal-mode"] !== "auto") {
-      messages.warn(`--metal-mode ${args["metal-mode"]} has no effect: this build computes on the CPU`);
+      messages.warn(`--metal-mode ${args["metal-mode"]} has no effect: this build has no Metal backend`);
     }
     if (args.webui) messages.warn("--webui has no effect: this build has no web page");
     const allowedHosts = words(args["allowed-host"]);
@@ -136,7 +137,9 @@ async function listen(engine: Parameters<typeof openModel>[0], options: ServerOp
   const server = await startServer(opened, options);
   const ended = onSignals(server, opened);
   const model = await server.ready.finally(() => progress.end());
-  for (const note of model.engine.info.notes ?? []) messages.info(note);
+  const { device, notes } = model.engine.info;
+  if (device) messages.info(`Computing on ${device.device}, ${readableBytes(Number(device.memory_bytes))}`);
+  for (const note of notes ?? []) messages.info(note);
   await print(readyLine(server.url, model.engine.info));
   await ended;
 }

@@ -38,7 +38,7 @@ export function planModel(
       const { shape, planDigest } = measureShape(device, model, {
         slots: options.slots ?? defaultSlots,
         cacheType: options.cacheType ?? defaultCacheType,
-        contextLength: Math.max(1, options.contextLength ?? model.config.contextLength),
+        contextLength: measuredContext(model.config.contextLength, options.contextLength),
         promptTokens: backendLimits[backend].prompt.perStep,
       });
       const plan = planMemory(shape, options, availableBytes);
@@ -49,4 +49,11 @@ export function planModel(
   } finally {
     device.close();
   }
+}
+
+/** An absurd context is refused by the plan, so that no step as long need be tried. */
+const longestMeasured = 2 ** 20;
+
+function measuredContext(trained: number, asked = trained): number {
+  return Math.max(1, Math.min(asked, Math.max(trained, longestMeasured)));
 }

@@ -1,0 +1,55 @@
+import { findCuda, hasNvidiaHardware } from "../../backends/index.ts";
+import { PsionicError } from "../../core/error.ts";
+import { list, UsageError, wholeNumber } from "../../terminal/command.ts";
+import { messages } from "../../terminal/output.ts";
+
+/** Where to compute, for every command that does. */
+export const backendOption = {
+  backend: {
+    type: "enum",
+    options: list("auto", "cpu", "cuda", "metal"),
+    default: "auto",
+    description: "Device to compute on; auto: a CUDA device if one is there, else the CPU",
+  },
+  device: {
+    type: "string",
+    alias: list("mg", "main-gpu"),
+    valueHint: "N",
+    description: "Which GPU, by its number; absent: 0",
+  },
+} as const;
+
+/** The backend that computes. `auto` says so when a GPU is there that it cannot take. */
+export function resolveBackend(asked: string): "cpu" | "cuda" {
+  if (asked === "cpu" || asked === "cuda") return asked;
+  if (asked !== "auto") {
+    const text = `[backend] expected auto, cpu or cuda, got ${asked}. This build has no ${asked} backend`;
+    throw new PsionicError("unsupported", text);
+  }
+  const { hardware, devices, reason } = hardwareFindings();
+  if (devices.length > 0) return "cuda";
+  if (hardware) messages.warn(`Computing on the CPU; the GPU is not used: ${reason}`);
+  return "cpu";
+}
+
+/** The first device; nothing is loaded where the system shows none. */
+function hardwareFindings(): ReturnType<typeof findCuda> {
+  return hasNvidiaHardware() ? findCuda(1) : { hardware: false, devices: [] };
+}
+
+/** Numbers of `--device` and `--threads`; options of the other backend are wrong usage. */
+export function deviceNumbers(
+  args: {
+    readonly device?: string | undefined;
+    readonly threads?: string | undefined;
+    readonly isa?: string | undefined;
+  },
+  backend: "cpu" | "cuda",
+): { readonly device?: number; readonly threads?: number } {
+  const device = wholeNumber(args.device, "--device", 0, 1023);
+  const threads = wholeNumber(args.threads, "--threads", 1, 1024);
+  if (backend === "cpu" && device !== undefined) throw new UsageError("--device goes with --backend cuda");
+  if (backend === "cuda" && threads !== undefined) throw new UsageError("--threads goes with --backend cpu");
+  if (backend === "cuda" && args.isa !== undefined) throw new UsageError("--isa goes with --backend cpu");
+  return { ...(device === undefined ? {} : { device }), ...(threads === undefined ? {} : { threads }) };
+}

@@ -1,0 +1,111 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { openDevice } from "../../backends/index.ts";
+import { cudaLibrary, onFibers } from "../../backends/testing/cuda_library.ts";
+import { pageBucket, rowBucket } from "../../compiler/buckets.ts";
+import { pageSize } from "../../models/cache.ts";
+import { openModelFiles } from "../../models/files/source.ts";
+import { loadModel } from "../../models/registry.ts";
+import { Device } from "../../runtime/device.ts";
+import type { Batch } from "./batch.ts";
+import { ModelExecutor } from "./executor.ts";
+
+const golden = join(import.meta.dir, "../../../fixtures/golden/gpt_oss");
+const chat = join(import.meta.dir, "../../../fixtures/docs-oss-13m-mxfp4.gguf");
+
+test("few sizes of recordings serve every batch and context", () => {
+  expect([1, 2, 3, 4, 5, 8, 9, 16, 17, 64, 65].map(rowBucket)).toEqual([
+    1, 2, 4, 4, 8, 8, 16, 16, 32, 64, 80,
+  ]);
+  expect([1, 64, 65, 500, 4000].map((pages) => pageBucket(pages, 3000))).toEqual([64, 64, 128, 512, 3000]);
+});
+
+describe.skipIf(!cudaLibrary)("recorded generation steps", () => {
+  const device = openDevice("cuda");
+  afterAll(() => {
+    counting.arena.free();
+    device.close();
+  });
+
+  /** Greedy tokens of `count` sequences, and the bits of the logits of every step. */
+  function generate(on: Device, path: string, count: number, prompt: number, steps: number) {
+    const model = loadModel(on, openModelFiles(path));
+    const maxPages = Math.ceil((prompt + steps + 1) / pageSize);
+    const groups = model.cacheGroups.map(({ window }) => ({ window, pages: maxPages * count }));
+    const executor = new ModelExecutor(on, model, groups, "f16", { slots: count, maxPages });
+    const batchOf = (tokens: number[], sequences: number[], position: number): Batch => {
+      const each = tokens.length / sequences.length;
+      const pages = Math.ceil((position + each) / pageSize);
+      const tables = sequences.flatMap((s) => Array.from({ length: pages }, (_, i) => s * maxPages + i));
+      return {
+        tokens: Int32Array.from(tokens),
+        positions: Int32Array.from(tokens, (_, i) => position + (i % each)),
+        sequences: Int32Array.from(tokens, (_, i) => Math.floor(i / each)),
+        pageTables: groups.map(() => Int32Array.from(tables)),
+        ...{ sequenceCount: sequences.length, maxPages: pages },
+        outputRows: Int32Array.from(sequences, (_, i) => (i + 1) * each - 1),
+      };
+    };
+    const bits: Uint32Array[] = [];
+    const all = Array.from({ length: count }, (_, i) => i);
+    let next: number[] = [];
+    const run = (batch: Batch) =>
+      executor.run(batch, (logits) => {
+        next = [...next, ...logits.argmax()];
+        for (let r = 0; r < logits.rows; r++) bits.push(new Uint32Array(logits.copy(r).buffer));
+        // what comes after a launch must not overwrite what it left
+        expect(logits.topK(1).map(({ ids }) => ids[0])).toEqual(next.slice(-logits.rows));
+      });
+    for (const s of all) {
+      const tokens = Array.from(
+        { length: prompt },
+        (_, i) => (i * 37 + s * 101 + 11) % model.config.vocabularySize,
+      );
+      run(batchOf(tokens, [s], 0));
+    }
+    const tokens: number[][] = [];
+    for (let i = 0; i < steps; i++) {
+      const now = next;
+      tokens.push(now);
+      next = [];
+      // one sequence leaves half-way, so that another bucket is used and then rows are spare
+      run(batchOf(now, all.slice(0, now.length), prompt + i));
+      if (i === steps >> 1 && count > 2) next.pop();
+    }
+    executor.free();
+    model.free();
+    return { tokens, bits };
+  }
+
+  let launched = 0;
+  const counting = new Device({
+    ...device.backend,
+    replay(key, step) {
+      launched += 1;
+      device.backend.replay(key, step);
+    },
+    close() {},
+  });
+  const eager = () => new Device({ ...device.backend, captures: false, close() {} });
+  const steps = onFibers ? 12 : 64;
+
+  test.each([
+    ["golden gpt_oss", golden, 1, steps],
+    ["golden gpt_oss", golden, 5, steps],
+    ["the built-in model", chat, 3, onFibers ? 6 : 64],
+  ] as const)(
+    "%s, %p: launched and called one by one give the same tokens and bits",
+    (_name, path, count, tokens) => {
+      launched = 0;
+      const recorded = generate(counting, path, count, 9, tokens);
+      expect(launched).toBe(tokens);
+      expect(counting.live()).toEqual({ tensors: 0, bytes: 0, scopes: 0 });
+      const plain = eager();
+      const called = generate(plain, path, count, 9, tokens);
+      plain.arena.free();
+      expect(recorded.tokens).toEqual(called.tokens);
+      expect(recorded.bits).toEqual(called.bits);
+    },
+    60_000,
+  );
+});
