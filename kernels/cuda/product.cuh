@@ -138,7 +138,17 @@ struct ProductInput {
   }
 };
 
-/* Stores a finished tile, f32 [rows][BLOCK_OUTPUTS + pad] in shared memory. For all threads, after a barrier. */
+/* n ... n + 3 of `from`, as far as they are below `end`. */
+__device__ inline float4 load_up_to_4(const float* from, i32 n, i32 end) {
+  if (!from) return make_float4(0, 0, 0, 0);
+  return make_float4(from[n], n + 1 < end ? from[n + 1] : 0, n + 2 < end ? from[n + 2] : 0, n + 3 < end ? from[n + 3] : 0);
+}
+__device__ inline float4 add4(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+
+/*
+ * Stores a finished tile, f32 [rows][BLOCK_OUTPUTS + pad] in shared memory. For all threads, after a barrier. A warp has
+ * every WARPS-th row, a lane 4 outputs of it. A bias of null adds nothing, which is not the same as adding 0 to -0.
+ */
 template <int BLOCK_OUTPUTS, int THREADS>
 __device__ inline void store_product_tile(const ProductArguments& p, const ProductRows& rows, i32 output_tile, const float* tile) {
   const bool gated = p.gate.kind >= 0;
@@ -146,29 +156,33 @@ __device__ inline void store_product_tile(const ProductArguments& p, const Produ
   const i32 stride = gated ? p.outputs / 2 : p.outputs;
   const float* bias = p.bias ? p.bias + (i64)rows.matrix * p.outputs : nullptr;
   const bool whole = stride % 4 == 0 && ((uintptr_t)p.y & 15) == 0;
-  for (int i = threadIdx.x; i < rows.count * (width / 4); i += THREADS) {
-    int at = i / (width / 4), column = i % (width / 4) * 4;
-    i32 n = output_tile * width + column;
-    if (n >= stride) continue;
-    i64 row = p.groups.offsets ? p.groups.sorted[rows.first + at] : rows.first + at;
-    const float* from = tile + at * (BLOCK_OUTPUTS + PRODUCT_PAD) + column;
-    float4 first = *(const float4*)from;
-    float v[4] = {first.x, first.y, first.z, first.w};
-    if (bias)
-      for (int k = 0; k < 4; k++) v[k] += n + k < stride ? bias[n + k] : 0.0f;
-    if (gated) {
-      float4 second = *(const float4*)(from + BLOCK_OUTPUTS / 2);
-      float up[4] = {second.x, second.y, second.z, second.w};
-      for (int k = 0; k < 4; k++) {
-        if (bias) up[k] += bias[stride + n + k];
-        v[k] = gated_activation(p.gate.kind, v[k], up[k], p.gate.alpha, p.gate.limit);
+  for (int column = threadIdx.x % 32 * 4; column < width; column += 128) {
+    const i32 n = output_tile * width + column;
+    if (n >= stride) break;
+    const float4 first_bias = load_up_to_4(bias, n, stride), second_bias = load_up_to_4(gated && bias ? bias + stride : nullptr, n, stride);
+#pragma unroll 4
+    for (int at = threadIdx.x / 32; at < rows.count; at += THREADS / 32) {
+      const i64 row = p.groups.offsets ? p.groups.sorted[rows.first + at] : rows.first + at;
+      const float* from = tile + at * (BLOCK_OUTPUTS + PRODUCT_PAD) + column;
+      float4 v = *(const float4*)from;
+      if (bias) v = add4(v, first_bias);
+      if (gated) {
+        float4 up = *(const float4*)(from + BLOCK_OUTPUTS / 2);
+        if (bias) up = add4(up, second_bias);
+        v = make_float4(gated_activation(p.gate.kind, v.x, up.x, p.gate.alpha, p.gate.limit),
+                        gated_activation(p.gate.kind, v.y, up.y, p.gate.alpha, p.gate.limit),
+                        gated_activation(p.gate.kind, v.z, up.z, p.gate.alpha, p.gate.limit),
+                        gated_activation(p.gate.kind, v.w, up.w, p.gate.alpha, p.gate.limit));
+      }
+      float* to = p.y + row * stride + n;
+      if (whole) *(float4*)to = v;
+      else {
+        to[0] = v.x;
+        if (n + 1 < stride) to[1] = v.y;
+        if (n + 2 < stride) to[2] = v.z;
+        if (n + 3 < stride) to[3] = v.w;
       }
     }
-    float* to = p.y + row * stride + n;
-    if (whole) *(float4*)to = make_float4(v[0], v[1], v[2], v[3]);
-    else
-      for (int k = 0; k < 4; k++)
-        if (n + k < stride) to[k] = v[k];
   }
 }
 

@@ -47,7 +47,9 @@ template <class W>
 i32 product(const char* op, const ProductArguments& p) {
   PSI_TRY(check_product(op, p));
   if (p.rows == 0) return PSI_OK;
-  const ProductForm forms[] = {{256, 128, 1700}, {256, 64, 1400}, {128, 64, 1000}, {128, 128, 900}, {128, 64, 800}, {128, 32, 700}};
+  /* four warpgroups leave 128 registers a thread, too few for the types whose units take many */
+  constexpr int WIDE = sizeof(typename W::Raw) > 32 ? 3 : 4;
+  const ProductForm forms[] = {{64 * WIDE, 128, 1700}, {256, 64, 1400}, {128, 64, 1000}, {128, 128, 900}, {128, 64, 800}, {128, 32, 700}};
   constexpr int WGMMA_FORMS = 3, FORMS = 6;
   /* wgmma's kernel takes rows of whole 16-byte chunks */
   const bool wgmma = use_wgmma && device.compute == 90 && p.columns % 8 == 0;
@@ -56,7 +58,7 @@ i32 product(const char* op, const ProductArguments& p) {
   for (int i = best + 1; i < FORMS; i++)
     if (product_cycles(p, units, W::tile_bytes(units), forms[i]) < product_cycles(p, units, W::tile_bytes(units), forms[best])) best = i;
   switch (best) {
-    case 0: return launch_product_wgmma<W, 4, 128>(op, p);
+    case 0: return launch_product_wgmma<W, WIDE, 128>(op, p);
     case 1: return launch_product_wgmma<W, 4, 64>(op, p);
     case 2: return launch_product_wgmma<W, 2, 64>(op, p);
     case 3: return launch_product_mma<W, 128>(op, p);
