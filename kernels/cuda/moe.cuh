@@ -147,6 +147,11 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
   const u8* weights[2];
 #pragma unroll
   for (int m = 0; m < 2; m++) weights[m] = p.w + ((i64)group.expert * s.tiles + tile[m]) * s.tile_bytes;
+  const i32 column = threadIdx.x / 16, row = threadIdx.x % 16; /* of the results that this thread finishes */
+  float bias[2] = {};
+#pragma unroll
+  for (int m = 0; m < 2; m++)
+    if (p.bias && tile[m] * 16 + row < p.outputs) bias[m] = p.bias[(i64)group.expert * p.outputs + tile[m] * 16 + row];
   float* sums = (float*)(shared + s.columns_at_once * row_bytes); /* [segment][2][columns_at_once][16] */
 
 #pragma unroll 1
@@ -208,20 +213,21 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < 2; m++) weights[m] += s.zero;
-    const i32 column = threadIdx.x / 16, row = threadIdx.x % 16;
     if (column >= count) continue;
-    const float* bias = p.bias ? p.bias + (i64)group.expert * p.outputs : nullptr;
     const i32 stride = GATED ? p.outputs / 2 : p.outputs;
     float* to = p.y + (i64)own.slot[done + column] * stride;
     float total[2];
 #pragma unroll
     for (int m = 0; m < 2; m++) {
       const float* from = sums + (m * s.columns_at_once + column) * 16 + row;
-      const i32 output = tile[m] * 16 + row;
-      total[m] = from[0];
-#pragma unroll 1
-      for (int segment = 1; segment < s.segments; segment++) total[m] += from[segment * 32 * s.columns_at_once];
-      if (bias && output < p.outputs) total[m] += bias[output];
+      float part[MOE_SEGMENTS];
+#pragma unroll
+      for (int k = 0; k < MOE_SEGMENTS; k++) part[k] = k < s.segments ? from[k * 32 * s.columns_at_once] : 0.0f;
+      total[m] = part[0];
+#pragma unroll
+      for (int k = 1; k < MOE_SEGMENTS; k++)
+        if (k < s.segments) total[m] += part[k];
+      if (p.bias) total[m] += bias[m];
     }
     if constexpr (GATED) {
       to[tile[0] * 16 + row] = gated_activation(p.gate.kind, total[0], total[1], p.gate.alpha, p.gate.limit);
