@@ -136,14 +136,19 @@ PSI_API i32 psi_log_sum_exp(void* y, const void* x, i32 rows, i32 width);
  *   values [kv_heads][page_size][head_dim]
  * with elements of cache_type f32, f16, bf16, or q8_0: int8 in the same places, followed, for the whole page, by f16
  * scales: keys [kv_heads][page_size/16][head_dim/32][16], values [kv_heads][page_size][head_dim/32].
- * page_table i32 [sequences, max_pages]: physical page of each logical page; entries outside the window may be -1.
+ * On CUDA keys lie as values do: [kv_heads][page_size][head_dim], scales [kv_heads][page_size][head_dim/32].
+ * page_table i32 [sequences, max_pages]: physical page of each logical page; entries outside the window may be -1. CUDA
+ * cannot refuse by what these arrays hold: there a token of sequence or page -1 is not written, and sees nothing.
  */
 PSI_API i32 psi_kv_write(void* k_cache, void* v_cache, const void* k, const void* v, const void* page_table, const void* token_sequence, const void* token_position, i32 tokens, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type);
+/* CUDA only. psi_rope of q in place and of k on its way into the cache, psi_kv_write of the latter and v: the same bits.
+   k and v stay as they are. */
+PSI_API i32 psi_rope_kv_write(void* q, void* k_cache, void* v_cache, const void* k, const void* v, const void* page_table, const void* token_sequence, const void* token_position, const void* inv_freq, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type, i32 rotary_dims, i32 neox, f32 mscale);
 /* Causal attention of each token over positions 0..token_position of its sequence; window > 0: the last `window`
    positions only, its own included. sinks f32 [heads] or NULL. softcap 0 = none. q f32 rows of q_stride with head h at
    q_offset + h*head_dim; y f32 [tokens, heads*head_dim]. Scores are reduced over key chunks cut at absolute positions,
    so a token's result does not depend on what else is in the batch.
-   scratch: min(tokens, 4) * heads * ceil(max_pages * page_size / 128) * (head_dim + 2) * 4 bytes. */
+   scratch: min(tokens, 4) * heads * ceil(max_pages * page_size / 64) * (head_dim + 2) * 4 bytes. */
 PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const void* v_cache, const void* page_table, const void* token_sequence, const void* token_position, const void* sinks, void* scratch, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 window, i32 cache_type, f32 scale, f32 softcap, f64 scratch_bytes);
 
 /*

@@ -89,8 +89,8 @@ export function attend(
 ): Float32Array {
   const width = c.heads * c.headDim;
   const y = floats(queries.length * width).fill(Number.NaN);
-  const chunks = Math.ceil((cache.maxPages * c.pageSize) / 128);
-  const count = Math.min(queries.length, 4) * c.heads * chunks * (c.headDim + 2);
+  const pieces = Math.ceil((cache.maxPages * c.pageSize) / 64);
+  const count = Math.min(queries.length, 4) * c.heads * pieces * (c.headDim + 2);
   const scratch = floats(count + 1024).fill(7, count);
   const sinks =
     typeof c.sinks === "number" ? floats(c.heads).fill(c.sinks) : c.sinks ? randomFloats(c.heads, 99) : null;

@@ -12,6 +12,7 @@ import {
   moeGlu,
   moeMatmul,
   rope,
+  ropeKvWrite,
 } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import type { CacheGroup, Step } from "./model.ts";
@@ -66,8 +67,6 @@ export function attend(
   const [q, k, v] = [placed(0), placed(1), placed(2)];
   if (w.qNorm) headNorm(q.tensor, w.qNorm, shape.eps, q.offset, heads, headDim);
   if (w.kNorm) headNorm(k.tensor, w.kNorm, shape.eps, k.offset, kvHeads, headDim);
-  rotate(q, heads, shape, step);
-  rotate(k, kvHeads, shape, step);
   const pool = step.pools[place.group]!;
   const cache = { keys: pool.keys[place.slot]!, values: pool.values[place.slot]! };
   const at = {
@@ -76,7 +75,16 @@ export function attend(
     positions: step.positions,
   };
   const geometry = { kvHeads, headDim, pageSize: pool.pageSize };
-  kvWrite(cache, k.tensor, v.tensor, at, { kOffset: k.offset, vOffset: v.offset, ...geometry });
+  const offsets = { kOffset: k.offset, vOffset: v.offset, ...geometry };
+  if (x.device.backend.supports("rope_kv_write")) {
+    const { neox, rotary } = shape;
+    const params = { ...offsets, qOffset: q.offset, heads, neox, mscale: rotary.mscale };
+    ropeKvWrite(q.tensor, cache, k.tensor, v.tensor, at, rotary.invFreq, params);
+  } else {
+    rotate(q, heads, shape, step);
+    rotate(k, kvHeads, shape, step);
+    kvWrite(cache, k.tensor, v.tensor, at, offsets);
+  }
   const { window, scale, softcap } = shape;
   return attention(q.tensor, cache, at, w.sinks, {
     qOffset: q.offset,

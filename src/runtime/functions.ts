@@ -16,6 +16,7 @@ import { type MoeGluParams, moeGlu as moeGluOp } from "../ir/ops/moe_glu.ts";
 import { moeMatmul as moeMatmulOp } from "../ir/ops/moe_matmul.ts";
 import { headNorm as headNormOp, rmsNorm as rmsNormOp } from "../ir/ops/rms_norm.ts";
 import { type RopeParams, rope as ropeOp } from "../ir/ops/rope.ts";
+import { type RopeKvWriteParams, ropeKvWrite as ropeKvWriteOp } from "../ir/ops/rope_kv_write.ts";
 import { type RouterParams, router as routerOp } from "../ir/ops/router.ts";
 import { softcap as softcapOp } from "../ir/ops/softcap.ts";
 import { topK as topKOp } from "../ir/ops/top_k.ts";
@@ -68,6 +69,23 @@ export const kvWrite = (
   params: KvWriteParams,
 ): void => {
   apply(kvWriteOp, [cache.keys, cache.values, k, v, at.pageTable, at.sequences, at.positions], params);
+};
+
+/** Both of the above for q in place and for k and v into the cache; only where the backend supports `rope_kv_write` */
+export const ropeKvWrite = (
+  q: Tensor,
+  cache: { readonly keys: Tensor; readonly values: Tensor },
+  k: Tensor,
+  v: Tensor,
+  at: { readonly pageTable: Tensor; readonly sequences: Tensor; readonly positions: Tensor },
+  invFreq: Tensor,
+  params: RopeKvWriteParams,
+): void => {
+  apply(
+    ropeKvWriteOp,
+    [q, cache.keys, cache.values, k, v, at.pageTable, at.sequences, at.positions, invFreq],
+    params,
+  );
 };
 
 /** f32 [T, H * E] */

@@ -60,8 +60,8 @@ export const attention: Op<AttentionParams> = {
   ],
 };
 
-/** Room for the partial results (max, sum, accumulator) of the key chunks of few tokens, which are spread over threads. */
+/** Room for the partial results (max, sum, accumulator) of the pieces of 64 positions of few tokens, which are spread. */
 function attentionScratchBytes(tokens: number, maxPages: number, p: AttentionParams): number {
-  const chunks = Math.ceil((maxPages * p.pageSize) / 128);
-  return Math.min(tokens, 4) * p.heads * chunks * (p.headDim + 2) * 4;
+  const pieces = Math.ceil((maxPages * p.pageSize) / 64);
+  return Math.min(tokens, 4) * p.heads * pieces * (p.headDim + 2) * 4;
 }

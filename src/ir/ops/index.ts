@@ -16,6 +16,7 @@ import { moeGlu } from "./moe_glu.ts";
 import { moeMatmul } from "./moe_matmul.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { rope } from "./rope.ts";
+import { ropeKvWrite } from "./rope_kv_write.ts";
 import { router } from "./router.ts";
 import { softcap } from "./softcap.ts";
 import { topK } from "./top_k.ts";
@@ -28,6 +29,7 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   matmul,
   rope,
   kvWrite,
+  ropeKvWrite,
   attention,
   glu,
   router,
