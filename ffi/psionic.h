@@ -66,7 +66,8 @@ PSI_API i32 psi_unmap(void* address, f64 bytes);
 /* advice: 0 = will need, 1 = drop these pages from the resident set (the file keeps the data) */
 PSI_API i32 psi_advise(void* address, f64 bytes, i32 advice);
 /* Roofline of this machine with the open thread count: GB/s of a streaming read over `bytes`, integer Gop/s of the
-   8-bit dot-product path, f32 Gflop/s. Outputs are f64. */
+   8-bit dot-product path, f32 Gflop/s. Outputs are f64. On CUDA: GB/s read and written by a copy inside the device's
+   memory; the other two are 0. */
 PSI_API i32 psi_measure(void* read_gb_s, void* int8_gop_s, void* f32_gflop_s, f64 bytes);
 
 /* ---- weights ---- */

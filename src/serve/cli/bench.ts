@@ -77,7 +77,7 @@ export const bench = command({
     try {
       const measured: Roofline[] = [];
       const measure = () => {
-        const limits = measureRoofline(options.backend, rooflineBytes);
+        const limits = measureRoofline(options.backend, rooflineBytes[options.backend]);
         measured.push(limits);
         return limits;
       };
@@ -186,7 +186,7 @@ type BenchResult = {
 };
 
 /** Beyond any cache, and read in some milliseconds. */
-const rooflineBytes = 256 * 2 ** 20;
+const rooflineBytes = { cpu: 256 * 2 ** 20, cuda: 512 * 2 ** 20 };
 
 function medianOf(numbers: readonly number[]): number {
   return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)]!;
