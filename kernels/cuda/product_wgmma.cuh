@@ -5,6 +5,8 @@
  * on their way while a finished tile is stored.
  */
 #pragma once
+#include <type_traits>
+
 #include "product.cuh"
 #include "wgmma.h"
 
@@ -48,6 +50,18 @@ __device__ __forceinline__ void add_segment(float4* totals, const float (&sum)[C
   }
 }
 
+/*
+ * The A fragment of a k-step. BF16's would be the loaded registers themselves, and the compiler lets no product run while
+ * registers of another are loaded; times one they are new ones with the same bits.
+ */
+template <class W>
+__device__ __forceinline__ void wgmma_fragment(const typename W::Raw& raw, int step, u32* a) {
+  W::fragment(raw, step, a);
+  if constexpr (std::is_same<W, WeightBF16>::value)
+#pragma unroll
+    for (int i = 0; i < 4; i++) a[i] = mul_bf16x2(a[i], 0x3f803f80u);
+}
+
 template <class W, int GROUPS, int ROWS>
 __global__ void __launch_bounds__(128 * GROUPS, (WgmmaProduct<GROUPS, ROWS>::BLOCKS)) product_wgmma_kernel(const __grid_constant__ ProductArguments p) {
 #if defined(PSI_WGMMA)
@@ -86,7 +100,7 @@ __global__ void __launch_bounds__(128 * GROUPS, (WgmmaProduct<GROUPS, ROWS>::BLO
 
   for (bool more = start(); more;) {
     u32 a[2][4];
-    W::fragment(raw, 0, a[0]);
+    wgmma_fragment<W>(raw, 0, a[0]);
     int now = 0, filled = Form::AHEAD; /* stages */
     for (i32 u = 0; u < s.units;) {
       float sum[Form::SUMS] = {};
@@ -108,8 +122,8 @@ __global__ void __launch_bounds__(128 * GROUPS, (WgmmaProduct<GROUPS, ROWS>::BLO
             prefetch_l2(weights + min((u + WEIGHTS_AHEAD) * unit_bytes + fetch, last_fetch));
           }
           wgmma_wait<1>(sum);
-          if (step < 3) W::fragment(raw, step + 1, a[(step + 1) % 2]);
-          else W::fragment(next, 0, a[0]);
+          if (step < 3) wgmma_fragment<W>(raw, step + 1, a[(step + 1) % 2]);
+          else wgmma_fragment<W>(next, 0, a[0]);
         }
         raw = next;
         now = now + 1 == Form::STAGES ? 0 : now + 1;
