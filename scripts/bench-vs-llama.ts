@@ -12,11 +12,10 @@ import { loadavg } from "node:os";
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 import { table } from "../src/terminal/table.ts";
+import { installPeer, peerFolder, peerVersion } from "./llama-install.ts";
 
 const root = join(import.meta.dir, "..");
-const peerFolder = join(root, ".cache", "llama-peer");
 const benchFolder = join(root, ".cache", "bench");
-const peerVersion = "3.22.1";
 const program = join(root, "dist", "psionic");
 
 const { values } = parseArgs({
@@ -62,15 +61,6 @@ async function output(command: readonly string[], cwd = root): Promise<string> {
   return out;
 }
 
-async function installPeer(): Promise<void> {
-  if (existsSync(join(peerFolder, "node_modules", "node-llama-cpp"))) return;
-  console.error(`installing node-llama-cpp ${peerVersion} into ${peerFolder}`);
-  mkdirSync(peerFolder, { recursive: true });
-  await Bun.write(join(peerFolder, "package.json"), '{"private":true}\n');
-  const install = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
-  await output([...install, `node-llama-cpp@${peerVersion}`], peerFolder);
-}
-
 async function models(): Promise<string[]> {
   if (values.model) return values.model;
   const wanted = [
@@ -103,7 +93,7 @@ async function psionic(model: string, into: Times): Promise<Omit<BenchReport, "f
 
 async function llama(model: string, into: Times): Promise<void> {
   const ask = JSON.stringify({ threads, prompt, generate, depths, repeats: 2 });
-  const script = join(root, "scripts", "llama-peer.mjs");
+  const script = join(root, "scripts", "llama-bench.mjs");
   const lines = (await output(["node", script, peerFolder, model, ask])).trim().split("\n");
   const times = JSON.parse(lines.at(-1)!) as Omit<Times, "firstTokenMs"> & { firstTokenMs: number };
   into.firstTokenMs.push(times.firstTokenMs);

@@ -1,10 +1,14 @@
-/** The kernel library for the tests of this folder: built if stale, bound directly, with memory and seeded data. */
+/**
+ * The kernel library for the tests of this folder: built if stale, or the one that PSIONIC_CPU_LIBRARY names; bound
+ * directly, with memory and seeded data.
+ */
 import { dlopen, type Pointer } from "bun:ffi";
 import { join } from "node:path";
 import { type DType, dtypes, rowBytes } from "../../src/core/dtype.ts";
 import { buildCpuLibrary } from "../build.ts";
 
-const path = await buildCpuLibrary(join(import.meta.dir, "..", "..", ".cache", "native"));
+const named = process.env.PSIONIC_CPU_LIBRARY;
+const path = named ?? (await buildCpuLibrary(join(import.meta.dir, "..", "..", ".cache", "native")));
 
 const matmul = ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "f64"] as const;
 const moe = [

@@ -1,5 +1,5 @@
 // llama.cpp's side of bench-vs-llama.ts, a process of its own under Node.js.
-// Usage: node scripts/llama-peer.mjs FOLDER MODEL JSON
+// Usage: node scripts/llama-bench.mjs FOLDER MODEL JSON
 //        FOLDER holds node_modules with node-llama-cpp; JSON: {threads, prompt, generate, depths, repeats}
 // Output: {firstTokenMs, prompt: seconds[], generation: {depth: seconds[]}} on the last line of stdout.
 import { createRequire } from "node:module";
