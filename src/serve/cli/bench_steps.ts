@@ -79,6 +79,7 @@ export class CaseRunner {
   private readonly pages: number;
   private readonly perStep: number;
   private readonly executor: ModelExecutor;
+  private readonly tables = new Map<string, Int32Array>();
   private state = 1;
 
   constructor(device: Device, model: Model, cacheType: CacheType, test: BenchCase) {
@@ -183,15 +184,23 @@ export class CaseRunner {
       tokens: Int32Array.from({ length: total }, () => this.randomToken()),
       positions: Int32Array.from({ length: total }, (_, i) => position + (i % count)),
       sequences: Int32Array.from({ length: total }, (_, i) => Math.floor(i / count)),
-      pageTables: this.model.cacheGroups.map(() =>
-        Int32Array.from(
-          sequences.flatMap((s) => Array.from({ length: maxPages }, (_, i) => s * this.pages + i)),
-        ),
-      ),
+      pageTables: this.model.cacheGroups.map(() => this.tableOf(sequences, maxPages)),
       sequenceCount: sequences.length,
       maxPages,
       outputRows: Int32Array.from(sequences, (_, i) => (i + 1) * count - 1),
     };
+  }
+
+  /** Page tables stay the same from step to step, and making them would be most of a short one. */
+  private tableOf(sequences: readonly number[], maxPages: number): Int32Array {
+    const key = `${sequences[0]} ${sequences.length} ${maxPages}`;
+    let table = this.tables.get(key);
+    if (!table) {
+      const rowOf = (s: number) => Array.from({ length: maxPages }, (_, i) => s * this.pages + i);
+      table = Int32Array.from(sequences.flatMap(rowOf));
+      this.tables.set(key, table);
+    }
+    return table;
   }
 
   private randomToken(): number {

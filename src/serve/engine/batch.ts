@@ -32,8 +32,11 @@ export interface Logits {
 /** Runs steps: the model on its device, or a double in scheduler tests. */
 export interface StepExecutor {
   readonly vocabularySize: number;
-  /** Runs a batch and hands its logits to `read`; nothing of them outlives the call. */
-  run(batch: Batch, read: (logits: Logits) => void): void;
+  /**
+   * Runs a batch and hands its logits to `read`; nothing of them outlives the call. `meanwhile` is for other work of this
+   * thread: called once before `read`, while the device computes if it does so on its own.
+   */
+  run(batch: Batch, read: (logits: Logits) => void, meanwhile?: () => void): void;
 }
 
 /** A cache group as the scheduler sees it. */

@@ -37,13 +37,17 @@ export class ModelExecutor implements StepExecutor {
     this.recorded = captures ? new RecordedSteps(device, model, this.pools, limits, dummyPages) : undefined;
   }
 
-  run(batch: Batch, read: (logits: Logits) => void): void {
+  run(batch: Batch, read: (logits: Logits) => void, meanwhile: () => void = () => {}): void {
     const { device } = this;
     using _scope = device.scope();
-    if (this.recorded?.takes(batch)) {
-      const { logits, ids } = this.recorded.run(batch);
-      read(new DeviceLogits(device, logits, ids));
-    } else read(new DeviceLogits(device, this.forward(batch)));
+    // where calls return when they are done, other work comes before them
+    const enqueues = device.backend.captures;
+    if (!enqueues) meanwhile();
+    const { logits, ids } = this.recorded?.takes(batch)
+      ? this.recorded.run(batch)
+      : { logits: this.forward(batch), ids: undefined };
+    if (enqueues) meanwhile();
+    read(new DeviceLogits(device, logits, ids));
   }
 
   free(): void {

@@ -152,14 +152,16 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
   for (;;) {
     const seen = link.bell();
     for (const message of link.receive()) obey(message);
-    const worked = step(scheduler);
+    // what a step gave is sent while the device computes the next one
+    const worked = step(scheduler, flushEvents);
     writeStats(stats, scheduler, engine, deviceMemory);
-    flushEvents();
     if (worked) {
       sinceCollection += 1;
       hashing.advance(true);
-      continue;
+      if (!scheduler.idle) continue;
     }
+    flushEvents();
+    if (worked) continue;
     if (closing && scheduler.idle) return;
     if (hashing.advance(false)) continue;
     if (sinceCollection < stepsBeforeCollection) link.waitBlocking(seen);
@@ -170,9 +172,9 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
   }
 }
 
-function step(scheduler: Scheduler): boolean {
+function step(scheduler: Scheduler, meanwhile: () => void): boolean {
   try {
-    return scheduler.step();
+    return scheduler.step(meanwhile);
   } catch (error) {
     scheduler.failAll(asPsionicError(error));
     return true;

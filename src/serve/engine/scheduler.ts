@@ -129,8 +129,8 @@ export class Scheduler {
     for (const request of [...this.requests.values()]) this.abandon(request, error);
   }
 
-  /** Runs one step; false when there was nothing to do. */
-  step(): boolean {
+  /** Runs one step; false when there was nothing to do. `meanwhile` is called once if the device is put to work. */
+  step(meanwhile?: () => void): boolean {
     this.admit();
     const parts = this.plan();
     this.turn += 1;
@@ -139,7 +139,8 @@ export class Scheduler {
     this.steps += 1;
     const start = this.now();
     try {
-      this.options.executor.run(assemble(parts, this.groups.length), (logits) => this.take(parts, logits));
+      const batch = assemble(parts, this.groups.length);
+      this.options.executor.run(batch, (logits) => this.take(parts, logits), meanwhile);
     } catch (cause) {
       const error =
         cause instanceof PsionicError

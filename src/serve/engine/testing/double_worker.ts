@@ -40,9 +40,9 @@ self.onmessage = ({ data }: MessageEvent<WorkerStart>) => {
     return {
       executor: {
         vocabularySize: 97,
-        run(batch, read) {
+        run(batch, read, meanwhile) {
           if (batch.positions[0] === 0 && batch.tokens[0] === deadlyToken) process.exit(3);
-          double.run(batch, read);
+          double.run(batch, read, meanwhile);
         },
       },
       groups,

@@ -21,7 +21,8 @@ export class PagedDouble implements StepExecutor {
     this.memory = groups.map((g) => new Int32Array(g.pages * pageSize).fill(-7));
   }
 
-  run(batch: Batch, read: (logits: Logits) => void): void {
+  run(batch: Batch, read: (logits: Logits) => void, meanwhile?: () => void): void {
+    meanwhile?.();
     if (this.failNext) {
       this.failNext = false;
       throw new Error("the double was told to fail");
