@@ -3,7 +3,7 @@
  * /v1/chat/completions, one request at a time, greedy. Prompts are written by psionic's own chat formats, so both servers
  * compute on the same tokens. The cache keeps the last conversation, as one slot of llama-server does.
  * Usage: bun scripts/llama-peer.ts -m FILE [--host 127.0.0.1] [--port 8080] [-c 4096] [-ngl 0] [-t THREADS]
- *        llama-server's --reasoning-budget and --no-webui are accepted.
+ *        llama-server's --reasoning-budget and --no-webui are accepted, and its LLAMA_ARG_THREADS in the environment.
  * Output: one line on stdout when it listens. Answers have usage and llama-server's `timings`.
  */
 import { pathToFileURL } from "node:url";
@@ -45,7 +45,7 @@ const { values } = parseArgs({
     port: { type: "string", default: "8080" },
     "ctx-size": { type: "string", short: "c", default: "4096" },
     ngl: { type: "string", default: "0" },
-    threads: { type: "string", short: "t", default: "0" },
+    threads: { type: "string", short: "t", default: process.env.LLAMA_ARG_THREADS ?? "0" },
     "reasoning-budget": { type: "string", default: "0" },
     "no-webui": { type: "boolean" },
   },
@@ -96,9 +96,11 @@ async function generate(
     yieldEogTokens: true,
   })) {
     if (count === 0) first = performance.now();
+    // llama-server counts the token that ends the answer too
+    count++;
     if (stops.has(token) || model.isEogToken(token)) break;
     emit(token);
-    if (++count >= most) break;
+    if (count >= most) break;
   }
   const end = performance.now();
   return {
@@ -126,7 +128,7 @@ async function answer(asked: Asked): Promise<Response> {
   const timings = await inTurn(() => generate(prompt, most, (token) => tokens.push(token)));
   const message = { role: "assistant", content: text(tokens) };
   const finish_reason = tokens.length >= most ? "length" : "stop";
-  const usage = { prompt_tokens: prompt.length, completion_tokens: tokens.length };
+  const usage = { prompt_tokens: prompt.length, completion_tokens: timings.predicted_n };
   return Response.json({
     ...{ ...common(asked), object: "chat.completion", choices: [{ index: 0, message, finish_reason }] },
     ...{ usage, timings },
