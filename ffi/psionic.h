@@ -87,7 +87,7 @@ PSI_API i32 psi_quantize(void* y, const void* x, i32 rows, i32 columns, i32 dtyp
 /* Where a function takes `scratch`, the rule for its size stands beside it (bytes, an upper bound); none needed: NULL, 0.
    Packed weights are aligned to 64 bytes and passed as dtype | PSI_PACKED. */
 /* y[t,n] = sum_k x[t,k] w[n,k] (+ bias[n]). x f32 [rows,columns], w packed [outputs,columns], bias f32 or NULL; for F64
-   weights x, y and bias are f64 (reference loops). Scratch: rows*columns*2 + 64 for block types, 0 for F32, F16, BF16, F64. */
+   weights x, y and bias are f64 (reference loops). Scratch: rows*columns*2 + 64, 0 for F32 and F64 (and, on the CPU, F16 and BF16). */
 PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
 /* y[s,n] = x[row(s)] . w[e(s)][n] (+ bias[e(s),n]) for slots s = token*used + j; row(s) = s if x_per_slot, else token.
    w: `experts` packed matrices one after the other. expert_ids i32 [tokens,used].

@@ -184,6 +184,7 @@ __device__ __forceinline__ void copy_async_wait() {
 inline uint4 load_stream16(const void* p) { uint4 v; memcpy(&v, p, 16); return v; }
 inline uint2 load_stream8(const void* p) { uint2 v; memcpy(&v, p, 8); return v; }
 inline u32 load_stream4(const void* p) { u32 v; memcpy(&v, p, 4); return v; }
+inline u32 load_stream2(const void* p) { u16 v; memcpy(&v, p, 2); return v; }
 #else
 __device__ __forceinline__ uint4 load_stream16(const void* p) {
   uint4 v;
@@ -198,6 +199,11 @@ __device__ __forceinline__ uint2 load_stream8(const void* p) {
 __device__ __forceinline__ u32 load_stream4(const void* p) {
   u32 v;
   asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(p));
+  return v;
+}
+__device__ __forceinline__ u32 load_stream2(const void* p) {
+  unsigned short v;
+  asm volatile("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(v) : "l"(p));
   return v;
 }
 #endif

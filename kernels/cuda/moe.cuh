@@ -124,11 +124,11 @@ __device__ __forceinline__ void copy_moe_rows(const MoeArguments& p, u8* shared,
   copy_async_wait<0>();
 }
 
-/* Units of both tiles under way per warp: with the loads of x (FLIGHT) they stay in registers. */
+/* Units of both tiles under way per warp: as many as stay in registers, with what is needed besides. */
 template <class W, int GROUPS>
 constexpr int moe_depth() {
-  constexpr int fit = (GROUPS == 1 ? 128 : 160) / (2 * (int)sizeof(typename W::Raw));
-  return fit < 1 ? 1 : fit > 6 ? 6 : fit;
+  constexpr int unit = 2 * (int)sizeof(typename W::Raw), room = GROUPS > 1 ? 192 : unit > 48 ? 128 : 144;
+  return unit > room ? 1 : min(room / unit, 6);
 }
 
 /* GROUPS: of 8 slots that pass by the weights at once. */
@@ -289,6 +289,8 @@ inline i32 check_moe(const char* op, const MoeArguments& p, const void* scratch,
                 p.outputs, p.columns);
   if ((i64)tokens * used > INT32_MAX) return fail(PSI_INVALID, "[%s] expected tokens * used below 2^31, got %d * %d.", op, tokens, used);
   if (!(dtype & PSI_PACKED)) return fail(PSI_INVALID, "[%s] expected packed weights (dtype | %d), got dtype %d. Use psi_pack.", op, PSI_PACKED, dtype);
+  const TypeInfo* type;
+  PSI_TRY(check_weight_type(op, dtype & ~PSI_PACKED, p.columns, &type));
   if ((uintptr_t)p.w % 64 != 0) return fail(PSI_INVALID, "[%s] expected weights aligned to 64 bytes.", op);
   const f64 inputs = (f64)tokens * used / p.slots_per_input;
   const f64 needed = inputs * p.columns * 2 + 64 + 4.0 * ((f64)tokens * used + 3.0 * p.experts + 16);

@@ -18,5 +18,5 @@ PSI_API i32 psi_moe_glu(void* y, const void* x, const void* w, const void* bias,
   p.slots = tokens * used;
   if (p.slots == 0) return PSI_OK;
   if ((dtype & ~PSI_PACKED) == F32) return moe_float_product<true>(op, p);
-  return with_weight_type(op, dtype & ~PSI_PACKED, columns, [&](auto type) { return moe_product<decltype(type), true>(op, p, tokens, scratch); });
+  return with_weight_type(op, dtype & ~PSI_PACKED, [&](auto type) { return moe_product<decltype(type), true>(op, p, tokens, scratch); });
 }

@@ -5,8 +5,6 @@
  * on their way while a finished tile is stored.
  */
 #pragma once
-#include <type_traits>
-
 #include "product.cuh"
 #include "wgmma.h"
 
@@ -51,13 +49,13 @@ __device__ __forceinline__ void add_segment(float4* totals, const float (&sum)[C
 }
 
 /*
- * The A fragment of a k-step. BF16's would be the loaded registers themselves, and the compiler lets no product run while
+ * The A fragment of a k-step. That of 16-bit floats would be the loaded registers themselves, and the compiler lets no product run while
  * registers of another are loaded; times one they are new ones with the same bits.
  */
 template <class W>
 __device__ __forceinline__ void wgmma_fragment(const typename W::Raw& raw, int step, u32* a) {
   W::fragment(raw, step, a);
-  if constexpr (std::is_same<W, WeightBF16>::value)
+  if constexpr (W::ID == BF16 || W::ID == F16)
 #pragma unroll
     for (int i = 0; i < 4; i++) a[i] = mul_bf16x2(a[i], 0x3f803f80u);
 }

@@ -1,4 +1,3 @@
-import { isQuantised } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
 import type { Op } from "../op.ts";
 import { describe, dtypeCode, expectSpec, f32Spec, totalBytes } from "../spec.ts";
@@ -19,7 +18,9 @@ export const matmul: Op<Record<string, never>> = {
     if (bias) expectSpec("matmul bias", bias, "f32", [outputs]);
     return [f32Spec(rows, outputs)];
   },
-  scratchBytes: ([x, w]) => (isQuantised(w!.dtype) ? x!.shape[0]! * x!.shape[1]! * 2 + 64 : 0),
+  // x in the form that the products take: rounded to 8 or 16 bits
+  scratchBytes: ([x, w]) =>
+    w!.dtype === "f32" || w!.dtype === "f64" ? 0 : x!.shape[0]! * x!.shape[1]! * 2 + 64,
   cost: ([x, w, bias], _p, [y]) => ({
     flops: 2 * x!.shape[0]! * w!.shape[0]! * w!.shape[1]!,
     bytes: totalBytes(x, w, bias, y),

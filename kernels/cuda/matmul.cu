@@ -1,0 +1,243 @@
+/*
+ * y[t, n] = sum_k x[t, k] w[n, k] (+ bias[n]), x and y f32, w packed (weights.cuh).
+ *
+ * - Up to 16 rows (generation): a block streams a tile of 16 outputs once. Its 8 warps take a segment of the columns each,
+ *   ask for their weights before the step's inputs are ready, and multiply 16 outputs x 8 rows at a time; the segments
+ *   are added in order through shared memory.
+ * - More rows: x rounded to bf16, then product.h. The same bits.
+ * - F32 weights (routers): f32 throughout. 256 threads sum every 256th group of 4 columns each; a tree adds the lanes of a
+ *   warp, then the warps from the first to the last. One or 8 x 8 values per block, always in this order.
+ */
+#include "instructions.h"
+#include "product.h"
+#include "weights.cuh"
+
+namespace psi {
+
+struct MatmulArguments {
+  float* y;
+  const float* x;
+  const u16* rounded; /* x as bf16, for more than 8 rows */
+  const u8* w;
+  const float* bias;
+  i32 rows, outputs, columns;
+  i32 units, segment_units, segments;
+};
+
+constexpr int MATMUL_SEGMENTS = 8, MATMUL_THREADS = 32 * MATMUL_SEGMENTS;
+constexpr int MATMUL_STREAMED_ROWS = 16;
+
+/* Units under way per warp: all of a segment, as far as registers go. */
+template <class W, int GROUPS>
+constexpr int matmul_depth() {
+  constexpr int fit = (GROUPS == 1 ? 200 : 160) / (int)sizeof(typename W::Raw);
+  return fit < 1 ? 1 : fit > 6 ? 6 : fit;
+}
+
+__host__ __device__ constexpr i32 matmul_row_bytes(i32 units) { return units * 128 + 16; } /* shifted against bank conflicts */
+
+/* A warp's columns of every row, as bf16 in shared memory: from f32, 16 bytes a lane, three loads at once. */
+__device__ __forceinline__ void stage_floats(const MatmulArguments& p, u8* shared, i32 row_bytes, i32 first, i32 end) {
+  const i32 lane = threadIdx.x % 32;
+  for (i32 row = 0; row < p.rows; row++) {
+    const float* from = p.x + (i64)row * p.columns;
+    u8* to = shared + row * row_bytes;
+#pragma unroll 1
+    for (i32 base = first * 64 + lane * 4; base < end * 64; base += 384) {
+      float4 v[3];
+#pragma unroll
+      for (int i = 0; i < 3; i++) {
+        v[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (base + 128 * i < min(end * 64, p.columns)) v[i] = *(const float4*)(from + base + 128 * i);
+      }
+#pragma unroll
+      for (int i = 0; i < 3; i++)
+        if (base + 128 * i < end * 64) *(uint2*)(to + (base + 128 * i) * 2) = make_uint2(pack_bf16(v[i].x, v[i].y), pack_bf16(v[i].z, v[i].w));
+    }
+  }
+}
+
+/* The same from rows that are bf16 already. */
+__device__ __forceinline__ void stage_rounded(const MatmulArguments& p, u8* shared, i32 row_bytes, i32 first, i32 end) {
+  const i32 lane = threadIdx.x % 32;
+  for (i32 row = 0; row < p.rows; row++)
+    for (i32 column = first * 64 + lane * 8; column < end * 64; column += 256) {
+      bool valid = column < p.columns;
+      copy_async16(shared + row * row_bytes + column * 2, valid ? p.rounded + (i64)row * p.columns + column : p.rounded, valid);
+    }
+  copy_async_commit();
+  copy_async_wait<0>();
+}
+
+template <class W, int GROUPS>
+__global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_stream_kernel(const __grid_constant__ MatmulArguments p) {
+  constexpr int DEPTH = matmul_depth<W, GROUPS>();
+  PSI_DYNAMIC_SHARED(shared);
+  let_next_start();
+  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units);
+  const i32 first = min(warp * p.segment_units, p.units), end = min(first + p.segment_units, p.units);
+  const u8* tile = p.w + (i64)blockIdx.x * W::tile_bytes(p.units);
+  typename W::Raw raw[DEPTH];
+#pragma unroll
+  for (int d = 0; d < DEPTH; d++)
+    if (first + d < end) W::load(raw[d], tile, p.units, first + d, lane);
+  wait_for_inputs();
+  if (GROUPS == 1) stage_floats(p, shared, row_bytes, first, end);
+  else stage_rounded(p, shared, row_bytes, first, end);
+  __syncwarp(); /* a warp reads only what it wrote */
+
+  float sum[GROUPS][4] = {};
+  const u8* fragments[GROUPS]; /* ldmatrix: lane's row, the last one past the end, and its 8 of 32 columns */
+#pragma unroll
+  for (int g = 0; g < GROUPS; g++) fragments[g] = shared + min(g * 8 + lane % 8, p.rows - 1) * row_bytes + lane / 8 * 16;
+#pragma unroll 1
+  for (i32 base = first; base < end; base += DEPTH) {
+#pragma unroll
+    for (int d = 0; d < DEPTH; d++) {
+      const i32 unit = base + d;
+      if (unit >= end) break;
+      u32 b[GROUPS][8];
+#pragma unroll
+      for (int g = 0; g < GROUPS; g++) {
+        load_matrix_x4(b[g], fragments[g] + unit * 128);
+        load_matrix_x4(b[g] + 4, fragments[g] + unit * 128 + 64);
+      }
+#pragma unroll
+      for (int step = 0; step < 4; step++) {
+        u32 a[4];
+        W::fragment(raw[d], step, a);
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) mma_bf16(sum[g], a, b[g] + 2 * step);
+      }
+      if (unit + DEPTH < end) W::load(raw[d], tile, p.units, unit + DEPTH, lane);
+    }
+  }
+
+  float* sums = (float*)(shared + p.rows * row_bytes); /* [segment][row][16] */
+#pragma unroll
+  for (int g = 0; g < GROUPS; g++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      i32 row = g * 8 + lane % 4 * 2 + i % 2;
+      if (row < p.rows) sums[(warp * p.rows + row) * 16 + lane / 4 + i / 2 * 8] = sum[g][i];
+    }
+  __syncthreads();
+  const i32 row = threadIdx.x / 16, output = blockIdx.x * 16 + threadIdx.x % 16;
+  if (row >= p.rows || output >= p.outputs) return;
+  const float* from = sums + row * 16 + threadIdx.x % 16;
+  float total = from[0];
+  for (int segment = 1; segment < p.segments; segment++) total += from[segment * p.rows * 16];
+  p.y[(i64)row * p.outputs + output] = p.bias ? total + p.bias[output] : total;
+}
+
+/* x to bf16, 8 values a thread. */
+__global__ void round_kernel(u16* rounded, const float* x, i64 count) {
+  let_next_start();
+  wait_for_inputs();
+  i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 8;
+  if (i + 8 <= count) {
+    float4 a = *(const float4*)(x + i), b = *(const float4*)(x + i + 4);
+    *(uint4*)(rounded + i) = make_uint4(pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w));
+  } else {
+    for (; i < count; i++) rounded[i] = (u16)bf16_bits(x[i]);
+  }
+}
+
+i32 round_rows(u16* rounded, const float* x, i64 count) {
+  return launch("psi_matmul", round_kernel, dim3((unsigned)PSI_DIVIDE_UP(count, 2048)), dim3(256), 0, rounded, x, count);
+}
+
+/* ---- F32 weights ---- */
+
+constexpr int FLOAT_THREADS = 256, FLOAT_WARPS = FLOAT_THREADS / 32;
+
+template <int ROWS, int OUTPUTS>
+__global__ void __launch_bounds__(FLOAT_THREADS) matmul_float_kernel(float* y, const float* x, const float* w, const float* bias, i32 rows, i32 outputs, i32 columns) {
+  __shared__ float sums[ROWS * OUTPUTS][FLOAT_WARPS];
+  let_next_start();
+  wait_for_inputs();
+  const i32 row = blockIdx.y * ROWS, output = blockIdx.x * OUTPUTS;
+  float sum[ROWS][OUTPUTS] = {};
+  const bool whole = columns % 4 == 0;
+  for (i32 k = threadIdx.x * 4; k < columns; k += 4 * FLOAT_THREADS) {
+    float xs[ROWS][4], ws[OUTPUTS][4];
+    auto take = [&](float* to, const float* from) {
+      if (whole) {
+        float4 v = *(const float4*)(from + k);
+        to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+      } else {
+        for (int i = 0; i < 4; i++) to[i] = k + i < columns ? from[k + i] : 0.0f;
+      }
+    };
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) take(xs[r], x + (i64)min(row + r, rows - 1) * columns);
+#pragma unroll
+    for (int o = 0; o < OUTPUTS; o++) take(ws[o], w + (i64)min(output + o, outputs - 1) * columns);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+#pragma unroll
+      for (int o = 0; o < OUTPUTS; o++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[r][o] = fmaf(xs[r][i], ws[o][i], sum[r][o]);
+  }
+#pragma unroll
+  for (int r = 0; r < ROWS; r++)
+#pragma unroll
+    for (int o = 0; o < OUTPUTS; o++) {
+      float v = warp_sum(sum[r][o]);
+      if (threadIdx.x % 32 == 0) sums[r * OUTPUTS + o][threadIdx.x / 32] = v;
+    }
+  __syncthreads();
+  for (i32 i = threadIdx.x; i < ROWS * OUTPUTS; i += FLOAT_THREADS) {
+    const i32 r = row + i / OUTPUTS, o = output + i % OUTPUTS;
+    if (r >= rows || o >= outputs) continue;
+    float v = sums[i][0];
+    for (int s = 1; s < FLOAT_WARPS; s++) v += sums[i][s];
+    y[(i64)r * outputs + o] = bias ? v + bias[o] : v;
+  }
+}
+
+i32 float_matmul(float* y, const float* x, const float* w, const float* bias, i32 rows, i32 outputs, i32 columns) {
+  if (rows < 8)
+    return launch("psi_matmul", matmul_float_kernel<1, 1>, dim3((unsigned)outputs, (unsigned)rows), dim3(FLOAT_THREADS), 0, y, x, w, bias, rows, outputs, columns);
+  const dim3 grid((unsigned)PSI_DIVIDE_UP(outputs, 8), (unsigned)PSI_DIVIDE_UP(rows, 8));
+  return launch("psi_matmul", matmul_float_kernel<8, 8>, grid, dim3(FLOAT_THREADS), 0, y, x, w, bias, rows, outputs, columns);
+}
+
+/* ---- choice ---- */
+
+template <class W>
+i32 coded_matmul(MatmulArguments p, u16* rounded) {
+  const size_t shared = (size_t)p.rows * (matmul_row_bytes(p.units) + MATMUL_SEGMENTS * 64);
+  const bool streams = p.rows <= MATMUL_STREAMED_ROWS && p.columns % 8 == 0 && (i64)shared <= device.largest_shared;
+  p.rounded = rounded;
+  if (!streams || p.rows > 8) PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
+  if (!streams) return product_dense<W>("psi_matmul", p.y, rounded, p.w, p.bias, p.rows, p.outputs, p.columns);
+  const dim3 grid((unsigned)PSI_DIVIDE_UP(p.outputs, 16)), block(MATMUL_THREADS);
+  if (p.rows > 8) return launch("psi_matmul", matmul_stream_kernel<W, 2>, grid, block, shared, p);
+  return launch("psi_matmul", matmul_stream_kernel<W, 1>, grid, block, shared, p);
+}
+
+}  // namespace psi
+
+PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes) {
+  using namespace psi;
+  if (!y || !x || !w) return fail(PSI_INVALID, "[psi_matmul] expected non-null pointers.");
+  if (rows < 0 || outputs < 1 || columns < 1)
+    return fail(PSI_INVALID, "[psi_matmul] expected rows >= 0, outputs >= 1, columns >= 1, got %d, %d, %d.", rows, outputs, columns);
+  if (!(dtype & PSI_PACKED)) return fail(PSI_INVALID, "[psi_matmul] expected packed weights (dtype | %d), got dtype %d. Use psi_pack.", PSI_PACKED, dtype);
+  if ((uintptr_t)w % 64 != 0) return fail(PSI_INVALID, "[psi_matmul] expected weights aligned to 64 bytes.");
+  const i32 id = dtype & ~PSI_PACKED;
+  const TypeInfo* type;
+  PSI_TRY(check_weight_type("psi_matmul", id, columns, &type));
+  if (rows == 0) return PSI_OK;
+  if (id == F32) return float_matmul((float*)y, (const float*)x, (const float*)w, (const float*)bias, rows, outputs, columns);
+  const f64 needed = (f64)rows * columns * 2 + 64;
+  if (!scratch || !(scratch_bytes >= needed))
+    return fail(PSI_INVALID, "[psi_matmul] expected %.0f bytes of scratch, got %.0f.", needed, scratch ? scratch_bytes : 0);
+  MatmulArguments p = {(float*)y, (const float*)x, nullptr, (const u8*)w, (const float*)bias, rows, outputs, columns, PSI_DIVIDE_UP(columns, 64), 0, 0};
+  p.segment_units = PSI_DIVIDE_UP(p.units, MATMUL_SEGMENTS);
+  p.segments = PSI_DIVIDE_UP(p.units, p.segment_units);
+  u16* rounded = (u16*)(((uintptr_t)scratch + 15) & ~(uintptr_t)15);
+  return with_weight_type("psi_matmul", id, [&](auto w) { return coded_matmul<decltype(w)>(p, rounded); });
+}
