@@ -9,11 +9,11 @@ import {
   lastLines,
   median,
   psionic,
+  type Row,
   ran,
   served,
   usedMemory,
 } from "./check.ts";
-import { distinctExperts } from "./experts.ts";
 
 /** [must, aim, llama.cpp on an H200] in tokens/s, by depth, by length of the prompt, by batch. */
 const decode = { 0: [600, 1000, 352], 4096: [570, 950, 329], 16384: [540, 900, 305] } as const;
@@ -40,61 +40,49 @@ type Result = {
   readonly n_depth: number;
   readonly n_batch: number;
   readonly tokens_per_second: number;
+  readonly roofline_tokens_per_second?: number;
+  readonly distinct_experts?: number;
 };
-type Report = {
-  readonly results: readonly Result[];
-  readonly roofline?: { readonly readGbPerSecond: number };
-};
+type Report = { readonly results: readonly Result[] };
 
 export async function bench(check: Check): Promise<void> {
   const { backend, largeModel, report } = check;
-  const measure = (...words: string[]) =>
-    json<Report>(psionic("bench", "-m", largeModel, "--backend", backend, "--json", ...words), 150);
+  const files = openModelFiles(largeModel);
+  const context = Number(files.setting(`${files.architecture}.context_length`));
+  const measure = async (...words: string[]) => {
+    const command = psionic("bench", "-m", largeModel, "--backend", backend, "--json", ...words);
+    return (await json<Report>(command, 150)).results;
+  };
+  const within = (lengths: object, more: number) =>
+    Object.keys(lengths)
+      .filter((n) => Number(n) + more <= context)
+      .join(",");
 
   await firstToken(check);
-  const bytes = modelBytes(largeModel);
-  const within = (lengths: object, more: number) =>
-    Object.keys(lengths).filter((n) => Number(n) + more < bytes.context);
-  const single = await measure("-p", "0", "-n", "128", "-d", within(decode, 128).join(","));
-  const bandwidth = (single.roofline?.readGbPerSecond ?? Number.NaN) * 1e9;
-  const read = (experts: number) => bytes.dense + experts * bytes.expert;
-  const used = bytes.used * bytes.layers;
-  report({
-    what: "roofline at batch 1, depth 0",
-    required: "-",
-    got: `${(bandwidth / read(used)).toFixed(0)} tok/s: ${(read(used) / 1e9).toFixed(2)} GB a token, ${(bandwidth / 1e9).toFixed(0)} GB/s`,
-  });
-  for (const r of single.results) {
+  for (const r of await measure("-p", "0", "-n", "128", "-d", within(decode, 128))) {
     report(figure(`decode, batch 1, depth ${r.n_depth}`, r, decode[r.n_depth as keyof typeof decode]));
   }
-
-  const long = await measure("-p", within(prompts, 0).join(","), "-n", "0");
-  for (const r of long.results) {
+  for (const r of await measure("-p", within(prompts, 0), "-n", "0")) {
     report(figure(`prompt of ${r.n_prompt}`, r, prompts[r.n_prompt as keyof typeof prompts]));
   }
-
-  const sizes = Object.keys(batches).map(Number);
-  const many = await measure("-p", "0", "-n", "64", "-b", sizes.join(","));
-  const distinct = distinctExperts(backend, largeModel, sizes);
-  for (const r of many.results) {
-    const experts = distinct.get(r.n_batch)!;
-    const ceiling = (r.n_batch * bandwidth) / read(experts * bytes.layers);
-    const row = figure(
-      `decode, batch ${r.n_batch}, all together`,
-      r,
-      batches[r.n_batch as keyof typeof batches],
-    );
-    const share = `${experts.toFixed(1)} experts a layer, roofline ${ceiling.toFixed(0)}`;
-    report({ ...row, got: `${row.got}; ${share}` });
+  for (const r of await measure("-p", "0", "-n", "64", "-b", Object.keys(batches).join(","))) {
+    const name = `decode, batch ${r.n_batch}, all together`;
+    report(figure(name, r, batches[r.n_batch as keyof typeof batches]));
   }
   await fullContext(check);
 }
 
-function figure(what: string, { tokens_per_second: rate }: Result, [must, aim, llama]: Figures) {
+function figure(what: string, result: Result, [must, aim, llama]: Figures): Row {
+  const { tokens_per_second: rate, roofline_tokens_per_second: roofline, distinct_experts: experts } = result;
   const beside = `aim ${aim || "-"}, llama.cpp ${llama}`;
-  if (must === 0) return { what, required: `(${beside})`, got: `${rate.toFixed(0)} tok/s` };
+  const limits = [
+    ...(roofline === undefined ? [] : [`roofline ${roofline.toFixed(0)}`]),
+    ...(experts === undefined || result.n_prompt > 0 ? [] : [`${experts.toFixed(1)} experts a layer`]),
+  ];
+  const got = [`${rate.toFixed(0)} tok/s`, ...limits].join(", ");
+  if (must === 0) return { what, required: `(${beside})`, got };
   const row = atLeast(what, rate, must);
-  return { ...row, required: `${row.required} (${beside})`, got: `${row.got} tok/s` };
+  return { ...row, required: `${row.required} (${beside})`, got };
 }
 
 /** From the start of the process; the file was read a moment ago and is in the page cache. */
@@ -128,22 +116,4 @@ async function fullContext({ backend, largeModel, report }: Check): Promise<void
   await server.stop();
   const what = "memory of the device with -c 131072 at one slot";
   report({ what, required: `<= ${gib(mostBytes)}`, got: gib(bytes), ok: bytes > 0 && bytes <= mostBytes });
-}
-
-/** What a step reads: bytes of everything but experts (of embeddings only rows), bytes of one expert; and counts. */
-function modelBytes(path: string) {
-  const files = openModelFiles(path);
-  let dense = 0;
-  let experts = 0;
-  for (const [name, { bytes }] of files.tensors) {
-    if (/_exps\.(weight|bias)$/.test(name)) experts += bytes;
-    else if (name !== "token_embd.weight") dense += bytes;
-  }
-  const count = (key: string) => {
-    if (files.kind !== "gguf") throw new Error("expected a GGUF file");
-    return Number(files.metadata.get(`${files.architecture}.${key}`));
-  };
-  const layers = count("block_count");
-  const expert = experts / layers / count("expert_count");
-  return { dense, expert, layers, used: count("expert_used_count"), context: count("context_length") };
 }
