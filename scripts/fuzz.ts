@@ -1,52 +1,59 @@
 /**
  * Damaged inputs of every kind that comes from strangers: GGUF and safetensors headers, tokenizer tables, answers of
  * models, request bodies. Anything but a typed error ends the run.
- * Usage: bun scripts/fuzz.ts [--seconds 120 | --count N] [--seed N]          Both are shared out over the kinds.
- * Output: one line per kind on stdout; exits 1 at the first thing that broke, with the seed and the case.
+ * Usage: bun scripts/fuzz.ts [--seconds 120 | --count N] [--seed N]   Time is shared out evenly, cases by their cost.
+ * Output: one line per kind on stdout, progress on stderr; exits 1 at the first thing that broke, with the seed and the case.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { openModelFiles } from "../src/models/files/source.ts";
 import { openTokenizer } from "../src/models/open_tokenizer.ts";
+import { Progress } from "../src/terminal/progress.ts";
 
 /** When one kind has had enough. */
 export type FuzzLimit = { readonly count: number } | { readonly durationMs: number };
 
+/** Cases that were run and what came of them, by name. */
+type Counts = { readonly cases: number } & Readonly<Record<string, number>>;
+
 type Kind = {
   readonly name: string;
-  readonly run: (
-    seed: number,
-    limit: FuzzLimit,
-  ) => Promise<{ readonly cases: number; readonly text: string }>;
+  /** Part of a number of cases; those that take longer have fewer. */
+  readonly part: number;
+  readonly run: (seed: number, limit: FuzzLimit) => Promise<Counts>;
 };
 
 const kinds: readonly Kind[] = [
-  { name: "GGUF headers", run: (seed, limit) => fileHeaders("fuzzGguf", seed, limit) },
-  { name: "safetensors headers", run: (seed, limit) => fileHeaders("fuzzSafetensors", seed, limit) },
-  { name: "tokenizer tables", run: tokenizerTables },
-  { name: "Harmony answers", run: harmonyAnswers },
-  { name: "request bodies", run: requestBodies },
+  { name: "GGUF headers", part: 0.3, run: (seed, limit) => fileHeaders("fuzzGguf", seed, limit) },
+  {
+    name: "safetensors headers",
+    part: 0.3,
+    run: (seed, limit) => fileHeaders("fuzzSafetensors", seed, limit),
+  },
+  { name: "tokenizer tables", part: 0.02, run: tokenizerTables },
+  { name: "Harmony answers", part: 0.3, run: harmonyAnswers },
+  { name: "request bodies", part: 0.08, run: requestBodies },
 ];
+
+const pastCountsName = "past magic and counts";
 
 async function fileHeaders(kind: "fuzzGguf" | "fuzzSafetensors", seed: number, limit: FuzzLimit) {
   const fuzz = (await import("../src/models/files/fuzz.ts"))[kind];
   const { cases, accepted, refused, pastCounts } = fuzz(seed, limit);
-  const text = `${accepted} accepted, ${refused} ended in typed errors, ${pastCounts} past magic and counts`;
-  if (pastCounts < cases / 3) throw new Error(`expected a third past magic and counts, got ${text}`);
-  return { cases, text };
+  return { cases, accepted, "ended in typed errors": refused, [pastCountsName]: pastCounts };
 }
 
 async function tokenizerTables(seed: number, limit: FuzzLimit) {
   const { fuzzTokenizer } = await import("../src/models/tokenizer/fuzz.ts");
   const { cases, accepted, refused } = fuzzTokenizer(seed, limit);
-  return { cases, text: `${accepted} accepted and used, ${refused} ended in typed errors` };
+  return { cases, "accepted and used": accepted, "ended in typed errors": refused };
 }
 
 async function harmonyAnswers(seed: number, limit: FuzzLimit) {
   const { fuzzHarmony } = await import("../src/models/chat/index.ts");
   const model = join(import.meta.dir, "..", "fixtures", "docs-oss-13m-mxfp4.gguf");
   const { cases, tokens, unparsed } = fuzzHarmony(openTokenizer(openModelFiles(model)), seed, limit);
-  return { cases, text: `${tokens} tokens, ${unparsed} fitted no rule` };
+  return { cases, tokens, "fitted no rule": unparsed };
 }
 
 async function requestBodies(seed: number, limit: FuzzLimit) {
@@ -56,23 +63,50 @@ async function requestBodies(seed: number, limit: FuzzLimit) {
   const server = await startServer(scriptedModel("<|think|>r<|answer|>hello"), { port: 0 });
   const { requests, statuses } = await fuzzBodies(seed, limit, server.handle);
   await server.stop({ force: true });
-  const text = Object.entries(statuses).map(([status, n]) => `${n} x ${status}`);
-  return { cases: requests, text: text.join(", ") };
+  const named = Object.entries(statuses).map(([status, n]) => [`of status ${status}`, n] as const);
+  return { cases: requests, ...Object.fromEntries(named) };
 }
 
-/** Runs every kind with its share of the limit and prints a line for each. */
-export async function fuzzAll(seed: number, limit: FuzzLimit): Promise<void> {
-  const share: FuzzLimit =
-    "count" in limit
-      ? { count: Math.ceil(limit.count / kinds.length) }
-      : { durationMs: limit.durationMs / kinds.length };
-  for (const { name, run } of kinds) {
+/** How long a kind runs before its progress is told. */
+const sliceCases = 2000;
+const sliceMs = 2000;
+
+/** Runs every kind with its share of the limit, tells progress on stderr and prints a line for each; gives all cases. */
+export async function fuzzAll(seed: number, limit: FuzzLimit): Promise<number> {
+  let cases = 0;
+  for (const kind of kinds) {
     const start = performance.now();
-    const { cases, text } = await run(seed, share);
-    console.log(
-      `- ${cases} mutants, ${name}: ${text} (${((performance.now() - start) / 1000).toFixed(0)} s)`,
-    );
+    const counts = await inSlices(kind, seed, limit);
+    const { cases: ran, ...rest } = counts;
+    const text = Object.entries(rest).map(([name, n]) => `${n} ${name}`);
+    if (pastCountsName in rest && rest[pastCountsName]! < ran / 3)
+      throw new Error(`expected a third ${pastCountsName}, got ${text.join(", ")} of ${ran}`);
+    const seconds = ((performance.now() - start) / 1000).toFixed(0);
+    console.log(`- ${ran} mutants, ${kind.name}: ${text.join(", ")} (${seconds} s)`);
+    cases += ran;
   }
+  return cases;
+}
+
+/** Slice by slice, each with a seed of its own: the next case's, so that a failure names a seed that repeats it. */
+async function inSlices({ name, part, run }: Kind, seed: number, limit: FuzzLimit): Promise<Counts> {
+  const byCount = "count" in limit;
+  const total = byCount ? Math.ceil(limit.count * part) : limit.durationMs / kinds.length;
+  const progress = new Progress({
+    format: (n) => (byCount ? String(Math.ceil(n)) : `${Math.round(n / 1000)} s`),
+  });
+  const sums: Record<string, number> & { cases: number } = { cases: 0 };
+  const start = performance.now();
+  const done = () => (byCount ? sums.cases : performance.now() - start);
+  while (done() < total) {
+    progress.update(name, done(), total);
+    const left = Math.ceil(total - done());
+    const slice = byCount ? { count: Math.min(left, sliceCases) } : { durationMs: Math.min(left, sliceMs) };
+    for (const [key, n] of Object.entries(await run(seed + sums.cases, slice)))
+      sums[key] = (sums[key] ?? 0) + n;
+  }
+  progress.end();
+  return sums;
 }
 
 if (import.meta.main) {

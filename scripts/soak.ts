@@ -1,9 +1,11 @@
 /**
  * The parts of scripts/soak.sh, which builds first. Usage: bun scripts/soak.ts MUTANTS [REQUESTS] [STREAMS]
- * Output: one line per part on stdout; exits 1 at the first thing that broke.
+ * Output: one line per part and a summary on stdout, progress with rate and time left on stderr; exits 1 at the first
+ * thing that broke.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { Progress } from "../src/terminal/progress.ts";
 import { fuzzAll } from "./fuzz.ts";
 
 const [mutants = 1_000_000, requests = 10_000, streams = 200] = process.argv.slice(2).map(Number);
@@ -51,9 +53,11 @@ function residentBytes({ child }: Served): number {
 async function steadyMemory(served: Served): Promise<string> {
   let early = 0;
   let done = 0;
+  const progress = new Progress({ format: String });
   const lane = async () => {
     while (done < requests) {
       const i = done++;
+      progress.update("requests", i, requests);
       await complete(
         served.url,
         `Request ${i} of a long day is about ${["pages", "networks", "colours"][i % 3]}`,
@@ -63,6 +67,7 @@ async function steadyMemory(served: Served): Promise<string> {
     }
   };
   await Promise.all(Array.from({ length: 8 }, lane));
+  progress.end();
   const growth = residentBytes(served) - early;
   const text = `${requests} requests, resident set ${mib(early)} after a tenth, ${mib(early + growth)} at the end`;
   if (growth > allowedGrowth) throw new Error(`memory grew: ${text}`);
@@ -74,7 +79,17 @@ async function manyStreams(served: Served): Promise<string> {
     { length: streams },
     (_, i) => `Topic ${i}: the history of the number ${i * 37}`,
   );
-  const together = await Promise.all(prompts.map((prompt) => complete(served.url, prompt, 48)));
+  const progress = new Progress({ format: String });
+  let ended = 0;
+  progress.update("streams", 0, streams);
+  const together = await Promise.all(
+    prompts.map(async (prompt) => {
+      const text = await complete(served.url, prompt, 48);
+      progress.update("streams", ++ended, streams);
+      return text;
+    }),
+  );
+  progress.end();
   for (let i = 0; i < streams; i += 10) {
     const alone = await complete(served.url, prompts[i]!, 48);
     if (alone !== together[i]) throw new Error(`stream ${i} differs from the same request alone`);
@@ -93,7 +108,8 @@ async function part(name: string, run: () => Promise<string> | string): Promise<
 }
 
 console.log(`Soak of ${new Date().toISOString().slice(0, 10)}, seed ${seed}:`);
-await fuzzAll(seed, { count: mutants });
+const begun = performance.now();
+const ran = await fuzzAll(seed, { count: mutants });
 const served = await serve();
 try {
   await part("memory", () => steadyMemory(served));
@@ -102,3 +118,5 @@ try {
   served.child.kill("SIGTERM");
   await served.child.exited;
 }
+const minutes = ((performance.now() - begun) / 60_000).toFixed(1);
+console.log(`Nothing broke: ${ran} mutants, ${requests} requests, ${streams} streams in ${minutes} minutes.`);
