@@ -96,16 +96,15 @@ async function generate(
     yieldEogTokens: true,
   })) {
     if (count === 0) first = performance.now();
-    // llama-server counts the token that ends the answer too
-    count++;
     if (stops.has(token) || model.isEogToken(token)) break;
     emit(token);
-    if (count >= most) break;
+    if (++count >= most) break;
   }
   const end = performance.now();
   return {
     ...{ prompt_n: prompt.length - shared, cache_n: shared, prompt_ms: first - start },
-    ...{ predicted_n: count, predicted_ms: end - first },
+    // llama-server counts the token that ends an answer too
+    ...{ predicted_n: count < most ? count + 1 : count, predicted_ms: end - first },
   };
 }
 
