@@ -5,6 +5,7 @@ const codes: Record<number, ErrorCode> = {
   2: "unsupported",
   3: "admission_refused",
   4: "io_failed",
+  5: "native_failed",
 };
 
 /** Turns a native status into an error carrying the library's own text. */

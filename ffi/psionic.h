@@ -29,6 +29,7 @@ typedef double f64;
 #define PSI_UNSUPPORTED 2  /* understood and declined */
 #define PSI_NO_MEMORY 3
 #define PSI_IO 4           /* errno text in psi_last_error */
+#define PSI_FAILED 5       /* the device reports failed work and cannot go on */
 
 /* dtype ids are ggml's (src/core/dtype.ts); a packed weight has this bit set */
 #define PSI_PACKED 256

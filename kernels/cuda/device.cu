@@ -72,8 +72,10 @@ i32 check_memory(const char* where, const void* a, const void* b, f64 bytes) {
 
 }  // namespace
 
+/* A launch that was refused leaves the device as it was; after any other failure no call on it succeeds any more. */
 i32 cuda_failed(const char* where, cudaError_t error) {
-  i32 status = error == cudaErrorMemoryAllocation ? PSI_NO_MEMORY : PSI_INVALID;
+  bool refused = error == cudaErrorInvalidValue || error == cudaErrorInvalidConfiguration || error == cudaErrorLaunchOutOfResources;
+  i32 status = error == cudaErrorMemoryAllocation ? PSI_NO_MEMORY : refused ? PSI_INVALID : PSI_FAILED;
   return fail(status, "[%s] expected CUDA to go on, got: %s.", where, cudaGetErrorString(error));
 }
 

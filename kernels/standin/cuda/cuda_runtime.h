@@ -138,7 +138,8 @@ inline unsigned atomicOr(unsigned* p, unsigned v) { return psi_atomic<unsigned>(
 
 /* ---- host side ---- */
 typedef int cudaError_t;
-constexpr int cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorLaunchFailure = 719;
+constexpr int cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2, cudaErrorInvalidConfiguration = 9,
+              cudaErrorLaunchOutOfResources = 701, cudaErrorLaunchFailure = 719;
 typedef void* cudaStream_t;
 typedef void* cudaEvent_t;
 typedef std::vector<std::function<void()>>* cudaGraph_t;

@@ -7,6 +7,8 @@ import { allocateLink, LinkEnd } from "./link.ts";
 const entry = new URL("./testing/double_worker.ts", import.meta.url);
 /** A prompt that begins with this token makes the worker of these tests exit in the middle of a step. */
 const deadlyToken = 96;
+/** And with this one the device fails. */
+const failingToken = 95;
 const options: EngineOptions = { modelPath: "double", backend: "cpu" };
 
 function request(prompt: readonly number[], more: Partial<GenerateRequest> = {}): GenerateRequest {
@@ -260,6 +262,17 @@ describe("engine life", () => {
     const error = await failure(startWorker(entry, { ...options, modelPath: "missing" }));
     expect(error.code).toBe("internal");
     expect(error.message).toContain("no such double");
+  });
+
+  test("a device that fails ends the engine, with its own words", async () => {
+    const e = await startWorker(entry, options);
+    const waiting = [
+      all(e.generate(request([1], { maxTokens: 100_000 }))),
+      all(e.generate(request([failingToken]))),
+    ];
+    for (const w of waiting) expect((await failure(w)).code).toBe("native_failed");
+    expect(e.failure?.message).toContain("misaligned address");
+    await e.close();
   });
 
   test("a worker that dies fails everyone who waits, and later requests", async () => {

@@ -176,7 +176,9 @@ function step(scheduler: Scheduler, meanwhile: () => void): boolean {
   try {
     return scheduler.step(meanwhile);
   } catch (error) {
-    scheduler.failAll(asPsionicError(error));
+    const reason = asPsionicError(error);
+    if (reason.code === "native_failed") throw reason;
+    scheduler.failAll(reason);
     return true;
   }
 }

@@ -129,7 +129,10 @@ export class Scheduler {
     for (const request of [...this.requests.values()]) this.abandon(request, error);
   }
 
-  /** Runs one step; false when there was nothing to do. `meanwhile` is called once if the device is put to work. */
+  /**
+   * Runs one step; false when there was nothing to do. `meanwhile` is called once if the device is put to work. A step
+   * that fails ends its requests; one after which the device cannot go on throws.
+   */
   step(meanwhile?: () => void): boolean {
     this.admit();
     const parts = this.plan();
@@ -146,6 +149,8 @@ export class Scheduler {
         cause instanceof PsionicError
           ? cause
           : new PsionicError("internal", `[engine step] expected a finished step, got ${cause}`, {}, cause);
+      // a device that failed gives no further step to anybody
+      if (error.code === "native_failed") throw error;
       for (const request of new Set(parts.map((part) => part.sequence.request))) this.abandon(request, error);
       return true;
     }

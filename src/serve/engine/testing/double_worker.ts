@@ -1,4 +1,5 @@
 /** Worker entry for link and client tests: the engine's loop around the paged double. */
+import { PsionicError } from "../../../core/error.ts";
 import type { EngineInfo } from "../../protocol.ts";
 import { type LoadedEngine, runEngine } from "../loop.ts";
 import type { WorkerStart } from "../messages.ts";
@@ -6,6 +7,8 @@ import { PagedDouble } from "./paged_double.ts";
 
 /** A prompt that begins with this token makes the worker exit in the middle of a step. */
 const deadlyToken = 96;
+/** One that begins with this token finds the device failed. */
+const failingToken = 95;
 
 declare const self: Worker;
 
@@ -42,6 +45,12 @@ self.onmessage = ({ data }: MessageEvent<WorkerStart>) => {
         vocabularySize: 97,
         run(batch, read, meanwhile) {
           if (batch.positions[0] === 0 && batch.tokens[0] === deadlyToken) process.exit(3);
+          if (batch.positions[0] === 0 && batch.tokens[0] === failingToken) {
+            throw new PsionicError(
+              "native_failed",
+              "[psi_download] expected CUDA to go on, got: misaligned address",
+            );
+          }
           double.run(batch, read, meanwhile);
         },
       },
