@@ -40,7 +40,8 @@ done
 wait
 [ -e node_modules ] || ln -s .gpu/node_modules node_modules
 export GPU_CHECK_READY=1 PSIONIC_CPU_LIBRARY="$PWD/.cache/native/libpsionic_cpu.so"
-[ ! -e .gpu/libpsionic_cuda.so.xz ] || export PSIONIC_CUDA_LIBRARY="$PWD/.cache/native/libpsionic_cuda.so"
+[ -e .cache/native/libpsionic_cuda.so ] || .tools/bun kernels/build_cuda.ts development >&2
+export PSIONIC_CUDA_LIBRARY="$PWD/.cache/native/libpsionic_cuda.so"
 [ "\${1:-}" = --only-unpack ] || exec bash scripts/gpu-check.sh "$@"
 `;
 
