@@ -267,8 +267,8 @@ describe("engine life", () => {
   test("a device that fails ends the engine, with its own words", async () => {
     const e = await startWorker(entry, options);
     const waiting = [
-      all(e.generate(request([1], { maxTokens: 100_000 }))),
       all(e.generate(request([failingToken]))),
+      all(e.generate(request([1], { maxTokens: 100_000 }))),
     ];
     for (const w of waiting) expect((await failure(w)).code).toBe("native_failed");
     expect(e.failure?.message).toContain("misaligned address");
