@@ -231,6 +231,23 @@ static void accumulate_columns(const Block& b, i64 e, i64 row, i64 begin, i64 en
   for (; d < e; d += 16) accumulate<C, R, 1>(b, e, row, d, begin, end, at, ahead);
 }
 
+/*
+ * Rows whose own part of begin..end is narrower gave the rest weight 0, and 0 times an infinite or NaN value is NaN: such
+ * a row is summed again by itself, over what it sees. Only chunks at the edge of what a block sees have such rows.
+ */
+template <class C>
+static void repair_rows(const Attention& a, const Block& b, i64 chunk, i64 begin, i64 end, const Tiles& at) {
+  const i64 e = a.shape.head_dim;
+  for (i64 r = 0; r < b.rows; r++) {
+    const i64 position = row_position(a, b, r), from = lowest(a, position) - chunk * CHUNK, to = position + 1 - chunk * CHUNK;
+    const i64 first = from > begin ? from : begin, last = to < end ? to : end;
+    if (first == begin && last == end) continue;
+    vf probe = zero();
+    for (i64 d = 0; d < e; d += 16) probe = fma(load(b.partial + r * b.partial_stride + d), zero(), probe);
+    if (hsum(probe) != 0) accumulate_columns<C, 1>(b, e, r, first, last, at, at);
+  }
+}
+
 /* Calls body(Index<R>, row) for runs of MOST, ..., 2, 1 rows that make up all. */
 template <int R, class F>
 PSI_INLINE void in_runs(i64 row, i64 rows, F&& body) {
@@ -259,6 +276,7 @@ static void attend_chunk(const Attention& a, Block& b, i64 chunk, bool last) {
     for (i64 t = tile_begin; t < tile_end; t++)
       for (i64 i = 0; i < e / 32; i++) store(b.scales + (t * (e / 32) + i) * 16, load_f16(at.value_scales[t] + i * 32));
   in_runs<MOST>(0, b.rows, [&](auto r, i64 row) PSI_LAMBDA { accumulate_columns<C, r>(b, e, row, begin, end, at, ahead); });
+  if (row_position(a, b, 0) != row_position(a, b, b.rows - 1)) repair_rows<C>(a, b, chunk, begin, end, at);
 }
 
 /*
@@ -364,7 +382,7 @@ static void attend_split(const Attention& a, i64 pieces) {
       const float* in = a.scratch + (task * chunks + chunk) * record;
       m[0] = in[0], l[0] = in[1];
       merge_sums(M, L, m, l, old, now);
-      merge_row(O, in + 2, old[0], now[0], e);
+      if (m[0] != -INFINITY) merge_row(O, in + 2, old[0], now[0], e);
     }
     finish(a, task / a.heads, task % a.heads, M[0], L[0], O);
   });

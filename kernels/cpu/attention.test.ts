@@ -67,6 +67,50 @@ describe.each([...levels])("attention on %s", (level) => {
     expect(at(200)).not.toEqual(before);
   });
 
+  test.each([
+    ["f32, causal", plain, 1],
+    ["f16, groups of 8", { ...plain, cacheType: "f16", heads: 8, kvHeads: 1, sinks: true }, 1],
+    ["bf16, window", { ...plain, cacheType: "bf16", window: 40 }, 2],
+    ["f16, window over a chunk", { ...plain, cacheType: "f16", window: 128 }, 2],
+    ["f32, no group", { ...plain, heads: 2 }, 2],
+  ] as [string, Case, number][])(
+    "values out of a token's sight do not reach it, infinite or NaN: %s",
+    (_name, c, threads) => {
+      const length = 290;
+      const width = 2 * c.kvHeads * c.headDim;
+      const queries = span(0, 0, length);
+      const q = randomFloats(length * c.heads * c.headDim, 5);
+      const rows = randomFloats(length * width, 6);
+      const before = floats(rows.length);
+      before.set(rows);
+      // one key and value of the whole row each: of a token inside a chunk, and of the first of a chunk
+      for (const [position, value] of [
+        [70, Number.POSITIVE_INFINITY],
+        [128, Number.NaN],
+        [200, Number.NEGATIVE_INFINITY],
+      ] as const) {
+        rows.fill(value, position * width + width / 2, (position + 1) * width);
+      }
+      const of = (kv: typeof rows) => {
+        const cache = emptyCache(c, [length]);
+        return opened(level, threads, () => {
+          write(c, cache, queries, kv);
+          return attend(c, cache, queries, q);
+        });
+      };
+      const [clean, dirty] = [of(before), of(rows)];
+      const out = c.heads * c.headDim;
+      const sees = (t: number) => [70, 128, 200].some((p) => p <= t && (c.window === 0 || t - p < c.window));
+      let seen = 0;
+      for (let t = 0; t < length; t++) {
+        const [was, is] = [clean, dirty].map((y) => bits(y.slice(t * out, (t + 1) * out)));
+        if (sees(t)) seen += Number(dirty.slice(t * out, (t + 1) * out).some((x) => !Number.isFinite(x)));
+        else expect(`${t} ${is}`).toBe(`${t} ${was}`);
+      }
+      expect(seen).toBeGreaterThan(80);
+    },
+  );
+
   test("a sink of -inf changes nothing, a great one leaves little", () => {
     const cache = filledCache(plain, [150], level);
     const q = randomFloats(plain.heads * plain.headDim, 1);
