@@ -131,7 +131,10 @@ export type MemoryPlan = {
   readonly weightBytes: number;
   readonly cacheBytes: number;
   readonly workspaceBytes: number;
+  /** Of what is planned for the model: weights, caches and workspace, in the memory of the device that computes. */
   readonly totalBytes: number;
+  /** Of the host for the process itself: runtime, code, heap with the vocabulary. */
+  readonly processBytes: number;
 };
 
 export type EngineStats = {

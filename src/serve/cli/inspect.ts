@@ -207,6 +207,7 @@ function planText(plan: PlanOrRefusal): string {
     ["  caches", readableBytes(memory.cacheBytes)],
     ["  workspace", readableBytes(memory.workspaceBytes)],
     ["  total", readableBytes(memory.totalBytes)],
+    ["  process", `${readableBytes(memory.processBytes)} beside it, after some hundred requests`],
     ["  plan digest", plan.planDigest],
     ...plan.notes.map((note) => ["  note", note]),
   ]);

@@ -31,8 +31,9 @@ test("with memory to spare every slot has its whole context", () => {
   expect(plan).toMatchObject({ contextLength: 4096, slots: 8, maxQueue: 512, cacheType: "f16", notes: [] });
   expect(plan.groups[0]!.pages).toBe(8 * 128);
   expect(plan.groups[1]!.pages).toBeLessThan(8 * 128);
-  const { weightBytes, cacheBytes, workspaceBytes, totalBytes } = plan.memory;
+  const { weightBytes, cacheBytes, workspaceBytes, totalBytes, processBytes } = plan.memory;
   expect(totalBytes).toBe(weightBytes + cacheBytes + workspaceBytes);
+  expect(processBytes).toBeLessThan(150 * 2 ** 20);
 });
 
 test("the context is cut to what memory admits, and said so", () => {

@@ -70,8 +70,21 @@ export function planMemory(shape: ModelShape, options: PlanOptions, availableByt
       cacheBytes: bytes,
       workspaceBytes,
       totalBytes: shape.weightBytes + bytes + workspaceBytes,
+      processBytes: processBytes(shape.config.vocabularySize),
     },
   };
+}
+
+/**
+ * What a server's process holds beside the plan once some hundred requests have passed: measured (docs/log.md), since
+ * nothing states it. It starts some 40 MiB lower; garbage of requests brings the heap to its level.
+ */
+const runtimeBytes = 118 * 2 ** 20;
+/** Texts and tables of one token, in both threads. */
+const bytesPerToken = 440;
+
+function processBytes(vocabularySize: number): number {
+  return runtimeBytes + vocabularySize * bytesPerToken;
 }
 
 /** Bytes for caches, of those available, and what a context takes of them. */

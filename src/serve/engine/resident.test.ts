@@ -6,12 +6,14 @@ import { openModelFiles } from "../../models/files/source.ts";
 import { loadModel } from "../../models/registry.ts";
 import { ModelExecutor } from "./executor.ts";
 import { planModel } from "./model_plan.ts";
-import type { Filled, Soaked } from "./testing/resident.ts";
+import type { Filled, Served, Soaked } from "./testing/resident.ts";
 
 const modelPath = join(import.meta.dir, "../../../fixtures/docs-oss-13m-mxfp4.gguf");
 const mib = 2 ** 20;
 /** What a process may hold beside weights and caches. */
 const besidePlan = 150 * mib;
+
+const mebibytes = (bytes: number): string => (bytes / mib).toFixed(0);
 
 async function inProcess<T>(...args: string[]): Promise<T> {
   const script = join(import.meta.dir, "testing", "resident.ts");
@@ -56,6 +58,21 @@ test.skipIf(process.platform !== "linux")(
     expect(filled - loaded).toBeGreaterThan(0.85 * plan.cacheBytes);
   },
   30_000,
+);
+
+test.skipIf(process.platform !== "linux")(
+  "a server that has been busy holds what the plan and the process line say, within 5 %",
+  async () => {
+    const plan = planModel(openModelFiles(modelPath), {}).memory;
+    const expected = plan.totalBytes + plan.processBytes;
+    const { ready, busy } = await inProcess<Served>("serve", "900");
+    console.log(
+      `${mebibytes(busy)} of ${mebibytes(expected)} MiB, ${mebibytes(ready)} before the first request`,
+    );
+    expect(Math.abs(busy / expected - 1)).toBeLessThan(0.05);
+    expect(busy).toBeLessThan(plan.weightBytes + plan.cacheBytes + besidePlan);
+  },
+  90_000,
 );
 
 test.skipIf(process.platform !== "linux")(

@@ -1,6 +1,6 @@
 /**
  * Resident memory of a process that runs the engine over the default model. Memory of other tests must not count, so the
- * tests start this file: `bun resident.ts fill`, or `bun resident.ts requests COUNT`. Output: JSON on stdout.
+ * tests start this file: `bun resident.ts fill`, `requests COUNT`, or `serve COUNT`. Output: JSON on stdout.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -22,6 +22,9 @@ export type Filled = {
 
 /** Bytes after a tenth of the requests and after all of them. */
 export type Soaked = { readonly early: number; readonly late: number };
+
+/** Bytes of a server's process: before the first request, and after its contexts were filled and COUNT short requests. */
+export type Served = { readonly ready: number; readonly busy: number };
 
 const fillOptions: EngineOptions = {
   ...{ modelPath, backend: "cpu", cacheType: "f32" },
@@ -67,6 +70,42 @@ export async function soakRequests(count: number): Promise<Soaked> {
   return { early, late };
 }
 
+/** `psionic serve` with its defaults: every slot's context filled once, then short requests, twenty at a time. */
+export async function serveRequests(count: number): Promise<Served> {
+  const main = join(import.meta.dir, "../../../main.ts");
+  const child = Bun.spawn([process.execPath, main, "serve", "--port", "0", "-m", modelPath], {
+    ...({ stdin: "ignore", stdout: "pipe", stderr: "ignore" } as const),
+  });
+  try {
+    let line = "";
+    for await (const bytes of child.stdout) {
+      line += new TextDecoder().decode(bytes);
+      if (line.includes("\n")) break;
+    }
+    const url = /http:\/\/\S+/.exec(line)?.[0];
+    if (!url) throw new Error(`expected a ready line, got ${line}`);
+    const ready = residentBytes(child.pid);
+    await Promise.all(Array.from({ length: 8 }, (_, i) => complete(url, prompt(i, 4087))));
+    for (let at = 0; at < count; at += 20) {
+      await Promise.all(Array.from({ length: 20 }, (_, i) => complete(url, prompt(at + i, 20))));
+    }
+    return { ready, busy: residentBytes(child.pid) };
+  } finally {
+    child.kill("SIGTERM");
+    await child.exited;
+  }
+}
+
+async function complete(url: string, tokens: readonly number[]): Promise<void> {
+  const response = await fetch(`${url}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ prompt: tokens, max_tokens: 8, stream: true }),
+  });
+  const text = await response.text();
+  if (!response.ok) throw new Error(text);
+}
+
 function prompt(seed: number, length: number): number[] {
   const random = new Random(seed, 0);
   return Array.from({ length }, () => Math.floor(random.next() * 6000));
@@ -86,12 +125,18 @@ async function run(
   }
 }
 
-function residentBytes(): number {
-  const line = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync("/proc/self/status", "utf8"));
+function residentBytes(process: number | "self" = "self"): number {
+  const line = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${process}/status`, "utf8"));
   return Number(line?.[1]) * 1024;
 }
 
 if (import.meta.main) {
   const [what, count] = process.argv.slice(2);
-  console.log(JSON.stringify(what === "fill" ? await fillCaches() : await soakRequests(Number(count))));
+  const measured =
+    what === "fill"
+      ? await fillCaches()
+      : what === "serve"
+        ? await serveRequests(Number(count))
+        : await soakRequests(Number(count));
+  console.log(JSON.stringify(measured));
 }

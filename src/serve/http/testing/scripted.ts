@@ -249,7 +249,7 @@ function scriptedInfo(contextLength: number): EngineInfo {
     contextLength,
     slots: 4,
     maxQueue: 8,
-    memory: { weightBytes: 2000, cacheBytes: 10, workspaceBytes: 10, totalBytes: 2020 },
+    memory: { weightBytes: 2000, cacheBytes: 10, workspaceBytes: 10, totalBytes: 2020, processBytes: 1000 },
     planDigest: "cd".repeat(32),
     loadMs: 1,
   };
