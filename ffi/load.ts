@@ -17,6 +17,7 @@ const everywhere = {
   psi_pack: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
   psi_pack_file: { args: ["ptr", "cstring", "i32", "i32", "i32", "f64"], returns: "i32" },
   psi_packed_bytes: { args: ["ptr", "i32", "i32", "i32"], returns: "i32" },
+  psi_dequantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
 } as const satisfies Record<string, FFIFunction>;
 
 /** What only one backend's library has: files are mapped by the CPU's, which is always there. */
@@ -25,7 +26,6 @@ const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
     psi_map: { args: ["ptr", "ptr", "cstring"], returns: "i32" },
     psi_unmap: { args: ["ptr", "f64"], returns: "i32" },
     psi_advise: { args: ["ptr", "f64", "i32"], returns: "i32" },
-    psi_dequantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
     psi_quantize: { args: ["ptr", "ptr", "i32", "i32", "i32"], returns: "i32" },
   },
   cuda: {

@@ -135,11 +135,11 @@ __global__ void round_kernel(u16* rounded, const float* x, i64 count) {
   let_next_start();
   wait_for_inputs();
   i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 8;
-  if (i + 8 <= count) {
+  if (i + 8 <= count && (uintptr_t)x % 16 == 0) {
     float4 a = *(const float4*)(x + i), b = *(const float4*)(x + i + 4);
     *(uint4*)(rounded + i) = make_uint4(pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w));
   } else {
-    for (; i < count; i++) rounded[i] = (u16)bf16_bits(x[i]);
+    for (i64 end = min(i + 8, count); i < end; i++) rounded[i] = (u16)bf16_bits(x[i]);
   }
 }
 
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(FLOAT_THREADS) matmul_float_kernel(float* y, c
   wait_for_inputs();
   const i32 row = blockIdx.y * ROWS, output = blockIdx.x * OUTPUTS;
   float sum[ROWS][OUTPUTS] = {};
-  const bool whole = columns % 4 == 0;
+  const bool whole = columns % 4 == 0 && (uintptr_t)x % 16 == 0;
   for (i32 k = threadIdx.x * 4; k < columns; k += 4 * FLOAT_THREADS) {
     float xs[ROWS][4], ws[OUTPUTS][4];
     auto take = [&](float* to, const float* from) {
@@ -209,7 +209,8 @@ i32 float_matmul(float* y, const float* x, const float* w, const float* bias, i3
 template <class W>
 i32 coded_matmul(MatmulArguments p, u16* rounded) {
   const size_t shared = (size_t)p.rows * (matmul_row_bytes(p.units) + MATMUL_SEGMENTS * 64);
-  const bool streams = p.rows <= MATMUL_STREAMED_ROWS && p.columns % 8 == 0 && (i64)shared <= device.largest_shared;
+  const bool whole = p.columns % 8 == 0 && (uintptr_t)p.x % 16 == 0; /* rows of x are read 16 bytes at a time */
+  const bool streams = p.rows <= MATMUL_STREAMED_ROWS && whole && (i64)shared <= device.largest_shared;
   p.rounded = rounded;
   if (!streams || p.rows > 8) PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
   if (!streams) return product_dense<W>("psi_matmul", p.y, rounded, p.w, p.bias, p.rows, p.outputs, p.columns);

@@ -184,9 +184,9 @@ using WeightIQ4_XS = CodedWeight<IQ4_XS, 4, 0, 0, true, ScalesRecord<false, true
 /* ---- MXFP4: e2m1 codes, a power of two per 32 columns ---- */
 
 /*
- * An e2m1 code at a bf16's exponent and highest mantissa bit is its value times 2^-126, so with the scale 2^(e - 127) the
- * weight is that times 2^(e - 1): 2^64 first, then 2^(e - 65), which bf16 holds up to e = 192. Weights beyond 2^65 become
- * infinite, those below bf16's smallest lose bits as bf16 does.
+ * An e2m1 code at a bf16's exponent and highest mantissa bit is its value times 2^-126. Times 2^127 it is twice the value,
+ * and that times half the scale, 2^(e - 128), is the weight, rounded once: for every e but 0, which counts as 1 (weights
+ * of at most 6 * 2^-127 come out doubled).
  */
 struct WeightMXFP4 {
   static constexpr int ID = MXFP4;
@@ -213,10 +213,9 @@ struct WeightMXFP4 {
 #pragma unroll
     for (int row = 0; row < 2; row++) {
       u32 e = r.e[row] >> (8 * (step / 2)) & 255;
-      u32 power = (e + 62) << 7; /* bf16 2^(e - 65) */
-      power |= power << 16;
-      a[row] = mul_bf16x2(mul_bf16x2(a[row], 0x5f805f80u), power); /* 2^64 first */
-      a[row + 2] = mul_bf16x2(mul_bf16x2(a[row + 2], 0x5f805f80u), power);
+      u32 half = (u32)max((i32)(e * 0x00800080u - 0x00800080u), 0x00400040); /* a pair; that of e = 1 is subnormal */
+      a[row] = mul_bf16x2(mul_bf16x2(a[row], 0x7f007f00u), half);
+      a[row + 2] = mul_bf16x2(mul_bf16x2(a[row + 2], 0x7f007f00u), half);
     }
   }
 };
