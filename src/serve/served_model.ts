@@ -9,9 +9,18 @@ import type { EngineOptions } from "./protocol.ts";
 
 /** Loads a model into an engine of its own, with its tokenizer and chat format. Closing the engine frees it. */
 export async function openServedModel(options: EngineOptions, onProgress?: OnProgress): Promise<ServedModel> {
-  const { tokenizer, chat, chatTemplate } = openText(options.modelPath);
-  const engine = await startEngine(options, onProgress);
-  return { engine, tokenizer, chat, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
+  // the engine's thread reads the header and the weights while this one builds the tokenizer
+  const starting = startEngine(options, onProgress);
+  try {
+    return { ...openText(options.modelPath), engine: await starting };
+  } catch (error) {
+    // no engine stays behind a text side that cannot be read; its own failure is the one thrown, or second to that
+    starting.then(
+      (engine) => engine.close(true),
+      () => {},
+    );
+    throw error;
+  }
 }
 
 /** The text side of a model: no weights are touched. */
