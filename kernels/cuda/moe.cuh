@@ -128,7 +128,7 @@ __device__ __forceinline__ void copy_moe_rows(const MoeArguments& p, u8* shared,
 template <class W, int GROUPS>
 constexpr int moe_depth() {
   constexpr int unit = 2 * (int)sizeof(typename W::Raw), room = GROUPS > 1 ? 192 : unit > 48 ? 128 : 144;
-  return unit > room ? 1 : min(room / unit, 6);
+  return unit > room ? 1 : room < 6 * unit ? room / unit : 6;
 }
 
 /* GROUPS: of 8 slots that pass by the weights at once. */
