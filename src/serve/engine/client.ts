@@ -32,7 +32,8 @@ export async function startWorker(
 ): Promise<EngineClient> {
   const link = allocateLink();
   const stats = new SharedArrayBuffer(statFields.length * 8);
-  const worker = new Worker(entry);
+  // without it a worker has the environment that the process began with
+  const worker = new Worker(entry, { env: process.env as Record<string, string> });
   const client = new EngineClient(worker, new LinkEnd(link, "main"), new Float64Array(stats), onProgress);
   worker.postMessage({ options, link, stats } satisfies WorkerStart);
   await client.ready;
