@@ -74,4 +74,4 @@ test("mma.sync gives the bits of wgmma", async () => {
     stderr: "inherit",
   });
   expect((await new Response(child.stdout).text()).trim()).toBe(digest());
-});
+}, 60_000);
