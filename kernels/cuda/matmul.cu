@@ -4,7 +4,9 @@
  * - Up to 16 rows (generation): a block streams a tile of 16 outputs once. Its 8 warps take a segment of the columns each,
  *   ask for their weights before the step's inputs are ready, and multiply 16 outputs x 8 rows at a time; the segments
  *   are added in order through shared memory.
- * - More rows: x rounded to bf16, then product.h. The same bits.
+ * - Up to 64 rows of a matrix that has too few outputs to fill the device with product.h's tiles: the same with 32 outputs
+ *   x 32 rows to a block; x, rounded to bf16, passes through a ring in shared memory, a unit of 64 columns at a time.
+ * - Else: x rounded to bf16, then product.h. All with the same bits.
  * - F32 weights (routers): f32 throughout. 256 threads sum every 256th group of 4 columns each; a tree adds the lanes of a
  *   warp, then the warps from the first to the last. One or 8 x 8 values per block, always in this order.
  */
@@ -17,7 +19,7 @@ namespace psi {
 struct MatmulArguments {
   float* y;
   const float* x;
-  const u16* rounded; /* x as bf16, for more than 8 rows */
+  const u16* rounded; /* x as bf16, for more than 8 rows; aligned to 16 bytes */
   const u8* w;
   const float* bias;
   i32 rows, outputs, columns;
@@ -130,6 +132,119 @@ __global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_st
   p.y[(i64)row * p.outputs + output] = p.bias ? total + p.bias[output] : total;
 }
 
+/* ---- 17 to 64 rows ---- */
+
+constexpr int WIDE_ROWS = 32, WIDE_OUTPUTS = 32, WIDE_STAGES = 3, WIDE_STREAMED_ROWS = 64;
+constexpr int WIDE_STAGE = WIDE_ROWS * 128;    /* bytes: a unit of every row, 16-byte chunk c of row r at place c ^ r % 8 */
+constexpr int WIDE_PITCH = WIDE_OUTPUTS + 4;   /* floats of a row of sums, shifted against bank conflicts */
+constexpr size_t WIDE_SHARED = MATMUL_SEGMENTS * WIDE_STAGES * WIDE_STAGE;
+constexpr int WIDE_BLOCKS = 4; /* per multiprocessor: with more, product.h's larger tiles fill the device too, and read x less often */
+static_assert(MATMUL_SEGMENTS * WIDE_ROWS * WIDE_PITCH * sizeof(float) <= WIDE_SHARED, "the sums take the ring's place");
+
+/* Units of both tiles under way per warp, as far as registers go beside 32 sums. */
+template <class W>
+constexpr int wide_depth() {
+  constexpr int fit = 256 / (2 * (int)sizeof(typename W::Raw));
+  return fit < 1 ? 1 : fit > 6 ? 6 : fit;
+}
+
+/* Starts copying a unit of `rows` rows of x; zeros past the last row and column. */
+__device__ __forceinline__ void copy_unit(const MatmulArguments& p, u8* stage, i32 first_row, i32 rows, i32 unit) {
+  const i32 lane = threadIdx.x % 32, column = unit * 64 + lane % 8 * 8;
+#pragma unroll
+  for (int i = 0; i < WIDE_ROWS / 4; i++) {
+    const i32 row = lane / 8 + i * 4;
+    const bool valid = row < rows && column < p.columns;
+    copy_async16(stage + row * 128 + ((lane ^ row) % 8 << 4), valid ? p.rounded + (i64)(first_row + row) * p.columns + column : p.rounded, valid);
+  }
+}
+
+template <class W>
+__global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_wide_kernel(const __grid_constant__ MatmulArguments p) {
+  constexpr int DEPTH = wide_depth<W>();
+  PSI_DYNAMIC_SHARED(shared);
+  let_next_start();
+  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const i32 first = min(warp * p.segment_units, p.units), end = min(first + p.segment_units, p.units);
+  const i32 first_row = blockIdx.y * WIDE_ROWS, rows = min(WIDE_ROWS, p.rows - first_row), tiles = PSI_DIVIDE_UP(p.outputs, 16);
+  const u8* weights[2]; /* past the end the last tile, whose results are not stored */
+#pragma unroll
+  for (int m = 0; m < 2; m++) weights[m] = p.w + (i64)min((i32)blockIdx.x * 2 + m, tiles - 1) * W::tile_bytes(p.units);
+  typename W::Raw raw[DEPTH][2];
+#pragma unroll
+  for (int d = 0; d < DEPTH; d++)
+    if (first + d < end)
+#pragma unroll
+      for (int m = 0; m < 2; m++) W::load(raw[d][m], weights[m], p.units, first + d, lane);
+  wait_for_inputs();
+  u8* ring = shared + warp * WIDE_STAGES * WIDE_STAGE; /* the warp's own */
+#pragma unroll
+  for (int s = 0; s < WIDE_STAGES - 1; s++) {
+    if (first + s < end) copy_unit(p, ring + s * WIDE_STAGE, first_row, rows, first + s);
+    copy_async_commit();
+  }
+
+  float sum[2][WIDE_ROWS / 8][4] = {};
+  const i32 matrix = (lane / 16 * 8 + lane % 8) * 128, chunk = lane / 8 % 2 ^ lane % 8; /* ldmatrix: lane's row and its chunk of step 0 */
+  i32 reading = 0, filling = WIDE_STAGES - 1;
+#pragma unroll 1
+  for (i32 base = first; base < end; base += DEPTH) {
+#pragma unroll
+    for (int d = 0; d < DEPTH; d++) {
+      const i32 unit = base + d;
+      if (unit >= end) break;
+      copy_async_wait<WIDE_STAGES - 2>();
+      __syncwarp(); /* the unit is there for all lanes, and all have read the one before */
+      if (unit + WIDE_STAGES - 1 < end) copy_unit(p, ring + filling * WIDE_STAGE, first_row, rows, unit + WIDE_STAGES - 1);
+      copy_async_commit();
+      const u8* stage = ring + reading * WIDE_STAGE + matrix;
+      filling = reading;
+      reading = reading + 1 == WIDE_STAGES ? 0 : reading + 1;
+#pragma unroll
+      for (int step = 0; step < 4; step++) {
+        u32 a[2][4];
+#pragma unroll
+        for (int m = 0; m < 2; m++) W::fragment(raw[d][m], step, a[m]);
+#pragma unroll
+        for (int pair = 0; pair < WIDE_ROWS / 16; pair++) {
+          if (pair > 0 && pair * 16 >= rows) break;
+          u32 b[4];
+          load_matrix_x4(b, stage + pair * 16 * 128 + ((chunk ^ step * 2) << 4));
+#pragma unroll
+          for (int m = 0; m < 2; m++) {
+            mma_bf16(sum[m][2 * pair], a[m], b);
+            mma_bf16(sum[m][2 * pair + 1], a[m], b + 2);
+          }
+        }
+      }
+      if (unit + DEPTH < end)
+#pragma unroll
+        for (int m = 0; m < 2; m++) W::load(raw[d][m], weights[m], p.units, unit + DEPTH, lane);
+    }
+  }
+
+  __syncthreads();
+  float* sums = (float*)shared; /* [segment][row][output] */
+#pragma unroll
+  for (int m = 0; m < 2; m++)
+#pragma unroll
+    for (int g = 0; g < WIDE_ROWS / 8; g++)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        sums[(warp * WIDE_ROWS + g * 8 + lane % 4 * 2 + i % 2) * WIDE_PITCH + m * 16 + lane / 4 + i / 2 * 8] = sum[m][g][i];
+  __syncthreads();
+  const i32 output = blockIdx.x * WIDE_OUTPUTS + lane;
+  if (output >= p.outputs) return;
+  const float bias = p.bias ? p.bias[output] : 0.0f;
+#pragma unroll
+  for (i32 row = warp; row < rows; row += MATMUL_SEGMENTS) {
+    const float* from = sums + row * WIDE_PITCH + lane;
+    float total = from[0];
+    for (int segment = 1; segment < p.segments; segment++) total += from[segment * WIDE_ROWS * WIDE_PITCH];
+    p.y[(i64)(first_row + row) * p.outputs + output] = p.bias ? total + bias : total;
+  }
+}
+
 /* x to bf16, 8 values a thread. */
 __global__ void round_kernel(u16* rounded, const float* x, i64 count) {
   let_next_start();
@@ -213,6 +328,10 @@ i32 coded_matmul(MatmulArguments p, u16* rounded) {
   const bool streams = p.rows <= MATMUL_STREAMED_ROWS && whole && (i64)shared <= device.largest_shared;
   p.rounded = rounded;
   if (!streams || p.rows > 8) PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
+  const dim3 wide((unsigned)PSI_DIVIDE_UP(p.outputs, WIDE_OUTPUTS), (unsigned)PSI_DIVIDE_UP(p.rows, WIDE_ROWS));
+  if (p.rows > MATMUL_STREAMED_ROWS && p.rows <= WIDE_STREAMED_ROWS && whole && (i64)WIDE_SHARED <= device.largest_shared &&
+      (i64)wide.x * wide.y <= WIDE_BLOCKS * (i64)device.multiprocessors)
+    return launch("psi_matmul", matmul_wide_kernel<W>, wide, dim3(MATMUL_THREADS), WIDE_SHARED, p);
   if (!streams) return product_dense<W>("psi_matmul", p.y, rounded, p.w, p.bias, p.rows, p.outputs, p.columns);
   const dim3 grid((unsigned)PSI_DIVIDE_UP(p.outputs, 16)), block(MATMUL_THREADS);
   if (p.rows > 8) return launch("psi_matmul", matmul_stream_kernel<W, 2>, grid, block, shared, p);
