@@ -49,7 +49,7 @@ i32 product(const char* op, const ProductArguments& p) {
   if (p.rows == 0) return PSI_OK;
   /* four warpgroups leave 128 registers a thread, too few for the types whose units take many */
   constexpr int WIDE = sizeof(typename W::Raw) > 32 ? 3 : 4;
-  const ProductForm forms[] = {{64 * WIDE, 128, 1700}, {256, 64, 1400}, {128, 64, 1000}, {128, 128, 900}, {128, 64, 800}, {128, 32, 700}};
+  const ProductForm forms[] = {{64 * WIDE, 128, 1700}, {256, 64, 1250}, {128, 64, 1000}, {128, 128, 900}, {128, 64, 800}, {128, 32, 700}};
   constexpr int WGMMA_FORMS = 3, FORMS = 6;
   /* wgmma's kernel takes rows of whole 16-byte chunks */
   const bool wgmma = use_wgmma && device.compute == 90 && p.columns % 8 == 0;
