@@ -1,11 +1,15 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import type { Device } from "../../runtime/device.ts";
 import { add } from "../../runtime/functions.ts";
 import { replay } from "../../runtime/replay.ts";
 import { openDevice } from "../index.ts";
 import { cudaLibrary } from "../testing/cuda_library.ts";
 
 describe.skipIf(!cudaLibrary)("the CUDA backend", () => {
-  const device = openDevice("cuda");
+  let device: Device;
+  beforeAll(() => {
+    device = openDevice("cuda");
+  });
   afterAll(() => device.close());
   const floats = (...values: number[]) => Float32Array.from(values);
 

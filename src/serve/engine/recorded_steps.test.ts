@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { openDevice } from "../../backends/index.ts";
 import { cudaLibrary, onFibers } from "../../backends/testing/cuda_library.ts";
@@ -21,7 +21,18 @@ test("few sizes of recordings serve every batch and context", () => {
 });
 
 describe.skipIf(!cudaLibrary)("recorded generation steps", () => {
-  const device = openDevice("cuda");
+  let device: Device;
+  /** The same, counting the steps that are replayed. */
+  let counting: Device;
+  let replayed = 0;
+  beforeAll(() => {
+    device = openDevice("cuda");
+    const replay = (key: string, step: () => void) => {
+      replayed += 1;
+      device.backend.replay(key, step);
+    };
+    counting = new Device({ ...device.backend, replay, close() {} });
+  });
   afterAll(() => {
     counting.arena.free();
     device.close();
@@ -77,15 +88,6 @@ describe.skipIf(!cudaLibrary)("recorded generation steps", () => {
     return { tokens, bits };
   }
 
-  let launched = 0;
-  const counting = new Device({
-    ...device.backend,
-    replay(key, step) {
-      launched += 1;
-      device.backend.replay(key, step);
-    },
-    close() {},
-  });
   const eager = () => new Device({ ...device.backend, captures: false, close() {} });
   /** On fibers a step takes tens of milliseconds; a real device does the whole length. */
   const length = (fewest: number) => (onFibers ? fewest : 64);
@@ -97,9 +99,9 @@ describe.skipIf(!cudaLibrary)("recorded generation steps", () => {
   ] as const)(
     "%s: launched and called one by one give the same tokens and bits",
     (_name, path, count, tokens) => {
-      launched = 0;
+      replayed = 0;
       const recorded = generate(counting, path, count, 5, tokens);
-      expect(launched).toBe(tokens);
+      expect(replayed).toBe(tokens);
       expect(counting.live()).toEqual({ tensors: 0, bytes: 0, scopes: 0 });
       const plain = eager();
       const called = generate(plain, path, count, 5, tokens);

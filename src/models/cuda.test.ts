@@ -1,0 +1,77 @@
+/** Models on CUDA against the reference and the CPU: few tokens, since without a device kernels run on fibers of the CPU. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type ModelShape, type RandomModel, randomModel, shapes } from "../../scripts/random-model.ts";
+import { openDevice } from "../backends/index.ts";
+import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
+import { type DType, dtypes } from "../core/dtype.ts";
+import type { Device } from "../runtime/device.ts";
+import { normalisedSquaredError, openSession } from "./testing/session.ts";
+import { dequantisedTwin, temporaryFolder, writeModel } from "./testing/variants.ts";
+
+const golden = join(import.meta.dir, "../../fixtures/golden/gpt_oss");
+const goldenIds: number[] = JSON.parse(readFileSync(join(golden, "input_ids.json"), "utf8")).flat();
+const reference = new Float32Array(readFileSync(join(golden, "logits.f32")).buffer.slice(0));
+const vocabulary = reference.length / goldenIds.length;
+
+/** Activations rounded to bf16 for the products, weights as they are: measured 4e-6. */
+const goldenLimit = 1e-4;
+/** Weights and activations rounded to bf16. */
+const limit = 1e-3;
+/** f32 products are the slowest on fibers, and stand in every router; f64 files become f32. */
+const skipped = onFibers ? ["i32", "f32", "f64"] : ["i32"];
+const types = Object.keys(dtypes).filter((t) => !skipped.includes(t)) as DType[];
+const ids = [11, 48, 85, 122, 159];
+
+describe.skipIf(!cudaLibrary)("models on CUDA", () => {
+  let cuda: Device;
+  let cpu: Device;
+  const folder = temporaryFolder();
+  let files = 0;
+  beforeAll(() => {
+    cuda = openDevice("cuda");
+    cpu = openDevice("cpu", { threads: 1 });
+  });
+  afterAll(() => {
+    cpu.close();
+    cuda.close();
+    folder[Symbol.dispose]();
+  });
+
+  /** Logits of every position, in the given parts. */
+  function logits(device: Device, path: string, parts: readonly (readonly number[])[]): Float32Array {
+    const session = openSession(device, path);
+    const result = session.run(parts);
+    session.close();
+    return result;
+  }
+
+  const write = (model: RandomModel): string => writeModel(join(folder.path, `${files++}.gguf`), model);
+
+  /** The error on CUDA against an f32 evaluation of the same weights on the CPU; chunks and single tokens are one. */
+  function errorOf(model: RandomModel): number {
+    const path = write(model);
+    const whole = logits(cuda, path, [ids]);
+    expect(logits(cuda, path, [ids.slice(0, 1), ids.slice(1)])).toEqual(whole);
+    expect(cuda.live()).toEqual({ tensors: 0, bytes: 0, scopes: 0 });
+    return normalisedSquaredError(whole, logits(cpu, write(dequantisedTwin(model)), [ids]));
+  }
+
+  test("gpt-oss against transformers, at once and in chunks", () => {
+    const tokens = goldenIds.slice(0, onFibers ? 12 : goldenIds.length);
+    const whole = logits(cuda, golden, [tokens]);
+    const expected = reference.subarray(0, tokens.length * vocabulary);
+    expect(normalisedSquaredError(whole, expected)).toBeLessThan(goldenLimit);
+    expect(logits(cuda, golden, [tokens.slice(0, 3), tokens.slice(3, 4), tokens.slice(4)])).toEqual(whole);
+  });
+
+  test.each(["llama", "qwen2", "qwen3", "gemma3"])("%s in q8_0", (name) => {
+    const shape: ModelShape = shapes[`tiny-${name}`]!;
+    expect(errorOf(randomModel({ shape, dtype: "q8_0", seed: 4 }))).toBeLessThan(limit);
+  });
+
+  test.each(types)("llama in %s", (dtype) => {
+    expect(errorOf(randomModel({ shape: shapes["tiny-llama"]!, dtype, seed: 1 }))).toBeLessThan(limit);
+  });
+});
