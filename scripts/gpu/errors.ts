@@ -34,7 +34,9 @@ async function refusal(
 const answering = ["run", "-p", "Hello", "-n", "4", "--backend", "cuda"];
 
 function noDevice(check: Check): Promise<void> {
-  return refusal(check, "no device visible", answering, /a CUDA device, got none/, { CUDA_VISIBLE_DEVICES: "" });
+  return refusal(check, "no device visible", answering, /a CUDA device, got none/, {
+    CUDA_VISIBLE_DEVICES: "",
+  });
 }
 
 /** A libcuda.so.1 that claims an old version stands in the place of the driver. */
@@ -50,7 +52,9 @@ async function oldDriver(check: Check): Promise<void> {
     check.report({ what, required: "a refusal", got: "not run: no C compiler", ok: false });
     return;
   }
-  await refusal(check, what, answering, /a CUDA device, got none.*driver for CUDA 9/, { LD_LIBRARY_PATH: folder });
+  await refusal(check, what, answering, /a CUDA device, got none.*driver for CUDA 9/, {
+    LD_LIBRARY_PATH: folder,
+  });
 }
 
 function partOfTheLayers(check: Check): Promise<void> {
