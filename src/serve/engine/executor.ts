@@ -48,6 +48,8 @@ export class ModelExecutor implements StepExecutor {
       : { logits: this.forward(batch), ids: undefined };
     if (enqueues) meanwhile();
     read(new DeviceLogits(device, logits, ids));
+    // in the middle of a prompt nothing is read; steps must not pile up behind which a new request would wait
+    device.backend.synchronize();
   }
 
   free(): void {
