@@ -118,7 +118,8 @@ constexpr i32 SHORTEST_RUN = 4;
 constexpr i32 FEW_TOKENS = 8, SPLIT_TOKENS = 4;
 
 static i32 run_attention(Attention& a) {
-  if (a.tokens <= SPLIT_TOKENS && a.tiles > 2 * teams_of_direct(a.head_dim)) {
+  const bool countable = (i64)a.tokens * a.heads * a.tiles < INT32_MAX;
+  if (a.tokens <= SPLIT_TOKENS && a.tiles > 2 * teams_of_direct(a.head_dim) && countable) {
     PSI_TRY(start(a, WAY_SPLIT));
     return launch("psi_attention", attention_fold, dim3((u32)a.heads, (u32)a.tokens), dim3(FOLD_THREADS), FOLD_SHARED, a);
   }

@@ -55,16 +55,19 @@ struct DecodeTeam {
   }
 
   __device__ __forceinline__ void read_queries(const Attention& a, const DecodeRows& r) {
-    const float* row = a.q + r.token * a.q_stride + a.q_offset + (i64)(r.first_head + lane / 4) * a.head_dim + lane % 4 * 2;
-    const float* lower = row + (i64)8 * a.head_dim;
-    const bool here = lane / 4 < r.count, below = lane / 4 + 8 < r.count;
 #pragma unroll
-    for (int k = 0; k < HEAD / 16; k++) {
-      const bool inside = k * 16 < a.head_dim;
-      queries.a[k][0] = pair(row + k * 16, inside && here, a.aligned);
-      queries.a[k][1] = pair(lower + k * 16, inside && below, a.aligned);
-      queries.a[k][2] = pair(row + k * 16 + 8, inside && here, a.aligned);
-      queries.a[k][3] = pair(lower + k * 16 + 8, inside && below, a.aligned);
+    for (int half = 0; half < 2; half++) {
+      /* what lies outside is read at a place inside and then made zero: without a branch all reads are under way at once */
+      const i32 row = lane / 4 + half * 8;
+      const float* q = a.q + r.token * a.q_stride + a.q_offset + (i64)(r.first_head + min(row, r.count - 1)) * a.head_dim + lane % 4 * 2;
+      if (half == 1 && r.count <= 8) {
+#pragma unroll
+        for (int k = 0; k < HEAD / 16; k++) queries.a[k][1] = queries.a[k][3] = 0;
+      } else if (a.aligned) {
+        read_half(a, q, row < r.count, half, [](const float* at) { return *(const float2*)at; });
+      } else {
+        read_half(a, q, row < r.count, half, [](const float* at) { return make_float2(at[0], at[1]); });
+      }
     }
   }
 
@@ -100,7 +103,7 @@ struct DecodeTeam {
 #pragma unroll
     for (int d = 0; d < Form::PART; d += 32) {
       float acc[4][4];
-      weigh<OPERAND, HEAD>(acc, w, values, part + d, lane);
+      weigh<OPERAND, HEAD>(acc, w, values, part + d, lane, AllValues());
       emit(part + d, acc);
     }
     barrier();
@@ -113,11 +116,25 @@ struct DecodeTeam {
   }
 
  private:
-  static __device__ __forceinline__ u32 pair(const float* q, bool valid, bool aligned) {
-    if (!valid) return 0;
-    if (!aligned) return pack_operand<OPERAND>(q[0], q[1]);
-    const float2 x = *(const float2*)q;
-    return pack_operand<OPERAND>(x.x, x.y);
+  template <class Read>
+  __device__ __forceinline__ void read_half(const Attention& a, const float* q, bool here, int half, Read read) {
+    constexpr int STEPS = HEAD / 16, AT_ONCE = STEPS % 4 == 0 ? 4 : 6;
+    static_assert(STEPS % AT_ONCE == 0, "whole batches");
+#pragma unroll
+    for (int first = 0; first < STEPS; first += AT_ONCE) {
+      float2 x[AT_ONCE][2];
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; k++) {
+        const float* at = q + ((first + k) * 16 < a.head_dim ? (first + k) * 16 : 0);
+        x[k][0] = read(at), x[k][1] = read(at + 8);
+      }
+#pragma unroll
+      for (int k = 0; k < AT_ONCE; k++) {
+        const bool valid = here && (first + k) * 16 < a.head_dim;
+        queries.a[first + k][half] = valid ? pack_operand<OPERAND>(x[k][0].x, x[k][0].y) : 0;
+        queries.a[first + k][half + 2] = valid ? pack_operand<OPERAND>(x[k][1].x, x[k][1].y) : 0;
+      }
+    }
   }
   __device__ __forceinline__ void fetch_keys(const Attention& a, const DecodeRows& r, i32 tile) {
     loader.place(a, r.pages, r.kv_head, tile, r.lowest, r.position, thread);
@@ -148,24 +165,25 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
   PSI_DYNAMIC_SHARED(shared);
   DecodeTeam<OPERAND, HEAD> team(shared);
   const i32 parts = a.kv_heads * decode_pieces(a.group);
-  i64 all = 0;
-  i32 first;
-  for (i32 t = 0; t < a.tokens; t++) all += (i64)tiles_of(a, position_of(a, t), first) * parts;
-  const i64 worker = (i64)blockIdx.x * Form::TEAMS + threadIdx.x / (32 * Form::SHARERS), workers = (i64)gridDim.x * Form::TEAMS;
-  const i64 begin = all * worker / workers, end = all * (worker + 1) / workers;
+  i32 all = 0, first; /* the launcher sees to it that these are fewer than 2^31 */
+  for (i32 t = 0; t < a.tokens; t++) all += tiles_of(a, position_of(a, t), first) * parts;
+  /* teams are numbered such that the first few are of different blocks */
+  const i32 worker = threadIdx.x / (32 * Form::SHARERS) * gridDim.x + blockIdx.x, workers = gridDim.x * Form::TEAMS;
+  const i32 share = all / workers, extra = all % workers;
+  const i32 begin = worker * share + min(worker, extra), end = begin + share + (worker < extra ? 1 : 0);
   if (begin >= end) return;
 
   i32 token = 0, count = tiles_of(a, position_of(a, 0), first);
-  i64 before = begin; /* items of the token before the one at hand */
-  while (before >= (i64)count * parts) {
-    before -= (i64)count * parts;
+  i32 before = begin; /* items of the token before the one at hand */
+  while (before >= count * parts) {
+    before -= count * parts;
     count = tiles_of(a, position_of(a, ++token), first);
   }
-  i32 part = (i32)(before / count), tile = first + (i32)(before % count);
+  i32 part = before / count, tile = first + before % count;
   DecodeRows rows = decode_rows(a, token, part);
   team.start(a, rows, tile);
   team.read_queries(a, rows);
-  for (i64 item = begin; item < end; item++) {
+  for (i32 item = begin; item < end; item++) {
     const bool more = item + 1 < end;
     const i32 row_first = first;
     DecodeRows next = rows;

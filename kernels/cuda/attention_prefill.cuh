@@ -148,7 +148,8 @@ __device__ __forceinline__ void attend_run(const Attention& a, u8* shared, i32 b
 #pragma unroll
     for (int d = 0; d < Form::PART; d += 32) {
       float acc[4][4];
-      weigh<OPERAND, HEAD>(acc, w, values, part + d, lane);
+      weigh<OPERAND, HEAD>(acc, w, values, part + d, lane, AllValues());
+      if (!whole) repair<OPERAND, HEAD>(acc, w, values, part + d, lane, first, last, start);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         if (!sees[half]) continue;

@@ -78,15 +78,23 @@ struct TileLoader {
 
   __device__ __forceinline__ void place(const Attention& a, const i32* pages, i32 kv_head, i32 tile, i32 low_, i32 high_, int thread) {
     start = tile * ATTENTION_TILE, low = low_, high = high_;
-    const i32 page_units = a.page_size / 16;
+    const i32 page_units = a.page_size / 16, first = tile * (ATTENTION_TILE / 16) + first_unit(thread);
+    i32 number[UNITS], physical[UNITS];
+    if (a.page_shift >= 0) {
+#pragma unroll
+      for (int u = 0; u < UNITS; u++) number[u] = (first + u) >> a.page_shift;
+    } else {
+#pragma unroll
+      for (int u = 0; u < UNITS; u++) number[u] = (first + u) / page_units;
+    }
+    /* looked up without a branch, so that all are under way at once */
+#pragma unroll
+    for (int u = 0; u < UNITS; u++) physical[u] = pages[min(number[u], a.max_pages - 1)];
 #pragma unroll
     for (int u = 0; u < UNITS; u++) {
-      const i32 unit = tile * (ATTENTION_TILE / 16) + first_unit(thread) + u;
-      const i32 number = a.page_shift >= 0 ? unit >> a.page_shift : unit / page_units;
-      const bool seen = unit * 16 <= high && unit * 16 + 15 >= low;
-      const i32 physical = seen ? pages[number] : -1;
-      page[u] = physical * a.page_bytes;
-      row[u] = kv_head * a.page_size + (unit - number * page_units) * 16;
+      const bool seen = (first + u) * 16 <= high && (first + u) * 16 + 15 >= low;
+      page[u] = (seen ? physical[u] : -1) * a.page_bytes;
+      row[u] = kv_head * a.page_size + (first + u - number[u] * page_units) * 16;
     }
   }
 
@@ -112,8 +120,7 @@ struct TileLoader {
 
  private:
   __device__ __forceinline__ bool holds(const Attention& a, int u, int tile_row, int piece) const {
-    const i32 position = start + tile_row;
-    return page[u] >= 0 && position >= low && position <= high && piece * 8 < a.head_dim;
+    return page[u] >= 0 && (u32)(start + tile_row - low) <= (u32)(high - low) && piece * 8 < a.head_dim;
   }
 
   /* Through registers, several pieces under way at a time. */
@@ -202,10 +209,17 @@ __device__ __forceinline__ void score_tile(float (&s)[8][4], const Queries& quer
   }
 }
 
-__device__ __forceinline__ float score(const Attention& a, float s) {
-  const float x = __fmul_rn(s, a.factor);
-  if (a.cap == 0) return x;
-  return __fmul_rn(a.cap, 1.0f - __fdividef(2.0f, exp2_fast(x) + 1.0f));
+/* Products of the lane's row `half` to scores in units of log2. */
+__device__ __forceinline__ void scale_scores(const Attention& a, float (&s)[8][4], int half) {
+  const float factor = a.factor, cap = a.cap;
+  const auto each = [&](auto f) {
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int j = 0; j < 2; j++) s[n][half * 2 + j] = f(__fmul_rn(s[n][half * 2 + j], factor));
+  };
+  if (cap == 0) each([](float x) { return x; });
+  else each([=](float x) { return __fmul_rn(cap, 1.0f - __fdividef(2.0f, exp2_fast(x) + 1.0f)); });
 }
 
 /* Largest of what the four lanes of a row hold, and their sum in one fixed tree. */
@@ -228,17 +242,21 @@ __device__ __forceinline__ void soften(const Attention& a, float (&s)[8][4], con
   for (int half = 0; half < 2; half++) {
     m[half] = -INFINITY, l[half] = 0;
     if (half == 1 && !both) break;
+    scale_scores(a, s, half);
+    if (!whole) {
+#pragma unroll
+      for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          const i32 position = start + n * 8 + lane % 4 * 2 + j;
+          if (position < first[half] || position > last[half]) s[n][half * 2 + j] = -INFINITY;
+        }
+    }
     float top = -INFINITY;
 #pragma unroll
     for (int n = 0; n < 8; n++)
 #pragma unroll
-      for (int j = 0; j < 2; j++) {
-        float& x = s[n][half * 2 + j];
-        const i32 position = start + n * 8 + lane % 4 * 2 + j;
-        x = score(a, x);
-        if (!whole && (position < first[half] || position > last[half])) x = -INFINITY;
-        top = fmaxf(top, x);
-      }
+      for (int j = 0; j < 2; j++) top = fmaxf(top, s[n][half * 2 + j]);
     m[half] = top = row_max(top);
     if (top == -INFINITY) top = 0;
     float sum = 0;
@@ -266,9 +284,21 @@ __device__ __forceinline__ void pack_weights(u32 (&w)[4][4], const float (&s)[8]
     }
 }
 
+/* Which values count: all, or those at positions first ... last, the others being taken for zero. */
+struct AllValues {
+  __device__ __forceinline__ u32 pair(int) const { return ~0u; }
+};
+struct ValuesBetween {
+  i32 first, last, start;
+  __device__ __forceinline__ u32 pair(int place) const {
+    const i32 p = start + place;
+    return (p >= first && p <= last ? 0xffffu : 0) | (p + 1 >= first && p + 1 <= last ? 0xffff0000u : 0);
+  }
+};
+
 /* Weighted sum of a tile's values, elements d ... d+31 of the head, positions ascending. */
-template <int OPERAND, int HEAD>
-__device__ __forceinline__ void weigh(float (&acc)[4][4], const u32 (&w)[4][4], const u8* values, int d, int lane) {
+template <int OPERAND, int HEAD, class Counted>
+__device__ __forceinline__ void weigh(float (&acc)[4][4], const u32 (&w)[4][4], const u8* values, int d, int lane, const Counted& counted) {
 #pragma unroll
   for (int n = 0; n < 4; n++)
 #pragma unroll
@@ -279,9 +309,62 @@ __device__ __forceinline__ void weigh(float (&acc)[4][4], const u32 (&w)[4][4], 
     for (int pair = 0; pair < 2; pair++) {
       u32 b[4];
       load_matrix_x4_transposed(b, values + piece_at<HEAD>(k * 16 + lane / 8 % 2 * 8 + lane % 8, d / 8 + pair * 2 + lane / 16));
+#pragma unroll
+      for (int i = 0; i < 4; i++) b[i] &= counted.pair(k * 16 + i % 2 * 8 + lane % 4 * 2);
       multiply<OPERAND>(acc[2 * pair], w[k], b);
       multiply<OPERAND>(acc[2 * pair + 1], w[k], b + 2);
     }
+}
+
+#if defined(PSI_STANDIN)
+#define PSI_OUT_OF_LINE __attribute__((noinline))
+#else
+#define PSI_OUT_OF_LINE __noinline__
+#endif
+
+/* weigh() for each row by itself, over the values that it sees; first and last are those of the lane's two rows. */
+template <int OPERAND, int HEAD>
+__device__ PSI_OUT_OF_LINE void weigh_row_by_row(float (&acc)[4][4], const u32 (&w)[4][4], const u8* values, int d, int lane, int2 first,
+                                                 int2 last, i32 start) {
+#pragma unroll 1
+  for (int row = 0; row < 16; row++) {
+    const ValuesBetween seen = {__shfl_sync(~0u, row < 8 ? first.x : first.y, row % 8 * 4), __shfl_sync(~0u, row < 8 ? last.x : last.y, row % 8 * 4),
+                                start};
+    float own[4][4];
+    weigh<OPERAND, HEAD>(own, w, values, d, lane, seen);
+    if (lane / 4 != row % 8) continue;
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (i / 2 == row / 8) acc[n][i] = own[n][i];
+  }
+}
+
+/*
+ * A row gives positions that it does not see weight 0, and 0 times an infinite value is NaN; so rows that see but part of
+ * a tile are summed again, one at a time, where that may have happened.
+ */
+template <int OPERAND, int HEAD>
+__device__ __forceinline__ void repair(float (&acc)[4][4], const u32 (&w)[4][4], const u8* values, int d, int lane, const i32* first,
+                                       const i32* last, i32 start) {
+  bool finite = true;
+#pragma unroll
+  for (int n = 0; n < 4; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) finite = finite && fabsf(acc[n][i]) < INFINITY;
+  if (__all_sync(~0u, finite)) return;
+  float sums[4][4]; /* copies, so that acc and w stay in registers */
+  u32 weights[4][4];
+#pragma unroll
+  for (int n = 0; n < 4; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) weights[n][i] = w[n][i];
+  weigh_row_by_row<OPERAND, HEAD>(sums, weights, values, d, lane, int2{first[0], first[1]}, int2{last[0], last[1]}, start);
+#pragma unroll
+  for (int n = 0; n < 4; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) acc[n][i] = sums[n][i];
 }
 
 /* ---- the fold ---- */
