@@ -40,12 +40,14 @@ template <class... P, class... A>
 i32 launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, A... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return PSI_OK;
   std::tuple<P...> values(static_cast<P>(arguments)...);
-  const char* error = nullptr;
-  standin::enqueue([=, &error] {
+  standin::enqueue([=] {
     const char* text = standin::run({grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, [&] { std::apply(kernel, values); });
-    if (!standin::capture) error = text;
+    if (text) standin::failure = text;
   });
-  return error ? fail(PSI_INVALID, "[%s] expected a finished kernel, got %s.", op, error) : PSI_OK;
+  if (!standin::failure) return PSI_OK;
+  const char* text = standin::failure;
+  standin::failure = nullptr;
+  return fail(PSI_INVALID, "[%s] expected a finished kernel, got %s.", op, text);
 }
 
 /* Shared memory whose size the launch gives, aligned to 1024 bytes. */

@@ -149,6 +149,7 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeT
 
 namespace psi::standin {
 inline cudaGraph_t capture = nullptr;
+inline const char* failure = nullptr; /* of a kernel that ran; whoever reports it clears it */
 inline cudaError_t enqueue(std::function<void()> call) {
   if (capture) capture->push_back(std::move(call));
   else call();
@@ -199,7 +200,7 @@ inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* e, cudaGraph_t g, unsig
 }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t) {
   for (auto& call : *e) call();
-  return cudaSuccess;
+  return psi::standin::failure ? cudaErrorLaunchFailure : cudaSuccess;
 }
 inline cudaError_t cudaGraphDestroy(cudaGraph_t g) { delete g; return cudaSuccess; }
 inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) { delete e; return cudaSuccess; }

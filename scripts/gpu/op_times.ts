@@ -1,0 +1,127 @@
+/**
+ * Where a generation step's time goes: the calls of one step, op by op, each op's recorded alone and launched again and
+ * again. The sum is more than the step, in which neighbours overlap.
+ * Usage: bun scripts/gpu/op_times.ts MODEL [--batch 1,8] [--depth 0,4096] [--prompt 0]    Output: microseconds per step.
+ *        With --prompt N the step is a prompt of N tokens instead.
+ */
+import { parseArgs } from "node:util";
+import { kernelLibrary } from "../../src/backends/library.ts";
+import { freeCachePool, makeCachePool, pageSize } from "../../src/models/cache.ts";
+import { openModelFiles } from "../../src/models/files/source.ts";
+import { loadModel } from "../../src/models/registry.ts";
+import { Device } from "../../src/runtime/device.ts";
+import { argmax } from "../../src/runtime/functions.ts";
+import { openChecked } from "./check.ts";
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    batch: { type: "string", default: "1,8" },
+    depth: { type: "string", default: "0" },
+    prompt: { type: "string", default: "0" },
+  },
+});
+const numbers = (list: string): number[] => list.split(",").map(Number);
+
+type Call = { readonly name: string; readonly args: readonly number[] };
+let calls: Call[] | undefined;
+const opened = openChecked("cuda");
+const { backend } = opened;
+const device = new Device({
+  ...backend,
+  call(name, args) {
+    calls?.push({ name, args });
+    backend.call(name, args);
+  },
+});
+const { functions } = kernelLibrary("cuda");
+const native = (name: string, ...args: (number | ArrayBufferView)[]): void => {
+  const status = functions.get(name)!(...args);
+  if (status !== 0) throw new Error(`[op_times] ${name} gave ${status}`);
+};
+const model = loadModel(device, openModelFiles(positionals[0]!));
+const vocabulary = model.config.vocabularySize;
+
+/** Median microseconds of launching `list` as one recording. */
+function time(list: readonly Call[], runs: number): number {
+  const place = new BigUint64Array(new ArrayBuffer(8));
+  native("psi_capture_begin");
+  for (const { name, args } of list) backend.call(name, args);
+  native("psi_capture_end", place);
+  const graph = Number(place[0]);
+  const once = (count: number): number => {
+    const start = performance.now();
+    for (let i = 0; i < count; i++) native("psi_graph_launch", graph);
+    native("psi_synchronize");
+    return ((performance.now() - start) * 1000) / count;
+  };
+  once(3);
+  const samples = Array.from({ length: 5 }, () => once(runs)).sort((a, b) => a - b);
+  native("psi_graph_free", graph);
+  return samples[2]!;
+}
+
+/** Ops of the same shape together: names with the sizes that tell products apart. */
+function label({ name, args }: Call): string {
+  if (name === "matmul") return `matmul ${args[6]}x${args[7]} type ${args[8]! & 255}`;
+  if (name === "moe_matmul" || name === "moe_glu")
+    return `${name} ${args[9]}x${args[10]} type ${args[11]! & 255}`;
+  if (name === "attention") return `attention window ${args.at(-5)}`;
+  return name;
+}
+
+function measure(batch: number, depth: number, prompt: number): void {
+  const rows = prompt > 0 ? prompt : batch;
+  const pages = Math.ceil((depth + Math.max(prompt, 1) + 1) / pageSize);
+  const pools = model.cacheGroups.map((group) => makeCachePool(device, group, "f16", pages * batch));
+  {
+    using scope = device.scope();
+    const ints = (data: number[], ...shape: number[]) => device.fromHost("i32", shape, Int32Array.from(data));
+    const all = Array.from({ length: rows }, (_, i) => i);
+    const table = Array.from({ length: pages * batch }, (_, i) => i);
+    const step = {
+      tokens: ints(
+        all.map((i) => (i * 7919 + 13) % vocabulary),
+        rows,
+      ),
+      positions: ints(
+        all.map((i) => depth + (prompt > 0 ? i : 0)),
+        rows,
+      ),
+      sequences: ints(
+        all.map((i) => (prompt > 0 ? 0 : i)),
+        rows,
+      ),
+      pageTables: pools.map(() => ints(table, batch, pages)),
+      pools,
+      outputRows: ints(prompt > 0 ? [rows - 1] : all, prompt > 0 ? 1 : rows),
+    };
+    argmax(model.forward(step));
+    calls = [];
+    argmax(model.forward(step));
+    const recorded = calls;
+    calls = undefined;
+    const groups = Map.groupBy(recorded, label);
+    const runs = prompt > 0 ? 3 : 20;
+    console.log(
+      `\n${prompt > 0 ? `prompt of ${prompt}` : `batch ${batch}`}, depth ${depth}: ${recorded.length} calls, ${time(recorded, runs).toFixed(0)} us`,
+    );
+    const lines = [...groups].map(([name, list]) => ({ name, count: list.length, us: time(list, runs) }));
+    for (const { name, count, us } of lines.sort((a, b) => b.us - a.us)) {
+      console.log(
+        `  ${us.toFixed(0).padStart(7)} us  ${(us / count).toFixed(2).padStart(9)} each  ${String(count).padStart(4)} x ${name}`,
+      );
+    }
+    void scope;
+  }
+  for (const pool of pools) freeCachePool(device, pool);
+}
+
+for (const prompt of numbers(values.prompt)) {
+  if (prompt > 0) {
+    measure(1, 0, prompt);
+    continue;
+  }
+  for (const batch of numbers(values.batch))
+    for (const depth of numbers(values.depth)) measure(batch, depth, 0);
+}
