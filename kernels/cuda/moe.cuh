@@ -131,6 +131,22 @@ constexpr int moe_depth() {
   return unit > room ? 1 : room < 6 * unit ? room / unit : 6;
 }
 
+/* One unit of both tiles times GROUPS of 8 slots; wide: weights.cuh, MXFP4. */
+template <class W, int GROUPS>
+__device__ __forceinline__ void multiply_moe_unit(float (*sum)[GROUPS][4], const typename W::Raw* raw, const u32 (*b)[8], i32 count, bool wide) {
+#pragma unroll
+  for (int step = 0; step < 4; step++)
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+      u32 a[4];
+      if constexpr (W::ID == MXFP4) W::fragment(raw[m], step, a, wide);
+      else W::fragment(raw[m], step, a);
+#pragma unroll
+      for (int g = 0; g < GROUPS; g++)
+        if (g == 0 || g * 8 < count) mma_bf16(sum[m][g], a, b[g] + 2 * step);
+    }
+}
+
 /* GROUPS: of 8 slots that pass by the weights at once. */
 template <class W, int GROUPS, bool GATED>
 __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_kernel(const __grid_constant__ MoeArguments p, const __grid_constant__ MoeShape s) {
@@ -185,16 +201,10 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
             load_matrix_x4(b[g], fragments[g] + unit * 128);
             load_matrix_x4(b[g] + 4, fragments[g] + unit * 128 + 64);
           }
-#pragma unroll
-        for (int step = 0; step < 4; step++)
-#pragma unroll
-          for (int m = 0; m < 2; m++) {
-            u32 a[4];
-            W::fragment(raw[d][m], step, a);
-#pragma unroll
-            for (int g = 0; g < GROUPS; g++)
-              if (g == 0 || g * 8 < count) mma_bf16(sum[m][g], a, b[g] + 2 * step);
-          }
+        bool wide = false;
+        if constexpr (W::ID == MXFP4) wide = __any_sync(~0u, W::is_wide(raw[d][0]) || W::is_wide(raw[d][1]));
+        if (wide) multiply_moe_unit<W, GROUPS>(sum, raw[d], b, count, true);
+        else multiply_moe_unit<W, GROUPS>(sum, raw[d], b, count, false);
         if (unit + DEPTH < end)
 #pragma unroll
           for (int m = 0; m < 2; m++) W::load(raw[d][m], weights[m], s.units, unit + DEPTH, lane);

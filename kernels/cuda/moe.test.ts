@@ -187,6 +187,17 @@ describe("moe_matmul", () => {
     },
   );
 
+  test("mxfp4 scales above 2, which take another path, few and many slots", () => {
+    const c: Case = { dtype: "mxfp4", tokens: 90, used: 3, outputs: 16, columns: 192 };
+    const weights = randomWeights(c.dtype, experts * c.outputs, c.columns, 9);
+    for (let block = 0; block < experts * c.outputs * 6; block += 17) weights[block * 17] = 130 + (block % 7);
+    const d = { ...data(c), weights, w: packed(c, weights) };
+    const many = product(d);
+    expect(normalisedError(many, reference(d))).toBeLessThan(tolerance);
+    const few = product(part(d, 30, 4));
+    expect(bits(few)).toEqual(bits(many).slice(90 * 16, 102 * 16));
+  });
+
   test("a token may choose an expert more than once", () => {
     const d = data({ dtype: "mxfp4", tokens: 2, used: 40, outputs: 16, columns: 128 });
     expect(normalisedError(product(d), reference(d))).toBeLessThan(tolerance);

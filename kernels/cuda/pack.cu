@@ -40,7 +40,10 @@ __device__ void pack_codes(FloatWeight<ID>, const PackPlace& p, u8* tile, i32, i
 __device__ void pack_codes(WeightMXFP4, const PackPlace& p, u8* tile, i32, i32 unit, i32 lane) {
   for (int step = 0; step < 4; step++) {
     u32 word = 0;
-    for (int j = 0; j < 8; j++) word |= place_code<WeightMXFP4>(p, step, j) << (4 * (j / 2 + j % 2 * 4));
+    for (int j = 0; j < 8; j++) {
+      u32 c = place_code<WeightMXFP4>(p, step, j);
+      word |= (c & 7) << WeightMXFP4::magnitude_bit(j) | c >> 3 << WeightMXFP4::sign_bit(j);
+    }
     ((u32*)(tile + (i64)unit * WeightMXFP4::CODE_BYTES + lane * 16))[step] = word;
   }
 }
@@ -79,8 +82,8 @@ template <int ID>
 __device__ void pack_scales(FloatWeight<ID>, const u8*, u8*, i32, i32, i32, i32) {}
 
 __device__ void pack_scales(WeightMXFP4, const u8* row, u8* tile, i32 units, i32 unit, i32 r, i32 columns) {
-  u8* to = tile + WeightMXFP4::scales_at(units) + (i64)unit * WeightMXFP4::SCALE_BYTES + r * 2;
-  for (int i = 0; i < 2; i++) to[i] = row && unit * 2 + i < columns / 32 ? row[(i64)(unit * 2 + i) * 17] : 0;
+  u8* to = tile + WeightMXFP4::scales_at(units) + (i64)unit * WeightMXFP4::SCALE_BYTES + r % 8 * 4 + r / 8 * 2;
+  for (int i = 0; i < 2; i++) to[i] = (u8)WeightMXFP4::scale_byte(row && unit * 2 + i < columns / 32 ? row[(i64)(unit * 2 + i) * 17] : 127);
 }
 
 /* Small scales of the record of 256 columns that the unit is in, as ScalesRecord has them. */

@@ -9,9 +9,9 @@
  *   low codes    4 bits: [U][lane] 16 bytes, a word per step          8 bits: [U][2][lane] 16 bytes, two steps each
  *                2 bits: [U][lane] 8 bytes, 16 bits per step          bf16:   [U][step][lane] 16 bytes
  *   high bits    1: [U][lane] 4 bytes, a byte per step                2: [U][lane] 8 bytes, 16 bits per step
- *   scales       [U][row 16], as the type's Scales says
- * A word of 4-bit codes has weight j in nibble 2j, j < 4, and 2(j - 4) + 1 above; MXFP4's has it in nibble
- * j / 2 + 4 (j % 2). So the codes of four weights become bytes, or pairs of bf16, with one mask.
+ *   scales       [U][row 16], as the type's Scales says; MXFP4 [U][row 8][row + 8][2]
+ * A word of 4-bit codes has weight j in nibble 2j, j < 4, and 2(j - 4) + 1 above, so that the codes of four weights
+ * become bytes with one mask; MXFP4's word is its own.
  *
  * A type is a struct: Raw, the registers of a lane's part of a unit; tile_bytes; load; fragment, which gives bf16
  * fragments of step 0..3. A weight's value is the f32 value of file_block.cuh, rounded once to bf16.
@@ -184,39 +184,57 @@ using WeightIQ4_XS = CodedWeight<IQ4_XS, 4, 0, 0, true, ScalesRecord<false, true
 /* ---- MXFP4: e2m1 codes, a power of two per 32 columns ---- */
 
 /*
- * An e2m1 code at a bf16's exponent and highest mantissa bit is its value times 2^-126. Times 2^127 it is twice the value,
- * and that times half the scale, 2^(e - 128), is the weight, rounded once: for every e but 0, which counts as 1 (weights
- * of at most 6 * 2^-127 come out doubled).
+ * An e2m1 code at a bf16's exponent and highest mantissa bit is its value times 2^-126, so 2^(e - 1) times that is the
+ * weight. A word holds the codes so that few instructions move them there, those of shifts to the left above all; bits of
+ * the lower half, the same in the upper one for the second weight of each pair:
+ *   a[0]: magnitude 0..2, sign 9    a[1]: 3..5, 12    a[2]: 6..8, 11    a[3]: 13..15, 10
+ * The scale byte is the exponent of 2^(e - 1) as bf16 has it, e + 126, where that is at most 254. Larger scales are stored
+ * as e - 129 and take two multiplications, the second by half the scale. e = 0 counts as 1 (weights of at most 6 * 2^-127
+ * come out doubled).
  */
 struct WeightMXFP4 {
   static constexpr int ID = MXFP4;
   static constexpr int CODE_BYTES = 512, SCALE_BYTES = 32; /* of a unit */
   struct Raw {
     u32 code[4];
-    u32 e[2]; /* rows g and g + 8: a byte per 32 columns */
+    u32 scale; /* a byte per 32 columns: two of row g, two of row g + 8 */
   };
   __host__ __device__ static i64 scales_at(i32 units) { return (i64)units * CODE_BYTES; }
   __host__ __device__ static i64 tile_bytes(i32 units) { return aligned64((i64)units * (CODE_BYTES + SCALE_BYTES)); }
+  /* Where code `j` of a step's word stands: its magnitude's lowest bit, its sign. */
+  __device__ static int magnitude_bit(int j) { return (j / 2 < 3 ? 3 * (j / 2) : 13) + 16 * (j % 2); }
+  __device__ static int sign_bit(int j) { return (0xabc9 >> (4 * (j / 2)) & 15) + 16 * (j % 2); }
+  __device__ static u32 scale_byte(u32 e) { return (max(e, 1u) + 126) % 255; }
+
   __device__ __forceinline__ static void load(Raw& r, const u8* tile, i32 units, i32 unit, i32 lane) {
     uint4 v = load_stream16(tile + (i64)unit * CODE_BYTES + lane * 16);
     r.code[0] = v.x, r.code[1] = v.y, r.code[2] = v.z, r.code[3] = v.w;
-    const u8* scales = tile + scales_at(units) + (i64)unit * SCALE_BYTES + lane / 4 * 2;
-    r.e[0] = load_stream2(scales);
-    r.e[1] = load_stream2(scales + 16);
+    r.scale = load_stream4(tile + scales_at(units) + (i64)unit * SCALE_BYTES + lane / 4 * 4);
   }
-  __device__ __forceinline__ static void fragment(const Raw& r, int step, u32* a) {
+  /* Whether some scale takes two multiplications; a kernel that is short of instructions asks once per unit. */
+  __device__ __forceinline__ static bool is_wide(const Raw& r) { return (~r.scale & 0x80808080u) != 0; }
+  __device__ __forceinline__ static void fragment(const Raw& r, int step, u32* a) { fragment(r, step, a, is_wide(r)); }
+  __device__ __forceinline__ static void fragment(const Raw& r, int step, u32* a, bool wide) {
+    constexpr u32 MAGNITUDE = 0x01c001c0u, SIGN = 0x80008000u;
+    const u32 c = r.code[step];
+    a[0] = c << 6 & (MAGNITUDE | SIGN);
+    a[1] = c << 3 & (MAGNITUDE | SIGN);
+    a[2] = (c & MAGNITUDE) | (c << 4 & SIGN);
+    a[3] = (c >> 7 & MAGNITUDE) | (c << 5 & SIGN);
+    u32 power[2];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      u32 y = r.code[step] << (12 - 4 * i);
-      a[i] = (y & 0x80008000u) | (y & 0x70007000u) >> 6;
+    for (int row = 0; row < 2; row++) power[row] = byte_permute(r.scale, 0, 0x4040u | (u32)(row * 2 + step / 2) * 0x0101u) << 7;
+    if (wide) {
+#pragma unroll
+      for (int row = 0; row < 2; row++) {
+        u32 stored = power[row] >> 7 & 255, e = stored < 127 ? stored + 129 : stored - 126;
+        power[row] = e == 1 ? 0x00400040u : (e - 1) * 0x00800080u; /* half the scale, 2^(e - 128); that of 1 is subnormal */
+        a[row] = mul_bf16x2(a[row], 0x7f007f00u);
+        a[row + 2] = mul_bf16x2(a[row + 2], 0x7f007f00u);
+      }
     }
 #pragma unroll
-    for (int row = 0; row < 2; row++) {
-      u32 e = r.e[row] >> (8 * (step / 2)) & 255;
-      u32 half = (u32)max((i32)(e * 0x00800080u - 0x00800080u), 0x00400040); /* a pair; that of e = 1 is subnormal */
-      a[row] = mul_bf16x2(mul_bf16x2(a[row], 0x7f007f00u), half);
-      a[row + 2] = mul_bf16x2(mul_bf16x2(a[row + 2], 0x7f007f00u), half);
-    }
+    for (int i = 0; i < 4; i++) a[i] = mul_bf16x2(a[i], power[i % 2]);
   }
 };
 
