@@ -1,5 +1,5 @@
 /** Models on CUDA against the reference and the CPU: few tokens, since without a device kernels run on fibers of the CPU. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type ModelShape, type RandomModel, randomModel, shapes } from "../../scripts/random-model.ts";
@@ -9,6 +9,9 @@ import { type DType, dtypes } from "../core/dtype.ts";
 import type { Device } from "../runtime/device.ts";
 import { normalisedSquaredError, openSession } from "./testing/session.ts";
 import { dequantisedTwin, temporaryFolder, writeModel } from "./testing/variants.ts";
+
+// a busy machine runs fibers at a tenth of their speed
+setDefaultTimeout(60_000);
 
 const golden = join(import.meta.dir, "../../fixtures/golden/gpt_oss");
 const goldenIds: number[] = JSON.parse(readFileSync(join(golden, "input_ids.json"), "utf8")).flat();
