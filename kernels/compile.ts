@@ -1,4 +1,5 @@
 /** Running compilers with a cache: objects and libraries lie in .cache/objects under the hash of all that made them. */
+import { existsSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
 import { mkdir, rename } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -40,6 +41,38 @@ export async function sourceClosure(
   return seen;
 }
 
+/** Whether a process is there; one of another user counts. */
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+/**
+ * Takes the right to make `path`, held by a link that names the process, so that builds at the same time share the work;
+ * false when another process has made it meanwhile.
+ */
+async function claim(path: string, lock: string): Promise<boolean> {
+  for (;;) {
+    if (existsSync(path)) return false;
+    try {
+      symlinkSync(String(process.pid), lock);
+      return true;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    }
+    try {
+      if (!isRunning(Number(readlinkSync(lock)))) rmSync(lock, { force: true });
+    } catch {
+      // the holder has just finished
+    }
+    await Bun.sleep(100);
+  }
+}
+
 /** Runs `command` (its output path replaced by a cache path) unless the cache has the result; returns the path. */
 export async function cached(
   extension: string,
@@ -51,9 +84,15 @@ export async function cached(
   const path = join(cache, "objects", `${hasher.digest("hex")}${extension}`);
   if (await Bun.file(path).exists()) return path;
   await mkdir(dirname(path), { recursive: true });
+  const lock = `${path}.lock`;
+  if (!(await claim(path, lock))) return path;
   const unfinished = `${path}.${process.pid}.part${extension}`;
-  await run(command(unfinished));
-  await rename(unfinished, path);
+  try {
+    await run(command(unfinished));
+    await rename(unfinished, path);
+  } finally {
+    rmSync(lock, { force: true });
+  }
   return path;
 }
 
