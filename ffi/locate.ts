@@ -33,7 +33,8 @@ export function libraryInMemory(backend: BackendName): string | undefined {
 function existing(place: string, backend: BackendName): string {
   if (existsSync(place)) return place;
   const build = backend === "cuda" ? "bun kernels/build_cuda.ts" : "bun kernels/build.ts";
-  const fix = embeddedFiles.size > 0 ? "Put it there" : `Build it: ${build}`;
+  const named = backend === "cuda" ? `Put it there, or name one with ${cudaLibraryVariable}` : "Put it there";
+  const fix = embeddedFiles.size > 0 ? named : `Build it: ${build}`;
   throw new PsionicError(
     "file_not_found",
     `[ffi] expected the ${backend} kernel library at ${place}, got no file. ${fix}`,
