@@ -115,7 +115,7 @@ static i32 start(const Attention& a, AttentionWay way) {
 /* Runs of fewer tokens than this are taken token by token: a block of rows would be mostly empty. */
 constexpr i32 SHORTEST_RUN = 4;
 /* Up to so many tokens no run is looked for, and up to so many tiles are spread over the device. */
-constexpr i32 FEW_TOKENS = 8, SPLIT_TOKENS = 4;
+constexpr i32 FEW_TOKENS = 32, SPLIT_TOKENS = 4;
 
 static i32 run_attention(Attention& a) {
   const bool countable = (i64)a.tokens * a.heads * a.tiles < INT32_MAX;
@@ -124,7 +124,7 @@ static i32 run_attention(Attention& a) {
     return launch("psi_attention", attention_fold, dim3((u32)a.heads, (u32)a.tokens), dim3(FOLD_THREADS), FOLD_SHARED, a);
   }
   if (a.tokens <= FEW_TOKENS) {
-    a.block = FEW_TOKENS, a.run = FEW_TOKENS + 1;
+    a.block = a.tokens, a.run = a.tokens + 1;
     return start(a, WAY_DIRECT);
   }
   a.block = max(1, rows_of_runs(a.head_dim) / a.group);

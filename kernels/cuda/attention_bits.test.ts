@@ -53,30 +53,36 @@ const cases: readonly [string, Case][] = [
 ];
 
 describe("bits of attention", () => {
-  test.each(cases)("alone, by few and in runs: %s", (_name, c) => {
-    const length = c.headDim > 128 ? 200 : 600; // beyond some tiles few tokens are split over the device
-    const twins = filledTwins(c, [length, 90]);
-    const count = onFibers ? 8 : 200;
-    const queries = [
-      ...span(1, 80, 85),
-      ...span(0, length - count, length - count / 2),
-      ...span(1, 5, 7),
-      ...span(0, length - count / 2, length),
-    ];
-    const q = randomFloats(queries.length * c.heads * c.headDim, 5);
-    const run = (some: readonly Query[], rows: Float32Array) => attend(c, twins, some, rows);
-    const together = run(queries, q);
-    expect(together.some(Number.isNaN)).toBe(false);
-    for (const count of c.headDim > 128 ? [1, 7] : [1, 3, 7])
-      expect(bits(inSteps(c, run, queries, q, count))).toEqual(bits(together));
-  });
+  test.each(cases)(
+    "alone, by few and in runs: %s",
+    (_name, c) => {
+      const length = c.headDim > 128 ? 200 : 600; // beyond some tiles few tokens are split over the device
+      const twins = filledTwins(c, [length, 90]);
+      const count = onFibers ? 8 : 200;
+      const queries = [
+        ...span(1, 80, 85),
+        ...span(0, length - count, length - count / 2),
+        ...span(1, 5, 7),
+        ...span(0, length - count / 2, length),
+        ...span(1, 50, 74), // more than 32 in all, so that runs are looked for
+      ];
+      const q = randomFloats(queries.length * c.heads * c.headDim, 5);
+      const run = (some: readonly Query[], rows: Float32Array) => attend(c, twins, some, rows);
+      const together = run(queries, q);
+      expect(together.some(Number.isNaN)).toBe(false);
+      const some = onFibers ? queries.slice(0, 18) : queries;
+      for (const count of c.headDim > 128 ? [1, 7] : [1, 3, 7])
+        expect(bits(inSteps(c, run, some, q, count))).toEqual(bits(part(c, together, 0, some.length)));
+    },
+    30_000,
+  );
 
   test("values of all sizes, written before and after a token", () => {
     const c: Case = { ...plain, cacheType: "f16", heads: 4, kvHeads: 1 };
     const rows = randomFloats(600 * 128, 9);
     for (let i = 0; i < rows.length; i++)
       if (i % 128 >= 64) rows[i]! *= 2 ** ((((i * 2654435761) >>> 7) % 24) - 12);
-    const queries = span(0, 560, 576);
+    const queries = span(0, 560, 600);
     const q = scaled(randomFloats(queries.length * 256, 4), 2);
     const full = emptyTwins(c, [600]);
     writeTwins(c, full, span(0, 0, 600), rows);
@@ -85,6 +91,7 @@ describe("bits of attention", () => {
     writeTwins(c, growing, span(0, 0, 560), rows);
     for (const [i, query] of queries.entries()) {
       writeTwins(c, growing, [query], rows.slice(query.position * 128, (query.position + 1) * 128));
+      if (onFibers && i % 4 !== 0) continue;
       const alone = attend(c, growing, [query], part(c, q, i, i + 1));
       expect(bits(alone)).toEqual(bits(part(c, together, i, i + 1)));
     }
@@ -93,9 +100,9 @@ describe("bits of attention", () => {
   test("infinite values after a token or before its window do not reach it", () => {
     const c: Case = { ...plain, cacheType: "f16", heads: 4, kvHeads: 1, window: 40 };
     const rows = scaled(randomFloats(140 * 128, 9), 0.25);
-    for (const position of [70, 100, 131])
+    for (const position of [62, 131])
       for (let d = 64; d < 128; d += 5) rows[position * 128 + d] = Number.POSITIVE_INFINITY;
-    const queries = span(0, 118, 136);
+    const queries = span(0, 100, 136);
     const q = randomFloats(queries.length * 256, 4);
     const twins = emptyTwins(c, [600]);
     writeTwins(c, twins, span(0, 0, 140), rows);
@@ -103,7 +110,7 @@ describe("bits of attention", () => {
     for (const [i, query] of queries.entries()) {
       const alone = attend(c, twins, [query], part(c, q, i, i + 1));
       expect(bits(alone)).toEqual(bits(part(c, together, i, i + 1)));
-      expect(alone.every(Number.isFinite)).toBe(query.position < 131 && query.position - 40 >= 100);
+      expect(alone.every(Number.isFinite)).toBe(query.position > 101 && query.position < 131);
     }
   });
 });

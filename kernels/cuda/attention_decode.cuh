@@ -223,6 +223,7 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
 
 /* Whether a token's run within its block of tokens (attention.h) is too short for the kernel of runs. */
 __device__ __forceinline__ bool is_alone(const Attention& a, i32 token, int lane) {
+  if (a.run > a.tokens) return true;
   const i32 reach = a.run - 1; /* below 16 */
   const i32 begin = token / a.block * a.block, end = min(begin + a.block, a.tokens), other = token - reach + lane;
   const bool same = lane <= 2 * reach && other >= begin && other < end && a.token_sequence[other] == a.token_sequence[token];
