@@ -1,5 +1,5 @@
 /** Running compilers with a cache: objects and libraries lie in .cache/objects under the hash of all that made them. */
-import { existsSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
+import { existsSync, lstatSync, readlinkSync, rmSync, symlinkSync } from "node:fs";
 import { mkdir, rename } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { dirname, join, resolve } from "node:path";
@@ -51,6 +51,9 @@ function isRunning(pid: number): boolean {
   }
 }
 
+/** Longer than any compiler takes: by then the number belongs to another process. */
+const longestMs = 30 * 60_000;
+
 /**
  * Takes the right to make `path`, held by a link that names the process, so that builds at the same time share the work;
  * false when another process has made it meanwhile.
@@ -65,7 +68,8 @@ async function claim(path: string, lock: string): Promise<boolean> {
       if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
     }
     try {
-      if (!isRunning(Number(readlinkSync(lock)))) rmSync(lock, { force: true });
+      const heldMs = Date.now() - lstatSync(lock).mtimeMs;
+      if (!isRunning(Number(readlinkSync(lock))) || heldMs > longestMs) rmSync(lock, { force: true });
     } catch {
       // the holder has just finished
     }
