@@ -7,7 +7,7 @@ import { type DType, dtypes, rowBytes } from "../../src/core/dtype.ts";
 import { floats, randomFloats } from "../cpu/library.ts";
 import * as cpu from "../cpu/paged.ts";
 import { ints } from "../cpu/twins.ts";
-import { check, cuda, deviceBytes, floatsFromDevice, fromDevice, onDevice } from "./library.ts";
+import { check, cuda, floatsFromDevice, fromDevice, onDevice } from "./library.ts";
 
 export type { Case, Query } from "../cpu/paged.ts";
 export { cacheTypes, plain, span } from "../cpu/paged.ts";
@@ -147,4 +147,3 @@ export const bytesOf = (twins: Twins): { readonly keys: Uint8Array; readonly val
   keys: fromDevice(twins.keys, twins.bytes),
   values: fromDevice(twins.values, twins.bytes),
 });
-export { deviceBytes };
