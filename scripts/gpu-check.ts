@@ -2,8 +2,8 @@
  * Everything that the CUDA backend must show, as sections of a table; scripts/gpu-check.sh prepares the machine first.
  * Usage: bun scripts/gpu-check.ts [SECTION]... [--backend cuda|cpu] [--shape gpt-oss-20b] [--large-model FILE]
  *        Sections: ops golden replay batch chat sanitizer soak bench errors; absent: all, in that order.
- * Output: the table, last on stdout; progress on stderr; rows in OUT/gpu-check.jsonl, where OUT is the environment's or
- *         .cache/gpu-check. Exits 1 when a row is not as required.
+ * Output: the table, last on stdout and in OUT/gpu-check.txt; progress on stderr; rows in OUT/gpu-check.jsonl, logs of
+ *         ops and sanitizer beside it. OUT is the environment's or .cache/gpu-check. Exits 1 when a row is not as required.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -42,7 +42,7 @@ const needLarge: readonly Name[] = backend === "cuda" ? ["bench", "errors"] : ["
 
 const names = (positionals.length > 0 ? positionals : Object.keys(limits)) as Name[];
 const out = process.env.OUT ?? join(root, ".cache", "gpu-check");
-const folder = join(out, "work");
+const folder = join(tmpdir(), "psionic-gpu-check");
 
 function roomIn(path: string): number {
   if (!existsSync(path)) return 0;
@@ -75,7 +75,7 @@ async function run(name: Name, largeModel: string): Promise<SectionRow[]> {
   const limit = limits[name];
   const script = join(root, "scripts", "gpu", "section.ts");
   const child = Bun.spawn(
-    ["timeout", "-k", "5", String(limit), process.execPath, script, name, backend, largeModel, folder],
+    ["timeout", "-k", "5", String(limit), process.execPath, script, name, backend, largeModel, folder, out],
     { cwd: root, stdin: "ignore", stdout: "inherit", stderr: "inherit" },
   );
   const code = await child.exited;
@@ -105,15 +105,16 @@ async function machine(): Promise<string> {
   return `gpu-check of ${date}, backend ${backend}, ${card.trim()}, library ${builtCudaLibrary() ?? "none"}`;
 }
 
-function print(rows: readonly SectionRow[]): void {
+function tableOf(rows: readonly SectionRow[]): string {
   const verdict = ({ ok }: Row) => (ok === undefined ? "" : ok ? "ok" : "FAILED");
   const cells = rows.map((r) => [r.section, r.what, r.required, r.got.slice(0, 120), verdict(r)]);
-  console.log(table([["section", "what", "required", "got", ""], ...cells]));
   const failed = rows.filter(({ ok }) => ok === false).length;
-  console.log(`${rows.length - failed} rows as required, ${failed} not`);
+  const last = `${rows.length - failed} rows as required, ${failed} not`;
+  return `${table([["section", "what", "required", "got", ""], ...cells])}\n${last}\n`;
 }
 
 mkdirSync(folder, { recursive: true });
+mkdirSync(out, { recursive: true });
 const title = await machine();
 const largeModel = largeModelPath();
 const writing = names.some((name) => needLarge.includes(name))
@@ -129,6 +130,7 @@ for (const name of names) {
   console.error(`[${name}] took ${((performance.now() - start) / 1000).toFixed(0)} s`);
   writeFileSync(join(out, "gpu-check.jsonl"), all.map((row) => `${JSON.stringify(row)}\n`).join(""));
 }
-console.log(`\n${title}`);
-print(all);
+const text = `${title}\n${tableOf(all)}`;
+writeFileSync(join(out, "gpu-check.txt"), text);
+process.stdout.write(`\n${text}`);
 process.exit(all.some(({ ok }) => ok === false) ? 1 : 0);

@@ -21,8 +21,10 @@ export type Check = {
   readonly backend: CheckBackend;
   /** A random file of a published layout, for what needs a large model. */
   readonly largeModel: string;
-  /** Folder for files of this run. */
+  /** Folder for files that only this run needs. */
   readonly folder: string;
+  /** Folder for logs to keep. */
+  readonly logs: string;
   /** Notes a row as soon as it is known, so that a section that is stopped keeps what it had. */
   report(row: Row): void;
 };

@@ -4,13 +4,15 @@ import { join } from "node:path";
 import { type Check, lastLines, psionic, ran, root, served } from "./check.ts";
 
 export async function errors(check: Check): Promise<void> {
-  await killedClient(check);
-  if (check.backend !== "cuda") return;
-  await noDevice(check);
-  await oldDriver(check);
-  await partOfTheLayers(check);
-  await tooLarge(check);
-  await fullCard(check);
+  const ofDevices = [noDevice, oldDriver, partOfTheLayers, tooLarge, fullCard];
+  for (const part of [killedClient, ...(check.backend === "cuda" ? ofDevices : [])]) {
+    try {
+      await part(check);
+    } catch (error) {
+      const got = error instanceof Error ? error.message : String(error);
+      check.report({ what: part.name, required: "runs to its end", got: got.slice(0, 200), ok: false });
+    }
+  }
 }
 
 /** A refusal: exit 1, one line with what was expected, no crash. */

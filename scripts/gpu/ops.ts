@@ -6,7 +6,7 @@ import { builtCudaLibrary, type Check, lastLines, ran, root } from "./check.ts";
 /** Test files at once: each is a process with its own context on the card. */
 const lanes = 4;
 
-export async function ops({ backend, folder, report }: Check): Promise<void> {
+export async function ops({ backend, logs, report }: Check): Promise<void> {
   const where = join("kernels", backend);
   const files = (await Array.fromAsync(new Bun.Glob("*.test.ts").scan(join(root, where)))).sort();
   const library = backend === "cuda" ? builtCudaLibrary() : undefined;
@@ -19,7 +19,7 @@ export async function ops({ backend, folder, report }: Check): Promise<void> {
       const env: Record<string, string> = library ? { PSIONIC_CUDA_LIBRARY: library } : {};
       const { code, err, seconds } = await ran(command, { limit: 100, env });
       const count = (what: string) => Number(new RegExp(`^ *(\\d+) ${what}$`, "m").exec(err)?.[1] ?? 0);
-      appendFileSync(join(folder, "ops.log"), `== ${file}\n${err}\n`);
+      appendFileSync(join(logs, "ops.log"), `== ${file}\n${err}\n`);
       const why = code === 0 ? "" : `: ${err.match(/^\(fail\).*$/m)?.[0] ?? lastLines(err)}`;
       report({
         what: `${file.replace(".test.ts", "")} against the CPU (${seconds.toFixed(1)} s)`,

@@ -1,6 +1,6 @@
 /**
  * One section of gpu-check, a process of its own so that it can be stopped.
- * Usage: bun scripts/gpu/section.ts NAME BACKEND LARGE_MODEL FOLDER    Output: a JSON row a line in FOLDER/NAME.jsonl
+ * Usage: bun scripts/gpu/section.ts NAME BACKEND LARGE_MODEL FOLDER LOGS    Output: a JSON row a line in FOLDER/NAME.jsonl
  */
 import { appendFileSync } from "node:fs";
 import { join } from "node:path";
@@ -18,14 +18,14 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
   errors: async () => (await import("./errors.ts")).errors,
 };
 
-const [name = "", backend, largeModel = "", folder = ""] = process.argv.slice(2);
+const [name = "", backend, largeModel = "", folder = "", logs = ""] = process.argv.slice(2);
 const report = (row: Row) => {
   appendFileSync(join(folder, `${name}.jsonl`), `${JSON.stringify(row)}\n`);
   console.error(`[${name}] ${row.ok === false ? "FAILED " : ""}${row.what}: ${row.got}`);
 };
 try {
   const section = await sections[name]!();
-  await section({ backend: backend as CheckBackend, largeModel, folder, report });
+  await section({ backend: backend as CheckBackend, largeModel, folder, logs, report });
 } catch (error) {
   if (process.env.PSIONIC_DEBUG) console.error(error);
   const got = error instanceof Error ? error.message : String(error);
