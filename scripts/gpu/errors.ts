@@ -87,7 +87,7 @@ async function fullCard(check: Check): Promise<void> {
     ...({ cwd: root, stdin: "ignore", stdout: "pipe", stderr: "inherit" } as const),
   });
   const reader = holder.stdout.getReader();
-  await reader.read();
+  if ((await reader.read()).done) throw new Error("expected a process that holds memory, got one that ended");
   await refusal(
     check,
     "a second process on a full card",
