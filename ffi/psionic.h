@@ -131,6 +131,11 @@ PSI_API i32 psi_argmax(void* ids, const void* x, i32 rows, i32 width);
 PSI_API i32 psi_top_k(void* values, void* ids, const void* x, i32 rows, i32 width, i32 k);
 /* y f32 [rows]: log(sum(exp(x[r,:]))) */
 PSI_API i32 psi_log_sum_exp(void* y, const void* x, i32 rows, i32 width);
+/* Only on CUDA: ids i32 and logprobs f32 [count], a token for each record (80 bytes) from its row of logits f32
+   [rows,width]; entries (24 bytes) change logits, masks i32 [mask_count, ceil(width/32)] forbid tokens whose bit is 0.
+   Layouts, and what the token is: src/ir/ops/sample.ts. Logits are changed meanwhile and put back. all_greedy: no record
+   draws. Scratch: count*59408 + 4*entry_count. */
+PSI_API i32 psi_sample(void* ids, void* logprobs, void* logits, const void* records, const void* entries, const void* masks, void* scratch, i32 count, i32 rows, i32 width, i32 entry_count, i32 mask_count, i32 all_greedy, f64 scratch_bytes);
 
 /*
  * Paged cache. A page holds `page_size` (a multiple of 16) consecutive positions of one sequence in one layer:

@@ -18,6 +18,7 @@ import { headNorm as headNormOp, rmsNorm as rmsNormOp } from "../ir/ops/rms_norm
 import { type RopeParams, rope as ropeOp } from "../ir/ops/rope.ts";
 import { type RopeKvWriteParams, ropeKvWrite as ropeKvWriteOp } from "../ir/ops/rope_kv_write.ts";
 import { type RouterParams, router as routerOp } from "../ir/ops/router.ts";
+import { sample as sampleOp } from "../ir/ops/sample.ts";
 import { softcap as softcapOp } from "../ir/ops/softcap.ts";
 import { topK as topKOp } from "../ir/ops/top_k.ts";
 import { apply } from "./apply.ts";
@@ -158,3 +159,15 @@ export const topK = (x: Tensor, k: number): { readonly values: Tensor; readonly 
 
 /** f32 [R] */
 export const logSumExp = (x: Tensor): Tensor => apply(logSumExpOp, [x], {})[0]!;
+
+/** i32 [N] and f32 [N]: a token and its log-probability for each record; only where the backend supports `sample` */
+export const sample = (
+  logits: Tensor,
+  records: Tensor,
+  entries: Tensor | undefined,
+  masks: Tensor | undefined,
+  allGreedy: boolean,
+): { readonly ids: Tensor; readonly logprobs: Tensor } => {
+  const [ids, logprobs] = apply(sampleOp, [logits, records, entries, masks], { allGreedy });
+  return { ids: ids!, logprobs: logprobs! };
+};

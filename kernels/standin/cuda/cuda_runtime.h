@@ -115,6 +115,8 @@ inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 template <class T>
 T __ldg(const T* p) { return *p; }
 template <class T>
@@ -133,6 +135,9 @@ T psi_atomic(T* p, T (*next)(T, T), T v) {
 /* Integers only, as on the device: floats are added in a fixed order. */
 inline int atomicAdd(int* p, int v) { return psi_atomic<int>(p, [](int a, int b) { return a + b; }, v); }
 inline unsigned atomicAdd(unsigned* p, unsigned v) { return psi_atomic<unsigned>(p, [](unsigned a, unsigned b) { return a + b; }, v); }
+inline unsigned long long atomicAdd(unsigned long long* p, unsigned long long v) {
+  return psi_atomic<unsigned long long>(p, [](unsigned long long a, unsigned long long b) { return a + b; }, v);
+}
 inline int atomicMax(int* p, int v) { return psi_atomic<int>(p, [](int a, int b) { return a > b ? a : b; }, v); }
 inline unsigned atomicOr(unsigned* p, unsigned v) { return psi_atomic<unsigned>(p, [](unsigned a, unsigned b) { return a | b; }, v); }
 

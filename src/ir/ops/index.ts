@@ -18,6 +18,7 @@ import { rmsNorm } from "./rms_norm.ts";
 import { rope } from "./rope.ts";
 import { ropeKvWrite } from "./rope_kv_write.ts";
 import { router } from "./router.ts";
+import { sample } from "./sample.ts";
 import { softcap } from "./softcap.ts";
 import { topK } from "./top_k.ts";
 
@@ -44,4 +45,5 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   argmax,
   topK,
   logSumExp,
+  sample,
 ];
