@@ -179,7 +179,47 @@ __device__ __forceinline__ void copy_async_wait() {
 }
 #endif
 
-/* ---- weights: read once, not kept in L1 ---- */
+/*
+ * ---- bulk copies: a range of device memory to shared memory by one instruction of one thread ----
+ * `arrival` is 8 bytes of shared memory. One thread calls bulk_expect, then bulk_copy for ranges of as many bytes in all
+ * (addresses and sizes multiples of 16); after a barrier every thread calls bulk_wait. Used once per block. Before Hopper
+ * that thread would copy alone: bulk_copies says whether there is such an instruction.
+ */
+#if defined(PSI_STANDIN)
+inline void bulk_expect(u64*, u32) {}
+inline void bulk_copy(void* shared, const void* source, u32 bytes, u64*) { memcpy(shared, source, bytes); }
+inline void bulk_wait(u64*) {}
+inline bool bulk_copies() { return true; }
+#else
+__device__ __forceinline__ void bulk_expect(u64* arrival, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(arrival)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(arrival)), "r"(bytes) : "memory");
+#endif
+}
+__device__ __forceinline__ void bulk_copy(void* shared, const void* source, u32 bytes, u64* arrival) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(shared)),
+               "l"(source), "r"(bytes), "r"(shared_address(arrival))
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void bulk_wait(u64* arrival) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .pred done;\n"
+      "again_%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+      "@done bra finished_%=;\n"
+      "bra again_%=;\n"
+      "finished_%=:}" ::"r"(shared_address(arrival))
+      : "memory");
+#endif
+}
+inline bool bulk_copies() { return device.compute >= 90; }
+#endif
+
+/* ---- weights: read once, not kept in L1; from shared memory where a bulk copy has brought them ---- */
 #if defined(PSI_STANDIN)
 inline uint4 load_stream16(const void* p) { uint4 v; memcpy(&v, p, 16); return v; }
 inline uint2 load_stream8(const void* p) { uint2 v; memcpy(&v, p, 8); return v; }
@@ -207,6 +247,22 @@ __device__ __forceinline__ u32 load_stream2(const void* p) {
   return v;
 }
 #endif
+
+template <bool SHARED>
+__device__ __forceinline__ uint4 load_part16(const void* p) {
+  if constexpr (SHARED) return *(const uint4*)p;
+  else return load_stream16(p);
+}
+template <bool SHARED>
+__device__ __forceinline__ uint2 load_part8(const void* p) {
+  if constexpr (SHARED) return *(const uint2*)p;
+  else return load_stream8(p);
+}
+template <bool SHARED>
+__device__ __forceinline__ u32 load_part4(const void* p) {
+  if constexpr (SHARED) return *(const u32*)p;
+  else return load_stream4(p);
+}
 
 /* ---- sums over a warp, every lane gets the result; one fixed tree ---- */
 __device__ __forceinline__ float warp_sum(float v) {

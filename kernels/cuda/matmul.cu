@@ -1,9 +1,9 @@
 /*
  * y[t, n] = sum_k x[t, k] w[n, k] (+ bias[n]), x and y f32, w packed (weights.cuh).
  *
- * - Up to 16 rows (generation): a block streams a tile of 16 outputs once. Its 8 warps take a segment of the columns each,
- *   ask for their weights before the step's inputs are ready, and multiply 16 outputs x 8 rows at a time; the segments
- *   are added in order through shared memory.
+ * - Up to 16 rows (generation): a block reads a tile of 16 outputs once, to registers, or on Hopper for up to 8 rows to
+ *   shared memory. Its 8 warps take a segment of the columns each, weights are asked for before the step's inputs are
+ *   ready, and 16 outputs x 8 rows are multiplied at a time; the segments are added in order through shared memory.
  * - Up to 64 rows of a matrix that has too few outputs to fill the device with product.h's tiles: the same with 32 outputs
  *   x 32 rows to a block; x, rounded to bf16, passes through a ring in shared memory, a unit of 64 columns at a time.
  * - Else: x rounded to bf16, then product.h. All with the same bits.
@@ -128,6 +128,74 @@ __global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_st
   if (row >= p.rows || output >= p.outputs) return;
   const float* from = sums + row * 16 + threadIdx.x % 16;
   float total = from[0];
+  for (int segment = 1; segment < p.segments; segment++) total += from[segment * p.rows * 16];
+  p.y[(i64)row * p.outputs + output] = p.bias ? total + p.bias[output] : total;
+}
+
+/* ---- up to 8 rows on Hopper: the tile comes by one bulk copy, which needs no registers and little code ---- */
+
+constexpr i32 BULK_ROWS = 8, BULK_MOST_SHARED = 110 << 10; /* two blocks to a multiprocessor */
+
+/* In shared memory: the tile, the rows of x, the segments' sums, the copy's arrival. */
+struct BulkPlaces {
+  i32 rows, sums, arrival, bytes;
+};
+template <class W>
+__host__ __device__ BulkPlaces bulk_places(i32 units, i32 rows) {
+  BulkPlaces b;
+  b.rows = (i32)W::tile_bytes(units);
+  b.sums = b.rows + rows * matmul_row_bytes(units);
+  b.arrival = b.sums + MATMUL_SEGMENTS * rows * 64;
+  b.bytes = b.arrival + 16;
+  return b;
+}
+
+template <class W>
+__global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __grid_constant__ MatmulArguments p) {
+  PSI_DYNAMIC_SHARED(shared);
+  let_next_start();
+  const BulkPlaces at = bulk_places<W>(p.units, p.rows);
+  u64* arrival = (u64*)(shared + at.arrival);
+  if (threadIdx.x == 0) {
+    bulk_expect(arrival, (u32)at.rows);
+    bulk_copy(shared, p.w + (i64)blockIdx.x * at.rows, (u32)at.rows, arrival);
+  }
+  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units);
+  const i32 first = min(warp * p.segment_units, p.units), end = min(first + p.segment_units, p.units);
+  wait_for_inputs();
+  stage_floats(p, shared + at.rows, row_bytes, first, end);
+  __syncthreads();
+  bulk_wait(arrival);
+
+  float sum[4] = {};
+  const u8* fragments = shared + at.rows + min(lane % 8, p.rows - 1) * row_bytes + lane / 8 * 16;
+#pragma unroll 1
+  for (i32 unit = first; unit < end; unit++) {
+    typename W::Raw raw;
+    W::template load<true>(raw, shared, p.units, unit, lane);
+    u32 b[8];
+    load_matrix_x4(b, fragments + unit * 128);
+    load_matrix_x4(b + 4, fragments + unit * 128 + 64);
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+      u32 a[4];
+      W::fragment(raw, step, a);
+      mma_bf16(sum, a, b + 2 * step);
+    }
+  }
+
+  float* sums = (float*)(shared + at.sums); /* [segment][row][16] */
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const i32 row = lane % 4 * 2 + i % 2;
+    if (row < p.rows) sums[(warp * p.rows + row) * 16 + lane / 4 + i / 2 * 8] = sum[i];
+  }
+  __syncthreads();
+  const i32 row = threadIdx.x / 16, output = blockIdx.x * 16 + threadIdx.x % 16;
+  if (row >= p.rows || output >= p.outputs) return;
+  const float* from = sums + row * 16 + threadIdx.x % 16;
+  float total = from[0];
+#pragma unroll 1
   for (int segment = 1; segment < p.segments; segment++) total += from[segment * p.rows * 16];
   p.y[(i64)row * p.outputs + output] = p.bias ? total + p.bias[output] : total;
 }
@@ -327,6 +395,11 @@ i32 coded_matmul(MatmulArguments p, u16* rounded) {
   const bool whole = p.columns % 8 == 0 && (uintptr_t)p.x % 16 == 0; /* rows of x are read 16 bytes at a time */
   const bool streams = p.rows <= MATMUL_STREAMED_ROWS && whole && (i64)shared <= device.largest_shared;
   p.rounded = rounded;
+  if (streams && p.rows <= BULK_ROWS && bulk_copies()) {
+    const i32 bytes = bulk_places<W>(p.units, p.rows).bytes;
+    if (bytes <= BULK_MOST_SHARED)
+      return launch("psi_matmul", matmul_bulk_kernel<W>, dim3((unsigned)PSI_DIVIDE_UP(p.outputs, 16)), dim3(MATMUL_THREADS), (size_t)bytes, p);
+  }
   if (!streams || p.rows > 8) PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
   const dim3 wide((unsigned)PSI_DIVIDE_UP(p.outputs, WIDE_OUTPUTS), (unsigned)PSI_DIVIDE_UP(p.rows, WIDE_ROWS));
   if (p.rows > MATMUL_STREAMED_ROWS && p.rows <= WIDE_STREAMED_ROWS && whole && (i64)WIDE_SHARED <= device.largest_shared &&

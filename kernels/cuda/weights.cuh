@@ -27,6 +27,10 @@ __host__ __device__ constexpr i64 aligned64(i64 bytes) { return (bytes + 63) & ~
 __device__ __forceinline__ float code_float(u32 bytes, int i) {
   return __uint_as_float(byte_permute(bytes, 0x4b000000u, 0x7540u | (u32)i));
 }
+/* The same plus 32768: with scale and offset one fused operation, and exact where 32768 + bias times the scale is. */
+__device__ __forceinline__ float code_float_32768(u32 bytes, int i) {
+  return __uint_as_float(byte_permute(bytes, 0x47000000u, 0x7404u | (u32)i << 4));
+}
 /* Spreads 4 x 1 and 4 x 2 bits to bytes. */
 __device__ __forceinline__ u32 spread1(u32 bits) { return (bits & 15) * 0x00204081u & 0x01010101u; }
 __device__ __forceinline__ u32 spread2(u32 bits) {
@@ -39,11 +43,12 @@ __device__ __forceinline__ u32 spread2(u32 bits) {
 /* f16 [2]: one per 32 columns. */
 struct ScalesHalf {
   static constexpr int BYTES = 4;
-  static constexpr bool MINS = false;
+  static constexpr bool MINS = false, SHORT = true; /* SHORT: scales of 11 bits */
   u32 d[2];
+  template <bool SHARED>
   __device__ __forceinline__ void load(const u8* unit, const u8*, i32 lane) {
-    d[0] = load_stream4(unit + lane / 4 * 4);
-    d[1] = load_stream4(unit + lane / 4 * 4 + 32);
+    d[0] = load_part4<SHARED>(unit + lane / 4 * 4);
+    d[1] = load_part4<SHARED>(unit + lane / 4 * 4 + 32);
   }
   __device__ __forceinline__ float scale(int step, int r) const { return step < 2 ? f16_low(d[r]) : f16_high(d[r]); }
   __device__ __forceinline__ float min(int, int) const { return 0.0f; }
@@ -51,11 +56,12 @@ struct ScalesHalf {
 /* f16 [2] d, then m: w = d q + m */
 struct ScalesHalfMin {
   static constexpr int BYTES = 8;
-  static constexpr bool MINS = true;
+  static constexpr bool MINS = true, SHORT = false;
   uint2 d[2];
+  template <bool SHARED>
   __device__ __forceinline__ void load(const u8* unit, const u8*, i32 lane) {
-    d[0] = load_stream8(unit + lane / 4 * 8);
-    d[1] = load_stream8(unit + lane / 4 * 8 + 64);
+    d[0] = load_part8<SHARED>(unit + lane / 4 * 8);
+    d[1] = load_part8<SHARED>(unit + lane / 4 * 8 + 64);
   }
   __device__ __forceinline__ float scale(int step, int r) const { return step < 2 ? f16_low(d[r].x) : f16_high(d[r].x); }
   __device__ __forceinline__ float min(int step, int r) const { return step < 2 ? f16_low(d[r].y) : f16_high(d[r].y); }
@@ -65,13 +71,14 @@ struct ScalesHalfMin {
 template <bool EACH16, bool SIGNED, bool MINS_>
 struct ScalesRecord {
   static constexpr int BYTES = 4;
-  static constexpr bool MINS = MINS_;
+  static constexpr bool MINS = MINS_, SHORT = false;
   u32 small[2], d[2];
+  template <bool SHARED>
   __device__ __forceinline__ void load(const u8* unit, const u8* record, i32 lane) {
-    small[0] = load_stream4(unit + lane / 4 * 4);
-    small[1] = load_stream4(unit + lane / 4 * 4 + 32);
-    d[0] = load_stream4(record + lane / 4 * 4);
-    d[1] = load_stream4(record + lane / 4 * 4 + 32);
+    small[0] = load_part4<SHARED>(unit + lane / 4 * 4);
+    small[1] = load_part4<SHARED>(unit + lane / 4 * 4 + 32);
+    d[0] = load_part4<SHARED>(record + lane / 4 * 4);
+    d[1] = load_part4<SHARED>(record + lane / 4 * 4 + 32);
   }
   __device__ __forceinline__ u32 byte(int i, int r) const { return small[r] >> (8 * i) & 255; }
   __device__ __forceinline__ float scale(int step, int r) const {
@@ -101,25 +108,26 @@ struct CodedWeight {
   __host__ __device__ static i64 records_at(i32 units) { return scales_at(units) + (i64)units * SCALE_BYTES; }
   __host__ __device__ static i64 tile_bytes(i32 units) { return aligned64(records_at(units) + (RECORDS ? (i64)PSI_DIVIDE_UP(units, 4) * 64 : 0)); }
 
+  template <bool SHARED = false>
   __device__ __forceinline__ static void load(Raw& r, const u8* tile, i32 units, i32 unit, i32 lane) {
     const u8* low = tile + (i64)unit * LOW_BYTES;
     if constexpr (LOW == 2) {
-      uint2 v = load_stream8(low + lane * 8);
+      uint2 v = load_part8<SHARED>(low + lane * 8);
       r.low[0] = v.x, r.low[1] = v.y;
     } else {
 #pragma unroll
       for (int i = 0; i < LOW / 4; i++) {
-        uint4 v = load_stream16(low + i * 512 + lane * 16);
+        uint4 v = load_part16<SHARED>(low + i * 512 + lane * 16);
         r.low[4 * i] = v.x, r.low[4 * i + 1] = v.y, r.low[4 * i + 2] = v.z, r.low[4 * i + 3] = v.w;
       }
     }
     const u8* high = tile + (i64)units * LOW_BYTES + (i64)unit * HIGH_BYTES;
-    if constexpr (HIGH == 1) r.high[0] = load_stream4(high + lane * 4);
+    if constexpr (HIGH == 1) r.high[0] = load_part4<SHARED>(high + lane * 4);
     if constexpr (HIGH == 2) {
-      uint2 v = load_stream8(high + lane * 8);
+      uint2 v = load_part8<SHARED>(high + lane * 8);
       r.high[0] = v.x, r.high[1] = v.y;
     }
-    r.scales.load(tile + scales_at(units) + (i64)unit * SCALE_BYTES, tile + records_at(units) + (i64)(unit / 4) * 64, lane);
+    r.scales.template load<SHARED>(tile + scales_at(units) + (i64)unit * SCALE_BYTES, tile + records_at(units) + (i64)(unit / 4) * 64, lane);
   }
 
   /* Codes of weights 4 half .. 4 half + 3 of a step, one a byte. */
@@ -142,24 +150,25 @@ struct CodedWeight {
   }
 
   __device__ __forceinline__ static void fragment(const Raw& r, int step, u32* a) {
+    constexpr float bias = LOW == 8 || LEVELS ? 128 : BIAS;
     float scale[2], min[2];
 #pragma unroll
     for (int row = 0; row < 2; row++) {
       scale[row] = r.scales.scale(step, row);
-      min[row] = Scales::MINS ? r.scales.min(step, row) : 0.0f;
+      min[row] = Scales::MINS ? r.scales.min(step, row) : Scales::SHORT ? __fmul_rn(-(32768.0f + bias), scale[row]) : 0.0f;
     }
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       u32 c = codes(r, step, half);
       if constexpr (LEVELS) c = levels(c);
       if constexpr (LOW == 8) c ^= 0x80808080u; /* signed bytes */
-      constexpr float shift = 8388608.0f + (LOW == 8 || LEVELS ? 128 : BIAS);
 #pragma unroll
       for (int row = 0; row < 2; row++) { /* a[2 half + row] */
         float v[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-          v[i] = __fmul_rn(scale[row], code_float(c, 2 * row + i) - shift);
+          if constexpr (Scales::SHORT) v[i] = fmaf(code_float_32768(c, 2 * row + i), scale[row], min[row]);
+          else v[i] = __fmul_rn(scale[row], code_float(c, 2 * row + i) - (8388608.0f + bias));
           if constexpr (Scales::MINS) v[i] = __fadd_rn(v[i], min[row]);
         }
         a[2 * half + row] = pack_bf16(v[0], v[1]);
@@ -206,10 +215,11 @@ struct WeightMXFP4 {
   __device__ static int sign_bit(int j) { return (0xabc9 >> (4 * (j / 2)) & 15) + 16 * (j % 2); }
   __device__ static u32 scale_byte(u32 e) { return (max(e, 1u) + 126) % 255; }
 
+  template <bool SHARED = false>
   __device__ __forceinline__ static void load(Raw& r, const u8* tile, i32 units, i32 unit, i32 lane) {
-    uint4 v = load_stream16(tile + (i64)unit * CODE_BYTES + lane * 16);
+    uint4 v = load_part16<SHARED>(tile + (i64)unit * CODE_BYTES + lane * 16);
     r.code[0] = v.x, r.code[1] = v.y, r.code[2] = v.z, r.code[3] = v.w;
-    r.scale = load_stream4(tile + scales_at(units) + (i64)unit * SCALE_BYTES + lane / 4 * 4);
+    r.scale = load_part4<SHARED>(tile + scales_at(units) + (i64)unit * SCALE_BYTES + lane / 4 * 4);
   }
   /* Whether some scale takes two multiplications; a kernel that is short of instructions asks once per unit. */
   __device__ __forceinline__ static bool is_wide(const Raw& r) { return (~r.scale & 0x80808080u) != 0; }
@@ -248,10 +258,11 @@ struct FloatWeight {
     u32 pair[16];
   };
   __host__ __device__ static i64 tile_bytes(i32 units) { return (i64)units * CODE_BYTES; }
+  template <bool SHARED = false>
   __device__ __forceinline__ static void load(Raw& r, const u8* tile, i32, i32 unit, i32 lane) {
 #pragma unroll
     for (int step = 0; step < 4; step++) {
-      uint4 v = load_stream16(tile + (i64)unit * CODE_BYTES + step * 512 + lane * 16);
+      uint4 v = load_part16<SHARED>(tile + (i64)unit * CODE_BYTES + step * 512 + lane * 16);
       r.pair[4 * step] = v.x, r.pair[4 * step + 1] = v.y, r.pair[4 * step + 2] = v.z, r.pair[4 * step + 3] = v.w;
     }
   }
