@@ -1,5 +1,6 @@
 /* y[r] = log(sum(exp(x[r, :]))), f32. A block of 1024 threads per row, the maximum taken out first, sums in a fixed order. */
 #include "block_sum.cuh"
+#include "scores.cuh"
 
 namespace psi {
 
@@ -11,12 +12,12 @@ __global__ void __launch_bounds__(LOG_SUM_THREADS) log_sum_exp_kernel(float* y, 
   wait_for_inputs();
   const float* row = x + (i64)blockIdx.x * width;
   float top = -INFINITY;
-  for (i32 k = threadIdx.x; k < width; k += LOG_SUM_THREADS) top = row[k] > top ? row[k] : top;
+  each_of_row<LOG_SUM_THREADS>(row, width, [&](float v, i32) { top = v > top ? v : top; });
   top = block_max(top, tops);
   /* all -inf: keep -inf - top from being NaN; an infinite maximum is its own sum */
   const float shift = top == -INFINITY || top == INFINITY ? 0.0f : top;
   float sum = 0.0f;
-  for (i32 k = threadIdx.x; k < width; k += LOG_SUM_THREADS) sum += expf(row[k] - shift);
+  each_of_row<LOG_SUM_THREADS>(row, width, [&](float v, i32) { sum += expf(v - shift); });
   sum = block_sum(sum, sums);
   if (threadIdx.x == 0) y[blockIdx.x] = shift + logf(sum);
 }

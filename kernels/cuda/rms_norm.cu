@@ -43,13 +43,20 @@ struct NormArguments {
   float eps;
 };
 
-/* One group by THREADS threads (a block, or one warp of it). */
+/* One group by THREADS threads (a block, or one warp of it). Weights are read before what the kernel before this one makes. */
 template <int THREADS>
 __device__ __forceinline__ void norm_group(const NormArguments& p, i64 row, i32 group, int thread, float* shared) {
   const i64 at = row * p.stride + p.offset + (i64)group * p.width;
   const float* x = p.x + at;
   const bool whole = (at % 4 | p.width % 4) == 0 && (((uintptr_t)p.x | (uintptr_t)p.y | (uintptr_t)p.w | (uintptr_t)p.delta | (uintptr_t)p.sum) & 15) == 0;
-  NormPiece kept[NORM_KEPT];
+  NormPiece kept[NORM_KEPT], weights[NORM_KEPT];
+#pragma unroll
+  for (int i = 0; i < NORM_KEPT; i++) {
+    const i32 k = (thread + i * THREADS) * 4;
+    weights[i] = {{1.0f, 1.0f, 1.0f, 1.0f}};
+    if (p.w && k < p.width) weights[i] = read_piece(p.w, k, p.width, whole);
+  }
+  wait_for_inputs();
   float squares = 0.0f;
   auto piece = [&](i32 k) {
     NormPiece v = read_piece(x, k, p.width, whole);
@@ -72,10 +79,8 @@ __device__ __forceinline__ void norm_group(const NormArguments& p, i64 row, i32 
   }
   squares = THREADS == 32 ? warp_sum(squares) : block_sum(squares, shared);
   const float scale = 1.0f / sqrtf(squares / (float)p.width + p.eps);
-  auto finish = [&](i32 k, NormPiece v) {
+  auto finish = [&](i32 k, NormPiece v, const NormPiece& w) {
     if (p.sum) write_piece(p.sum + at, k, p.width, whole, v);
-    NormPiece w = {{1.0f, 1.0f, 1.0f, 1.0f}};
-    if (p.w) w = read_piece(p.w, k, p.width, whole);
     for (int i = 0; i < 4; i++) v.v[i] = v.v[i] * scale * w.v[i];
     write_piece(p.y + at, k, p.width, whole, v);
   };
@@ -83,23 +88,26 @@ __device__ __forceinline__ void norm_group(const NormArguments& p, i64 row, i32 
   for (int i = 0; i < NORM_KEPT; i++) {
     i32 k = (thread + i * THREADS) * 4;
     if (k >= p.width) break;
-    finish(k, kept[i]);
+    finish(k, kept[i], weights[i]);
   }
-  for (i32 k = (thread + NORM_KEPT * THREADS) * 4; k < p.width; k += THREADS * 4) finish(k, piece(k));
+  for (i32 k = (thread + NORM_KEPT * THREADS) * 4; k < p.width; k += THREADS * 4) {
+    NormPiece w = {{1.0f, 1.0f, 1.0f, 1.0f}};
+    if (p.w) w = read_piece(p.w, k, p.width, whole);
+    finish(k, piece(k), w);
+  }
 }
 
 __global__ void __launch_bounds__(NORM_THREADS) norm_kernel(const __grid_constant__ NormArguments p) {
   __shared__ float shared[32];
   let_next_start();
-  wait_for_inputs();
   norm_group<NORM_THREADS>(p, blockIdx.x, blockIdx.y, threadIdx.x, shared);
 }
 
 __global__ void __launch_bounds__(128) narrow_norm_kernel(const __grid_constant__ NormArguments p, i64 count) {
   let_next_start();
-  wait_for_inputs();
   const i64 task = (i64)blockIdx.x * 4 + threadIdx.x / 32;
-  if (task < count) norm_group<32>(p, task / p.groups, (i32)(task % p.groups), threadIdx.x % 32, nullptr);
+  if (task >= count) wait_for_inputs();
+  else norm_group<32>(p, task / p.groups, (i32)(task % p.groups), threadIdx.x % 32, nullptr);
 }
 
 static i32 launch_norm(const char* op, const NormArguments& p, i32 rows) {

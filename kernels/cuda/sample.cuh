@@ -1,16 +1,15 @@
 /*
- * What the kernels of psi_sample share: the records (src/ir/ops/sample.ts writes them), the work memory of a row, ranks of
- * logits, weights as integers, and searches in prefix sums.
+ * What the kernels of psi_sample share: the records (src/ir/ops/sample.ts writes them), the work memory of a row, bins of
+ * logits and weights as integers.
  *
  * A weight exp(x - top) is at most 1 and kept as an integer in units of 2^-44: sums of integers do not depend on their
  * order, so threads may add as they come. What a sum of 2^19 weights lacks by that is below 2^-26 of the top weight.
  */
 #pragma once
 #include "block_sum.cuh"
+#include "scores.cuh"
 
 namespace psi {
-
-typedef unsigned long long word;
 
 struct SampleRecord {
   i32 row; /* of the logits */
@@ -34,10 +33,10 @@ struct SampleEntry {
 };
 static_assert(sizeof(SampleEntry) == 24, "as in src/ir/ops/sample.ts");
 
-constexpr i32 SAMPLE_WIDEST = 1 << 19;
+constexpr i32 SAMPLE_WIDEST = SCORE_WIDEST;
 constexpr i32 SAMPLE_PIECE = 8192; /* elements of a row that a block of the first kernels takes */
 constexpr i32 SAMPLE_PIECES = SAMPLE_WIDEST / SAMPLE_PIECE;
-constexpr i32 SAMPLE_BINS = 2048;
+constexpr i32 SAMPLE_BINS = SCORE_BINS;
 constexpr float BINS_PER_UNIT = 32.0f;
 constexpr i32 SAMPLE_LIST = 2048; /* candidates that are sorted; a power of two */
 
@@ -78,25 +77,6 @@ struct SampleArguments {
 
 /* ---- logits and their order ---- */
 
-/* Higher for higher logits, then for lower ids; 0 for NaN. */
-__device__ __forceinline__ word score_of(float v, i32 id) {
-  if (v != v) return 0;
-  u32 bits = __float_as_uint(v + 0.0f);
-  u32 key = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return (word)key << 32 | (0xffffffffu - (u32)id);
-}
-__device__ __forceinline__ i32 id_of(word score) { return score == 0 ? 0 : (i32)(0xffffffffu - (u32)score); }
-__device__ __forceinline__ float logit_of(word score) {
-  u32 key = (u32)(score >> 32);
-  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-}
-/* The lowest score of a logit that is at least `least`. */
-__device__ __forceinline__ word score_from(f64 least) {
-  float v = (float)least;
-  if ((f64)v < least) v = nextafterf(v, INFINITY);
-  return score_of(v, 0) & ~(word)0xffffffffu;
-}
-
 __device__ __forceinline__ bool finite_top(word best) { return best != 0 && fabsf(logit_of(best)) != INFINITY; }
 
 /* Whole in that a higher logit never has a higher bin. */
@@ -130,13 +110,6 @@ __device__ __forceinline__ const u32* mask_of(const SampleArguments& a, const Sa
 
 /* ---- over a block ---- */
 
-__device__ __forceinline__ word warp_highest(word v) {
-  for (int step = 16; step > 0; step >>= 1) {
-    word other = __shfl_xor_sync(~0u, v, step);
-    if (other > v) v = other;
-  }
-  return v;
-}
 /* Every thread gets the highest score of a row's pieces. `shared`: one word; ends in a barrier. */
 __device__ __forceinline__ word row_best(const SamplePiece* pieces, i32 count, word* shared) {
   if (threadIdx.x < 32) {
@@ -150,61 +123,11 @@ __device__ __forceinline__ word row_best(const SamplePiece* pieces, i32 count, w
   return *shared;
 }
 
-/* The sum over the threads up to this one. `shared`: 32 words, free again after the next barrier. */
-__device__ __forceinline__ word block_scan(word v, word* shared, word* total) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  for (int step = 1; step < 32; step <<= 1) {
-    word other = __shfl_up_sync(~0u, v, step);
-    if (lane >= step) v += other;
-  }
-  if (lane == 31) shared[warp] = v;
-  __syncthreads();
-  word before = 0, all = 0;
-  for (int w = 0; w < warps; w++) {
-    if (w < warp) before += shared[w];
-    all += shared[w];
-  }
-  *total = all;
-  return before + v;
-}
-
-struct Crossing {
-  i32 bin;
-  word before; /* sum of the bins ahead of it */
-};
-struct CrossingShared {
-  word warps[32];
-  Crossing found;
-};
-
 /* What must be reached when a share of `total` is wanted: sums are whole, so "above" is "one more". */
 __device__ __forceinline__ word needed(f64 share, word total, bool above) {
   f64 limit = share * (f64)total;
   word need = above ? (word)limit + 1 : (word)ceil(limit);
   return need < 1 ? 1 : need > total ? total : need;
-}
-
-/* The first bin up to which `sums` add up to what `need(total)` says; the first of all when they are all 0. */
-template <int THREADS, class Need>
-__device__ __forceinline__ Crossing crossing(const word* sums, CrossingShared& s, Need need) {
-  constexpr int EACH = SAMPLE_BINS / THREADS;
-  const word* own = sums + threadIdx.x * EACH;
-  word sum = 0, total;
-  for (int i = 0; i < EACH; i++) sum += own[i];
-  word upto = block_scan(sum, s.warps, &total);
-  const word wanted = need(total);
-  if (threadIdx.x == 0) s.found = {0, 0};
-  __syncthreads();
-  word before = upto - sum;
-  if (total > 0 && before < wanted && upto >= wanted) {
-    int i = 0;
-    for (; before + own[i] < wanted; i++) before += own[i];
-    s.found = {(i32)(threadIdx.x * EACH + i), before};
-  }
-  __syncthreads();
-  Crossing found = s.found;
-  __syncthreads();
-  return found;
 }
 
 }  // namespace psi

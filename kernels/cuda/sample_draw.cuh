@@ -44,20 +44,6 @@ struct ListShared {
   i32 kept, token;
 };
 
-/* Highest first; every thread of the block takes part. */
-__device__ __forceinline__ void sort_scores(word* scores, i32 count) {
-  for (i32 size = 2; size <= count; size *= 2)
-    for (i32 step = size / 2; step > 0; step /= 2) {
-      __syncthreads();
-      for (i32 i = threadIdx.x; i < count / 2; i += FINISH_THREADS) {
-        const i32 low = i / step * 2 * step + i % step, high = low + step;
-        const word a = scores[low], b = scores[high];
-        if ((a < b) == ((low & size) == 0)) scores[low] = b, scores[high] = a;
-      }
-    }
-  __syncthreads();
-}
-
 /* weights = exp((x - from) / by) for the first `count`, in f64 as the host has them. */
 __device__ __forceinline__ void weigh(ListShared& s, i32 count, f64 from, f64 by) {
   for (i32 i = threadIdx.x; i < count; i += FINISH_THREADS) {
@@ -72,7 +58,7 @@ __device__ __forceinline__ i32 draw_from_list(const SampleRecord& r, const word*
   i32 room = 1;
   while (room < count) room *= 2;
   for (i32 i = threadIdx.x; i < room; i += FINISH_THREADS) s.scores[i] = i < count ? list[i] : 0;
-  sort_scores(s.scores, room);
+  sort_scores<FINISH_THREADS>(s.scores, room);
   if (r.top_k > 0) count = min(count, r.top_k);
   const f64 top = (f64)logit_of(s.scores[0]);
   if (r.top_p < 1) {
@@ -206,24 +192,22 @@ __device__ __forceinline__ word wide_search(const WideRow& w, SampleShare kind, 
   word wanted = 0;
   const Crossing bin = crossing<FINISH_THREADS>(s.sums, s.crossing, [&](word total) { return wanted = need(total); });
   wanted -= bin.before;
-  /* 32 bits of the logit's key, then the 19 of an id; the bits between are ones */
-  constexpr i32 SHIFTS[5] = {53, 42, 32, 9, 0}, BITS[5] = {11, 11, 10, 10, 9};
   word known = 0, prefix = 0;
 #pragma unroll
-  for (int d = 0; d < 5; d++) {
-    const word digits = ((word)1 << BITS[d]) - 1;
+  for (int d = 0; d < SCORE_DIGITS; d++) {
+    const word digits = ((word)1 << digit_bits(d)) - 1;
     for (i32 b = threadIdx.x; b < SAMPLE_BINS; b += FINISH_THREADS) s.sums[b] = 0;
     __syncthreads();
     w.each_in(bin.bin, [&](float v, word score) {
-      if ((score & known) == prefix) atomicAdd(&s.sums[digits - (score >> SHIFTS[d] & digits)], w.share(kind, v));
+      if ((score & known) == prefix) atomicAdd(&s.sums[digits - (score >> digit_shift(d) & digits)], w.share(kind, v));
     });
     __syncthreads();
     const Crossing digit = crossing<FINISH_THREADS>(s.sums, s.crossing, [&](word) { return wanted; });
     wanted -= digit.before;
-    known |= digits << SHIFTS[d];
-    prefix |= (digits - (word)digit.bin) << SHIFTS[d];
+    known |= digits << digit_shift(d);
+    prefix |= (digits - (word)digit.bin) << digit_shift(d);
   }
-  return prefix | ((word)0xffffffffu & ~(((word)1 << 19) - 1));
+  return prefix | ((word)0xffffffffu & ~((word)SCORE_WIDEST - 1));
 }
 
 /* Lists the `top_k` highest where their bins hold more than can be sorted; returns how many there are. */
