@@ -70,6 +70,8 @@ PSI_API i32 psi_advise(void* address, f64 bytes, i32 advice);
    8-bit dot-product path, f32 Gflop/s. Outputs are f64. On CUDA: GB/s read and written by a copy inside the device's
    memory; the other two are 0. */
 PSI_API i32 psi_measure(void* read_gb_s, void* int8_gop_s, void* f32_gflop_s, f64 bytes);
+/* Only on CUDA: bf16 Tflop/s of the tensor cores, from registers and shared memory; an f64 output. */
+PSI_API i32 psi_measure_tensor(void* bf16_tflop_s);
 
 /* ---- weights ---- */
 /* File layout [rows, columns], in host memory, to panels of 16 rows; destination has psi_packed_bytes(...) bytes. */
