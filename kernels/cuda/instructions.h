@@ -181,20 +181,40 @@ __device__ __forceinline__ void copy_async_wait() {
 
 /*
  * ---- bulk copies: a range of device memory to shared memory by one instruction of one thread ----
- * `arrival` is 8 bytes of shared memory. One thread calls bulk_expect, then bulk_copy for ranges of as many bytes in all
- * (addresses and sizes multiples of 16); after a barrier every thread calls bulk_wait. Used once per block. Before Hopper
- * that thread would copy alone: bulk_copies says whether there is such an instruction.
+ * `arrival` is 8 bytes of shared memory, made by one thread with bulk_start and then shown to the others by a barrier.
+ * For each use one thread calls bulk_expect, then bulk_copy for ranges of as many bytes in all (addresses and sizes
+ * multiples of 16), also from other threads after it; every thread that reads them calls bulk_wait with the parity of the
+ * use: 0, 1, 0, ... Before Hopper there is no such instruction: bulk_copies says so.
  */
 #if defined(PSI_STANDIN)
-inline void bulk_expect(u64*, u32) {}
-inline void bulk_copy(void* shared, const void* source, u32 bytes, u64*) { memcpy(shared, source, bytes); }
-inline void bulk_wait(u64*) {}
+/* arrival counts bytes that are still to come, and uses that are over */
+struct StandinArrival { i32 missing; u32 uses; };
+inline void bulk_start(u64* arrival) { *(StandinArrival*)arrival = {0, 0}; }
+inline void bulk_expect(u64* arrival, u32 bytes) {
+  StandinArrival* a = (StandinArrival*)arrival;
+  a->missing += (i32)bytes;
+  if (a->missing == 0) a->uses++;
+}
+inline void bulk_copy(void* shared, const void* source, u32 bytes, u64* arrival) {
+  memcpy(shared, source, bytes);
+  StandinArrival* a = (StandinArrival*)arrival;
+  a->missing -= (i32)bytes;
+  if (a->missing == 0) a->uses++;
+}
+inline void bulk_wait(u64* arrival, u32 parity = 0) {
+  while ((((StandinArrival*)arrival)->uses & 1) == parity) standin::pause();
+}
 inline bool bulk_copies() { return true; }
 #else
-__device__ __forceinline__ void bulk_expect(u64* arrival, u32 bytes) {
+__device__ __forceinline__ void bulk_start(u64* arrival) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(arrival)) : "memory");
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void bulk_expect(u64* arrival, u32 bytes) {
+#if __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(arrival)), "r"(bytes) : "memory");
 #endif
 }
@@ -205,14 +225,14 @@ __device__ __forceinline__ void bulk_copy(void* shared, const void* source, u32 
                : "memory");
 #endif
 }
-__device__ __forceinline__ void bulk_wait(u64* arrival) {
+__device__ __forceinline__ void bulk_wait(u64* arrival, u32 parity = 0) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
       "{.reg .pred done;\n"
-      "again_%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+      "again_%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra finished_%=;\n"
       "bra again_%=;\n"
-      "finished_%=:}" ::"r"(shared_address(arrival))
+      "finished_%=:}" ::"r"(shared_address(arrival)), "r"(parity)
       : "memory");
 #endif
 }

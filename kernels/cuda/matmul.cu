@@ -157,6 +157,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __gri
   const BulkPlaces at = bulk_places<W>(p.units, p.rows);
   u64* arrival = (u64*)(shared + at.arrival);
   if (threadIdx.x == 0) {
+    bulk_start(arrival);
     bulk_expect(arrival, (u32)at.rows);
     bulk_copy(shared, p.w + (i64)blockIdx.x * at.rows, (u32)at.rows, arrival);
   }

@@ -249,17 +249,9 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
   }
 }
 
-/* As many slots at once as shared memory has room for; 0: not even one, or rows that this form does not read. */
-inline i32 moe_columns_at_once(const MoeArguments& p, i32 tokens) {
-  const i32 bytes = moe_slot_bytes(PSI_DIVIDE_UP(p.columns, 64));
-  if (p.slots > MOE_DECODE_SLOTS || p.columns % 8 != 0 || (uintptr_t)p.x % 16 != 0 || bytes + 4096 > device.largest_shared) return 0;
-  i32 most = min(tokens, 16);
-  while (most > 1 && most * bytes > MOE_SHARED_GOAL) most--;
-  return most;
-}
-
-template <class W, int GROUPS, bool GATED>
-i32 launch_moe_decode(const char* op, const MoeArguments& p, i32 columns_at_once) {
+/* What the blocks of a form of few slots share. */
+template <class W>
+MoeShape moe_shape(const MoeArguments& p, i32 columns_at_once) {
   MoeShape s;
   s.units = PSI_DIVIDE_UP(p.columns, 64);
   s.segment_units = PSI_DIVIDE_UP(s.units, MOE_SEGMENTS);
@@ -268,45 +260,7 @@ i32 launch_moe_decode(const char* op, const MoeArguments& p, i32 columns_at_once
   s.tile_bytes = W::tile_bytes(s.units);
   s.columns_at_once = columns_at_once;
   s.zero = 0;
-  const dim3 grid((unsigned)PSI_DIVIDE_UP(s.tiles, 2), (unsigned)min(p.slots, p.experts));
-  return launch(op, moe_decode_kernel<W, GROUPS, GATED>, grid, dim3(MOE_THREADS), (size_t)columns_at_once * moe_slot_bytes(s.units), p, s);
-}
-
-template <class W, bool GATED>
-i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
-  const i64 count = (i64)p.slots / p.slots_per_input * p.columns;
-  const i32 columns = moe_columns_at_once(p, tokens);
-  u16* rounded = (u16*)(((uintptr_t)scratch + 15) & ~(uintptr_t)15);
-  p.rounded = rounded;
-  if (columns > 8) {
-    PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
-    return launch_moe_decode<W, 2, GATED>(op, p, columns);
-  }
-  if (columns > 0) return launch_moe_decode<W, 1, GATED>(op, p, columns);
-  i32* arrays = (i32*)(((uintptr_t)(rounded + count) + 3) & ~(uintptr_t)3);
-  const SortedSlots groups = {arrays, arrays + p.experts + 1};
-  PSI_TRY(sort_slots(op, groups, rounded, p.expert_ids, p.x, p.slots, p.experts, count));
-  const ProductGroups by_expert = {groups.offsets, groups.sorted, p.experts, p.slots, p.slots_per_input};
-  if constexpr (GATED) return product_grouped_glu<W>(op, p.y, rounded, p.w, p.bias, by_expert, p.gate, p.outputs / 2, p.columns);
-  else return product_grouped<W>(op, p.y, rounded, p.w, p.bias, by_expert, p.outputs, p.columns);
-}
-
-/* What both launchers ask for. */
-inline i32 check_moe(const char* op, const MoeArguments& p, const void* scratch, f64 scratch_bytes, i32 tokens, i32 used, i32 dtype) {
-  if (!p.y || !p.x || !p.w || !p.expert_ids) return fail(PSI_INVALID, "[%s] expected non-null pointers.", op);
-  if (tokens < 0 || used < 1 || p.experts < 1 || p.outputs < 1 || p.columns < 1)
-    return fail(PSI_INVALID, "[%s] expected tokens >= 0, used, experts, outputs, columns >= 1, got %d, %d, %d, %d, %d.", op, tokens, used, p.experts,
-                p.outputs, p.columns);
-  if ((i64)tokens * used > INT32_MAX) return fail(PSI_INVALID, "[%s] expected tokens * used below 2^31, got %d * %d.", op, tokens, used);
-  if (!(dtype & PSI_PACKED)) return fail(PSI_INVALID, "[%s] expected packed weights (dtype | %d), got dtype %d. Use psi_pack.", op, PSI_PACKED, dtype);
-  const TypeInfo* type;
-  PSI_TRY(check_weight_type(op, dtype & ~PSI_PACKED, p.columns, &type));
-  if ((uintptr_t)p.w % 64 != 0) return fail(PSI_INVALID, "[%s] expected weights aligned to 64 bytes.", op);
-  const f64 inputs = (f64)tokens * used / p.slots_per_input;
-  const f64 needed = inputs * p.columns * 2 + 64 + 4.0 * ((f64)tokens * used + 3.0 * p.experts + 16);
-  if (!scratch || !(scratch_bytes >= needed))
-    return fail(PSI_INVALID, "[%s] expected %.0f bytes of scratch, got %.0f.", op, needed, scratch ? scratch_bytes : 0);
-  return PSI_OK;
+  return s;
 }
 
 }  // namespace psi

@@ -4,7 +4,7 @@
  * models: every slot reads its matrix anew.
  */
 #pragma once
-#include "moe.cuh"
+#include "moe_launch.cuh"
 
 namespace psi {
 

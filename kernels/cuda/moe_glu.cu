@@ -4,7 +4,7 @@
  * matrices [2*features, columns], features a multiple of 16, expert_ids i32 [tokens,used]; act as in psi_glu (glu.cuh).
  * The bits of psi_moe_matmul, then psi_glu: the sums are moe.cuh's, the activation is glu.cuh's.
  */
-#include "moe.cuh"
+#include "moe_launch.cuh"
 #include "moe_float.cuh"
 
 PSI_API i32 psi_moe_glu(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 features, i32 columns, i32 dtype, i32 kind, f32 alpha, f32 limit, f64 scratch_bytes) {

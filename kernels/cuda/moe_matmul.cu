@@ -3,7 +3,7 @@
  * x f32 [tokens or tokens*used, columns], y f32 [tokens*used, outputs], w `experts` packed matrices one after the other,
  * expert_ids i32 [tokens,used]; x rounded to bf16, sums in f32 (moe.cuh; F32 weights: moe_float.cuh).
  */
-#include "moe.cuh"
+#include "moe_launch.cuh"
 #include "moe_float.cuh"
 
 PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes) {

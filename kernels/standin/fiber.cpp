@@ -74,6 +74,8 @@ void wait(Barrier& b) {
   yield();
 }
 
+void pause() { yield(); }
+
 const char* exchange(const void* value, size_t bytes) {
   Fiber* f = self;
   f->parity ^= 1;

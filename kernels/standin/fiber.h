@@ -46,6 +46,8 @@ struct Fiber {
 extern thread_local Fiber* self;
 
 void wait(Barrier& barrier);
+/* Lets the block's other threads run: for waits on memory that they write. */
+void pause();
 /* Hands `bytes` (at most SLOT) of every lane to the warp: returns the 32 slots, valid until the next exchange but one. */
 const char* exchange(const void* value, size_t bytes);
 
