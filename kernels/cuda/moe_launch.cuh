@@ -27,10 +27,10 @@ i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
   const i32 columns = moe_columns_at_once(p, tokens);
   u16* rounded = (u16*)(((uintptr_t)scratch + 15) & ~(uintptr_t)15);
   p.rounded = rounded;
-  const bool staged = p.slots / p.slots_per_input > BULK_ROUND;
-  if (const i32 bytes = moe_bulk_bytes<W>(p, staged)) {
-    if (staged) PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
-    return launch_moe_bulk<W, GATED>(op, p, staged, bytes);
+  const i32 at_once = bulk_slots_at_once(p, tokens);
+  if (const i32 bytes = moe_bulk_bytes<W>(p, at_once)) {
+    if (p.slots > BULK_ROUNDED_HERE) PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
+    return launch_moe_bulk<W, GATED>(op, p, at_once, bytes);
   }
   if (columns > 8) {
     PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
