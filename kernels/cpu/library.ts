@@ -8,7 +8,7 @@ import { type DType, dtypes, rowBytes } from "../../src/core/dtype.ts";
 import { buildCpuLibrary } from "../build.ts";
 
 const named = process.env.PSIONIC_CPU_LIBRARY;
-const path = named ?? (await buildCpuLibrary(join(import.meta.dir, "..", "..", ".cache", "native")));
+export const path = named ?? (await buildCpuLibrary(join(import.meta.dir, "..", "..", ".cache", "native")));
 
 const matmul = ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "f64"] as const;
 const moe = [

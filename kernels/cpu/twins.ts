@@ -1,10 +1,8 @@
 /** Each op with its plain-loop reference, bound by the op table's signatures: for the tests of this folder. */
 import { dlopen, FFIType } from "bun:ffi";
-import { join } from "node:path";
 import { type ArgumentType, hasBackend } from "../../src/ir/op.ts";
 import { ops } from "../../src/ir/ops/index.ts";
-import { buildCpuLibrary } from "../build.ts";
-import { check } from "./library.ts";
+import { check, path } from "./library.ts";
 
 type Argument = number | ArrayBufferView | null;
 type Native = (...args: Argument[]) => number;
@@ -16,7 +14,6 @@ const types: Record<ArgumentType, FFIType> = {
   f64: FFIType.f64,
 };
 
-const path = await buildCpuLibrary(join(import.meta.dir, "..", "..", ".cache", "native"));
 const table = Object.fromEntries(
   ops
     .filter((op) => hasBackend(op, "cpu"))
