@@ -30,6 +30,11 @@ export function harmonyFormat(tokenizer: ChatTokenizer): ChatFormat {
     stopTokens: ["<|return|>", "<|call|>"].flatMap((text) => tokenizer.idOf(text) ?? []),
     render: renderHarmony,
     prompt: (messages, options) => encodePieces(tokenizer, renderHarmony(messages, options), MARKS),
+    opening: (start, options = {}) => {
+      if (start.kind === "content") return "<|channel|>final<|message|>";
+      const to = recipient(toolNames(options.tools).written(start.tool));
+      return `<|channel|>commentary to=${to} <|constrain|>json<|message|>`;
+    },
     parser: (options = {}) => harmonyParser(tokenizer, toolNames(options.tools)),
   };
 }

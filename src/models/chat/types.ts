@@ -69,6 +69,9 @@ export interface GenerationParser {
   readonly unparsed: number;
 }
 
+/** What an answer is made to begin with: its text, without reasoning, or a call of the named tool. */
+export type AnswerStart = { readonly kind: "content" } | { readonly kind: "call"; readonly tool: string };
+
 /** How a model's conversations are written and its answers read. */
 export interface ChatFormat {
   readonly name: string;
@@ -85,6 +88,11 @@ export interface ChatFormat {
   render(messages: readonly ChatMessage[], options?: ChatOptions): PromptPiece[];
   /** Token ids of a conversation, up to where the answer begins. */
   prompt(messages: readonly ChatMessage[], options?: ChatOptions): number[];
+  /**
+   * Text, control tokens included, that an answer must begin with to go straight to what it says or to a call; absent
+   * where the format has no such text.
+   */
+  readonly opening?: (start: AnswerStart, options?: ChatOptions) => string;
   /** Reads the answer to a prompt that was written with the same options. */
   parser(options?: ChatOptions): GenerationParser;
 }

@@ -69,10 +69,19 @@ export function validate<S extends v.GenericSchema>(schema: S, body: unknown): v
       code: "invalid_type",
     });
   }
+  return validateAt(schema, body, "");
+}
+
+/** The same for a value that stands at the path `where` of a body. */
+export function validateAt<S extends v.GenericSchema>(
+  schema: S,
+  body: unknown,
+  where: string,
+): v.InferOutput<S> {
   const result = v.safeParse(schema, body, { abortEarly: true });
   if (result.success) return result.output;
   const issue = result.issues[0];
-  const param = paramPath(issue.path);
+  const param = paramPath(issue.path, where);
   const last = issue.path?.at(-1);
   const missing = issue.kind === "schema" && issue.input === undefined;
   const got = missing ? "nothing" : describe(last ? issue.input : body);
@@ -82,8 +91,8 @@ export function validate<S extends v.GenericSchema>(schema: S, body: unknown): v
 }
 
 /** `messages[2].content` */
-function paramPath(path: readonly { readonly key?: unknown }[] | undefined): string {
-  let text = "";
+function paramPath(path: readonly { readonly key?: unknown }[] | undefined, where: string): string {
+  let text = where;
   for (const { key } of path ?? []) {
     if (typeof key === "number") text += `[${key}]`;
     else text += `${text === "" ? "" : "."}${printable(String(key))}`;

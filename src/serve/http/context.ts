@@ -1,11 +1,16 @@
+import type { HttpError } from "./errors.ts";
+import type { ManagementEvents } from "./management.ts";
 import type { ServerMetrics } from "./metrics.ts";
 import type { ServedModel, ServerSettings } from "./options.ts";
 import type { RequestRecord } from "./request_log.ts";
+import type { ResponseStore } from "./responses/store.ts";
 
 /** What all requests of a server share. */
 export type ServerState = {
   readonly settings: ServerSettings;
   readonly metrics: ServerMetrics;
+  readonly responses: ResponseStore;
+  readonly events: ManagementEvents;
   /** Throws 503 while loading, and when loading failed. */
   readonly model: () => ServedModel;
   readonly loadStatus: () => "loading" | "loaded" | "failed";
@@ -40,9 +45,11 @@ export type RouteContext = {
 export type Outcome = { readonly gone?: boolean; readonly error?: unknown };
 
 export type Route = {
-  readonly method: "GET" | "POST";
+  readonly method: "GET" | "POST" | "DELETE";
   readonly path: string;
   /** Answered without a key. */
   readonly open?: true;
+  /** The body of errors, where clients of this route expect another shape than OpenAI's. */
+  readonly errorBody?: (error: HttpError, requestId: string) => object;
   readonly handle: (context: RouteContext) => Response | Promise<Response>;
 };

@@ -87,6 +87,15 @@ export function drainingError(): HttpError {
   });
 }
 
+/** Where a route's request has the text that becomes the prompt. */
+const promptFields: Readonly<Record<string, string>> = {
+  "/v1/chat/completions": "messages",
+  "/v1/messages": "messages",
+  "/v1/messages/count_tokens": "messages",
+  "/v1/responses": "input",
+  "/v1/responses/input_tokens": "input",
+};
+
 /** The one place that turns anything thrown into a status and a body. Internals never reach the client. */
 export function toHttpError(
   thrown: unknown,
@@ -94,10 +103,7 @@ export function toHttpError(
 ): HttpError {
   if (thrown instanceof HttpError) return thrown;
   if (thrown instanceof PsionicError) {
-    const known = fromPsionicError(
-      thrown,
-      record.route.endsWith("/chat/completions") ? "messages" : "prompt",
-    );
+    const known = fromPsionicError(thrown, promptFields[record.route] ?? "prompt");
     if (known) return known;
   }
   return new HttpError(500, `The server failed on this request; its log has the cause under ${record.id}.`, {

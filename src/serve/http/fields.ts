@@ -17,6 +17,7 @@ export const neutralFields: ReadonlySet<string> = new Set([
   "return_progress",
   "priority",
   "request_id",
+  "client_metadata",
   // The context is never shifted, so there is nothing to keep or discard.
   "n_keep",
   "n_discard",
@@ -130,6 +131,9 @@ const knownMembers: Readonly<Record<string, readonly string[]>> = {
   psionic_prefix_cache: ["mode", "tenant_id"],
   psionic_reasoning: ["parser", "mode"],
   chat_template_kwargs: [],
+  reasoning: ["effort", "summary", "generate_summary"],
+  text: ["format", "verbosity"],
+  psionic_response_state: ["store", "continuation", "invalidate_references"],
 };
 
 /** Names inside object fields that nobody here knows, as `stream_options.name`. */

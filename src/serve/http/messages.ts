@@ -97,9 +97,7 @@ function assistantMessage(message: WireMessage, content: string, param: string):
   const reasoning = message.reasoning_content ?? message.reasoning;
   const calls = message.tool_calls ?? [];
   calls.forEach((call, i) => {
-    if (!isJson(call.function.arguments ?? "{}")) {
-      throw badField(`${param}.tool_calls[${i}].function.arguments`, "JSON text", "text that is not JSON");
-    }
+    checkArguments(call.function.arguments ?? "{}", `${param}.tool_calls[${i}].function.arguments`);
   });
   return {
     role: "assistant",
@@ -128,12 +126,12 @@ function refuseLegacy(message: WireMessage, param: string): void {
   }
 }
 
-function isJson(text: string): boolean {
+/** Arguments of an earlier call are JSON text; throws 400. */
+export function checkArguments(args: string, param: string): void {
   try {
-    JSON.parse(text);
-    return true;
+    JSON.parse(args);
   } catch {
-    return false;
+    throw badField(param, "JSON text", "text that is not JSON");
   }
 }
 
@@ -152,11 +150,16 @@ function toolMessage(
   return { role: "tool", content, name, ...(id === undefined ? {} : { toolCallId: id }) };
 }
 
-/** Text, or text parts put together without a separator; `null` only where an assistant said nothing. */
+/** Text as `readText` takes it; `null` only where an assistant said nothing. */
 function readContent(message: WireMessage, param: string, limits: RequestLimits): string {
   const { content, role } = message;
-  if (typeof content === "string") return content;
   if ((content === null || content === undefined) && role === "assistant") return message.refusal ?? "";
+  return readText(content, param, limits);
+}
+
+/** Text, or text parts put together without a separator; `param` is where they stand in the body. */
+export function readText(content: unknown, param: string, limits: RequestLimits): string {
+  if (typeof content === "string") return content;
   if (!Array.isArray(content)) {
     throw badField(param, "a string or an array of parts", describe(content));
   }
@@ -169,10 +172,13 @@ function readContent(message: WireMessage, param: string, limits: RequestLimits)
 const mediaTypes: ReadonlySet<unknown> = new Set([
   "image_url",
   "input_image",
+  "image",
   "video_url",
   "input_audio",
   "audio_url",
   "file",
+  "input_file",
+  "document",
 ]);
 
 function readPart(part: unknown, param: string): string {
@@ -187,7 +193,7 @@ function readPart(part: unknown, param: string): string {
   throw badField(`${param}.type`, "text", describe(type));
 }
 
-function mediaRefusal(type: string, param: string): HttpError {
+export function mediaRefusal(type: string, param: string): HttpError {
   const { message } = unsupportedField(param, `${type} input`, "This model reads text only.");
   return new HttpError(400, message, { param, code: "unsupported_media" });
 }

@@ -3,7 +3,12 @@ import type { ChatFormat } from "../../models/chat/index.ts";
 import type { EngineInfo } from "../protocol.ts";
 import { HttpError } from "./errors.ts";
 
-export const servedEndpoints = ["/v1/chat/completions", "/v1/completions"] as const;
+export const servedEndpoints = [
+  "/v1/chat/completions",
+  "/v1/completions",
+  "/v1/responses",
+  "/v1/messages",
+] as const;
 
 /** Names and truth of the loaded model as the wire spells them. */
 export function modelFacts(info: EngineInfo) {
@@ -104,5 +109,6 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
 const startedAt = Date.now();
 
 function capabilities(chat: ChatFormat): string[] {
-  return ["completion", "chat", ...(chat.capabilities.reasoning ? ["reasoning"] : [])];
+  const { reasoning, tools } = chat.capabilities;
+  return ["completion", "chat", ...(reasoning ? ["reasoning"] : []), ...(tools ? ["tools"] : [])];
 }

@@ -48,11 +48,13 @@ export async function answer(
     });
   } catch (thrown) {
     open = false;
-    response = errorResponse(state, record, thrown, gone.aborted);
+    response = errorResponse(state, routes, record, thrown, gone.aborted);
   }
   record.status = gone.aborted && !open ? CLIENT_GONE : response.status;
   for (const [name, value] of Object.entries(cors)) response.headers.set(name, value);
   response.headers.set("x-request-id", record.id);
+  // the name that Anthropic's clients read
+  response.headers.set("request-id", record.id);
   response.headers.set("x-content-type-options", "nosniff");
   if (!open) finish();
   return request.method === "HEAD" ? new Response(null, response) : response;
@@ -116,16 +118,24 @@ function wrongMethod(allow: string): HttpError {
 
 function notFound(): HttpError {
   const message =
-    "There is nothing at this path. The API is at /v1/chat/completions, /v1/completions and /v1/models (also without /v1).";
+    "There is nothing at this path. The API is at /v1/chat/completions, /v1/responses, /v1/messages, " +
+    "/v1/completions and /v1/models (also without /v1).";
   return new HttpError(404, message, { code: "not_found" });
 }
 
-function errorResponse(state: ServerState, record: RequestRecord, thrown: unknown, gone: boolean): Response {
+function errorResponse(
+  state: ServerState,
+  { methods }: PathRoutes,
+  record: RequestRecord,
+  thrown: unknown,
+  gone: boolean,
+): Response {
   const error = toHttpError(thrown, record);
   // A body that ends early throws whatever the socket says; that the client left is all there is to tell.
   if (!gone) record.error = error.code ?? String(error.status);
   if (error.status === 500 && !gone) state.settings.onError(thrown, record.id);
-  return json(error.body(), error.status, error.headers);
+  const [route] = methods.values();
+  return json(route?.errorBody?.(error, record.id) ?? error.body(), error.status, error.headers);
 }
 
 function endRequest(state: ServerState, record: RequestRecord, gone: boolean, error: unknown): void {

@@ -1,7 +1,7 @@
 import type { GenerationPlan, GenerationSummary } from "../generation.ts";
 import { begin } from "./begin.ts";
 import type { Outcome, RouteContext } from "./context.ts";
-import { drainingError, json, toHttpError } from "./errors.ts";
+import { drainingError, type HttpError, json, toHttpError } from "./errors.ts";
 import { refusalHeaders, summaryHeaders, truthHeaders } from "./headers.ts";
 import { generateMany, type ManyEvent } from "./many.ts";
 import type { ServedModel } from "./options.ts";
@@ -18,6 +18,16 @@ export type AnswerShape = {
   /** Takes in one event for `body`. */
   readonly collect: (event: ManyEvent) => void;
   readonly body: (summary: GenerationSummary) => object;
+  /** Text after `closing`; `data: [DONE]` where a route does not say otherwise. */
+  readonly end?: string;
+  /** Text of the stream for an error that ends it; otherwise an event with an `error` member. */
+  readonly failure?: (error: HttpError) => string;
+  /** Whether a refusal at the start belongs into the stream instead of a status of its own. */
+  readonly streamsRefusal?: (error: HttpError) => boolean;
+  /** The body of a whole answer that was cancelled by another request. */
+  readonly cancelled?: () => object;
+  /** Called once nothing more can come, however the answer ended. */
+  readonly ended?: () => void;
 };
 
 export type Answering = {
@@ -26,6 +36,8 @@ export type Answering = {
   readonly shape: AnswerShape;
   readonly stream: boolean;
   readonly headers: Readonly<Record<string, string>>;
+  /** Aborted when another request cancels this one. */
+  readonly cancel?: AbortSignal;
 };
 
 /** Longest wait for a refusal before a stream's headers go out, milliseconds. */
@@ -38,9 +50,15 @@ export async function respond(context: RouteContext, answering: Answering): Prom
   if (state.draining()) throw drainingError();
   context.allowSilence();
   record.stream = stream;
+  state.events.select(state, {
+    request_id: record.id,
+    route: record.route,
+    worker: model.engine.info.backend.backend,
+  });
   record.choices = plans.reduce((n, { request }) => n + request.choices, 0);
   const gone = new AbortController();
-  const signal = AbortSignal.any([context.signal, gone.signal]);
+  const { cancel, shape } = answering;
+  const signal = AbortSignal.any([context.signal, gone.signal, ...(cancel ? [cancel] : [])]);
   const atOnce = Math.max(1, model.engine.info.slots);
   const events = generateMany(model.engine, plans, atOnce, {
     signal,
@@ -48,8 +66,12 @@ export async function respond(context: RouteContext, answering: Answering): Prom
   });
   const headers = { ...truthHeaders(model.engine.info), ...answering.headers };
   if (!stream) return whole(context, answering, events, headers);
-  const begun = await begin(events, graceMs);
-  const finish = context.keepOpen();
+  const begun = await begin(events, graceMs).catch((thrown: unknown) => refused(context, shape, thrown));
+  const close = context.keepOpen();
+  const finish = (outcome?: Outcome): void => {
+    shape.ended?.();
+    close(outcome);
+  };
   const body = sseBody(lines(context, answering, begun, finish), {
     pingMs: state.settings.pingMs,
     onGone: () => {
@@ -61,22 +83,45 @@ export async function respond(context: RouteContext, answering: Answering): Prom
   return new Response(body, { headers: { ...sseHeaders, ...headers, ...refusalHeaders(request) } });
 }
 
+/** A refusal that the stream itself tells; thrown on where it gets a status of its own. */
+function refused({ record }: RouteContext, shape: AnswerShape, thrown: unknown): AsyncIterable<ManyEvent> {
+  if (shape.streamsRefusal?.(toHttpError(thrown, record))) return failing(thrown);
+  shape.ended?.();
+  throw thrown;
+}
+
+function failing(error: unknown): AsyncIterable<ManyEvent> {
+  return { [Symbol.asyncIterator]: () => ({ next: () => Promise.reject(error) }) };
+}
+
 async function whole(
   context: RouteContext,
-  { plans, shape }: Answering,
+  { plans, shape, cancel }: Answering,
   events: AsyncIterable<ManyEvent>,
   headers: Readonly<Record<string, string>>,
 ): Promise<Response> {
-  for await (const item of events) {
-    note(context, item);
-    if (item.event.type !== "end") {
-      shape.collect(item);
-      continue;
+  const cancelled = (): Response | undefined =>
+    cancel?.aborted && shape.cancelled ? json(shape.cancelled(), 200, headers) : undefined;
+  try {
+    for await (const item of events) {
+      note(context, item);
+      if (item.event.type !== "end") {
+        shape.collect(item);
+        continue;
+      }
+      const stopped = cancelled();
+      if (stopped) return stopped;
+      // An aborted generation ends like any other; it must not pass for a complete answer.
+      if (context.signal.aborted) break;
+      const { summary } = item.event;
+      return json(shape.body(summary), 200, { ...headers, ...summaryHeaders(summary, plans[0]!.request) });
     }
-    // An aborted generation ends like any other; it must not pass for a complete answer.
-    if (context.signal.aborted) break;
-    const { summary } = item.event;
-    return json(shape.body(summary), 200, { ...headers, ...summaryHeaders(summary, plans[0]!.request) });
+  } catch (thrown) {
+    const stopped = cancelled();
+    if (stopped) return stopped;
+    throw thrown;
+  } finally {
+    shape.ended?.();
   }
   throw drainingError();
 }
@@ -95,7 +140,7 @@ async function* lines(
       note(context, item);
       if (item.event.type === "end") {
         if (context.state.shutdown.aborted) throw drainingError();
-        yield shape.closing(item.event.summary) + sseDone;
+        yield shape.closing(item.event.summary) + (shape.end ?? sseDone);
         break;
       }
       const text = shape.chunk(item);
@@ -103,7 +148,8 @@ async function* lines(
     }
   } catch (error) {
     outcome = { error };
-    yield sseEvent(toHttpError(error, context.record).body());
+    const known = toHttpError(error, context.record);
+    yield shape.failure?.(known) ?? sseEvent(known.body());
   } finally {
     finish(outcome);
   }

@@ -2,9 +2,11 @@ import { Elysia } from "elysia";
 import { unexpected } from "../../core/error.ts";
 import type { Route, ServerState } from "./context.ts";
 import { loadFailedError, loadingError } from "./errors.ts";
+import { ManagementEvents } from "./management.ts";
 import { ServerMetrics } from "./metrics.ts";
 import { type ServedModel, type ServerOptions, serverSettings } from "./options.ts";
 import { type Arrival, answer, type Guards, type PathRoutes } from "./pipeline.ts";
+import { ResponseStore } from "./responses/store.ts";
 import { routes } from "./routes/index.ts";
 import { checkBind, corsRule, hostRule } from "./security.ts";
 
@@ -80,6 +82,8 @@ function makeState(
   const state: ServerState = {
     settings,
     metrics,
+    responses: new ResponseStore(),
+    events: new ManagementEvents(),
     shutdown,
     model: () => {
       if (model) return model;
@@ -94,6 +98,7 @@ function makeState(
     state,
     drain: () => {
       draining = true;
+      state.events.close();
     },
   };
 }

@@ -6,6 +6,11 @@ export function sseEvent(data: unknown): string {
   return `data: ${JSON.stringify(data)}\n\n`;
 }
 
+/** An event with a name, as the Responses API and Anthropic's send them; the name is the data's type. */
+export function namedEvent(data: { readonly type: string }): string {
+  return `event: ${data.type}\n${sseEvent(data)}`;
+}
+
 export const sseDone = "data: [DONE]\n\n";
 
 /** A comment: clients skip it, but it keeps connections open. */

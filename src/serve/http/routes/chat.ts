@@ -1,21 +1,19 @@
 import * as v from "valibot";
-import type { ChatFormat, ChatOptions } from "../../../models/chat/index.ts";
-import type { GenerationPlan } from "../../generation.ts";
-import { inlineReasoning, type ReasoningMarks } from "../../inline_reasoning.ts";
+import type { ChatFormat } from "../../../models/chat/index.ts";
 import { answerFrame } from "../answer_frame.ts";
 import { describe, readJson, validate } from "../body.ts";
 import { chatAnswer } from "../chat_answer.ts";
 import type { Route, RouteContext } from "../context.ts";
-import { badField, type HttpError, unsupportedField } from "../errors.ts";
+import { noEffort, type PlannedAnswer, planAnswer } from "../conversation.ts";
+import { badField, unsupportedField } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import { messagesSchema, readMessages, unusedMembers } from "../messages.ts";
 import { resolveModel } from "../model_card.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
+import { efforts } from "../reasoning.ts";
 import { respond } from "../respond.ts";
-import { engineRequest, stopStringsOf } from "../sampling.ts";
 import { flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
-
-const efforts = oneOf("low", "medium", "high");
+import { chatTools, readToolChoice, readTools, toolUse } from "../tools.ts";
 
 function chatEntries(limits: RequestLimits) {
   return {
@@ -52,13 +50,12 @@ export const chatCompletions: Route = {
     // an effort that the format does not read is refused further down, with its reason
     const reads = (name: string) => name === "reasoning_effort" || chat.reads(name);
     const ignored = sortFields(raw as object, entries, reads);
-    checkTools(body);
     const { info } = model.engine;
     const name = resolveModel(info, body.model);
     const reasoningParser = checkReasoning(body, model);
-    const plan = chatPlan(context, model, body);
+    const { plan, ignored: unused } = chatPlan(context, model, body);
     const sent = raw as { readonly messages: readonly object[] };
-    ignored.push(...unusedMembers(sent.messages, chat.capabilities.names));
+    ignored.push(...unusedMembers(sent.messages, chat.capabilities.names), ...unused);
     record.ignored = ignored.length;
     return respond(context, {
       model,
@@ -79,64 +76,44 @@ export const chatCompletions: Route = {
   },
 };
 
-function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): GenerationPlan {
-  const { tokenizer, chat } = model;
+function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): PlannedAnswer {
+  const { chat } = model;
   const { limits } = context.state.settings;
   if (body.top_logprobs && !body.logprobs) {
     throw badField("top_logprobs", "logprobs to be true when alternatives are asked for", "no logprobs");
   }
-  const messages = readMessages(body.messages, limits);
-  const maxTokens = body.max_completion_tokens ?? body.max_tokens;
-  const inline = body.reasoning_format === "none";
-  const options = chatOptions(context, chat, body);
-  return {
-    stops: stopStringsOf(body),
-    parser: () =>
-      inline ? inlineReasoning(chat.parser(options), reasoningMarks(chat.name)) : chat.parser(options),
-    request: {
-      prompt: chat.prompt(messages, options),
-      ...engineRequest(context, body, { tokenizer, formatStops: chat.stopTokens, maxTokens }),
-      ...(body.logprobs ? { topLogprobs: body.top_logprobs ?? 0 } : {}),
-    },
-  };
+  const offered = readTools(body.tools, chatTools);
+  const use = toolUse(offered, readToolChoice(body.tool_choice), model);
+  const { effort, templateArguments } = templateFields(chat, body);
+  const planned = planAnswer(context, model, body, {
+    messages: readMessages(body.messages, limits),
+    use,
+    effort,
+    effortField: "reasoning_effort",
+    strict: true,
+    templateArguments,
+    maxTokens: body.max_completion_tokens ?? body.max_tokens,
+    topLogprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
+    inline: body.reasoning_format === "none",
+  });
+  return { ...planned, ignored: [...offered.ignored, ...planned.ignored] };
 }
 
-function chatOptions({ state }: RouteContext, chat: ChatFormat, body: ChatFields): ChatOptions {
+/** What `chat_template_kwargs` says beside the fields of its own. */
+function templateFields(chat: ChatFormat, body: ChatFields) {
   const { reasoning_effort: named, ...templateArguments } = body.chat_template_kwargs ?? {};
   const wanted = v.safeParse(maybe(efforts), named);
   if (!wanted.success) {
     throw badField("chat_template_kwargs.reasoning_effort", efforts.options.join(", "), describe(named));
   }
-  if (!chat.reads("reasoning_effort")) {
-    if (body.reasoning_effort) throw noEffort("reasoning_effort", chat);
-    if (wanted.output) throw noEffort("chat_template_kwargs.reasoning_effort", chat);
+  if (wanted.output && !chat.reads("reasoning_effort")) {
+    throw noEffort("chat_template_kwargs.reasoning_effort", chat);
   }
   const thinking = templateArguments.enable_thinking ?? undefined;
   if (thinking !== undefined && typeof thinking !== "boolean") {
     throw badField("chat_template_kwargs.enable_thinking", "true or false", describe(thinking));
   }
-  return {
-    reasoningEffort: body.reasoning_effort ?? wanted.output ?? state.settings.reasoningEffort,
-    templateArguments,
-  };
-}
-
-function noEffort(param: string, chat: ChatFormat): HttpError {
-  const fix = chat.reads("enable_thinking")
-    ? "Turn thinking on or off with chat_template_kwargs.enable_thinking."
-    : "Leave it out.";
-  return unsupportedField(param, "a reasoning effort", `This model's chat format has none. ${fix}`);
-}
-
-function checkTools(body: ChatFields): void {
-  const choice = body.tool_choice ?? undefined;
-  const offered = (body.tools?.length ?? 0) > 0;
-  if (offered && choice !== "none") {
-    throw unsupportedField("tools", "tool calling", 'Leave tools out, or set tool_choice to "none".');
-  }
-  if (!offered && choice !== undefined && choice !== "none" && choice !== "auto") {
-    throw unsupportedField("tool_choice", "tool calling", "Leave it out.");
-  }
+  return { effort: body.reasoning_effort ?? wanted.output ?? undefined, templateArguments };
 }
 
 /** Name of the parser when the request asks for the reasoning object; throws 400 where the model has none. */
@@ -155,10 +132,4 @@ function checkReasoning(body: ChatFields, { chat }: ServedModel): string | undef
 
 function reasoningParserName(format: string): string {
   return format === "harmony" ? "gpt_oss_harmony" : format;
-}
-
-/** As llama.cpp's server marks reasoning that it leaves in the content. */
-function reasoningMarks(format: string): ReasoningMarks {
-  if (format === "harmony") return { open: "<|channel|>analysis<|message|>", close: "<|end|>" };
-  return { open: "<think>", close: "</think>" };
 }

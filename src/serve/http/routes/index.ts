@@ -2,9 +2,12 @@ import type { Route } from "../context.ts";
 import { chatCompletions } from "./chat.ts";
 import { completions } from "./completions.ts";
 import { health } from "./health.ts";
+import { events, status } from "./management.ts";
 import { metrics } from "./metrics.ts";
 import { models, oneModel } from "./models.ts";
 import { props } from "./props.ts";
+import { cancelResponse, deleteResponse, getResponse, inputItems } from "./response.ts";
+import { inputTokens, responses } from "./responses.ts";
 import { detokenize, tokenize } from "./tokenize.ts";
 
 /** The table of routes; every path is also answered below `/v1`. */
@@ -14,6 +17,14 @@ export const routes: readonly Route[] = [
   oneModel,
   chatCompletions,
   completions,
+  responses,
+  inputTokens,
+  getResponse,
+  deleteResponse,
+  cancelResponse,
+  inputItems,
+  status,
+  events,
   tokenize,
   detokenize,
   props,

@@ -1,0 +1,146 @@
+import * as v from "valibot";
+import type { ChatTool } from "../../models/chat/index.ts";
+import { describe, printable, validateAt } from "./body.ts";
+import { badField, unsupportedField } from "./errors.ts";
+import type { ServedModel } from "./options.ts";
+import { maybe, text } from "./schema.ts";
+
+/** Which tools an answer may or must call. */
+export type ToolChoice =
+  | { readonly kind: "none" | "auto" | "required" }
+  | { readonly kind: "named"; readonly name: string };
+
+/** The tools of a request that can be offered, and the names of those that cannot. */
+export type OfferedTools = { readonly tools: readonly ChatTool[]; readonly ignored: readonly string[] };
+
+/** Where an API puts the parts of a tool: whether it is a function, and the function's members. */
+export type ToolForm = {
+  readonly isFunction: (tool: { readonly type?: unknown }) => boolean;
+  /** The member that holds the function; empty where the tool is the function. */
+  readonly at: "" | "function";
+  /** The member that holds the schema of the arguments. */
+  readonly schema: "parameters" | "input_schema";
+};
+
+export const chatTools: ToolForm = {
+  isFunction: ({ type }) => type === "function",
+  at: "function",
+  schema: "parameters",
+};
+export const responseTools: ToolForm = { ...chatTools, at: "" };
+export const anthropicTools: ToolForm = {
+  isFunction: ({ type }) => type === undefined || type === null || type === "custom",
+  at: "",
+  schema: "input_schema",
+};
+
+/** Agents with many servers behind them offer some hundred. */
+const maxTools = 1024;
+const name = v.pipe(
+  text,
+  v.minLength(1, "a name"),
+  v.maxLength(256, "a name of at most 256 characters"),
+  v.regex(/^[^\s<>|]+$/, "a name without white space and angle brackets"),
+);
+const functionTool = v.object(
+  {
+    name,
+    description: maybe(text),
+    parameters: maybe(v.record(text, v.unknown(), "a JSON schema object")),
+    input_schema: maybe(v.record(text, v.unknown(), "a JSON schema object")),
+  },
+  "an object",
+);
+
+/** The functions among a request's tools; types that only other servers run are left out and named. */
+export function readTools(tools: readonly unknown[] | null | undefined, form: ToolForm): OfferedTools {
+  const offered: ChatTool[] = [];
+  const ignored = new Set<string>();
+  const names = new Set<string>();
+  if ((tools?.length ?? 0) > maxTools)
+    throw badField("tools", `at most ${maxTools} tools`, String(tools?.length));
+  tools?.forEach((tool, i) => {
+    const param = `tools[${i}]`;
+    if (typeof tool !== "object" || tool === null) throw badField(param, "an object", describe(tool));
+    const { type } = tool as { readonly type?: unknown };
+    if (!form.isFunction(tool)) {
+      if (typeof type !== "string") throw badField(`${param}.type`, "a type", describe(type));
+      ignored.add(`tools.${printable(type)}`);
+      return;
+    }
+    const where = form.at === "" ? param : `${param}.${form.at}`;
+    const inner: unknown = form.at === "" ? tool : (tool as Record<string, unknown>)[form.at];
+    const read = validateAt(functionTool, inner, where);
+    if (names.has(read.name))
+      throw badField(`${where}.name`, "a name of its own", "the name of an earlier tool");
+    names.add(read.name);
+    const schema = read[form.schema] ?? undefined;
+    offered.push({
+      name: read.name,
+      ...(read.description ? { description: read.description } : {}),
+      ...(schema === undefined ? {} : { parameters: schema }),
+    });
+  });
+  return { tools: offered, ignored: [...ignored] };
+}
+
+const words = ["none", "auto", "required"] as const;
+
+/**
+ * `tool_choice` as OpenAI's APIs spell it: a word, `{type: "function", name}` or `{type: "function", function: {name}}`.
+ */
+export function readToolChoice(choice: unknown): ToolChoice | undefined {
+  if (choice === undefined || choice === null) return undefined;
+  const word = words.find((known) => known === choice);
+  if (word) return { kind: word };
+  const expected = 'none, auto, required, or {type: "function"} with a name';
+  if (typeof choice !== "object") throw badField("tool_choice", expected, describe(choice));
+  const { type, name: flat, function: inner } = choice as Readonly<Record<string, unknown>>;
+  if (type === "allowed_tools") {
+    throw unsupportedField("tool_choice", "a subset of allowed tools", "Offer only those in tools.");
+  }
+  const named =
+    flat ?? (typeof inner === "object" && inner !== null ? (inner as { name?: unknown }).name : undefined);
+  if (type !== "function" || typeof named !== "string")
+    throw badField("tool_choice", expected, describe(choice));
+  return { kind: "named", name: named };
+}
+
+/** What a checked choice makes of the offer. */
+export type ToolUse = {
+  readonly tools: readonly ChatTool[];
+  /** The tool that the answer must call; it begins with the call. */
+  readonly forced?: string;
+};
+
+/** Puts tools and choice together; throws 400 for what this model's chat format cannot do. */
+export function toolUse(
+  { tools, ignored }: OfferedTools,
+  choice: ToolChoice | undefined,
+  { chat }: ServedModel,
+): ToolUse {
+  if (choice?.kind === "none") return { tools: [] };
+  if (tools.length === 0) {
+    const harmless = choice === undefined || choice.kind === "auto";
+    if (harmless) return { tools: [] };
+    // What was asked to be called is among the tools that are not served.
+    const got = ignored.length > 0 ? "only types that are not served" : "none";
+    throw badField("tool_choice", "tools that can be called", got);
+  }
+  if (!chat.capabilities.tools) {
+    const fix = 'Leave tools out, or set tool_choice to "none".';
+    throw unsupportedField("tools", "tool calling", `This model's chat format has none. ${fix}`);
+  }
+  if (choice === undefined || choice.kind === "auto") return { tools };
+  const forced = choice.kind === "named" ? choice.name : tools.length === 1 ? tools[0]!.name : undefined;
+  if (forced === undefined) {
+    throw unsupportedField("tool_choice", "required with several tools", "Name the tool, or use auto.");
+  }
+  if (!tools.some((tool) => tool.name === forced)) {
+    throw badField("tool_choice", "the name of a tool in tools", "another name");
+  }
+  if (!chat.opening) {
+    throw unsupportedField("tool_choice", "a forced call", "This model's chat format has none; use auto.");
+  }
+  return { tools, forced };
+}
