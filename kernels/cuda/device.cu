@@ -84,6 +84,12 @@ i32 no_device(const char* where) {
 }
 
 #if !defined(PSI_STANDIN)
+i32 launch_failed(const char* op, cudaError_t error, dim3 grid, dim3 block, size_t shared_bytes) {
+  cudaGetLastError();
+  return fail(PSI_INVALID, "[%s] expected CUDA to launch %u x %u x %u blocks of %u threads with %zu bytes of shared memory, got: %s.", op, grid.x,
+              grid.y, grid.z, block.x * block.y * block.z, shared_bytes, cudaGetErrorString(error));
+}
+
 i32 allow_shared(const char* op, const void* kernel, size_t bytes) {
   static std::mutex guard;
   static std::unordered_map<const void*, size_t> allowed;
@@ -91,7 +97,7 @@ i32 allow_shared(const char* op, const void* kernel, size_t bytes) {
   size_t& most = allowed[kernel];
   if (bytes <= most) return PSI_OK;
   cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-  if (error != cudaSuccess) return cuda_failed(op, error);
+  if (error != cudaSuccess) return launch_failed(op, error, dim3(0), dim3(0), bytes);
   most = bytes;
   return PSI_OK;
 }

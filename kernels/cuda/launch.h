@@ -68,6 +68,7 @@ __device__ __forceinline__ void let_next_start() {
 
 /* More than 48 KiB of shared memory must be asked for, once per kernel. */
 i32 allow_shared(const char* op, const void* kernel, size_t bytes);
+i32 launch_failed(const char* op, cudaError_t error, dim3 grid, dim3 block, size_t shared_bytes);
 
 template <class... P, class... A>
 i32 launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, A... arguments) {
@@ -86,7 +87,7 @@ i32 launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t s
   config.attrs = &early;
   config.numAttrs = device.compute >= 90 ? 1 : 0;
   cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
-  return error == cudaSuccess ? PSI_OK : cuda_failed(op, error);
+  return error == cudaSuccess ? PSI_OK : launch_failed(op, error, grid, block, shared_bytes);
 }
 
 #define PSI_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]

@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_st
 
 /* ---- up to 8 rows on Hopper: the tile comes by one bulk copy, which needs no registers and little code ---- */
 
-constexpr i32 BULK_ROWS = 8, BULK_MOST_SHARED = 110 << 10; /* two blocks to a multiprocessor */
+constexpr i32 BULK_ROWS = 8, BULK_FLOAT_ROWS = 2, BULK_MOST_SHARED = 110 << 10; /* two blocks to a multiprocessor */
 
 /* In shared memory: the tile, the rows of x, the segments' sums, the copy's arrival. */
 struct BulkPlaces {
@@ -150,7 +150,8 @@ __host__ __device__ BulkPlaces bulk_places(i32 units, i32 rows) {
   return b;
 }
 
-template <class W>
+/* STAGED: x comes by bulk copies too, rounded before; else every block rounds it. */
+template <class W, bool STAGED>
 __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __grid_constant__ MatmulArguments p) {
   PSI_DYNAMIC_SHARED(shared);
   let_next_start();
@@ -158,14 +159,25 @@ __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __gri
   u64* arrival = (u64*)(shared + at.arrival);
   if (threadIdx.x == 0) {
     bulk_start(arrival);
+    bulk_start(arrival + 1);
     bulk_expect(arrival, (u32)at.rows);
     bulk_copy(shared, p.w + (i64)blockIdx.x * at.rows, (u32)at.rows, arrival);
   }
   const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units);
   const i32 first = min(warp * p.segment_units, p.units), end = min(first + p.segment_units, p.units);
+  if (STAGED) { /* past the last column the copies leave what is there */
+    const i32 pad = p.units * 64 - p.columns;
+    for (i32 i = threadIdx.x; i < p.rows * pad; i += MATMUL_THREADS) *(u16*)(shared + at.rows + i / pad * row_bytes + (p.columns + i % pad) * 2) = 0;
+  }
   wait_for_inputs();
-  stage_floats(p, shared + at.rows, row_bytes, first, end);
+  if (STAGED && warp == 0) {
+    if (lane == 0) bulk_expect(arrival + 1, (u32)(p.rows * p.columns * 2));
+    __syncwarp();
+    if (lane < p.rows) bulk_copy(shared + at.rows + lane * row_bytes, p.rounded + (i64)lane * p.columns, (u32)p.columns * 2, arrival + 1);
+  }
+  if (!STAGED) stage_floats(p, shared + at.rows, row_bytes, first, end);
   __syncthreads();
+  if (STAGED) bulk_wait(arrival + 1);
   bulk_wait(arrival);
 
   float sum[4] = {};
@@ -398,8 +410,13 @@ i32 coded_matmul(MatmulArguments p, u16* rounded) {
   p.rounded = rounded;
   if (streams && p.rows <= BULK_ROWS && bulk_copies()) {
     const i32 bytes = bulk_places<W>(p.units, p.rows).bytes;
-    if (bytes <= BULK_MOST_SHARED)
-      return launch("psi_matmul", matmul_bulk_kernel<W>, dim3((unsigned)PSI_DIVIDE_UP(p.outputs, 16)), dim3(MATMUL_THREADS), (size_t)bytes, p);
+    const dim3 grid((unsigned)PSI_DIVIDE_UP(p.outputs, 16));
+    if (bytes <= BULK_MOST_SHARED && p.rows <= BULK_FLOAT_ROWS)
+      return launch("psi_matmul", matmul_bulk_kernel<W, false>, grid, dim3(MATMUL_THREADS), (size_t)bytes, p);
+    if (bytes <= BULK_MOST_SHARED) {
+      PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
+      return launch("psi_matmul", matmul_bulk_kernel<W, true>, grid, dim3(MATMUL_THREADS), (size_t)bytes, p);
+    }
   }
   if (!streams || p.rows > 8) PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
   const dim3 wide((unsigned)PSI_DIVIDE_UP(p.outputs, WIDE_OUTPUTS), (unsigned)PSI_DIVIDE_UP(p.rows, WIDE_ROWS));

@@ -1,9 +1,9 @@
 /*
- * The form for few slots on Hopper: a block takes a pair of tiles of one expert, which come by bulk copies into shared
+ * The form for some tens of slots on Hopper: a block takes a pair of tiles of one expert, which come by bulk copies into shared
  * memory, so that all their bytes are under way at once and little code is needed. The sums of moe.cuh's other forms.
  *
  * 16 warps: warp w multiplies tile w / 8 of the pair in segment w % 8 of the columns, for up to 8 slots at a time (a
- * round). x is bf16 in shared memory: rounded here where there are few slots, else copied from x rounded before.
+ * round). Their rows of x, rounded to bf16 before, come by bulk copies too.
  */
 #pragma once
 #include "moe.cuh"
@@ -11,7 +11,7 @@
 namespace psi {
 
 constexpr int BULK_THREADS = 512, BULK_ROUND = 8;
-constexpr i32 BULK_ROUNDED_HERE = 16; /* slots up to which every block rounds its rows itself */
+constexpr i32 FEWEST_BULK_SLOTS = 16; /* fewer are done sooner by moe.cuh's form, which begins with less ado */
 
 /* Places in shared memory, bytes. */
 struct MoeBulkPlaces {
@@ -26,19 +26,8 @@ __host__ __device__ inline MoeBulkPlaces moe_bulk_places(i64 tile_bytes, i32 uni
   return b;
 }
 
-/* Rows of x of `count` slots, rounded to bf16; zeros past the last column. */
-__device__ inline void round_bulk_rows(const MoeArguments& p, u8* to, const i32* row, i32 count, i32 row_bytes, i32 units) {
-  const i32 pieces = units * 16; /* of 4 columns in a row */
-  for (i32 i = threadIdx.x; i < count * pieces; i += BULK_THREADS) {
-    const i32 which = i / pieces, column = i % pieces * 4;
-    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (column < p.columns) v = *(const float4*)(p.x + (i64)row[which] * p.columns + column);
-    *(uint2*)(to + which * row_bytes + column * 2) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
-  }
-}
-
-template <class W, bool GATED, bool STAGED>
-__global__ void __launch_bounds__(BULK_THREADS, STAGED ? 2 : 3) moe_bulk_kernel(const __grid_constant__ MoeArguments p, const __grid_constant__ MoeShape s) {
+template <class W, bool GATED>
+__global__ void __launch_bounds__(BULK_THREADS, 2) moe_bulk_kernel(const __grid_constant__ MoeArguments p, const __grid_constant__ MoeShape s) {
   PSI_DYNAMIC_SHARED(shared);
   __shared__ MoeSlots own;
   let_next_start();
@@ -48,10 +37,8 @@ __global__ void __launch_bounds__(BULK_THREADS, STAGED ? 2 : 3) moe_bulk_kernel(
   const i32 first = min(segment * s.segment_units, s.units), end = min(first + s.segment_units, s.units);
   const i32 tile[2] = {GATED ? (i32)blockIdx.x : 2 * (i32)blockIdx.x, GATED ? (i32)blockIdx.x + s.tiles / 2 : min(2 * (i32)blockIdx.x + 1, s.tiles - 1)};
   if (threadIdx.x == 0) bulk_start(arrivals), bulk_start(arrivals + 1);
-  if (STAGED) { /* past the last column the copies leave what is there */
-    const i32 pad = s.units * 64 - p.columns;
-    for (i32 i = threadIdx.x; i < s.columns_at_once * pad; i += BULK_THREADS) *(u16*)(shared + at.rows + i / pad * row_bytes + (p.columns + i % pad) * 2) = 0;
-  }
+  const i32 pad = s.units * 64 - p.columns; /* past the last column the copies leave what is there */
+  for (i32 i = threadIdx.x; i < s.columns_at_once * pad; i += BULK_THREADS) *(u16*)(shared + at.rows + i / pad * row_bytes + (p.columns + i % pad) * 2) = 0;
   wait_for_inputs();
   const MoeGroup group = find_moe_group(p, own);
   if (group.count == 0) return;
@@ -72,17 +59,12 @@ __global__ void __launch_bounds__(BULK_THREADS, STAGED ? 2 : 3) moe_bulk_kernel(
 #pragma unroll 1
   for (i32 done = 0, round = 0; done < group.count; done += s.columns_at_once, round++) {
     const i32 count = min(group.count - done, s.columns_at_once);
-    if (STAGED) {
-      if (warp == 0) {
-        if (lane == 0) bulk_expect(arrivals + 1, (u32)(count * p.columns * 2));
-        __syncwarp();
-        if (lane < count) bulk_copy(shared + at.rows + lane * row_bytes, p.rounded + (i64)own.row[done + lane] * p.columns, (u32)p.columns * 2, arrivals + 1);
-      }
-      bulk_wait(arrivals + 1, (u32)round & 1);
-    } else {
-      round_bulk_rows(p, shared + at.rows, own.row + done, count, row_bytes, s.units);
-      __syncthreads();
+    if (warp == 0) {
+      if (lane == 0) bulk_expect(arrivals + 1, (u32)(count * p.columns * 2));
+      __syncwarp();
+      if (lane < count) bulk_copy(shared + at.rows + lane * row_bytes, p.rounded + (i64)own.row[done + lane] * p.columns, (u32)p.columns * 2, arrivals + 1);
     }
+    bulk_wait(arrivals + 1, (u32)round & 1);
     if (round == 0) bulk_wait(arrivals, 0);
 
     const u8* fragments = shared + at.rows + min(lane % 8, count - 1) * row_bytes + lane / 8 * 16;
@@ -150,8 +132,7 @@ template <class W, bool GATED>
 i32 launch_moe_bulk(const char* op, const MoeArguments& p, i32 slots_at_once, i32 bytes) {
   const MoeShape s = moe_shape<W>(p, slots_at_once);
   const dim3 grid((unsigned)PSI_DIVIDE_UP(s.tiles, 2), (unsigned)min(p.slots, p.experts));
-  if (p.slots > BULK_ROUNDED_HERE) return launch(op, moe_bulk_kernel<W, GATED, true>, grid, dim3(BULK_THREADS), (size_t)bytes, p, s);
-  return launch(op, moe_bulk_kernel<W, GATED, false>, grid, dim3(BULK_THREADS), (size_t)bytes, p, s);
+  return launch(op, moe_bulk_kernel<W, GATED>, grid, dim3(BULK_THREADS), (size_t)bytes, p, s);
 }
 
 }  // namespace psi

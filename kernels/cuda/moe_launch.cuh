@@ -28,8 +28,9 @@ i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
   u16* rounded = (u16*)(((uintptr_t)scratch + 15) & ~(uintptr_t)15);
   p.rounded = rounded;
   const i32 at_once = bulk_slots_at_once(p, tokens);
-  if (const i32 bytes = moe_bulk_bytes<W>(p, at_once)) {
-    if (p.slots > BULK_ROUNDED_HERE) PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
+  const i32 bytes = p.slots > FEWEST_BULK_SLOTS ? moe_bulk_bytes<W>(p, at_once) : 0;
+  if (bytes > 0) {
+    PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
     return launch_moe_bulk<W, GATED>(op, p, at_once, bytes);
   }
   if (columns > 8) {

@@ -8,7 +8,7 @@
  *   h += sum over top-k of w_e (Wd_e clamped_swiglu(Wg_e b + bg_e, Wu_e b + bu_e) + bd_e)   b = RMS(h)
  */
 import { unexpected } from "../core/error.ts";
-import { embedding, gatherRows, matmul, rmsNorm } from "../runtime/functions.ts";
+import { addRmsNorm, embedding, gatherRows, matmul, rmsNorm, router } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import {
   type AttentionShape,
@@ -21,7 +21,6 @@ import {
   type GateUp,
   type Linear,
   linear,
-  normAndRoute,
 } from "./layers.ts";
 import {
   checkpointScaling,
@@ -282,20 +281,22 @@ function forward(c: GptOssConfig, parts: Parts, step: Step): Tensor {
         heads = gatherRows(heads, step.outputRows);
         h = gatherRows(h, step.outputRows);
       }
-      addExperts(c, layer, h, linear(heads, layer.attention.output), kept); // h += ...
+      const b = addRmsNorm(h, linear(heads, layer.attention.output), layer.mlpNorm, c.eps); // h += ...
+      addExperts(c, layer, h, b, kept); // h += ...
     }
     h = kept;
   }
   return matmul(rmsNorm(h, outputNorm, c.eps), head.weight, head.bias);
 }
 
-/** Adds o [T, D] to h, then the weighted results of the experts that the normed sum is routed to. */
-function addExperts(c: GptOssConfig, layer: Layer, h: Tensor, o: Tensor, into: Tensor): void {
-  const routing = {
-    ...({ mode: "softmaxOfChosen", normalize: false } as const),
-    ...{ used: c.expertsUsed, scale: c.expertScale },
-  };
-  const { b, ids, weights } = normAndRoute(h, o, layer.mlpNorm, layer.router, routing, c.eps); // h += o
+/** Routes the normed stream b [T, D] to its experts and adds their weighted results to h. */
+function addExperts(c: GptOssConfig, layer: Layer, h: Tensor, b: Tensor, into: Tensor): void {
+  const { ids, weights } = router(linear(b, layer.router), undefined, {
+    mode: "softmaxOfChosen",
+    used: c.expertsUsed,
+    normalize: false,
+    scale: c.expertScale,
+  });
   const results = chosenExperts(b, ids, layer, { kind: "clamped", alpha, limit: c.swigluLimit });
   addCombined(h, results, weights, into);
 }

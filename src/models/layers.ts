@@ -1,12 +1,7 @@
 /** Parts that several families share, written over tensors; a family's own file says how they are put together. */
-
-import { routesFused } from "../ir/ops/add_norm_router.ts";
 import type { MoeGluParams } from "../ir/ops/moe_glu.ts";
-import type { RouterParams } from "../ir/ops/router.ts";
 import {
   add,
-  addNormRouter,
-  addRmsNorm,
   attention,
   glu,
   headNorm,
@@ -18,7 +13,6 @@ import {
   moeMatmul,
   rope,
   ropeKvWrite,
-  router,
 } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import type { CacheGroup, Step } from "./model.ts";
@@ -115,23 +109,6 @@ export type GateUp = readonly [Linear] | readonly [Linear, Linear];
 export function gatedMlp(x: Tensor, gateUp: GateUp, down: Linear, kind: "silu" | "gelu"): Tensor {
   const [gate, up] = gateUp;
   return linear(glu(linear(x, gate), up ? linear(x, up) : undefined, { kind }), down);
-}
-
-/** h += o; the norm b of the sum, and the experts chosen for it by their ids and weights, [T, k]. */
-export function normAndRoute(
-  h: Tensor,
-  o: Tensor,
-  norm: Tensor,
-  w: Linear,
-  routing: RouterParams,
-  eps: number,
-): { readonly b: Tensor; readonly ids: Tensor; readonly weights: Tensor } {
-  if (h.device.backend.supports("add_norm_router") && routesFused(h, w.weight)) {
-    const { y, ids, weights } = addNormRouter(h, o, norm, w.weight, w.bias, { ...routing, eps });
-    return { b: y, ids, weights };
-  }
-  const b = addRmsNorm(h, o, norm, eps);
-  return { b, ...router(linear(b, w), undefined, routing) };
 }
 
 /** Gate-up and down projections of all experts of a layer: [E, 2F, D] or two of [E, F, D], and [E, D, F]. */

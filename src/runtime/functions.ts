@@ -1,6 +1,5 @@
 /** The ops as model code writes them: one typed line each. */
 import { add as addOp } from "../ir/ops/add.ts";
-import { type AddNormRouterParams, addNormRouter as addNormRouterOp } from "../ir/ops/add_norm_router.ts";
 import { addRmsNorm as addRmsNormOp } from "../ir/ops/add_rms_norm.ts";
 import { addScaled as addScaledOp } from "../ir/ops/add_scaled.ts";
 import { argmax as argmaxOp } from "../ir/ops/argmax.ts";
@@ -59,19 +58,6 @@ export const headNorm = (
 /** x += delta in place; returns the norm of the sum. */
 export const addRmsNorm = (x: Tensor, delta: Tensor, w: Tensor, eps: number): Tensor =>
   apply(addRmsNormOp, [x, delta, w], { eps })[1]!;
-
-/** x += delta in place; the norm y of the sum and the experts chosen for it; where the backend supports `add_norm_router` */
-export const addNormRouter = (
-  x: Tensor,
-  delta: Tensor,
-  w: Tensor,
-  routerWeight: Tensor,
-  routerBias: Tensor | undefined,
-  params: AddNormRouterParams,
-): { readonly y: Tensor; readonly ids: Tensor; readonly weights: Tensor } => {
-  const [, y, ids, weights] = apply(addNormRouterOp, [x, delta, w, routerWeight, routerBias], params);
-  return { y: y!, ids: ids!, weights: weights! };
-};
 
 export const rope = (x: Tensor, positions: Tensor, invFreq: Tensor, params: RopeParams): Tensor =>
   apply(ropeOp, [x, positions, invFreq], params)[0]!;

@@ -1,6 +1,5 @@
 import type { Op } from "../op.ts";
 import { add } from "./add.ts";
-import { addNormRouter } from "./add_norm_router.ts";
 import { addRmsNorm } from "./add_rms_norm.ts";
 import { addScaled } from "./add_scaled.ts";
 import { argmax } from "./argmax.ts";
@@ -35,7 +34,6 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   attention,
   glu,
   router,
-  addNormRouter,
   moeMatmul,
   moeGlu,
   moeCombine,
