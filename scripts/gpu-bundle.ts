@@ -14,9 +14,6 @@ import { sha256 } from "../src/core/digest.ts";
 const root = join(import.meta.dir, "..");
 const cache = join(root, ".cache");
 const target = join(root, ".gpu");
-/** What src/ imports when it runs from source. */
-const packages = ["@huggingface/jinja", "citty", "consola", "elysia", "prom-client", "valibot"];
-
 const runScript = `#!/usr/bin/env bash
 # Unpacks what scripts/gpu-bundle.ts packed, once, and runs scripts/gpu-check.sh with it.
 # Usage: bash .gpu/run.sh [SECTION]... [OPTION]...   With --only-unpack nothing is run.
@@ -62,6 +59,19 @@ async function pack(path: string, name: string): Promise<void> {
   copyFileSync(stored, join(target, `${name}.xz`));
 }
 
+/** What src/ imports when it runs from source; types leave nothing to import, and nothing is embedded then. */
+async function packages(): Promise<string[]> {
+  const names = new Set<string>();
+  for await (const file of new Bun.Glob("**/*.ts").scan(join(root, "src"))) {
+    if (file.endsWith(".test.ts") || file.includes("testing/")) continue;
+    const text = await Bun.file(join(root, "src", file)).text();
+    for (const [, name] of text.matchAll(/^(?:import|export|\})[^;]*?from "(@?[a-z][^":]*)"/gm))
+      names.add(name!);
+  }
+  names.delete("zstd-napi");
+  return [...names].sort();
+}
+
 /** A package as one file; CommonJS stays what it is, since its names are known only when it runs. */
 async function bundlePackage(name: string): Promise<void> {
   const { type } = JSON.parse(readFileSync(join(root, "node_modules", name, "package.json"), "utf8")) as {
@@ -87,7 +97,7 @@ await pack(process.execPath, "bun");
 const libraries = [await buildCpuLibrary(native)];
 if (!values["without-cuda"]) libraries.push(await buildCudaLibrary(native, "development"));
 for (const library of libraries) await pack(library, basename(library));
-for (const name of packages) await bundlePackage(name);
+for (const name of await packages()) await bundlePackage(name);
 await Bun.write(join(target, "run.sh"), runScript);
 for await (const file of new Bun.Glob("**/*").scan(target)) {
   console.log(`${(statSync(join(target, file)).size / 1e6).toFixed(2).padStart(8)} MB  ${file}`);
