@@ -133,6 +133,9 @@ const knownMembers: Readonly<Record<string, readonly string[]>> = {
   chat_template_kwargs: [],
   reasoning: ["effort", "summary", "generate_summary"],
   text: ["format", "verbosity"],
+  thinking: ["type", "budget_tokens", "display"],
+  output_config: ["effort", "format"],
+  tool_choice: ["type", "name", "function", "disable_parallel_tool_use"],
   psionic_response_state: ["store", "continuation", "invalidate_references"],
 };
 

@@ -2,6 +2,7 @@ import { basename } from "node:path";
 import type { ChatFormat } from "../../models/chat/index.ts";
 import type { EngineInfo } from "../protocol.ts";
 import { HttpError } from "./errors.ts";
+import { storeLimits } from "./responses/store.ts";
 
 export const servedEndpoints = [
   "/v1/chat/completions",
@@ -81,6 +82,10 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
     object: "model",
     created: Math.floor(startedAt / 1000),
     owned_by: "psionic",
+    // these three for Anthropic's clients
+    type: "model",
+    display_name: info.model.name === "" ? name : info.model.name,
+    created_at: new Date(startedAt).toISOString(),
     context_length: info.contextLength,
     max_model_len: info.contextLength,
     n_ctx: info.contextLength,
@@ -101,12 +106,31 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
     psionic_model_family: info.model.architecture.replaceAll("-", "_"),
     psionic_served_backend: backend,
     ...Object.fromEntries(Object.entries(rest).map(([key, value]) => [`psionic_${key}`, value])),
+    psionic_response_state: {
+      storage: "memory_only",
+      retention_scope: "process_lifetime",
+      cache_behavior: "prompt_replay_only",
+      continuation_modes: ["append_turn"],
+      max_responses: storeLimits.responses,
+      max_conversations: storeLimits.conversations,
+    },
+    ...(chat.capabilities.tools ? { psionic_tool_calling: toolCalling(chat) } : {}),
     psionic_execution_profile: executionProfile,
     psionic_plan_digest: info.planDigest,
   };
 }
 
 const startedAt = Date.now();
+
+function toolCalling({ name, opening }: ChatFormat) {
+  return {
+    support_level: "fallback",
+    supported_modes: ["none", "auto", ...(opening ? ["required", "named"] : [])],
+    parser: name === "harmony" ? "gpt_oss_harmony" : name,
+    // the client checks what a model wrote
+    argument_validation: "none",
+  };
+}
 
 function capabilities(chat: ChatFormat): string[] {
   const { reasoning, tools } = chat.capabilities;

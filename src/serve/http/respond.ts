@@ -47,7 +47,10 @@ const graceMs = 200;
 export async function respond(context: RouteContext, answering: Answering): Promise<Response> {
   const { state, record } = context;
   const { model, plans, stream } = answering;
-  if (state.draining()) throw drainingError();
+  if (state.draining()) {
+    answering.shape.ended?.();
+    throw drainingError();
+  }
   context.allowSilence();
   record.stream = stream;
   state.events.select(state, {

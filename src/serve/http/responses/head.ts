@@ -31,7 +31,7 @@ export function responseHead(state: ServerState, facts: Facts, stored: boolean):
     model: name,
     parallel_tool_calls: body.parallel_tool_calls ?? true,
     previous_response_id: continued.previous?.id ?? null,
-    conversation: { id: continued.conversation },
+    conversation: stored ? { id: continued.conversation } : null,
     prompt_cache_key: body.prompt_cache_key ?? null,
     reasoning: { effort: planned.effort ?? null, summary: null },
     safety_identifier: body.safety_identifier ?? null,

@@ -3,6 +3,7 @@ import { chatCompletions } from "./chat.ts";
 import { completions } from "./completions.ts";
 import { health } from "./health.ts";
 import { events, status } from "./management.ts";
+import { countTokens, messages } from "./messages.ts";
 import { metrics } from "./metrics.ts";
 import { models, oneModel } from "./models.ts";
 import { props } from "./props.ts";
@@ -23,6 +24,8 @@ export const routes: readonly Route[] = [
   deleteResponse,
   cancelResponse,
   inputItems,
+  messages,
+  countTokens,
   status,
   events,
   tokenize,

@@ -1,3 +1,4 @@
+import { codexModel } from "../codex_model.ts";
 import type { Route } from "../context.ts";
 import { HttpError, json } from "../errors.ts";
 import { modelCard, namesModel } from "../model_card.ts";
@@ -7,7 +8,17 @@ export const models: Route = {
   path: "/models",
   handle: ({ state }) => {
     const { engine, chat } = state.model();
-    return json({ object: "list", data: [modelCard(engine.info, chat)] });
+    const card = modelCard(engine.info, chat);
+    return json({
+      object: "list",
+      data: [card],
+      // what Codex reads in place of `data`
+      models: [codexModel(engine.info, chat, state.settings.reasoningEffort)],
+      // what Anthropic's clients page by
+      first_id: card.id,
+      last_id: card.id,
+      has_more: false,
+    });
   },
 };
 

@@ -1,4 +1,5 @@
 import { unexpected } from "../../../core/error.ts";
+import { harmonyFormat } from "../../../models/chat/harmony.ts";
 import type { ChatFormat, ChatMessage, ParsedEvent } from "../../../models/chat/index.ts";
 import { makeTokenizer, type Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
 import { makeVocabulary, TokenType } from "../../../models/tokenizer/vocabulary.ts";
@@ -10,12 +11,15 @@ export const END = 256;
 export const THINK = 257;
 export const ANSWER = 258;
 const specials = ["<|end|>", "<|think|>", "<|answer|>"];
+const harmonySpecials = [
+  ...["<|return|>", "<|start|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|call|>", "<|end|>"],
+];
 
-/** A vocabulary of single bytes and three control tokens. */
-export function byteTokenizer(): Tokenizer {
+/** A vocabulary of single bytes and a few control tokens. */
+export function byteTokenizer(controls: readonly string[] = specials): Tokenizer {
   const texts = [
     ...Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).padStart(2, "0").toUpperCase()}>`),
-    ...specials,
+    ...controls,
   ];
   const types = new Uint8Array(texts.length).fill(TokenType.byte, 0, 256).fill(TokenType.control, 256);
   return makeTokenizer({
@@ -33,8 +37,8 @@ export function byteTokenizer(): Tokenizer {
 }
 
 /** Text to ids; `<|think|>` and `<|answer|>` become control tokens. */
-export function script(text: string): number[] {
-  return byteTokenizer().encode(text, { special: true });
+export function script(text: string, tokenizer: Tokenizer = byteTokenizer()): number[] {
+  return tokenizer.encode(text, { special: true });
 }
 
 /** `role:content` lines; reasoning stands between `<|think|>` and `<|answer|>`. */
@@ -73,6 +77,8 @@ export function lineFormat(tokenizer: Tokenizer): ChatFormat {
 export type Script = {
   /** What each choice says, in turn; the last one again when there are more. */
   readonly answers: readonly string[];
+  /** What the requests after the first one are answered with. */
+  readonly later?: readonly string[];
   /** Pause before each token, milliseconds. */
   readonly tokenMs?: number;
   /** Pause before the first event, milliseconds. */
@@ -91,10 +97,12 @@ export class ScriptedEngine implements Engine {
   cancelled = 0;
   running = 0;
   private readonly script: Script;
+  private readonly tokenizer: Tokenizer;
 
-  constructor(script: Script) {
+  constructor(script: Script, tokenizer: Tokenizer = byteTokenizer()) {
     this.script = script;
-    this.info = scriptedInfo(script.contextLength ?? 512);
+    this.tokenizer = tokenizer;
+    this.info = scriptedInfo(script.contextLength ?? 512, tokenizer.vocabularySize);
   }
 
   async *generate(
@@ -132,7 +140,10 @@ export class ScriptedEngine implements Engine {
     choiceSignals: readonly AbortSignal[],
     signal?: AbortSignal,
   ): AsyncGenerator<GenerateEvent> {
-    const { answers, tokenMs = 0, prefillMs = 0, failAt } = this.script;
+    const { tokenMs = 0, prefillMs = 0, failAt } = this.script;
+    const { later = [] } = this.script;
+    const said = later[Math.min(this.requests.length - 2, later.length - 1)];
+    const answers = said === undefined ? this.script.answers : [said];
     const total = request.prompt.length;
     await pause(prefillMs, signal);
     yield { type: "prefill", processed: total, total, cached: 4 };
@@ -142,7 +153,7 @@ export class ScriptedEngine implements Engine {
     }
     const limit = Math.min(request.maxTokens ?? Infinity, this.info.contextLength - total);
     const tokens = Array.from({ length: request.choices }, (_, i) =>
-      script(answers[Math.min(i, answers.length - 1)]!),
+      script(answers[Math.min(i, answers.length - 1)]!, this.tokenizer),
     );
     let count = 0;
     const ended = new Set<number>();
@@ -161,8 +172,9 @@ export class ScriptedEngine implements Engine {
           yield { type: "done", choice, reason: "length", contextFull: request.maxTokens === undefined };
           continue;
         }
-        if (token === undefined) {
-          yield { type: "done", choice, reason: "stop", stopToken: END };
+        if (token === undefined || request.stopTokens.includes(token)) {
+          ended.add(choice);
+          yield { type: "done", choice, reason: "stop", stopToken: token ?? END };
           continue;
         }
         if (tokenMs > 0) await pause(tokenMs, signal);
@@ -224,14 +236,14 @@ function pause(ms: number, signal?: AbortSignal): Promise<void> {
   });
 }
 
-function scriptedInfo(contextLength: number): EngineInfo {
+function scriptedInfo(contextLength: number, vocabularySize: number): EngineInfo {
   return {
     model: {
       path: "/models/Test-Model.gguf",
       architecture: "gpt-oss",
       name: "Test Model",
       digest: "ab".repeat(32),
-      vocabularySize: 259,
+      vocabularySize,
       trainedContext: 1024,
       parameters: 1000,
       weightBytes: 2000,
@@ -260,4 +272,23 @@ export function scriptedModel(options: Script | string): ServedModel & { readonl
   const tokenizer = byteTokenizer();
   const engine = new ScriptedEngine(typeof options === "string" ? { answers: [options] } : options);
   return { engine, tokenizer, chat: lineFormat(tokenizer), chatTemplate: "lines" };
+}
+
+/** The same with GPT-OSS's format, its real prompts and its real parser. */
+export function harmonyModel(options: Script | string): ServedModel & { readonly engine: ScriptedEngine } {
+  const tokenizer = byteTokenizer(harmonySpecials);
+  const script = typeof options === "string" ? { answers: [options] } : options;
+  const engine = new ScriptedEngine({ contextLength: 8192, ...script }, tokenizer);
+  return { engine, tokenizer, chat: harmonyFormat(tokenizer) };
+}
+
+/** A Harmony answer that thinks and then speaks. */
+export function speech(text: string, thought = "hm"): string {
+  return `<|channel|>analysis<|message|>${thought}<|end|><|start|>assistant<|channel|>final<|message|>${text}<|return|>`;
+}
+
+/** A Harmony answer that thinks and then calls a function. */
+export function call(name: string, args: string, thought = "hm"): string {
+  const header = `<|start|>assistant<|channel|>commentary to=functions.${name} <|constrain|>json<|message|>`;
+  return `<|channel|>analysis<|message|>${thought}<|end|>${header}${args}<|call|>`;
 }

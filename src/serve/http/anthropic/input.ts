@@ -1,0 +1,124 @@
+import * as v from "valibot";
+import type { ChatMessage } from "../../../models/chat/index.ts";
+import { describe, printable, validateAt } from "../body.ts";
+import { badField } from "../errors.ts";
+import { mediaRefusal } from "../messages.ts";
+import type { RequestLimits } from "../options.ts";
+import { text } from "../schema.ts";
+import { Turns } from "../turns.ts";
+import type { AnthropicFields } from "./request.ts";
+
+export type AnthropicInput = {
+  readonly messages: readonly ChatMessage[];
+  /** Kinds of blocks that nobody here can read, and members nobody acts upon. */
+  readonly ignored: readonly string[];
+};
+
+const textBlock = v.object({ text }, "a text block");
+const thinkingBlock = v.object({ thinking: text }, "a thinking block");
+const useBlock = v.object(
+  {
+    id: v.pipe(text, v.minLength(1, "an id")),
+    name: v.pipe(text, v.minLength(1, "a name")),
+    input: v.optional(v.unknown()),
+  },
+  "a tool_use block",
+);
+const resultBlock = v.object(
+  { tool_use_id: v.pipe(text, v.minLength(1, "an id")), content: v.optional(v.unknown()) },
+  "a tool_result block",
+);
+
+type Block = Readonly<Record<string, unknown>> & { readonly type: string };
+
+/** Reads system text and messages; a user message may be results of tools, text, or both in any order. */
+export function readAnthropic(body: AnthropicFields, limits: RequestLimits): AnthropicInput {
+  const ignored = new Set<string>();
+  const turns = new Turns();
+  const system = textOf(body.system ?? "", "system", limits, ignored);
+  if (system !== "") turns.say("system", system);
+  body.messages.forEach(({ role, content }, i) => {
+    const param = `messages[${i}].content`;
+    if (typeof content === "string") turns.say(role, content);
+    else readBlocks(blocksOf(content, param, limits), role, param, { turns, limits, ignored });
+  });
+  return { messages: turns.messages(), ignored: [...ignored] };
+}
+
+type Reading = { readonly turns: Turns; readonly limits: RequestLimits; readonly ignored: Set<string> };
+
+function readBlocks(
+  blocks: readonly Block[],
+  role: "user" | "assistant" | "system",
+  param: string,
+  { turns, limits, ignored }: Reading,
+): void {
+  let said = "";
+  const flush = (): void => {
+    if (said !== "") turns.say(role, said);
+    said = "";
+  };
+  blocks.forEach((block, i) => {
+    const at = `${param}[${i}]`;
+    if (block.cache_control) ignored.add("messages.content.cache_control");
+    if (block.type === "text") {
+      said += validateAt(textBlock, block, at).text;
+      return;
+    }
+    flush();
+    switch (block.type) {
+      case "thinking":
+        turns.reason(validateAt(thinkingBlock, block, at).thinking);
+        break;
+      case "tool_use": {
+        const { id, name, input } = validateAt(useBlock, block, at);
+        if (role !== "assistant")
+          throw badField(`${at}.type`, "tool_use in an assistant message only", "another role");
+        turns.call({ id, name, arguments: JSON.stringify(input ?? {}) });
+        break;
+      }
+      case "tool_result": {
+        const { tool_use_id: id, content } = validateAt(resultBlock, block, at);
+        if (role !== "user")
+          throw badField(`${at}.type`, "tool_result in a user message only", "another role");
+        const result = textOf(content ?? "", `${at}.content`, limits, ignored);
+        turns.result(id, result, `${at}.tool_use_id`);
+        break;
+      }
+      case "image":
+      case "document":
+        throw mediaRefusal(block.type, at);
+      default:
+        // what a tool of Anthropic's own servers wrote into the history
+        ignored.add(`messages.content.${printable(block.type)}`);
+    }
+  });
+  flush();
+}
+
+function blocksOf(content: unknown, param: string, limits: RequestLimits): Block[] {
+  if (!Array.isArray(content)) throw badField(param, "a string or an array of blocks", describe(content));
+  if (content.length > limits.partsPerMessage) {
+    throw badField(param, `at most ${limits.partsPerMessage} blocks`, String(content.length));
+  }
+  return content.map((block: unknown, i) => {
+    const type: unknown =
+      typeof block === "object" && block !== null ? (block as { type?: unknown }).type : undefined;
+    if (typeof type === "string") return block as Block;
+    throw badField(`${param}[${i}].type`, "the type of a block", describe(type));
+  });
+}
+
+/** Text, or text blocks put together. */
+function textOf(content: unknown, param: string, limits: RequestLimits, ignored: Set<string>): string {
+  if (typeof content === "string") return content;
+  return blocksOf(content, param, limits)
+    .map((block, i) => {
+      if (block.cache_control) ignored.add(`${param.replace(/\[.*$/, "")}.cache_control`);
+      if (block.type === "text") return validateAt(textBlock, block, `${param}[${i}]`).text;
+      if (block.type === "image" || block.type === "document")
+        throw mediaRefusal(block.type, `${param}[${i}]`);
+      throw badField(`${param}[${i}].type`, "text", "another type");
+    })
+    .join("");
+}

@@ -1,0 +1,116 @@
+import * as v from "valibot";
+import { answerFrame } from "../answer_frame.ts";
+import { anthropicAnswer } from "../anthropic/answer.ts";
+import { anthropicError } from "../anthropic/errors.ts";
+import { readAnthropic } from "../anthropic/input.ts";
+import {
+  type AnthropicFields,
+  anthropicChoice,
+  anthropicEntries,
+  refuseUnserved,
+} from "../anthropic/request.ts";
+import { readJson, validate } from "../body.ts";
+import type { Route, RouteContext } from "../context.ts";
+import { type PlannedAnswer, planAnswer } from "../conversation.ts";
+import { json } from "../errors.ts";
+import { ignoredHeaders, sortFields } from "../fields.ts";
+import { truthHeaders } from "../headers.ts";
+import { resolveModel } from "../model_card.ts";
+import type { ServedModel } from "../options.ts";
+import type { Effort } from "../reasoning.ts";
+import { respond } from "../respond.ts";
+import { anthropicTools, readTools, toolUse } from "../tools.ts";
+
+type Request = {
+  readonly model: ServedModel;
+  readonly body: AnthropicFields;
+  /** As the request spells the model. */
+  readonly name: string;
+  readonly planned: PlannedAnswer;
+  readonly ignored: readonly string[];
+};
+
+async function readRequest(context: RouteContext, counted: boolean): Promise<Request> {
+  const { state, request, record } = context;
+  const model = state.model();
+  const { limits } = state.settings;
+  const raw = (await readJson(request, limits.bodyBytes)) as object;
+  const entries = anthropicEntries(limits, counted);
+  const body = validate(v.object(entries), raw);
+  // `thinking` means something else to the other routes
+  const unknown = sortFields(raw, entries);
+  refuseUnserved(body, raw);
+  const name = resolveModel(model.engine.info, body.model);
+  const offered = readTools(body.tools, anthropicTools);
+  const use = toolUse(offered, anthropicChoice(body), model);
+  const input = readAnthropic(body, limits);
+  const effort = effortOf(body);
+  const fields = { ...body, stop: body.stop_sequences, max_tokens: undefined };
+  const planned = planAnswer(context, model, fields, {
+    messages: input.messages,
+    use,
+    effort,
+    effortField: effort === "none" ? "thinking" : "output_config.effort",
+    strict: false,
+    maxTokens: undefined,
+  });
+  const ignored = [...unknown, ...offered.ignored, ...input.ignored, ...planned.ignored];
+  record.ignored = ignored.length;
+  return { model, body, name, planned: { ...planned, plan: limited(planned.plan, model, body) }, ignored };
+}
+
+function effortOf(body: AnthropicFields): Effort | undefined {
+  if (body.thinking?.type === "disabled") return "none";
+  return body.output_config?.effort ?? undefined;
+}
+
+/**
+ * Clients ask for the most tokens a model could write, without knowing how many the prompt leaves: an answer that
+ * reaches the end of the context says so in its stop reason.
+ */
+function limited(
+  plan: PlannedAnswer["plan"],
+  { engine }: ServedModel,
+  body: AnthropicFields,
+): PlannedAnswer["plan"] {
+  const left = engine.info.contextLength - plan.request.prompt.length;
+  const asked = body.max_tokens ?? undefined;
+  if (asked === undefined || asked > left) return plan;
+  return { ...plan, request: { ...plan.request, maxTokens: asked } };
+}
+
+export const messages: Route = {
+  method: "POST",
+  path: "/messages",
+  errorBody: anthropicError,
+  handle: async (context) => {
+    const { state, record } = context;
+    const { model, body, name, planned, ignored } = await readRequest(context, false);
+    const thinking = body.thinking?.type ?? "disabled";
+    return respond(context, {
+      model,
+      plans: [planned.plan],
+      stream: body.stream ?? false,
+      headers: ignoredHeaders(ignored),
+      shape: anthropicAnswer({
+        ...answerFrame(state, model.engine.info, "msg"),
+        model: name,
+        promptTokens: planned.plan.request.prompt.length,
+        showThinking: thinking !== "disabled" && body.thinking?.display !== "omitted",
+        requestId: record.id,
+      }),
+    });
+  },
+};
+
+/** How many tokens the prompt of a request has, without answering it. */
+export const countTokens: Route = {
+  method: "POST",
+  path: "/messages/count_tokens",
+  errorBody: anthropicError,
+  handle: async (context) => {
+    const { model, planned, ignored } = await readRequest(context, true);
+    const headers = { ...truthHeaders(model.engine.info), ...ignoredHeaders(ignored) };
+    return json({ input_tokens: planned.plan.request.prompt.length }, 200, headers);
+  },
+};
