@@ -48,27 +48,34 @@ export async function fuzzBodies(
     );
     const text = await response.text();
     statuses[response.status] = (statuses[response.status] ?? 0) + 1;
-    const why = breach(response, text);
+    const why = breach(path, response, text);
     if (why !== undefined) throw new FuzzError({ path, body: Buffer.from(body).toString("latin1"), why });
   }
   return { requests, statuses };
 }
 
-function breach(response: Response, text: string): string | undefined {
+/** How a stream ends that told everything; one that failed may end otherwise where no error was sent. */
+const streamEnds: Readonly<Record<string, RegExp>> = {
+  "/v1/responses": /event: response\.(completed|incomplete|failed)\ndata: .*\n\n$/,
+  "/v1/messages": /event: message_stop\ndata: .*\n\n$/,
+};
+
+function breach(path: string, response: Response, text: string): string | undefined {
   const { status } = response;
   if (status >= 200 && status < 300) {
     if (response.headers.get("content-type")?.startsWith("text/event-stream")) {
-      return text.endsWith("data: [DONE]\n\n") ? undefined : `a stream that ends in ${text.slice(-200)}`;
+      const ends = (streamEnds[path] ?? /data: \[DONE\]\n\n$/).test(text);
+      return ends ? undefined : `a stream that ends in ${text.slice(-200)}`;
     }
     return isJson(text) ? undefined : "a success that is not JSON";
   }
   if ((status < 400 || status >= 500) && status !== 503) return `status ${status}: ${text.slice(0, 500)}`;
   const body = isJson(text) ? (JSON.parse(text) as { error?: Record<string, unknown> }) : {};
   const error = body.error;
+  const told = typeof error?.message === "string" && error.message !== "" && typeof error.type === "string";
+  if (path.startsWith("/v1/messages") && told) return undefined;
   const shaped =
-    typeof error?.message === "string" &&
-    error.message !== "" &&
-    typeof error.type === "string" &&
+    told &&
     (error.param === null || typeof error.param === "string") &&
     (error.code === null || typeof error.code === "string");
   return shaped ? undefined : `an error of another shape: ${text.slice(0, 500)}`;
@@ -108,6 +115,9 @@ const paths = [
   "/v1/chat/completions",
   "/v1/chat/completions",
   "/v1/completions",
+  "/v1/responses",
+  "/v1/messages",
+  "/v1/messages/count_tokens",
   "/tokenize",
   "/detokenize",
 ] as const;
@@ -161,6 +171,53 @@ function rightBody(path: Path): Record<string, unknown> {
         chat_template_kwargs: { enable_thinking: false },
         ...sampling,
       };
+    case "/v1/responses": {
+      const { max_tokens, n, stream_options, ...rest } = sampling;
+      return {
+        instructions: "be brief",
+        input: [
+          { role: "user", content: [{ type: "input_text", text: "hi" }] },
+          { type: "reasoning", summary: [], content: [{ type: "reasoning_text", text: "r" }] },
+          { type: "function_call", call_id: "c", name: "f", arguments: "{}" },
+          { type: "function_call_output", call_id: "c", output: "1" },
+          { type: "message", role: "assistant", content: [{ type: "output_text", text: "ok" }] },
+          { role: "user", content: "and now?" },
+        ],
+        max_output_tokens: max_tokens,
+        reasoning: { effort: "low", summary: "auto" },
+        include: ["reasoning.encrypted_content", "message.output_text.logprobs"],
+        store: true,
+        metadata: { a: "b" },
+        text: { format: { type: "text" } },
+        psionic_response_state: { store: true, continuation: "append_turn" },
+        ...rest,
+      };
+    }
+    case "/v1/messages":
+    case "/v1/messages/count_tokens": {
+      const { stop, n, stream_options, logit_bias, ...rest } = sampling;
+      return {
+        system: [{ type: "text", text: "be brief" }],
+        messages: [
+          { role: "user", content: [{ type: "text", text: "hi", cache_control: { type: "ephemeral" } }] },
+          {
+            role: "assistant",
+            content: [
+              { type: "thinking", thinking: "r", signature: "s" },
+              { type: "tool_use", id: "c", name: "f", input: { a: [1] } },
+            ],
+          },
+          {
+            role: "user",
+            content: [{ type: "tool_result", tool_use_id: "c", content: [{ type: "text", text: "1" }] }],
+          },
+        ],
+        stop_sequences: stop,
+        thinking: { type: "enabled", budget_tokens: 1024 },
+        output_config: { effort: "low" },
+        ...rest,
+      };
+    }
     case "/v1/completions":
       return { prompt: ["ab", [65, 66]], echo: true, logprobs: 1, ...sampling };
     case "/tokenize":
@@ -226,13 +283,16 @@ const names = [
   "reasoning_format",
   "psionic_reasoning",
   "tool_choice",
+  "previous_response_id",
+  "conversation",
+  "thinking",
   "cache_prompt",
   "model",
 ] as const;
 
 function mutatedBody(random: Random, path: Path): Uint8Array<ArrayBuffer> {
   const body = rightBody(path);
-  if (path.endsWith("completions")) body.stream = random() < 0.3;
+  if (!path.endsWith("tokenize")) body.stream = random() < 0.3;
   const changes = 1 + below(random, 3);
   // Half the bodies keep few fields, so that a change is not always behind another field's refusal.
   if (random() < 0.5) dropFields(random, body);
@@ -243,7 +303,9 @@ function mutatedBody(random: Random, path: Path): Uint8Array<ArrayBuffer> {
   return random() < 0.2 ? changeBytes(random, bytes) : bytes;
 }
 
-const required: ReadonlySet<string> = new Set(["messages", "prompt", "content", "tokens"]);
+const required: ReadonlySet<string> = new Set([
+  ...["messages", "prompt", "content", "tokens", "input", "max_tokens", "max_output_tokens"],
+]);
 
 function dropFields(random: Random, body: Record<string, unknown>): void {
   for (const key of Object.keys(body)) if (!required.has(key) && random() < 0.7) delete body[key];

@@ -1,7 +1,7 @@
 import type { ChatMessage } from "../../../models/chat/index.ts";
 import type { RouteContext } from "../context.ts";
 import { badField } from "../errors.ts";
-import { type ResponseInput, readInput } from "./input.ts";
+import { type Item, type ResponseInput, readInput } from "./input.ts";
 import type { ResponseFields } from "./request.ts";
 import { type StoredResponse, unknownResponse } from "./store.ts";
 
@@ -31,10 +31,14 @@ export function continueConversation(
   }
   const instructions = instructionsOf(body, previous);
   const history = previous?.messages ?? [];
+  let items: ReadonlyMap<string, Item> | undefined;
   const input = readInput(body.input ?? (previous ? [] : undefined), {
     limits: settings.limits,
     history,
-    findItem: (item) => responses.findItem(item, keyIndex),
+    findItem: (item) => {
+      items ??= responses.items(keyIndex);
+      return items.get(item);
+    },
     itemId: (index) => `${id}-in-${index}`,
   });
   if (history.length + input.messages.length === 0 && !instructions) {

@@ -96,14 +96,15 @@ export class ResponseStore {
     return found?.owner === owner && found ? this.find(found.latest, owner) : undefined;
   }
 
-  findItem(id: string, owner: number | undefined): Item | undefined {
-    for (const response of [...this.kept.values()].reverse()) {
+  /** All items of a caller's answers and requests by id; of two with one id the newer. */
+  items(owner: number | undefined): ReadonlyMap<string, Item> {
+    const found = new Map<string, Item>();
+    for (const response of this.kept.values()) {
       if (response.owner !== owner) continue;
-      const all = [...response.resource.output, ...response.inputItems];
-      const found = all.find((item) => item.id === id);
-      if (found) return found;
+      for (const item of [...response.inputItems, ...response.resource.output])
+        found.set(String(item.id), item);
     }
-    return undefined;
+    return found;
   }
 
   /** Whether there was such an answer. */
@@ -121,7 +122,9 @@ export class ResponseStore {
       gone.push(`response:${response.id}`);
       this.drop(response.id);
     }
-    if (this.conversations.delete(conversation)) gone.push(`conversation:${conversation}`);
+    if (this.conversations.get(conversation)?.owner === owner && this.conversations.delete(conversation)) {
+      gone.push(`conversation:${conversation}`);
+    }
     return gone;
   }
 
