@@ -66,7 +66,8 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
-/* More than 48 KiB of shared memory must be asked for, once per kernel. */
+/* More than 48 KiB of shared memory, what a kernel declares itself included, must be asked for, once per kernel. */
+constexpr size_t FREE_SHARED = 40 << 10;
 i32 allow_shared(const char* op, const void* kernel, size_t bytes);
 i32 launch_failed(const char* op, cudaError_t error, dim3 grid, dim3 block, size_t shared_bytes);
 
@@ -74,7 +75,7 @@ template <class... P, class... A>
 i32 launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, A... arguments) {
   if (!stream) return no_device(op);
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return PSI_OK;
-  if (shared_bytes > 48 << 10)
+  if (shared_bytes > FREE_SHARED)
     if (i32 status = allow_shared(op, (const void*)kernel, shared_bytes)) return status;
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
