@@ -45,6 +45,8 @@ type DoneEvent = Extract<GenerateEvent, { type: "done" }>;
 export class Choice {
   readonly index: number;
   finished = false;
+  /** The last text was reasoning. */
+  inReasoning = false;
   completionTokens = 0;
   reasoningTokens = 0;
   private readonly parser: GenerationParser;
@@ -81,7 +83,15 @@ export class Choice {
       });
     }
     if (parsed.some(({ type }) => type === "reasoning")) this.reasoningTokens += 1;
+    const last = parsed.at(-1);
+    if (last) this.inReasoning = last.type === "reasoning";
     this.take(parsed, out);
+  }
+
+  /** Takes tokens that the server wrote; they do not count as the model's. */
+  force(tokens: readonly number[], out: ChoiceEvent[]): void {
+    for (const token of tokens) this.take(this.parser.push(token), out);
+    this.inReasoning = false;
   }
 
   done(event: DoneEvent, out: ChoiceEvent[]): void {

@@ -1,6 +1,7 @@
 import type { GenerationParser } from "../models/chat/index.ts";
 import { Choice, type ChoiceEvent } from "./choice.ts";
 import type { Engine, GenerateEvent, GenerateRequest } from "./protocol.ts";
+import { type ReasoningBudget, withBudget } from "./reasoning_budget.ts";
 
 /** A request for the engine with what the main thread does to its answer. */
 export type GenerationPlan = {
@@ -8,6 +9,8 @@ export type GenerationPlan = {
   readonly stops: readonly string[];
   /** One parser for each choice. */
   readonly parser: () => GenerationParser;
+  /** Only for requests with one choice. */
+  readonly budget?: ReasoningBudget;
 };
 
 type EndEvent = Extract<GenerateEvent, { type: "end" }>;
@@ -66,8 +69,21 @@ export async function* generate(
   let cachedTokens = 0;
   let end: EndEvent | undefined;
   const out: ChoiceEvent[] = [];
-  for await (const event of engine.generate(request, options.signal, signals)) {
+  const { budget } = plan;
+  const [first] = choices;
+  const events =
+    budget === undefined || first === undefined
+      ? engine.generate(request, options.signal, signals)
+      : withBudget(engine, request, budget, {
+          signal: options.signal,
+          choiceSignals: signals,
+          spent: () => first.inReasoning && !first.finished && first.reasoningTokens >= budget.tokens,
+        });
+  for await (const event of events) {
     switch (event.type) {
+      case "forced":
+        first?.force(event.tokens, out);
+        break;
       case "prefill":
         cachedTokens = event.cached;
         yield { type: "progress", processed: event.processed, total: event.total, cached: event.cached };
@@ -89,7 +105,7 @@ export async function* generate(
     }
     if (out.length > 0) yield* out.splice(0);
   }
-  yield { type: "end", summary: summarise(request, choices, clock, cachedTokens, end) };
+  yield { type: "end", summary: summarise(plan, choices, clock, cachedTokens, end) };
 }
 
 class TokenClock {
@@ -122,7 +138,7 @@ class TokenClock {
 }
 
 function summarise(
-  request: GenerateRequest,
+  { request, budget }: GenerationPlan,
   choices: readonly Choice[],
   clock: TokenClock,
   cachedTokens: number,
@@ -132,7 +148,8 @@ function summarise(
   const { firstAt, interTokenMs, startedAt } = clock;
   return {
     promptTokens: request.prompt.length,
-    cachedTokens: end?.cachedTokens ?? cachedTokens,
+    // asked twice, the engine finds its own work of the first time in the cache
+    cachedTokens: budget ? cachedTokens : (end?.cachedTokens ?? cachedTokens),
     completionTokens: sum((choice) => choice.completionTokens),
     reasoningTokens: sum((choice) => choice.reasoningTokens),
     unparsedTokens: sum((choice) => choice.unparsed),

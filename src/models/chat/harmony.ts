@@ -35,6 +35,7 @@ export function harmonyFormat(tokenizer: ChatTokenizer): ChatFormat {
       const to = recipient(toolNames(options.tools).written(start.tool));
       return `<|channel|>commentary to=${to} <|constrain|>json<|message|>`;
     },
+    reasoningEnds: ["<|end|><|start|>assistant", "<|end|><|start|>assistant<|channel|>final<|message|>"],
     parser: (options = {}) => harmonyParser(tokenizer, toolNames(options.tools)),
   };
 }

@@ -123,6 +123,7 @@ function styleFormat(style: TurnStyle, tokenizer: ChatTokenizer): ChatFormat {
     capabilities: { reasoning: split, tools: false, names: false },
     reads: (variable) => thinks && variable === "enable_thinking",
     stopTokens: stop === undefined ? [] : [stop],
+    reasoningEnds: split ? ["\n</think>\n\n"] : [],
     render,
     prompt: (messages, options) => encodePieces(tokenizer, render(messages, options), style.marks),
     parser: () => plainParser(tokenizer, { split }),

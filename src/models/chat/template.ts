@@ -25,6 +25,7 @@ export function templateFormat(source: string, tokenizer: ChatTokenizer): ChatFo
     capabilities: { reasoning, tools: false, names: writesNames(renderer) },
     reads: (variable) => words.has(variable),
     stopTokens: [],
+    reasoningEnds: reasoning ? ["\n</think>\n\n"] : [],
     render,
     prompt: (messages, options) => encodePieces(tokenizer, render(messages, options)),
     parser: (options = {}) =>

@@ -93,6 +93,11 @@ export interface ChatFormat {
    * where the format has no such text.
    */
   readonly opening?: (start: AnswerStart, options?: ChatOptions) => string;
+  /**
+   * Texts, control tokens included, that end reasoning: the first leaves open what follows, the last one does not. Empty
+   * or absent where answers have none.
+   */
+  readonly reasoningEnds?: readonly string[];
   /** Reads the answer to a prompt that was written with the same options. */
   parser(options?: ChatOptions): GenerationParser;
 }

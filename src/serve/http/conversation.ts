@@ -1,10 +1,18 @@
 import type { AnswerStart, ChatFormat, ChatMessage, ChatOptions } from "../../models/chat/index.ts";
 import type { GenerationPlan } from "../generation.ts";
 import { inlineReasoning, type ReasoningMarks } from "../inline_reasoning.ts";
+import type { ReasoningBudget } from "../reasoning_budget.ts";
 import type { RouteContext } from "./context.ts";
-import { type HttpError, unsupportedField } from "./errors.ts";
+import { badField, type HttpError, unsupportedField } from "./errors.ts";
 import type { ServedModel } from "./options.ts";
-import { canSkipReasoning, type Effort, effortLevel, startAnswer, withoutReasoning } from "./reasoning.ts";
+import {
+  canSkipReasoning,
+  type Effort,
+  effortLevel,
+  reasoningBudget,
+  startAnswer,
+  withoutReasoning,
+} from "./reasoning.ts";
 import { engineRequest, stopStringsOf } from "./sampling.ts";
 import type { GenerationFields } from "./schema.ts";
 import type { ToolUse } from "./tools.ts";
@@ -17,7 +25,9 @@ export type Conversation = {
   readonly effort?: Effort | undefined;
   /** Name of the field that asked for the effort. */
   readonly effortField: string;
-  /** An effort the chat format has no place for is a 400; otherwise its field counts as ignored. */
+  /** Most tokens of reasoning; 0 = none. */
+  readonly budget?: { readonly field: string; readonly tokens: number } | undefined;
+  /** An effort or budget the chat format has no place for is a 400; otherwise its field counts as ignored. */
   readonly strict: boolean;
   readonly templateArguments?: Readonly<Record<string, unknown>>;
   /** Absent, null or negative: to the end of the context. */
@@ -44,7 +54,10 @@ export function planAnswer(
 ): PlannedAnswer {
   const { tokenizer, chat } = model;
   const { messages, maxTokens, topLogprobs, inline = false } = conversation;
-  const { options, start, ...told } = chatOptions(context, chat, conversation);
+  const { options, start, budget, ...told } = reasoningOf(context, model, conversation);
+  if (budget && (body.n ?? 1) > 1) {
+    throw badField("n", "1 where reasoning is bounded", String(body.n));
+  }
   const started = startAnswer(model, start, options);
   const parser = () => started.parser(chat.parser(options));
   const plan: GenerationPlan = {
@@ -55,45 +68,81 @@ export function planAnswer(
       ...engineRequest(context, body, { tokenizer, formatStops: chat.stopTokens, maxTokens }),
       ...(topLogprobs === undefined ? {} : { topLogprobs }),
     },
+    ...(budget ? { budget } : {}),
   };
   return { plan, ...told };
 }
 
-type Told = Omit<PlannedAnswer, "plan"> & { readonly options: ChatOptions; readonly start?: AnswerStart };
+type Reasoning = Omit<PlannedAnswer, "plan"> & {
+  readonly options: ChatOptions;
+  readonly start?: AnswerStart;
+  readonly budget?: ReasoningBudget;
+};
 
-function chatOptions({ state }: RouteContext, chat: ChatFormat, conversation: Conversation): Told {
-  const { use, effortField, strict } = conversation;
+/** What the model is told about reasoning, and what is done about it while it answers. */
+function reasoningOf({ state }: RouteContext, model: ServedModel, conversation: Conversation): Reasoning {
+  const { chat } = model;
+  const { use, strict, effortField, budget: asked } = conversation;
   const hasTools = use.tools.length > 0;
   const base: ChatOptions = {
     ...(hasTools ? { tools: use.tools } : {}),
     templateArguments: conversation.templateArguments ?? {},
   };
-  const wanted = conversation.effort === undefined ? undefined : effortLevel(conversation.effort);
-  const ignored: string[] = [];
-  if (wanted === "none" && canSkipReasoning(chat, hasTools) && use.forced === undefined) {
-    return { ...withoutReasoning(chat, withEffort(base, "low")), effort: "none", ignored };
-  }
+  const told = (reasoningEffort: "low" | "medium" | "high"): ChatOptions => ({ ...base, reasoningEffort });
+  const level = conversation.effort === undefined ? undefined : effortLevel(conversation.effort);
   const readsEffort = chat.reads("reasoning_effort");
-  if (wanted !== undefined && (wanted === "none" || !readsEffort)) {
-    if (strict) throw noEffort(effortField, chat, wanted === "none" && readsEffort);
+  if (use.forced !== undefined) {
+    // an answer that begins with a call has no place for reasoning
+    const options = told(level === undefined || level === "none" ? "low" : level);
+    return { options, start: { kind: "call", tool: use.forced }, ignored: [] };
+  }
+  if (level === "none" || asked?.tokens === 0) {
+    const field = level === "none" ? effortField : (asked?.field ?? "");
+    return { ...skipReasoning(model, told("low"), { field, strict, hasTools }) };
+  }
+  const ignored: string[] = [];
+  if (level !== undefined && !readsEffort) {
+    if (strict) throw noEffort(effortField, chat);
     ignored.push(effortField);
   }
-  const effort = wanted === "none" ? "low" : (wanted ?? state.settings.reasoningEffort);
+  const budget =
+    asked && chat.capabilities.reasoning ? reasoningBudget(model, asked.tokens, hasTools) : undefined;
+  if (asked && chat.capabilities.reasoning && !budget) {
+    if (strict)
+      throw unsupportedField(asked.field, "a reasoning budget", "This model's chat format has none.");
+    ignored.push(asked.field);
+  }
+  const effort = level ?? state.settings.reasoningEffort;
   return {
-    options: withEffort(base, effort),
-    ...(use.forced === undefined ? {} : { start: { kind: "call", tool: use.forced } }),
+    options: told(effort),
+    ...(budget ? { budget } : {}),
     ...(readsEffort ? { effort } : {}),
     ignored,
   };
 }
 
-function withEffort(options: ChatOptions, reasoningEffort: "low" | "medium" | "high"): ChatOptions {
-  return { ...options, reasoningEffort };
+/** No reasoning: the format's own way, or an end to it after its first token. */
+function skipReasoning(
+  model: ServedModel,
+  options: ChatOptions,
+  {
+    field,
+    strict,
+    hasTools,
+  }: { readonly field: string; readonly strict: boolean; readonly hasTools: boolean },
+): Reasoning {
+  const { chat } = model;
+  if (canSkipReasoning(chat, hasTools)) {
+    return { ...withoutReasoning(chat, options), effort: "none", ignored: [] };
+  }
+  const budget = reasoningBudget(model, 0, hasTools);
+  if (budget) return { options, budget, effort: "none", ignored: [] };
+  if (strict)
+    throw unsupportedField(field, "an answer without reasoning", "This model's chat format has none.");
+  return { options, ignored: [field] };
 }
 
-/** `off`: the effort is read, but reasoning cannot be turned off beside tools. */
-export function noEffort(param: string, chat: ChatFormat, off = false): HttpError {
-  if (off) return unsupportedField(param, "no reasoning beside tools", "Use low.");
+export function noEffort(param: string, chat: ChatFormat): HttpError {
   const fix = chat.reads("enable_thinking")
     ? "Turn thinking on or off with chat_template_kwargs.enable_thinking."
     : "Leave it out.";

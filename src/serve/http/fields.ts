@@ -88,11 +88,6 @@ export const refusedFields: ReadonlyMap<string, Refused> = new Map<string, Refus
   ["include_stop_str_in_output", { what: "a stop string in the output", fix: drop }],
   ["truncate_prompt_tokens", { what: "cutting the prompt", fix: "Shorten it before sending" }],
   ["image_data", { what: "image input", fix: drop }],
-  ["thinking", { what: "a thinking budget", fix: "Use reasoning_effort", harmless: ofType("auto") }],
-  [
-    "thinking_budget_tokens",
-    { what: "a thinking budget", fix: "Use reasoning_effort", harmless: (value) => value === -1 },
-  ],
   ["logits_processors", { what: "logits processors", fix: "Use logit_bias" }],
 ]);
 

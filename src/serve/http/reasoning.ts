@@ -1,10 +1,46 @@
-import type { AnswerStart, ChatFormat, ChatOptions, GenerationParser } from "../../models/chat/index.ts";
+import * as v from "valibot";
+import type {
+  AnswerStart,
+  ChatFormat,
+  ChatOptions,
+  GenerationParser,
+  ParsedEvent,
+} from "../../models/chat/index.ts";
+import type { ReasoningBudget } from "../reasoning_budget.ts";
 import type { ServedModel } from "./options.ts";
-import { oneOf } from "./schema.ts";
+import { integer, maybe, oneOf } from "./schema.ts";
 
 /** Efforts as clients name them. */
 export const efforts = oneOf("none", "minimal", "low", "medium", "high", "xhigh", "max");
 export type Effort = (typeof efforts.options)[number];
+
+/** Fields that bound reasoning, under llama.cpp's name and the one of clients that know Anthropic's. */
+export const budgetEntries = {
+  thinking_budget_tokens: maybe(integer(-1, 2 ** 31 - 1)),
+  thinking: maybe(
+    v.object(
+      {
+        type: oneOf("enabled", "disabled", "adaptive", "auto"),
+        budget_tokens: maybe(integer(-1, 2 ** 31 - 1)),
+      },
+      "an object with a type",
+    ),
+  ),
+};
+
+type BudgetFields = v.InferOutput<v.ObjectSchema<typeof budgetEntries, undefined>>;
+
+/** The budget a request asks for; -1 asks for none. */
+export function budgetOf(
+  body: BudgetFields,
+): { readonly field: string; readonly tokens: number } | undefined {
+  const { thinking, thinking_budget_tokens: most } = body;
+  if (thinking?.type === "disabled") return { field: "thinking", tokens: 0 };
+  const own = thinking?.budget_tokens ?? undefined;
+  const field = own === undefined ? "thinking_budget_tokens" : "thinking.budget_tokens";
+  const tokens = own ?? most ?? -1;
+  return tokens < 0 ? undefined : { field, tokens };
+}
 
 /** The nearest of the three levels that models were trained with; `none` turns reasoning off. */
 export function effortLevel(effort: Effort): "low" | "medium" | "high" | "none" {
@@ -32,6 +68,22 @@ export function withoutReasoning(
   return chat.capabilities.reasoning && chat.opening ? { options, start: { kind: "content" } } : { options };
 }
 
+/** The tokens that end reasoning at its budget; undefined where the format has no such text. */
+export function reasoningBudget(
+  { chat, tokenizer }: ServedModel,
+  tokens: number,
+  hasTools: boolean,
+): ReasoningBudget | undefined {
+  const ends = chat.reasoningEnds ?? [];
+  // without tools nothing but text can follow
+  const texts = hasTools ? ends : ends.slice(-1);
+  if (texts.length === 0) return undefined;
+  return {
+    tokens,
+    closings: texts.map((text) => tokenizer.encode(text, { special: true, bos: false, eos: false })),
+  };
+}
+
 export type StartedAnswer = {
   /** What the prompt ends with. */
   readonly tokens: readonly number[];
@@ -53,9 +105,9 @@ export function startAnswer(
 
 function begun(parser: GenerationParser, tokens: readonly number[]): GenerationParser {
   let held = tokens.flatMap((token) => [...parser.push(token)]);
-  const after = <T>(events: readonly T[]): readonly T[] => {
+  const after = (events: readonly ParsedEvent[]): readonly ParsedEvent[] => {
     if (held.length === 0) return events;
-    const all = [...held, ...events] as readonly T[];
+    const all = [...held, ...events];
     held = [];
     return all;
   };

@@ -2,7 +2,7 @@ import * as v from "valibot";
 import { describe } from "../body.ts";
 import { badField, unsupportedField } from "../errors.ts";
 import type { RequestLimits } from "../options.ts";
-import { efforts } from "../reasoning.ts";
+import { budgetEntries, efforts } from "../reasoning.ts";
 import { flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
 
 const id = v.pipe(text, v.minLength(1, "an id"), v.maxLength(256, "an id of at most 256 characters"));
@@ -30,6 +30,7 @@ export function responseEntries(limits: RequestLimits) {
       v.object({ effort: maybe(efforts), summary: maybe(text), generate_summary: maybe(text) }, "an object"),
     ),
     reasoning_effort: maybe(efforts),
+    ...budgetEntries,
     text: maybe(v.object({ format: v.optional(v.unknown()), verbosity: maybe(text) }, "an object")),
     tools: maybe(v.array(v.unknown(), "an array of tools")),
     tool_choice: v.optional(v.unknown()),

@@ -10,7 +10,7 @@ import { ignoredHeaders, sortFields } from "../fields.ts";
 import { messagesSchema, readMessages, unusedMembers } from "../messages.ts";
 import { resolveModel } from "../model_card.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
-import { efforts } from "../reasoning.ts";
+import { budgetEntries, budgetOf, efforts } from "../reasoning.ts";
 import { respond } from "../respond.ts";
 import { flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
 import { chatTools, readToolChoice, readTools, toolUse } from "../tools.ts";
@@ -23,6 +23,7 @@ function chatEntries(limits: RequestLimits) {
     logprobs: maybe(flag),
     top_logprobs: maybe(integer(0, limits.topLogprobs)),
     reasoning_effort: maybe(efforts),
+    ...budgetEntries,
     reasoning_format: maybe(oneOf("auto", "none", "deepseek", "deepseek-legacy")),
     psionic_reasoning: maybe(
       v.object({ parser: maybe(text), mode: maybe(oneOf("separate", "suppress")) }, "an object"),
@@ -90,6 +91,7 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
     use,
     effort,
     effortField: "reasoning_effort",
+    budget: budgetOf(body),
     strict: true,
     templateArguments,
     maxTokens: body.max_completion_tokens ?? body.max_tokens,

@@ -17,7 +17,7 @@ import { ignoredHeaders, sortFields } from "../fields.ts";
 import { truthHeaders } from "../headers.ts";
 import { resolveModel } from "../model_card.ts";
 import type { ServedModel } from "../options.ts";
-import type { Effort } from "../reasoning.ts";
+import { budgetOf } from "../reasoning.ts";
 import { respond } from "../respond.ts";
 import { anthropicTools, readTools, toolUse } from "../tools.ts";
 
@@ -37,31 +37,25 @@ async function readRequest(context: RouteContext, counted: boolean): Promise<Req
   const raw = (await readJson(request, limits.bodyBytes)) as object;
   const entries = anthropicEntries(limits, counted);
   const body = validate(v.object(entries), raw);
-  // `thinking` means something else to the other routes
   const unknown = sortFields(raw, entries);
   refuseUnserved(body, raw);
   const name = resolveModel(model.engine.info, body.model);
   const offered = readTools(body.tools, anthropicTools);
   const use = toolUse(offered, anthropicChoice(body), model);
   const input = readAnthropic(body, limits);
-  const effort = effortOf(body);
   const fields = { ...body, stop: body.stop_sequences, max_tokens: undefined };
   const planned = planAnswer(context, model, fields, {
     messages: input.messages,
     use,
-    effort,
-    effortField: effort === "none" ? "thinking" : "output_config.effort",
+    effort: body.output_config?.effort ?? undefined,
+    effortField: "output_config.effort",
+    budget: budgetOf(body),
     strict: false,
     maxTokens: undefined,
   });
   const ignored = [...unknown, ...offered.ignored, ...input.ignored, ...planned.ignored];
   record.ignored = ignored.length;
   return { model, body, name, planned: { ...planned, plan: limited(planned.plan, model, body) }, ignored };
-}
-
-function effortOf(body: AnthropicFields): Effort | undefined {
-  if (body.thinking?.type === "disabled") return "none";
-  return body.output_config?.effort ?? undefined;
 }
 
 /**

@@ -8,6 +8,7 @@ import { ignoredHeaders, sortFields } from "../fields.ts";
 import { truthHeaders } from "../headers.ts";
 import { modelFacts, resolveModel } from "../model_card.ts";
 import type { ServedModel } from "../options.ts";
+import { budgetOf } from "../reasoning.ts";
 import { respond } from "../respond.ts";
 import { responseAnswer } from "../responses/answer.ts";
 import { type Continued, continueConversation } from "../responses/conversation.ts";
@@ -47,6 +48,7 @@ async function readRequest(context: RouteContext): Promise<Request> {
     use,
     effort: body.reasoning?.effort ?? body.reasoning_effort ?? undefined,
     effortField: body.reasoning?.effort ? "reasoning.effort" : "reasoning_effort",
+    budget: budgetOf(body),
     strict: false,
     maxTokens: body.max_output_tokens,
     topLogprobs: wantsLogprobs(body) ? (body.top_logprobs ?? 0) : undefined,
