@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, streamText } from "ai";
 import OpenAI from "openai";
+import { generate } from "../generation.ts";
 import { openServedModel } from "../served_model.ts";
 import { fuzzBodies } from "./fuzz.ts";
 import type { ServedModel } from "./options.ts";
@@ -138,6 +139,67 @@ test("a client that goes away frees its slot", async () => {
   leave.abort();
   // The bound is 50 ms on a machine of its own; tests share theirs.
   expect(await took(() => model.engine.stats().active === 0)).toBeLessThan(500);
+});
+
+test("responses: the second turn finds the first one's work in the cache", async () => {
+  const first = await openai.responses.create({ model: name, input: question });
+  expect(first.output_text).toBe(sentence);
+  const second = await openai.responses.create({
+    model: name,
+    previous_response_id: first.id,
+    input: "And TLS?",
+    max_output_tokens: 8,
+  });
+  const usage = second.usage!;
+  expect(usage.input_tokens).toBeGreaterThan(first.usage!.total_tokens);
+  expect(usage.input_tokens_details.cached_tokens).toBeGreaterThan(first.usage!.input_tokens);
+  const counted = await server.post("/v1/messages/count_tokens", { model: name, messages: question });
+  expect(await counted.json()).toEqual({ input_tokens: first.usage!.input_tokens });
+});
+
+test("an answer that is cut at its budget and goes on with its own next tokens is the same answer", async () => {
+  const tokens = model.tokenizer.encode(sentence, { special: false, bos: false, eos: false });
+  const prompt = model.chat.prompt(question, { reasoningEffort: "low" });
+  const start = model.tokenizer.encode("<|channel|>final<|message|>", {
+    special: true,
+    bos: false,
+    eos: false,
+  });
+  const parser = () => {
+    const inner = model.chat.parser();
+    for (const token of start) inner.push(token);
+    // all is taken for reasoning until the budget is spent
+    let seen = 0;
+    return {
+      unparsed: 0,
+      inContent: false,
+      push: (token: number) => {
+        seen += 1;
+        const type = seen <= 5 ? ("reasoning" as const) : ("content" as const);
+        return inner
+          .push(token)
+          .map((event) => (event.type === "toolCall" ? event : { type, text: event.text }));
+      },
+      finish: () => [],
+    };
+  };
+  const request = {
+    prompt: [...prompt, ...start],
+    sampling: {},
+    stopTokens: [...model.tokenizer.stopTokens, ...model.chat.stopTokens],
+    choices: 1,
+  };
+  const budget = { tokens: 5, closings: [tokens.slice(5, 8)] };
+  let text = "";
+  let completed = 0;
+  const { signal } = new AbortController();
+  for await (const event of generate(model.engine, { request, stops: [], parser, budget }, { signal })) {
+    if (event.type === "content" || event.type === "reasoning") text += event.text;
+    if (event.type === "end") completed = event.summary.completionTokens;
+  }
+  expect(text).toBe(sentence);
+  // the three that were given are not the model's; its stop token is
+  expect(completed).toBe(tokens.length - 3 + 1);
 });
 
 test("without max_tokens an answer runs to the end of the context", async () => {

@@ -160,7 +160,6 @@ test("what an agent sends without state: items, sealed reasoning, tool types of 
       { type: "function", name: "shell", parameters: { type: "object", properties: {} }, strict: false },
       { type: "custom", name: "apply_patch", format: { type: "grammar" } },
       { type: "web_search" },
-      { type: "namespace", name: "mcp", tools: [] },
     ],
     tool_choice: "auto",
     parallel_tool_calls: false,
@@ -174,9 +173,7 @@ test("what an agent sends without state: items, sealed reasoning, tool types of 
   const user = { type: "message", role: "user", content: [{ type: "input_text", text: "list" }] };
   const response = await server.post(path, { ...request, input: [user] });
   expect(response.status).toBe(200);
-  expect(response.headers.get("x-psionic-ignored")).toBe(
-    "reasoning.summary, tools.custom, tools.web_search, tools.namespace",
-  );
+  expect(response.headers.get("x-psionic-ignored")).toBe("reasoning.summary, tools.custom, tools.web_search");
   const { response: end } = eventsOf(await response.text()).at(-1)!;
   expect(end.reasoning.effort).toBe("high");
   expect((await server.get(`${path}/${end.id}`)).status).toBe(404);
@@ -192,6 +189,22 @@ test("what an agent sends without state: items, sealed reasoning, tool types of 
   expect(promptOf(model)).toContain(
     'to=functions.shell <|constrain|>json<|message|>{"command":"ls"}<|call|>',
   );
+});
+
+test("tools of a group are called by group and name", async () => {
+  const model = harmonyModel({ answers: [call("mcp__files_read", "{}")], later: [speech("Ok.")] });
+  await using server = await testServer(model);
+  const tools = [
+    { type: "namespace", name: "mcp__files", tools: [{ type: "function", name: "read" }, { type: "x" }] },
+  ];
+  const response = await server.post(path, { input: "read", tools, store: false });
+  expect(response.headers.get("x-psionic-ignored")).toBe("tools.x");
+  const [, called] = (await response.json()).output;
+  expect(called).toMatchObject({ type: "function_call", namespace: "mcp__files", name: "read" });
+  const output = { type: "function_call_output", call_id: called.call_id, output: "text" };
+  await server.post(path, { input: [{ role: "user", content: "read" }, called, output], tools });
+  expect(promptOf(model)).toContain("to=functions.mcp__files_read <|constrain|>json<|message|>{}<|call|>");
+  expect(promptOf(model)).toContain("<|start|>functions.mcp__files_read to=assistant");
 });
 
 test("answers are kept, listed, deleted, and are nobody else's", async () => {

@@ -11,7 +11,19 @@ export type ToolChoice =
   | { readonly kind: "named"; readonly name: string };
 
 /** The tools of a request that can be offered, and the names of those that cannot. */
-export type OfferedTools = { readonly tools: readonly ChatTool[]; readonly ignored: readonly string[] };
+export type OfferedTools = {
+  readonly tools: readonly ChatTool[];
+  readonly ignored: readonly string[];
+  /** Where a tool came from that was offered as one of a group, by the name it is offered under. */
+  readonly grouped: ReadonlyMap<string, GroupedTool>;
+};
+
+export type GroupedTool = { readonly namespace: string; readonly name: string };
+
+/** The name under which the model sees a tool of a group. */
+export function groupedName({ namespace, name }: GroupedTool): string {
+  return `${namespace}.${name}`;
+}
 
 /** Where an API puts the parts of a tool: whether it is a function, and the function's members. */
 export type ToolForm = {
@@ -20,6 +32,8 @@ export type ToolForm = {
   readonly at: "" | "function";
   /** The member that holds the schema of the arguments. */
   readonly schema: "parameters" | "input_schema";
+  /** Agents may offer the tools of one server as a group: `{type: "namespace", name, tools}`. */
+  readonly groups?: true;
 };
 
 export const chatTools: ToolForm = {
@@ -27,7 +41,7 @@ export const chatTools: ToolForm = {
   at: "function",
   schema: "parameters",
 };
-export const responseTools: ToolForm = { ...chatTools, at: "" };
+export const responseTools: ToolForm = { ...chatTools, at: "", groups: true };
 export const anthropicTools: ToolForm = {
   isFunction: ({ type }) => type === undefined || type === null || type === "custom",
   at: "",
@@ -52,36 +66,53 @@ const functionTool = v.object(
   "an object",
 );
 
+const group = v.object({ name, tools: v.array(v.unknown(), "an array of tools") }, "an object");
+
 /** The functions among a request's tools; types that only other servers run are left out and named. */
 export function readTools(tools: readonly unknown[] | null | undefined, form: ToolForm): OfferedTools {
-  const offered: ChatTool[] = [];
+  const offered = new Map<string, ChatTool>();
+  const grouped = new Map<string, GroupedTool>();
   const ignored = new Set<string>();
-  const names = new Set<string>();
-  if ((tools?.length ?? 0) > maxTools)
-    throw badField("tools", `at most ${maxTools} tools`, String(tools?.length));
-  tools?.forEach((tool, i) => {
-    const param = `tools[${i}]`;
-    if (typeof tool !== "object" || tool === null) throw badField(param, "an object", describe(tool));
-    const { type } = tool as { readonly type?: unknown };
-    if (!form.isFunction(tool)) {
-      if (typeof type !== "string") throw badField(`${param}.type`, "a type", describe(type));
-      ignored.add(`tools.${printable(type)}`);
-      return;
-    }
-    const where = form.at === "" ? param : `${param}.${form.at}`;
-    const inner: unknown = form.at === "" ? tool : (tool as Record<string, unknown>)[form.at];
-    const read = validateAt(functionTool, inner, where);
-    if (names.has(read.name))
-      throw badField(`${where}.name`, "a name of its own", "the name of an earlier tool");
-    names.add(read.name);
-    const schema = read[form.schema] ?? undefined;
-    offered.push({
-      name: read.name,
-      ...(read.description ? { description: read.description } : {}),
-      ...(schema === undefined ? {} : { parameters: schema }),
+  const read = (list: readonly unknown[], where: string, namespace?: string): void => {
+    list.forEach((tool, i) => {
+      const param = `${where}[${i}]`;
+      if (typeof tool !== "object" || tool === null) throw badField(param, "an object", describe(tool));
+      const { type } = tool as { readonly type?: unknown };
+      if (form.groups && namespace === undefined && type === "namespace") {
+        const inner = validateAt(group, tool, param);
+        read(inner.tools, `${param}.tools`, inner.name);
+        return;
+      }
+      if (!form.isFunction(tool)) {
+        if (typeof type !== "string") throw badField(`${param}.type`, "a type", describe(type));
+        ignored.add(`tools.${printable(type)}`);
+        return;
+      }
+      const one = readFunction(tool, param, form);
+      const origin = namespace === undefined ? undefined : { namespace, name: one.name };
+      const shown = origin ? { ...one, name: groupedName(origin) } : one;
+      if (offered.has(shown.name)) {
+        throw badField(`${param}.name`, "a name of its own", "the name of an earlier tool");
+      }
+      if (origin) grouped.set(shown.name, origin);
+      offered.set(shown.name, shown);
+      if (offered.size > maxTools) throw badField("tools", `at most ${maxTools} tools`, "more");
     });
-  });
-  return { tools: offered, ignored: [...ignored] };
+  };
+  read(tools ?? [], "tools");
+  return { tools: [...offered.values()], ignored: [...ignored], grouped };
+}
+
+function readFunction(tool: object, param: string, form: ToolForm): ChatTool {
+  const where = form.at === "" ? param : `${param}.${form.at}`;
+  const inner: unknown = form.at === "" ? tool : (tool as Record<string, unknown>)[form.at];
+  const { name: own, description, ...rest } = validateAt(functionTool, inner, where);
+  const schema = rest[form.schema] ?? undefined;
+  return {
+    name: own,
+    ...(description ? { description } : {}),
+    ...(schema === undefined ? {} : { parameters: schema }),
+  };
 }
 
 const words = ["none", "auto", "required"] as const;

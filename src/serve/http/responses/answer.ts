@@ -1,4 +1,4 @@
-import type { ChatMessage } from "../../../models/chat/index.ts";
+import type { ChatMessage, ChatToolCall } from "../../../models/chat/index.ts";
 import type { Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
 import type { TokenRecord } from "../../choice.ts";
 import type { GenerationSummary } from "../../generation.ts";
@@ -8,6 +8,7 @@ import { chatLogprob } from "../logprobs.ts";
 import type { ManyEvent } from "../many.ts";
 import type { AnswerShape } from "../respond.ts";
 import { namedEvent } from "../sse.ts";
+import { groupedName, type OfferedTools } from "../tools.ts";
 import { Turns } from "../turns.ts";
 import type { Item } from "./input.ts";
 import { sealReasoning } from "./reasoning_seal.ts";
@@ -23,6 +24,8 @@ export type ResponseAnswerOptions = AnswerFrame & {
   readonly tokenizer: Tokenizer;
   readonly logprobs: boolean;
   readonly showReasoning: boolean;
+  /** Tools that were offered in groups, whose calls name the group. */
+  readonly grouped: OfferedTools["grouped"];
   /** Reasoning items carry `encrypted_content`. */
   readonly sealed: boolean;
   readonly cancel: AbortSignal;
@@ -161,8 +164,7 @@ class ResponseWriter {
     for (const item of this.output) {
       if (item.type === "reasoning") turns.reason(textOf(item));
       else if (item.type === "message") turns.say("assistant", textOf(item));
-      else
-        turns.call({ id: String(item.call_id), name: String(item.name), arguments: String(item.arguments) });
+      else turns.call(callOf(item));
     }
     return turns.messages();
   }
@@ -234,7 +236,9 @@ class ResponseWriter {
     if (open.kind === "message") return { id, type: "message", status, role: "assistant", content };
     if (open.kind === "call") {
       const call_id = `${this.options.id}-tool-${open.call}`;
-      return { id, type: "function_call", status, call_id, name: open.name, arguments: open.text };
+      const { namespace, name } = this.options.grouped.get(open.name) ?? { name: open.name };
+      const group = namespace === undefined ? {} : { namespace };
+      return { id, type: "function_call", status, call_id, name, ...group, arguments: open.text };
     }
     const sealed = this.options.sealed && content.length > 0 ? sealReasoning(open.text) : null;
     return { id, type: "reasoning", status, summary: [], content, encrypted_content: sealed };
@@ -263,6 +267,15 @@ class ResponseWriter {
     this.sequence += 1;
     return namedEvent({ type, sequence_number, ...fields } as { readonly type: string });
   }
+}
+
+function callOf(item: Item): ChatToolCall {
+  const name = String(item.name);
+  return {
+    id: String(item.call_id),
+    name: typeof item.namespace === "string" ? groupedName({ namespace: item.namespace, name }) : name,
+    arguments: String(item.arguments),
+  };
 }
 
 function isCut(cause: string | undefined): boolean {

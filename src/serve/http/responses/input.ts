@@ -5,6 +5,7 @@ import { badField } from "../errors.ts";
 import { checkArguments, readText } from "../messages.ts";
 import type { RequestLimits } from "../options.ts";
 import { maybe, oneOf, text } from "../schema.ts";
+import { groupedName } from "../tools.ts";
 import { Turns } from "../turns.ts";
 import { openReasoning } from "./reasoning_seal.ts";
 
@@ -38,6 +39,7 @@ const callItem = v.object(
   {
     call_id: callId,
     name: v.pipe(text, v.minLength(1, "a name")),
+    namespace: maybe(text),
     arguments: maybe(text),
     input: maybe(text),
   },
@@ -97,7 +99,8 @@ function readItem(item: Item, param: string, turns: Turns, limits: RequestLimits
     }
     case "function_call":
     case "custom_tool_call": {
-      const { call_id: id, name, arguments: args, input } = validateAt(callItem, item, param);
+      const { call_id: id, name: own, namespace, arguments: args, input } = validateAt(callItem, item, param);
+      const name = namespace ? groupedName({ namespace, name: own }) : own;
       const written = type === "function_call" ? (args ?? "{}") : JSON.stringify({ input: input ?? "" });
       checkArguments(written, `${param}.arguments`);
       turns.call({ id, name, arguments: written });

@@ -14,7 +14,7 @@ import { responseAnswer } from "../responses/answer.ts";
 import { type Continued, continueConversation } from "../responses/conversation.ts";
 import { responseHead } from "../responses/head.ts";
 import { type ResponseFields, refuseUnserved, responseEntries, unusedParts } from "../responses/request.ts";
-import { readToolChoice, readTools, responseTools, toolUse } from "../tools.ts";
+import { type OfferedTools, readToolChoice, readTools, responseTools, toolUse } from "../tools.ts";
 
 type Request = {
   readonly model: ServedModel;
@@ -24,6 +24,7 @@ type Request = {
   readonly id: string;
   readonly continued: Continued;
   readonly planned: PlannedAnswer;
+  readonly grouped: OfferedTools["grouped"];
   readonly ignored: readonly string[];
 };
 
@@ -61,7 +62,7 @@ async function readRequest(context: RouteContext): Promise<Request> {
     ...planned.ignored,
   ];
   record.ignored = ignored.length;
-  return { model, body, name, id, continued, planned, ignored };
+  return { model, body, name, id, continued, planned, grouped: offered.grouped, ignored };
 }
 
 function wantsLogprobs(body: ResponseFields): boolean {
@@ -87,6 +88,7 @@ export const responses: Route = {
       head: responseHead(state, read, store),
       tokenizer: model.tokenizer,
       logprobs: planned.plan.request.topLogprobs !== undefined,
+      grouped: read.grouped,
       showReasoning: body.psionic_reasoning?.mode !== "suppress",
       sealed: (body.include ?? []).includes("reasoning.encrypted_content"),
       cancel: cancelling.signal,
