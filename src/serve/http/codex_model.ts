@@ -38,8 +38,8 @@ export function codexModel(info: EngineInfo, chat: ChatFormat, defaultEffort: "l
     supports_reasoning_summaries: false,
     support_verbosity: false,
     default_verbosity: null,
-    // tools with a grammar of their own are not served
-    apply_patch_tool_type: chat.capabilities.tools ? "function" : null,
+    // Codex's patches are a tool with a grammar of its own, which is not served; files are edited by commands
+    apply_patch_tool_type: null,
     truncation_policy: { mode: "tokens", limit: Math.min(outputTokens, Math.floor(contextLength / 4)) },
     supports_parallel_tool_calls: false,
     context_window: contextLength,
