@@ -108,6 +108,28 @@ test("a tool loop, streamed and whole", async () => {
   expect(promptOf(served)).toContain("Be brief.");
 });
 
+test("thinking that is not shown comes back to the model in the signature", async () => {
+  const served = harmonyModel({ answers: [call("weather", "{}", "look")], later: [speech("Ok.")] });
+  const anthropic = await client(served);
+  const thinking = { type: "adaptive" as const, display: "omitted" as const };
+  const stream = anthropic.messages.stream({ ...hi, model, tools: [weather], thinking });
+  const asked = await stream.finalMessage();
+  expect(asked.content[0]).toMatchObject({ type: "thinking", thinking: "" });
+  const use = asked.content[1];
+  if (use?.type !== "tool_use") throw new Error("no call came");
+  const result = { type: "tool_result" as const, tool_use_id: use.id, content: "18C" };
+  const { messages } = hi;
+  await anthropic.messages.create({
+    ...{ max_tokens: 100, model, tools: [weather], thinking },
+    messages: [
+      ...messages,
+      { role: "assistant", content: asked.content },
+      { role: "user", content: [result] },
+    ],
+  });
+  expect(promptOf(served)).toContain("<|channel|>analysis<|message|>look<|end|>");
+});
+
 test("stop reasons", async () => {
   const anthropic = await client(harmonyModel(speech("one two three")));
   const ask = (more: object) => anthropic.messages.create({ ...hi, model, ...more });

@@ -1,6 +1,7 @@
 import type { GenerationSummary } from "../../generation.ts";
 import type { AnswerFrame } from "../answer_frame.ts";
 import type { ManyEvent } from "../many.ts";
+import { sealReasoning } from "../reasoning_seal.ts";
 import type { AnswerShape } from "../respond.ts";
 import { namedEvent } from "../sse.ts";
 import { anthropicError } from "./errors.ts";
@@ -9,7 +10,8 @@ export type AnthropicAnswerOptions = AnswerFrame & {
   /** As the request spelled it. */
   readonly model: string;
   readonly promptTokens: number;
-  readonly showThinking: boolean;
+  /** `omitted`: a block without its text, which the client sends back in the signature. */
+  readonly thinking: "shown" | "omitted" | "hidden";
   /** The request's number in the log, which errors name. */
   readonly requestId: string;
 };
@@ -65,7 +67,7 @@ class BlockWriter {
       case "content":
         return this.addText("text", event.text);
       case "reasoning":
-        return this.options.showThinking ? this.addText("thinking", event.text) : "";
+        return this.options.thinking === "hidden" ? "" : this.addText("thinking", event.text);
       case "toolCall":
         return this.addCall(event.index, event.name, event.arguments);
       case "finish":
@@ -117,6 +119,7 @@ class BlockWriter {
       out += this.begin(empty);
     }
     this.open!.text += text;
+    if (kind === "thinking" && this.options.thinking === "omitted") return out;
     const delta = kind === "text" ? { type: "text_delta", text } : { type: "thinking_delta", thinking: text };
     return out + this.delta(delta);
   }
@@ -136,7 +139,7 @@ class BlockWriter {
   private endBlock(): string {
     const { open } = this;
     if (!open) return "";
-    const signature = this.signature();
+    const signature = this.signature(open);
     const out =
       (open.kind === "thinking" ? this.delta({ type: "signature_delta", signature }) : "") +
       this.emit("content_block_stop", { index: this.blocks.length });
@@ -150,7 +153,7 @@ class BlockWriter {
       return { type: "tool_use", id: this.callId(open.call), name: open.name, input: inputOf(open.text) };
     }
     if (open.kind === "text") return { type: "text", text: open.text };
-    return { type: "thinking", thinking: open.text, signature };
+    return { type: "thinking", thinking: this.options.thinking === "omitted" ? "" : open.text, signature };
   }
 
   private begin(block: object): string {
@@ -166,8 +169,10 @@ class BlockWriter {
   }
 
   /** Clients send thinking back only with one; nothing is checked when they do. */
-  private signature(): string {
-    return `${this.options.id}-${this.blocks.length}`;
+  private signature({ text }: Open): string {
+    return this.options.thinking === "omitted"
+      ? sealReasoning(text)
+      : `${this.options.id}-${this.blocks.length}`;
   }
 
   private emit(type: string, fields: object): string {

@@ -4,7 +4,8 @@ import { describe, printable, validateAt } from "../body.ts";
 import { badField } from "../errors.ts";
 import { mediaRefusal } from "../messages.ts";
 import type { RequestLimits } from "../options.ts";
-import { text } from "../schema.ts";
+import { openReasoning } from "../reasoning_seal.ts";
+import { maybe, text } from "../schema.ts";
 import { Turns } from "../turns.ts";
 import type { AnthropicFields } from "./request.ts";
 
@@ -15,7 +16,7 @@ export type AnthropicInput = {
 };
 
 const textBlock = v.object({ text }, "a text block");
-const thinkingBlock = v.object({ thinking: text }, "a thinking block");
+const thinkingBlock = v.object({ thinking: text, signature: maybe(text) }, "a thinking block");
 const useBlock = v.object(
   {
     id: v.pipe(text, v.minLength(1, "an id")),
@@ -67,9 +68,11 @@ function readBlocks(
     }
     flush();
     switch (block.type) {
-      case "thinking":
-        turns.reason(validateAt(thinkingBlock, block, at).thinking);
+      case "thinking": {
+        const { thinking, signature } = validateAt(thinkingBlock, block, at);
+        turns.reason(thinking || openReasoning(signature ?? "") || "");
         break;
+      }
       case "tool_use": {
         const { id, name, input } = validateAt(useBlock, block, at);
         if (role !== "assistant")

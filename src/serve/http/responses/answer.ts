@@ -6,12 +6,12 @@ import type { AnswerFrame } from "../answer_frame.ts";
 import type { HttpError } from "../errors.ts";
 import { chatLogprob } from "../logprobs.ts";
 import type { ManyEvent } from "../many.ts";
+import { sealReasoning } from "../reasoning_seal.ts";
 import type { AnswerShape } from "../respond.ts";
 import { namedEvent } from "../sse.ts";
 import { groupedName, type OfferedTools } from "../tools.ts";
 import { Turns } from "../turns.ts";
 import type { Item } from "./input.ts";
-import { sealReasoning } from "./reasoning_seal.ts";
 
 type Status = "in_progress" | "completed" | "incomplete" | "failed" | "cancelled";
 

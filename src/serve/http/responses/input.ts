@@ -4,10 +4,10 @@ import { describe, printable, validateAt } from "../body.ts";
 import { badField } from "../errors.ts";
 import { checkArguments, readText } from "../messages.ts";
 import type { RequestLimits } from "../options.ts";
+import { openReasoning } from "../reasoning_seal.ts";
 import { maybe, oneOf, text } from "../schema.ts";
 import { groupedName } from "../tools.ts";
 import { Turns } from "../turns.ts";
-import { openReasoning } from "./reasoning_seal.ts";
 
 /** An item of a request or an answer, as `input_items` lists it. */
 export type Item = Readonly<Record<string, unknown>>;

@@ -73,6 +73,11 @@ function limited(
   return { ...plan, request: { ...plan.request, maxTokens: asked } };
 }
 
+function shownThinking({ thinking }: AnthropicFields): "shown" | "omitted" | "hidden" {
+  if (!thinking || thinking.type === "disabled") return "hidden";
+  return thinking.display === "omitted" ? "omitted" : "shown";
+}
+
 export const messages: Route = {
   method: "POST",
   path: "/messages",
@@ -80,7 +85,6 @@ export const messages: Route = {
   handle: async (context) => {
     const { state, record } = context;
     const { model, body, name, planned, ignored } = await readRequest(context, false);
-    const thinking = body.thinking?.type ?? "disabled";
     return respond(context, {
       model,
       plans: [planned.plan],
@@ -90,7 +94,7 @@ export const messages: Route = {
         ...answerFrame(state, model.engine.info, "msg"),
         model: name,
         promptTokens: planned.plan.request.prompt.length,
-        showThinking: thinking !== "disabled" && body.thinking?.display !== "omitted",
+        thinking: shownThinking(body),
         requestId: record.id,
       }),
     });
