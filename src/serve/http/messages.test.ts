@@ -211,6 +211,7 @@ const wrong: readonly (readonly [string, unknown, string?])[] = [
     "messages[0].content[0].tool_use_id",
   ],
   ["messages", user([{ type: "tool_use", id: "t", name: "f", input: {} }]), "messages[0].content[0].type"],
+  ["messages", [...user("x"), { role: "assistant", content: "y" }], "messages[1].role"],
   ["max_tokens", undefined],
   ["max_tokens", -1],
   ["stop_sequences", "x"],

@@ -84,6 +84,7 @@ function readBlocks(
         const { tool_use_id: id, content } = validateAt(resultBlock, block, at);
         if (role !== "user")
           throw badField(`${at}.type`, "tool_result in a user message only", "another role");
+        if (block.is_error) ignored.add("messages.content.is_error");
         const result = textOf(content ?? "", `${at}.content`, limits, ignored);
         turns.result(id, result, `${at}.tool_use_id`);
         break;

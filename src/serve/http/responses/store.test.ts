@@ -21,7 +21,7 @@ test("the oldest make room, by count and by length", () => {
   expect(["a", "b", "c"].filter((id) => store.find(id, undefined))).toEqual(["b", "c"]);
   expect(store.findConversation("conv-b", undefined)).toBeUndefined();
   expect(store.findConversation("conv-c", undefined)?.id).toBe("c");
-  store.put(response("d", { messages: [{ role: "user", content: "x".repeat(970) }] }));
+  store.put(response("d", { messages: [{ role: "user", content: "x".repeat(880) }] }));
   expect(store.size).toBe(1);
   store.put(response("e", { messages: [{ role: "user", content: "x".repeat(2000) }] }));
   expect(store.find("e", undefined)).toBeUndefined();

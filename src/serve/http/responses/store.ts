@@ -143,8 +143,9 @@ export class ResponseStore {
   }
 }
 
-function lengthOf({ messages, inputItems }: StoredResponse): number {
-  let length = JSON.stringify(inputItems).length;
+function lengthOf({ messages, inputItems, resource }: StoredResponse): number {
+  // the resource repeats the tools and instructions of the request
+  let length = JSON.stringify(inputItems).length + JSON.stringify(resource).length;
   for (const { content, reasoning = "", toolCalls = [] } of messages) {
     length += content.length + reasoning.length;
     for (const call of toolCalls) length += call.arguments.length;

@@ -12,7 +12,7 @@ import {
 import { readJson, validate } from "../body.ts";
 import type { Route, RouteContext } from "../context.ts";
 import { type PlannedAnswer, planAnswer } from "../conversation.ts";
-import { json } from "../errors.ts";
+import { badField, json } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import { truthHeaders } from "../headers.ts";
 import { resolveModel } from "../model_card.ts";
@@ -39,6 +39,15 @@ async function readRequest(context: RouteContext, counted: boolean): Promise<Req
   const body = validate(v.object(entries), raw);
   const unknown = sortFields(raw, entries);
   refuseUnserved(body, raw);
+  if (!counted && body.messages.at(-1)?.role === "assistant") {
+    const fix = "An answer cannot be continued; leave its beginning out";
+    throw badField(
+      `messages[${body.messages.length - 1}].role`,
+      "user or system at the end",
+      "assistant",
+      fix,
+    );
+  }
   const name = resolveModel(model.engine.info, body.model);
   const offered = readTools(body.tools, anthropicTools);
   const use = toolUse(offered, anthropicChoice(body), model);
