@@ -411,9 +411,10 @@ i32 coded_matmul(MatmulArguments p, u16* rounded) {
   if (streams && p.rows <= BULK_ROWS && bulk_copies()) {
     const i32 bytes = bulk_places<W>(p.units, p.rows).bytes;
     const dim3 grid((unsigned)PSI_DIVIDE_UP(p.outputs, 16));
-    if (bytes <= BULK_MOST_SHARED && p.rows <= BULK_FLOAT_ROWS)
+    const bool fits = bytes <= BULK_MOST_SHARED && bytes <= device.largest_shared; /* some devices after Hopper have less */
+    if (fits && p.rows <= BULK_FLOAT_ROWS)
       return launch("psi_matmul", matmul_bulk_kernel<W, false>, grid, dim3(MATMUL_THREADS), (size_t)bytes, p);
-    if (bytes <= BULK_MOST_SHARED) {
+    if (fits) {
       PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
       return launch("psi_matmul", matmul_bulk_kernel<W, true>, grid, dim3(MATMUL_THREADS), (size_t)bytes, p);
     }
