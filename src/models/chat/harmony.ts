@@ -32,6 +32,8 @@ export function harmonyFormat(tokenizer: ChatTokenizer): ChatFormat {
     prompt: (messages, options) => encodePieces(tokenizer, renderHarmony(messages, options), MARKS),
     opening: (start, options = {}) => {
       if (start.kind === "content") return "<|channel|>final<|message|>";
+      // the model goes on with a name of its choice
+      if (start.tool === undefined) return "<|channel|>commentary to=functions.";
       const to = recipient(toolNames(options.tools).written(start.tool));
       return `<|channel|>commentary to=${to} <|constrain|>json<|message|>`;
     },

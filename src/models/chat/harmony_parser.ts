@@ -8,7 +8,7 @@ import {
   splitMissingMessage,
 } from "./harmony_header.ts";
 import type { ToolNames } from "./harmony_tools.ts";
-import type { ChatTokenizer, GenerationParser, ParsedEvent } from "./types.ts";
+import type { AnswerRegion, ChatTokenizer, GenerationParser, ParsedEvent } from "./types.ts";
 
 /** Where text went that is in no event, UTF-16 units; with the events they account for every character. */
 export type HarmonyAccount = { readonly headerLength: number; readonly droppedLength: number };
@@ -75,6 +75,12 @@ class HarmonyReader implements GenerationParser {
 
   get account(): HarmonyAccount {
     return { headerLength: this.headerLength, droppedLength: this.droppedLength };
+  }
+
+  get region(): AnswerRegion {
+    const { body } = this;
+    if (body?.kind === "tool") return { kind: "arguments", tool: body.name, notation: "json" };
+    return { kind: body === undefined || body.kind === "dropped" ? "markup" : body.kind };
   }
 
   push(token: number): readonly ParsedEvent[] {

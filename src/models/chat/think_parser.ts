@@ -1,5 +1,5 @@
 import { streamDecoder } from "../tokenizer/decode.ts";
-import type { ChatTokenizer, GenerationParser, ParsedEvent } from "./types.ts";
+import type { AnswerRegion, ChatTokenizer, GenerationParser, ParsedEvent } from "./types.ts";
 
 export type PlainParserOptions = {
   /** Text between `<think>` and `</think>` is reasoning, where the vocabulary has these tokens. */
@@ -35,6 +35,10 @@ class PlainReader implements GenerationParser {
     this.atStart = split;
     const tokenBytes = (id: number): Uint8Array => tokenizer.tokenBytes(id);
     this.decoder = streamDecoder({ tokenBytes, isControl: () => false, spacePrefix: false }, {});
+  }
+
+  get region(): AnswerRegion {
+    return { kind: this.thinking ? "reasoning" : "content" };
   }
 
   push(token: number): readonly ParsedEvent[] {

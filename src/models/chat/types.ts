@@ -58,6 +58,24 @@ export type ParsedEvent =
   /** A piece of a tool call; `name` comes once, with the first piece. */
   | { readonly type: "toolCall"; readonly index: number; readonly name?: string; readonly arguments: string };
 
+/** How a format spells the arguments of a call: as JSON, in Gemma 4's notation, or one tagged value for each parameter. */
+export type ArgumentNotation = "json" | "gemma4" | "qwen35";
+
+/**
+ * What the next token of an answer would be part of. Whoever constrains tokens does so in `content` (all of it is the
+ * final answer, which white space may precede) and in `arguments` (from the first character behind the call's head, the
+ * `{` of `json` and `gemma4` included); `reasoning` and `markup` stay free. A region ends where the parser says the next one.
+ */
+export type AnswerRegion =
+  | { readonly kind: "reasoning" | "markup" | "content" }
+  | {
+      readonly kind: "arguments";
+      readonly tool: string;
+      readonly notation: ArgumentNotation;
+      /** The parameter whose value stands here, in notations that name one at a time. */
+      readonly parameter?: string;
+    };
+
 /** Turns the tokens of one answer into its parts. Does not throw, whatever the tokens are. */
 export interface GenerationParser {
   push(token: number): readonly ParsedEvent[];
@@ -67,10 +85,12 @@ export interface GenerationParser {
   readonly inContent: boolean;
   /** Tokens that fitted no rule of the format. */
   readonly unparsed: number;
+  /** Where the answer is after the last token; absent where a parser knows no more than `inContent`. */
+  readonly region?: AnswerRegion;
 }
 
-/** What an answer is made to begin with: its text, without reasoning, or a call of the named tool. */
-export type AnswerStart = { readonly kind: "content" } | { readonly kind: "call"; readonly tool: string };
+/** What an answer is made to begin with: its text, without reasoning, or a call, of the named tool or of one it chooses. */
+export type AnswerStart = { readonly kind: "content" } | { readonly kind: "call"; readonly tool?: string };
 
 /** How a model's conversations are written and its answers read. */
 export interface ChatFormat {
@@ -89,15 +109,17 @@ export interface ChatFormat {
   /** Token ids of a conversation, up to where the answer begins. */
   prompt(messages: readonly ChatMessage[], options?: ChatOptions): number[];
   /**
-   * Text, control tokens included, that an answer must begin with to go straight to what it says or to a call; absent
-   * where the format has no such text.
+   * Text, control tokens included, that an answer to `prompt` must begin with to go straight to what it says or to a
+   * call; absent where the format has no such text.
    */
-  readonly opening?: (start: AnswerStart, options?: ChatOptions) => string;
+  readonly opening?: (start: AnswerStart, options?: ChatOptions, prompt?: readonly number[]) => string;
+  /** Tokens that end a call; another may follow. Absent or empty where an answer has one call at most. */
+  readonly callEnds?: readonly number[];
   /**
    * Texts, control tokens included, that end reasoning: the first leaves open what follows, the last one does not. Empty
    * or absent where answers have none.
    */
   readonly reasoningEnds?: readonly string[];
-  /** Reads the answer to a prompt that was written with the same options. */
-  parser(options?: ChatOptions): GenerationParser;
+  /** Reads the answer to `prompt`, which was written with the same options; formats whose prompts may open reasoning look. */
+  parser(options?: ChatOptions, prompt?: readonly number[]): GenerationParser;
 }
