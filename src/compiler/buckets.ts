@@ -1,8 +1,10 @@
 /**
- * Rows for which a step is recorded: 1, 2, 4, 8, then every 16. A smaller batch is filled up with spare rows, so that few
- * recordings serve every number of sequences.
+ * Rows for which a step is recorded. Where calls are enqueued: 1, 2, 4, 8, then every 16; a smaller batch is filled up
+ * with spare rows, which cost a device next to nothing, so that few recordings serve every number of sequences. Where
+ * calls compute at once a spare row costs what a used one does and a recording nothing: the rows there are.
  */
-export function rowBucket(rows: number): number {
+export function rowBucket(rows: number, asynchronous: boolean): number {
+  if (!asynchronous) return rows;
   if (rows > 8) return Math.ceil(rows / 16) * 16;
   return rows <= 2 ? rows : rows <= 4 ? 4 : 8;
 }

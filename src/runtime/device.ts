@@ -22,6 +22,8 @@ export interface Backend {
   readonly hostMemory: boolean;
   /** Whether `replay` records steps: then what a step of one key touches must lie at the same addresses each time. */
   readonly captures: boolean;
+  /** Whether calls return before they are done: then the host has time while a step runs, and `read` waits. */
+  readonly asynchronous: boolean;
   info(): DeviceInfo;
   /** Of a device with memory of its own; absent where it computes in the host's. */
   memory?(): DeviceMemory;

@@ -8,6 +8,8 @@ import { ops } from "../../ir/ops/index.ts";
 import { packedBytes } from "../../ir/spec.ts";
 import type { Backend } from "../../runtime/device.ts";
 import { readInfo } from "../info.ts";
+import { StepGraphs } from "../step_graphs.ts";
+import { CallLists } from "./call_lists.ts";
 import { cpuLibrary } from "./library.ts";
 
 export type CpuOptions = {
@@ -33,8 +35,14 @@ export function cpuBackend(options: CpuOptions): Backend {
   }
   check(native("psi_open")(options.isa ?? "", options.threads ?? 0), "psi_open");
   const calls = new Map(
-    ops.filter((op) => hasBackend(op, "cpu")).map((op) => [op.name, native(`psi_${op.name}`)]),
+    ops.filter((op) => hasBackend(op, "cpu")).map((op) => [`psi_${op.name}`, native(`psi_${op.name}`)]),
   );
+  calls.set("psi_copy", native("psi_copy"));
+  const lists = new CallLists((symbol, args) => {
+    const status = calls.get(symbol)!(...args);
+    if (status !== 0) check(status, symbol);
+  });
+  const graphs = new StepGraphs(lists);
   const place = new BigUint64Array(new ArrayBuffer(8));
   // A length of 4 GiB is the most one view may span.
   const view = (address: number, bytes: number): Uint8Array =>
@@ -42,23 +50,32 @@ export function cpuBackend(options: CpuOptions): Backend {
   return {
     name: "cpu",
     hostMemory: true,
-    captures: false,
+    captures: true,
+    asynchronous: false,
     info: () => readInfo(native("psi_info"), check),
     allocate(bytes) {
+      graphs.refuse("allocation");
       check(native("psi_alloc")(place, bytes), "psi_alloc");
       return Number(place[0]!);
     },
-    release: (address, bytes) => check(native("psi_free")(address, bytes), "psi_free"),
+    release(address, bytes) {
+      graphs.refuse("release of memory");
+      check(native("psi_free")(address, bytes), "psi_free");
+    },
     write(address, data) {
+      graphs.refuse("copy from the host");
       if (data.length > 0) view(address, data.length).set(data);
     },
-    read: (address, bytes) => (bytes > 0 ? view(address, bytes).slice() : new Uint8Array(0)),
-    copy: (destination, source, bytes) => check(native("psi_copy")(destination, source, bytes), "psi_copy"),
-    synchronize() {},
-    supports: (name) => calls.has(name),
+    read(address, bytes) {
+      graphs.refuse("copy to the host");
+      return bytes > 0 ? view(address, bytes).slice() : new Uint8Array(0);
+    },
+    copy: (destination, source, bytes) => lists.call("psi_copy", [destination, source, bytes]),
+    synchronize: () => graphs.refuse("synchronisation"),
+    supports: (name) => calls.has(`psi_${name}`),
     call(name, args) {
-      const status = calls.get(name)!(...args);
-      if (status !== 0) check(status, `psi_${name}`);
+      graphs.called(name);
+      lists.call(`psi_${name}`, args);
     },
     packedBytes,
     pack: (destination, source, rows, columns, dtype) =>
@@ -70,8 +87,11 @@ export function cpuBackend(options: CpuOptions): Backend {
       check(status, "psi_pack_file");
       return true;
     },
-    replay: (_key, step) => step(),
-    forget() {},
-    close: () => check(native("psi_close")(), "psi_close"),
+    replay: (key, step) => graphs.replay(key, step),
+    forget: (key) => graphs.forget(key),
+    close() {
+      graphs.forgetAll();
+      check(native("psi_close")(), "psi_close");
+    },
   };
 }

@@ -6,8 +6,8 @@ import { ops } from "../../ir/ops/index.ts";
 import type { Backend } from "../../runtime/device.ts";
 import { readInfo } from "../info.ts";
 import { kernelLibrary } from "../library.ts";
+import { StepGraphs } from "../step_graphs.ts";
 import { cudaPackedBytes } from "./packed_bytes.ts";
-import { StepGraphs } from "./step_graphs.ts";
 
 export type CudaOptions = {
   /** Number of the device, as the driver counts those it shows; absent: 0. */
@@ -44,6 +44,7 @@ export function cudaBackend(options: CudaOptions = {}): Backend {
     name: "cuda",
     hostMemory: false,
     captures: true,
+    asynchronous: true,
     info: () => readInfo(native("psi_info"), check),
     memory() {
       check(native("psi_device_memory")(sizes, sizes.subarray(1)), "psi_device_memory");

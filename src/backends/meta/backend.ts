@@ -17,6 +17,7 @@ export function metaBackend({ like = "cpu" }: MetaOptions = {}): Backend {
     name: "meta",
     hostMemory: like === "cpu",
     captures: false,
+    asynchronous: false,
     info: () => ({ device: "meta" }),
     allocate(bytes) {
       const address = next;

@@ -27,8 +27,8 @@ export class ModelExecutor implements StepExecutor {
     this.device = device;
     this.model = model;
     this.vocabularySize = model.config.vocabularySize;
-    const { captures } = device.backend;
-    const spare = captures ? spareRowPages : 0;
+    const { captures, asynchronous } = device.backend;
+    const spare = asynchronous ? spareRowPages : 0;
     this.pools = model.cacheGroups.map((group, g) =>
       makeCachePool(device, group, cacheType, groups[g]!.pages + spare),
     );
@@ -41,12 +41,12 @@ export class ModelExecutor implements StepExecutor {
     const { device } = this;
     using _scope = device.scope();
     // where calls return when they are done, other work comes before them
-    const enqueues = device.backend.captures;
-    if (!enqueues) meanwhile();
+    const { asynchronous } = device.backend;
+    if (!asynchronous) meanwhile();
     const { logits, ids } = this.recorded?.takes(batch)
       ? this.recorded.run(batch)
       : { logits: this.forward(batch), ids: undefined };
-    if (enqueues) meanwhile();
+    if (asynchronous) meanwhile();
     read(new DeviceLogits(device, logits, ids));
     // in the middle of a prompt nothing is read; steps must not pile up behind which a new request would wait
     device.backend.synchronize();

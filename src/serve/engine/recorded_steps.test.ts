@@ -17,19 +17,22 @@ const golden = join(import.meta.dir, "../../../fixtures/golden/gpt_oss");
 const chat = join(import.meta.dir, "../../../fixtures/docs-oss-13m-mxfp4.gguf");
 
 test("few sizes of recordings serve every batch and context", () => {
-  expect([1, 2, 3, 4, 5, 8, 9, 16, 17, 64, 65].map(rowBucket)).toEqual([
+  expect([1, 2, 3, 4, 5, 8, 9, 16, 17, 64, 65].map((rows) => rowBucket(rows, true))).toEqual([
     1, 2, 4, 4, 8, 8, 16, 16, 32, 64, 80,
   ]);
+  expect(rowBucket(3, false)).toBe(3);
   expect([1, 64, 65, 500, 4000].map((pages) => pageBucket(pages, 3000))).toEqual([64, 64, 128, 512, 3000]);
 });
 
-describe.skipIf(!cudaLibrary)("recorded generation steps", () => {
+const backends = cudaLibrary ? (["cpu", "cuda"] as const) : (["cpu"] as const);
+
+describe.each(backends)("recorded generation steps, %s", (name) => {
   let device: Device;
   /** The same, counting the steps that are replayed. */
   let counting: Device;
   let replayed = 0;
   beforeAll(() => {
-    device = openDevice("cuda");
+    device = openDevice(name);
     const replay = (key: string, step: () => void) => {
       replayed += 1;
       device.backend.replay(key, step);
@@ -93,7 +96,7 @@ describe.skipIf(!cudaLibrary)("recorded generation steps", () => {
 
   const eager = () => new Device({ ...device.backend, captures: false, close() {} });
   /** On fibers a step takes tens of milliseconds; a real device does the whole length. */
-  const length = (fewest: number) => (onFibers ? fewest : 64);
+  const length = (fewest: number) => (onFibers && name === "cuda" ? fewest : 64);
 
   test.each([
     ["golden gpt_oss", golden, 1, length(8)],

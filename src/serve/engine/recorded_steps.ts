@@ -32,7 +32,7 @@ export class RecordedSteps {
   /** Model and cache of these steps: their addresses are in the recordings. */
   private readonly name = `generation ${++executors}`;
 
-  /** `dummyPages`: per pool, a page that no sequence gets. */
+  /** `dummyPages`: per pool, a page that no sequence gets; never touched where there are no spare rows. */
   constructor(
     device: Device,
     model: Model,
@@ -45,7 +45,7 @@ export class RecordedSteps {
     this.pools = pools;
     this.limits = limits;
     this.block = new StepBlock(device, {
-      rows: rowBucket(limits.slots),
+      rows: rowBucket(limits.slots, device.backend.asynchronous),
       maxPages: limits.maxPages,
       dummyPages,
     });
@@ -71,7 +71,7 @@ export class RecordedSteps {
       const got = `block ${start.block}, offset ${start.offset}`;
       throw unexpected("internal", "generation step", "an empty arena", got);
     }
-    const rows = rowBucket(batch.tokens.length);
+    const rows = rowBucket(batch.tokens.length, device.backend.asynchronous);
     const pages = pageBucket(batch.maxPages, this.limits.maxPages);
     const key = `${this.name}, ${rows} rows, ${pages} pages`;
     this.block.fill(batch, rows, pages);

@@ -1,9 +1,9 @@
-import { unexpected } from "../../core/error.ts";
+import { unexpected } from "../core/error.ts";
 
-/** The library's recording functions; addresses as numbers. */
+/** How a backend records; recordings go by a number. */
 export type GraphFunctions = {
   begin(): void;
-  /** Address of what was recorded since `begin`. */
+  /** What was recorded since `begin`; none of it ran. */
   end(): number;
   launch(graph: number): void;
   free(graph: number): void;
