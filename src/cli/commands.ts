@@ -34,6 +34,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     description: "Measure prompt and generation speed against this machine's limits",
     load: async () => (await import("../serve/cli/bench.ts")).bench,
   },
+  conformance: {
+    description: "Probe a server for what its clients require",
+    load: async () => (await import("../serve/cli/conformance.ts")).conformance,
+  },
   doctor: {
     description: "Say what this machine offers and why something is not used",
     load: async () => (await import("./doctor.ts")).doctor,
