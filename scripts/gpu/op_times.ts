@@ -6,7 +6,14 @@
  */
 import { parseArgs } from "node:util";
 import { kernelLibrary } from "../../src/backends/library.ts";
-import { freeCachePool, makeCachePool, pageSize } from "../../src/models/cache.ts";
+import {
+  freeCachePool,
+  freeStatePool,
+  makeCachePool,
+  makeStatePool,
+  pageSize,
+  stepStates,
+} from "../../src/models/cache.ts";
 import { openModelFiles } from "../../src/models/files/source.ts";
 import { loadModel } from "../../src/models/registry.ts";
 import { Device } from "../../src/runtime/device.ts";
@@ -74,11 +81,16 @@ function measure(batch: number, depth: number, prompt: number): void {
   const rows = prompt > 0 ? prompt : batch;
   const pages = Math.ceil((depth + Math.max(prompt, 1) + 1) / pageSize);
   const pools = model.cacheGroups.map((group) => makeCachePool(device, group, "f16", pages * batch));
+  const states = model.recurrent && makeStatePool(device, model.recurrent, batch);
   {
     using scope = device.scope();
     const ints = (data: number[], ...shape: number[]) => device.fromHost("i32", shape, Int32Array.from(data));
     const all = Array.from({ length: rows }, (_, i) => i);
     const table = Array.from({ length: pages * batch }, (_, i) => i);
+    const sequences = ints(
+      all.map((i) => (prompt > 0 ? 0 : i)),
+      rows,
+    );
     const step = {
       tokens: ints(
         all.map((i) => (i * 7919 + 13) % vocabulary),
@@ -88,12 +100,17 @@ function measure(batch: number, depth: number, prompt: number): void {
         all.map((i) => depth + (prompt > 0 ? i : 0)),
         rows,
       ),
-      sequences: ints(
-        all.map((i) => (prompt > 0 ? 0 : i)),
-        rows,
-      ),
+      sequences,
       pageTables: pools.map(() => ints(table, batch, pages)),
       pools,
+      ...(states && {
+        states: stepStates(
+          device,
+          states,
+          sequences,
+          Array.from({ length: batch }, (_, i) => i),
+        ),
+      }),
       outputRows: ints(prompt > 0 ? [rows - 1] : all, prompt > 0 ? 1 : rows),
     };
     argmax(model.forward(step));
@@ -115,6 +132,7 @@ function measure(batch: number, depth: number, prompt: number): void {
     void scope;
   }
   for (const pool of pools) freeCachePool(device, pool);
+  if (states) freeStatePool(device, states);
 }
 
 for (const prompt of numbers(values.prompt)) {

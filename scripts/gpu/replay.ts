@@ -51,6 +51,7 @@ function decode(device: Device, path: string, count: number): Uint32Array[] {
         positions: Int32Array.from(ids, (_, i) => position + (i % each)),
         sequences: Int32Array.from(ids, (_, i) => Math.floor(i / each)),
         pageTables: model.cacheGroups.map(() => Int32Array.from(tables)),
+        ...(model.recurrent && { stateSlots: Int32Array.from(sequences) }),
         ...{ sequenceCount: sequences.length, maxPages: pages },
         outputRows: Int32Array.from(sequences, (_, i) => (i + 1) * each - 1),
       },

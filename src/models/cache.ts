@@ -1,7 +1,8 @@
 import { rowBytes } from "../core/dtype.ts";
 import { elementCount } from "../core/shape.ts";
 import type { Device } from "../runtime/device.ts";
-import type { CacheGroup, CachePool, CacheType } from "./model.ts";
+import { makeTensor, type Tensor } from "../runtime/tensor.ts";
+import type { CacheGroup, CachePool, CacheType, RecurrentShape, StatePool, StepStates } from "./model.ts";
 
 /** Positions of a page: two tiles of the key layout; small enough that a resumed chat re-reads little. */
 export const pageSize = 32;
@@ -31,4 +32,59 @@ export function makeCachePool(
 
 export function freeCachePool(device: Device, pool: CachePool): void {
   for (const t of [...pool.keys, ...pool.values]) device.free(t);
+}
+
+/** Bytes of one sequence's state over all recurrent layers. */
+export function stateBytes({ layers, convolution, memory }: RecurrentShape): number {
+  return 4 * layers.length * (elementCount(convolution) + elementCount(memory));
+}
+
+/** Allocates states for `slotCount` sequences; free with `freeStatePool`. */
+export function makeStatePool(device: Device, shape: RecurrentShape, slotCount: number): StatePool {
+  const layers = shape.layers.length;
+  const rows = slotCount * layers;
+  const perLayer = (one: readonly number[]): Tensor[] => {
+    const all = device.empty("f32", [rows, ...one]);
+    return shape.layers.map((_, l) => {
+      const address = all.address + 4 * l * elementCount(one);
+      return l === 0
+        ? all
+        : makeTensor(device, "state", address, { dtype: "f32", shape: [rows - l, ...one] });
+    });
+  };
+  const [convolutions, memories] = [perLayer(shape.convolution), perLayer(shape.memory)];
+  return { shape, slotCount, convolutions, memories };
+}
+
+export function freeStatePool(device: Device, { convolutions, memories }: StatePool): void {
+  for (const t of [convolutions[0]!, memories[0]!]) device.free(t);
+}
+
+/** Row at which kernels find a slot's state. */
+export function stateRow(pool: StatePool, slot: number): number {
+  return slot * pool.shape.layers.length;
+}
+
+/** Copies the state of one slot to another, in the order of the device's calls. */
+export function copyState(device: Device, pool: StatePool, from: number, to: number): void {
+  const { layers, convolution, memory } = pool.shape;
+  for (const [tensors, one] of [
+    [pool.convolutions, convolution],
+    [pool.memories, memory],
+  ] as const) {
+    const bytes = 4 * layers.length * elementCount(one);
+    const { address } = tensors[0]!;
+    device.backend.copy(address + to * bytes, address + from * bytes, bytes);
+  }
+}
+
+/** A step's states, for sequences that have these slots; the table is a temporary of the innermost scope. */
+export function stepStates(
+  device: Device,
+  pool: StatePool,
+  sequences: Tensor,
+  slots: ArrayLike<number>,
+): StepStates {
+  const rows = Int32Array.from(slots, (slot) => stateRow(pool, slot));
+  return { pool, sequences, rows: device.fromHost("i32", [rows.length], rows) };
 }

@@ -4,6 +4,7 @@ import type { TensorRecord } from "./files/tensors.ts";
 import { stored } from "./gguf_weights.ts";
 import { gptOssExperts } from "./gpt_oss_checkpoint.ts";
 import type { MappedFiles } from "./mapped_files.ts";
+import { qwen35Experts } from "./qwen35_checkpoint.ts";
 import type { WeightSource } from "./weights.ts";
 
 export type Checkpoint = {
@@ -44,6 +45,21 @@ const normNames: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     proj: "per_layer_projection",
     post_norm: "post_per_layer_input_norm",
   },
+  qwen35: {
+    post_attention_norm: "post_attention_layernorm",
+    attn_qkv: "linear_attn.in_proj_qkv",
+    attn_gate: "linear_attn.in_proj_z",
+    ssm_alpha: "linear_attn.in_proj_a",
+    ssm_beta: "linear_attn.in_proj_b",
+    ssm_conv1d: "linear_attn.conv1d",
+    ssm_norm: "linear_attn.norm",
+    ssm_out: "linear_attn.out_proj",
+    ffn_gate_inp: "mlp.gate",
+    ffn_gate_inp_shexp: "mlp.shared_expert_gate",
+    ffn_gate_shexp: "mlp.shared_expert.gate_proj",
+    ffn_up_shexp: "mlp.shared_expert.up_proj",
+    ffn_down_shexp: "mlp.shared_expert.down_proj",
+  },
   "gpt-oss": {
     post_attention_norm: "post_attention_layernorm",
     attn_sinks: "self_attn.sinks",
@@ -63,7 +79,16 @@ const otherNames: Readonly<Record<string, Readonly<Record<string, string>>>> = {
     "ffn_gate_up_exps.weight": "experts.gate_up_proj",
     "ffn_down_exps.weight": "experts.down_proj",
   },
+  qwen35: {
+    ssm_a: "linear_attn.A_log",
+    "ssm_dt.bias": "linear_attn.dt_bias",
+    "ffn_gate_up_exps.weight": "mlp.experts.gate_up_proj",
+    "ffn_down_exps.weight": "mlp.experts.down_proj",
+  },
 };
+
+const conversions: Readonly<Record<string, (checkpoint: Checkpoint, name: string) => Converted | undefined>> =
+  { "gpt-oss": gptOssExperts, qwen35: qwen35Experts };
 
 /** Read through a conversion, or (in old checkpoints) derived from the configuration. */
 const elsewhere = /\.mlp\.experts\.|\.rotary_emb\.inv_freq$/;
@@ -84,8 +109,8 @@ export function checkpointWeights(
     read: (r) => files.read(r.file, r.offset, r.bytes),
     layerName: (layer, part) => `${prefix}layers.${layer}.${part}`,
   };
-  const converted = (name: string): Converted | undefined =>
-    architecture === "gpt-oss" ? gptOssExperts(checkpoint, name) : undefined;
+  const convert = conversions[architecture];
+  const converted = (name: string): Converted | undefined => convert?.(checkpoint, name);
   let parameters = 0;
   for (const t of records.values()) parameters += t.shape.reduce((a, b) => a * b, 1);
   // Of a model with other towers the head may stand beside or inside the text model.

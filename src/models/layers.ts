@@ -13,6 +13,7 @@ import {
   moeMatmul,
   rope,
   ropeKvWrite,
+  sigmoidGate,
 } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import type { CacheGroup, Step } from "./model.ts";
@@ -29,6 +30,8 @@ export type AttentionWeights = {
   readonly qkv: readonly Linear[];
   /** Which of `qkv` holds q, k, v, and from which column. */
   readonly at: readonly { readonly part: number; readonly offset: number }[];
+  /** Where a gate stands whose sigmoid the heads' results are multiplied by. */
+  readonly gate?: { readonly part: number; readonly offset: number };
   readonly output: Linear;
   readonly qNorm?: Tensor;
   readonly kNorm?: Tensor;
@@ -86,7 +89,7 @@ export function attend(
     kvWrite(cache, k.tensor, v.tensor, at, offsets);
   }
   const { window, scale, softcap } = shape;
-  return attention(q.tensor, cache, at, w.sinks, {
+  const results = attention(q.tensor, cache, at, w.sinks, {
     qOffset: q.offset,
     heads,
     ...geometry,
@@ -94,6 +97,9 @@ export function attend(
     scale,
     softcap,
   });
+  if (!w.gate) return results;
+  const { part, offset } = w.gate;
+  return sigmoidGate(results, outputs[part]!, { heads, offset, headStride: headDim });
 }
 
 function rotate(at: Placed, heads: number, shape: AttentionShape, step: Step): void {

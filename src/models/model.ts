@@ -1,4 +1,5 @@
 import type { DType } from "../core/dtype.ts";
+import type { Shape } from "../core/shape.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 
 /** A cache element type. */
@@ -27,6 +28,40 @@ export type CachePool = {
 };
 
 /**
+ * What the recurrent layers of a model carry from token to token in the place of keys and values: per layer and sequence
+ * two f32 tensors of these shapes, which do not grow with the context.
+ */
+export type RecurrentShape = {
+  readonly layers: readonly number[];
+  /** [K - 1, C]: inputs of the causal convolution that came before */
+  readonly convolution: Shape;
+  /** [H, key width, value width]: the memory of each value head */
+  readonly memory: Shape;
+};
+
+/**
+ * States of `slotCount` sequences. The layers of a slot lie side by side, so that a state is copied in two pieces; the
+ * tensors of layer l begin at that layer of slot 0 and count in layers: kernels find slot s at row `s * layers`.
+ */
+export type StatePool = {
+  readonly shape: RecurrentShape;
+  readonly slotCount: number;
+  /** per layer: [rows, K - 1, C] */
+  readonly convolutions: readonly Tensor[];
+  /** per layer: [rows, H, key width, value width] */
+  readonly memories: readonly Tensor[];
+};
+
+/** The states of a step's sequences. A sequence whose first token has position 0 starts from a state of zeros. */
+export type StepStates = {
+  readonly pool: StatePool;
+  /** i32 [T], row of `rows` */
+  readonly sequences: Tensor;
+  /** i32 [S], row of each sequence's state in the pool's tensors */
+  readonly rows: Tensor;
+};
+
+/**
  * One forward pass over a flat batch: T tokens of S sequences, in any mix of prompt chunks and single generated tokens.
  * Tokens of a sequence stand together and in order.
  */
@@ -40,6 +75,8 @@ export type Step = {
   /** per cache group: i32 [S, maxPages]; -1 where no page is held */
   readonly pageTables: readonly Tensor[];
   readonly pools: readonly CachePool[];
+  /** Of models with recurrent layers, and only of those. */
+  readonly states?: StepStates;
   /** i32 [R], rows of the batch whose logits are wanted, ascending */
   readonly outputRows: Tensor;
 };
@@ -53,10 +90,14 @@ export type ModelConfig = {
   readonly layers: number;
 };
 
-/** A loaded decoder. `forward` gives logits f32 [R, V] in the caller's scope and writes keys and values into the pools. */
+/** A loaded decoder. `forward` gives logits f32 [R, V] in the caller's scope and writes keys, values and states into the pools. */
 export interface Model {
   readonly config: ModelConfig;
   readonly cacheGroups: readonly CacheGroup[];
+  /** Absent: no layer is recurrent. */
+  readonly recurrent?: RecurrentShape;
+  /** What a user should know of how the file was read, in sentences. */
+  readonly notes?: readonly string[];
   readonly parameters: number;
   /** Bytes this model keeps resident for weights. */
   readonly weightBytes: number;

@@ -16,6 +16,13 @@ import { loadLlama } from "./llama.ts";
 import { llamaArchitectures, llamaConfigFromCheckpoint, llamaConfigFromGguf } from "./llama_config.ts";
 import { mapModelFiles } from "./mapped_files.ts";
 import type { Model, ModelConfig } from "./model.ts";
+import { loadQwen35 } from "./qwen35.ts";
+import {
+  qwen35Architectures,
+  qwen35Checkpoints,
+  qwen35ConfigFromCheckpoint,
+  qwen35ConfigFromGguf,
+} from "./qwen35_config.ts";
 import { Settings } from "./settings.ts";
 import { Weights } from "./weights.ts";
 
@@ -56,6 +63,18 @@ const families: readonly Family[] = [
       const read = files.kind === "gguf" ? gemma4ConfigFromGguf : gemma4ConfigFromCheckpoint;
       const config = read(settings, vocabulary);
       return { config, load: (weights) => loadGemma4(config, weights) };
+    },
+  },
+  {
+    gguf: qwen35Architectures,
+    checkpoint: qwen35Checkpoints,
+    read(files, settings, vocabulary) {
+      const { kind, architecture } = files;
+      const config =
+        kind === "gguf"
+          ? qwen35ConfigFromGguf(architecture === "qwen35moe" ? "qwen35moe" : "qwen35", settings, vocabulary)
+          : qwen35ConfigFromCheckpoint(architecture, settings, vocabulary);
+      return { config, load: (weights) => loadQwen35(config, weights) };
     },
   },
   {
@@ -141,7 +160,10 @@ export function loadModel(device: Device, files: ModelFiles, options: LoadOption
     files.kind === "gguf"
       ? ggufWeights(files.tensors, mapped)
       : checkpointWeights(
-          files.architecture.replace("gpt_oss", "gpt-oss").replace(/^(gemma\d)_text$/, "$1"),
+          files.architecture
+            .replace("gpt_oss", "gpt-oss")
+            .replace(/^(gemma\d)_text$/, "$1")
+            .replace(/^qwen3_5(_moe)?(_text)?$/, "qwen35"),
           files.tensors,
           mapped,
         );

@@ -23,6 +23,14 @@ export type StoredTensor = {
   drop(): void;
 };
 
+/** Rows of a matrix that stand together, and how many rows the whole of it has. */
+export type RowRun = {
+  readonly name: string;
+  readonly total: number;
+  readonly from: number;
+  readonly rows: number;
+};
+
 /** Weights by their GGUF names, whatever the file they come from. */
 export interface WeightSource {
   has(name: string): boolean;
@@ -130,6 +138,24 @@ export class Weights {
       parts: layers.map((l) => this.linear(l.name, l.outputs, inputs)),
       at: layers.map((_, part) => ({ part, offset: 0 })),
     };
+  }
+
+  /** Packed [rows of all runs, inputs], for matrices of one type and runs of whole panels of 16 rows. */
+  runs(runs: readonly RowRun[], inputs: number): Linear {
+    const stored = runs.map(({ name, total }) => this.#checked(`${name}.weight`, [total, inputs]));
+    const dtype = this.#sameType(stored);
+    const outputs = runs.reduce((sum, { rows }) => sum + rows, 0);
+    const weight = this.#device.empty(dtype, [outputs, inputs], { packed: true, kind: "weight" });
+    const bytesPerRow = rowBytes(dtype, inputs);
+    let place = weight.address;
+    for (const [i, { from, rows }] of runs.entries()) {
+      this.#pack(place, stored[i]!, from * bytesPerRow, rows);
+      place += this.#device.backend.packedBytes(dtype, rows, inputs);
+      this.#progress(rows * bytesPerRow);
+    }
+    for (const s of stored) s.drop();
+    this.#own(weight, this.#device.backend.packedBytes(dtype, outputs, inputs));
+    return { weight };
   }
 
   gateUp(gate: string, up: string, width: number, inputs: number): GateUp {

@@ -3,9 +3,16 @@ import { AsideFile } from "../../core/aside.ts";
 import type { Device } from "../../runtime/device.ts";
 import { command, list, UsageError } from "../../terminal/command.ts";
 import { Progress } from "../../terminal/progress.ts";
-import { freeCachePool, makeCachePool, pageSize } from "../cache.ts";
+import {
+  freeCachePool,
+  freeStatePool,
+  makeCachePool,
+  makeStatePool,
+  pageSize,
+  stepStates,
+} from "../cache.ts";
 import { openModelFiles } from "../files/source.ts";
-import type { CachePool, CacheType, Model } from "../model.ts";
+import type { CachePool, CacheType, Model, StatePool } from "../model.ts";
 import { modelOption, modelPath } from "../model_option.ts";
 import { loadModel } from "../registry.ts";
 import { backendOption, deviceNumbers, resolveBackend } from "./backend_option.ts";
@@ -111,10 +118,11 @@ async function writeLogits(
 ): Promise<void> {
   const pages = Math.ceil(ids.length / pageSize);
   const pools = model.cacheGroups.map((group) => makeCachePool(device, group, cacheType, pages));
+  const states = model.recurrent && makeStatePool(device, model.recurrent, 1);
   const progress = new Progress({ format: String });
   try {
     for (let from = 0; from < ids.length; from += chunkTokens) {
-      file.write(chunkLogits(device, model, ids.slice(from, from + chunkTokens), from, pages, pools));
+      file.write(chunkLogits(device, model, ids.slice(from, from + chunkTokens), from, pages, pools, states));
       progress.update("tokens", from, ids.length);
       // a signal's turn
       await new Promise((resolve) => setImmediate(resolve));
@@ -122,6 +130,7 @@ async function writeLogits(
   } finally {
     progress.end();
     for (const pool of pools) freeCachePool(device, pool);
+    if (states) freeStatePool(device, states);
   }
 }
 
@@ -133,19 +142,22 @@ function chunkLogits(
   from: number,
   pages: number,
   pools: readonly CachePool[],
+  states: StatePool | undefined,
 ): Uint8Array {
   using _scope = device.scope();
   const count = tokens.length;
   const ints = (values: Iterable<number>, ...shape: number[]) =>
     device.fromHost("i32", shape, Int32Array.from(values));
   const rows = Array.from({ length: count }, (_, i) => i);
+  const sequences = ints(new Int32Array(count), count);
   const result = model.forward({
     tokens: ints(tokens, count),
     positions: ints(
       rows.map((i) => from + i),
       count,
     ),
-    sequences: ints(new Int32Array(count), count),
+    sequences,
+    ...(states && { states: stepStates(device, states, sequences, [0]) }),
     pageTables: pools.map(() =>
       ints(
         Array.from({ length: pages }, (_, i) => i),

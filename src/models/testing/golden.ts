@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Device } from "../../runtime/device.ts";
-import { freeCachePool, makeCachePool } from "../cache.ts";
+import { freeCachePool, freeStatePool, makeCachePool, makeStatePool, stepStates } from "../cache.ts";
 import { openModelFiles } from "../files/source.ts";
 import type { CacheType, Model } from "../model.ts";
 import { loadModel } from "../registry.ts";
@@ -38,6 +38,7 @@ export function session(device: Device, { folder, vocabulary }: Golden, cacheTyp
   const model = loadModel(device, openModelFiles(folder));
   const pages = 8;
   const pools = model.cacheGroups.map((group) => makeCachePool(device, group, cacheType, pages));
+  const states = model.recurrent && makeStatePool(device, model.recurrent, 2);
   const table = Int32Array.from({ length: pages }, (_, i) => pages - 1 - i);
   return {
     device,
@@ -49,6 +50,7 @@ export function session(device: Device, { folder, vocabulary }: Golden, cacheTyp
         using _step = device.scope();
         const count = part.length;
         const range = Int32Array.from({ length: count }, (_, i) => i);
+        const sequences = device.fromHost("i32", [count], new Int32Array(count));
         const logits = model.forward({
           tokens: device.fromHost("i32", [count], Int32Array.from(part)),
           positions: device.fromHost(
@@ -56,7 +58,8 @@ export function session(device: Device, { folder, vocabulary }: Golden, cacheTyp
             [count],
             range.map((i) => i + position),
           ),
-          sequences: device.fromHost("i32", [count], new Int32Array(count)),
+          sequences,
+          ...(states && { states: stepStates(device, states, sequences, [1]) }),
           pageTables: pools.map(() => device.fromHost("i32", [1, pages], table)),
           pools,
           outputRows: device.fromHost("i32", [count], range),
@@ -74,6 +77,7 @@ export function session(device: Device, { folder, vocabulary }: Golden, cacheTyp
     },
     close() {
       for (const pool of pools) freeCachePool(device, pool);
+      if (states) freeStatePool(device, states);
       model.free();
     },
   };

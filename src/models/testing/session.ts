@@ -1,6 +1,13 @@
 /** A model run directly over one sequence, for tests that compare logits. */
 import type { Device } from "../../runtime/device.ts";
-import { freeCachePool, makeCachePool, pageSize } from "../cache.ts";
+import {
+  freeCachePool,
+  freeStatePool,
+  makeCachePool,
+  makeStatePool,
+  pageSize,
+  stepStates,
+} from "../cache.ts";
 import { openModelFiles } from "../files/source.ts";
 import type { CacheType, Model } from "../model.ts";
 import { type LoadOptions, loadModel } from "../registry.ts";
@@ -21,15 +28,18 @@ export function openSession(
   const model = loadModel(device, openModelFiles(path), load);
   const pages = 128 / pageSize;
   const pools = model.cacheGroups.map((group) => makeCachePool(device, group, cacheType, pages));
+  const states = model.recurrent && makeStatePool(device, model.recurrent, 2);
   const table = Int32Array.from({ length: pages }, (_, i) => pages - 1 - i);
   const i32 = (data: Int32Array) => device.fromHost("i32", [data.length], data);
   const step = (part: readonly number[], position: number): Float32Array => {
     using _step = device.scope();
     const rows = Int32Array.from(part, (_, i) => i);
+    const sequences = i32(new Int32Array(part.length));
     const logits = model.forward({
       tokens: i32(Int32Array.from(part)),
       positions: i32(rows.map((i) => i + position)),
-      sequences: i32(new Int32Array(part.length)),
+      sequences,
+      ...(states && { states: stepStates(device, states, sequences, [1]) }),
       pageTables: pools.map(() => device.fromHost("i32", [1, pages], table)),
       pools,
       outputRows: i32(rows),
@@ -50,6 +60,7 @@ export function openSession(
     },
     close() {
       for (const pool of pools) freeCachePool(device, pool);
+      if (states) freeStatePool(device, states);
       model.free();
     },
   };

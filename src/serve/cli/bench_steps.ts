@@ -185,6 +185,7 @@ export class CaseRunner {
       positions: Int32Array.from({ length: total }, (_, i) => position + (i % count)),
       sequences: Int32Array.from({ length: total }, (_, i) => Math.floor(i / count)),
       pageTables: this.model.cacheGroups.map(() => this.tableOf(sequences, maxPages)),
+      ...(this.model.recurrent && { stateSlots: Int32Array.from(sequences) }),
       sequenceCount: sequences.length,
       maxPages,
       outputRows: Int32Array.from(sequences, (_, i) => (i + 1) * count - 1),

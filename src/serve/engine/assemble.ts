@@ -36,11 +36,13 @@ export function assemble(parts: readonly Part[], groupCount: number): Batch {
     });
     at += count;
   });
+  const recurrent = parts[0]!.sequence.stateSlot >= 0;
   return {
     tokens,
     positions,
     sequences,
     pageTables,
+    ...(recurrent && { stateSlots: Int32Array.from(parts, ({ sequence }) => sequence.stateSlot) }),
     sequenceCount: parts.length,
     maxPages,
     outputRows: Int32Array.from(outputRows),

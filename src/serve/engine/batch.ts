@@ -1,3 +1,4 @@
+import { unexpected } from "../../core/error.ts";
 import type { Ranked } from "./select.ts";
 
 /** One step of the engine as plain arrays: T tokens of S sequences, R rows whose logits are wanted. */
@@ -10,11 +11,19 @@ export type Batch = {
   readonly sequences: Int32Array;
   /** per cache group [S, maxPages], -1 where no page is held */
   readonly pageTables: readonly Int32Array[];
+  /** Of models with recurrent layers: the state slot of each sequence, [S]. */
+  readonly stateSlots?: Int32Array;
   readonly sequenceCount: number;
   readonly maxPages: number;
   /** [R], ascending */
   readonly outputRows: Int32Array;
 };
+
+/** State slots of a batch for a model with recurrent layers. */
+export function slotsOf({ stateSlots }: Batch): Int32Array {
+  if (stateSlots) return stateSlots;
+  throw unexpected("internal", "step", "a state slot for each sequence", "none");
+}
 
 /** Logits of a step's output rows; valid until the reader returns. */
 export interface Logits {
@@ -37,6 +46,8 @@ export interface StepExecutor {
    * thread: called once before `read`, while the device computes if it does so on its own.
    */
   run(batch: Batch, read: (logits: Logits) => void, meanwhile?: () => void): void;
+  /** Copies the recurrent state of one slot to another, after the steps that were run. */
+  copyState(from: number, to: number): void;
 }
 
 /** A cache group as the scheduler sees it. */

@@ -1,10 +1,18 @@
-import { freeCachePool, makeCachePool } from "../../models/cache.ts";
-import type { CachePool, CacheType, Model } from "../../models/model.ts";
+import { unexpected } from "../../core/error.ts";
+import {
+  copyState,
+  freeCachePool,
+  freeStatePool,
+  makeCachePool,
+  makeStatePool,
+  stepStates,
+} from "../../models/cache.ts";
+import type { CachePool, CacheType, Model, StatePool } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
 import { argmax, logSumExp, topK } from "../../runtime/functions.ts";
 import { rowsOf, type Tensor } from "../../runtime/tensor.ts";
 import { spareRowPages } from "./backend_limits.ts";
-import type { Batch, GroupShape, Logits, StepExecutor } from "./batch.ts";
+import { type Batch, type GroupShape, type Logits, type StepExecutor, slotsOf } from "./batch.ts";
 import { RecordedSteps, type StepLimits } from "./recorded_steps.ts";
 import type { Ranked } from "./select.ts";
 
@@ -12,6 +20,8 @@ import type { Ranked } from "./select.ts";
 export class ModelExecutor implements StepExecutor {
   readonly vocabularySize: number;
   readonly pools: readonly CachePool[];
+  /** Of models with recurrent layers. */
+  readonly states: StatePool | undefined;
   private readonly device: Device;
   private readonly model: Model;
   /** Where the device can record steps. */
@@ -32,9 +42,12 @@ export class ModelExecutor implements StepExecutor {
     this.pools = model.cacheGroups.map((group, g) =>
       makeCachePool(device, group, cacheType, groups[g]!.pages + spare),
     );
+    this.states =
+      model.recurrent && makeStatePool(device, model.recurrent, limits.stateSlots ?? limits.slots);
     // pages beyond those that sequences get: the spare rows of recorded steps write there
     const dummyPages = model.cacheGroups.map((_, g) => groups[g]!.pages);
-    this.recorded = captures ? new RecordedSteps(device, model, this.pools, limits, dummyPages) : undefined;
+    const caches = { pools: this.pools, states: this.states };
+    this.recorded = captures ? new RecordedSteps(device, model, caches, limits, dummyPages) : undefined;
   }
 
   run(batch: Batch, read: (logits: Logits) => void, meanwhile: () => void = () => {}): void {
@@ -52,23 +65,32 @@ export class ModelExecutor implements StepExecutor {
     device.backend.synchronize();
   }
 
+  copyState(from: number, to: number): void {
+    if (!this.states)
+      throw unexpected("internal", "copyState", "a model with recurrent layers", "one without");
+    copyState(this.device, this.states, from, to);
+  }
+
   free(): void {
     this.recorded?.free();
     for (const pool of this.pools) freeCachePool(this.device, pool);
+    if (this.states) freeStatePool(this.device, this.states);
   }
 
   private forward(batch: Batch): Tensor {
-    const { device, model, pools } = this;
+    const { device, model, pools, states } = this;
     const ints = (data: Int32Array, ...shape: number[]) => device.fromHost("i32", shape, data);
     const total = batch.tokens.length;
     // kernels take at least one row; in the middle of a prompt the last one's logits are made and not read
     const outputRows = batch.outputRows.length > 0 ? batch.outputRows : Int32Array.of(total - 1);
+    const sequences = ints(batch.sequences, total);
     return model.forward({
       tokens: ints(batch.tokens, total),
       positions: ints(batch.positions, total),
-      sequences: ints(batch.sequences, total),
+      sequences,
       pageTables: batch.pageTables.map((table) => ints(table, batch.sequenceCount, batch.maxPages)),
       pools,
+      ...(states && { states: stepStates(device, states, sequences, slotsOf(batch)) }),
       outputRows: ints(outputRows, outputRows.length),
     });
   }

@@ -10,6 +10,8 @@ import { Scheduler } from "./scheduler.ts";
 export type LoadedEngine = {
   readonly executor: StepExecutor;
   readonly groups: readonly GroupShape[];
+  /** Slots for states of recurrent layers; 0 or absent: the model has none. */
+  readonly stateSlots?: number;
   readonly info: EngineInfo;
   /** The content digest, when `info` has none yet: a call of `advance` takes about a millisecond. */
   readonly digest?: { readonly value: string | undefined; advance(): void };
@@ -126,10 +128,11 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     flushEvents();
     report({ type: "failed", id, error: errorRecord(error) });
   };
-  const { executor, groups, info, promptLimits } = engine;
+  const { executor, groups, stateSlots, info, promptLimits } = engine;
   const { slots, maxQueue, contextLength } = info;
   const scheduler = new Scheduler({
     ...{ executor, groups, slots, maxQueue, contextLength, ...(promptLimits ? { promptLimits } : {}) },
+    ...(stateSlots ? { stateSlots } : {}),
     emit: (id, event) => events.push([id, event]),
     fail,
   });

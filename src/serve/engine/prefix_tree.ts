@@ -1,11 +1,15 @@
 import { type PagePool, pageSize, windowPages } from "./pages.ts";
 
-/** One page of tokens that follows its parent's. `pages[g]` is the page of cache group g, -1 where not kept. */
+/**
+ * One page of tokens that follows its parent's. `pages[g]` is the page of cache group g, -1 where not kept; `state` the slot
+ * of the recurrent state after the page's last token, likewise.
+ */
 type Node = {
   readonly parent: Node | undefined;
   readonly key: string;
   readonly children: Map<string, Node>;
   readonly pages: Int32Array;
+  state: number;
 };
 
 /** What the tree needs to know of a cache group. */
@@ -14,18 +18,22 @@ export type TreeGroup = { readonly window: number; readonly pool: PagePool };
 /** The logical page table of a sequence: `pages[g][i]` for group g, -1 where the sequence holds none. */
 export type PageTables = readonly Int32Array[];
 
+/** A state in a slot that a sequence holds: that after its first `pages` pages. */
+export type Checkpoint = { readonly slot: number; readonly pages: number };
+
 export type Match = {
   /** Whether the tenant has any entry. */
   readonly known: boolean;
   /** Pages of equal tokens for which every full-attention page is present. */
   readonly matched: number;
-  /** Pages from which a sequence can go on: the window before that point is present too. */
+  /** Pages from which a sequence can go on: the window before that point, and the state there, are present too. */
   readonly resumable: number;
 };
 
 /**
  * Cached prefixes as a radix tree whose edges are whole pages of tokens, one root per tenant. Full-attention pages are
- * kept for every node; sliding-window pages only near checkpoints, since they are worth nothing elsewhere.
+ * kept for every node; sliding-window pages only near checkpoints, since they are worth nothing elsewhere. Of a model with
+ * recurrent layers a sequence can go on at a node with a state only: those are checkpoints too.
  */
 export class PrefixTree {
   private readonly groups: readonly TreeGroup[];
@@ -34,10 +42,16 @@ export class PrefixTree {
   private readonly roots = new Map<string, Node>();
   /** owners[g][page] = node that knows the page. */
   private readonly owners: (Node | undefined)[][];
+  /** Slots of recurrent states; undefined: the model has none. */
+  private readonly states: PagePool | undefined;
+  /** stateOwners[slot] = node that knows the state in it. */
+  private readonly stateOwners: (Node | undefined)[];
   private nodes = 0;
 
-  constructor(groups: readonly TreeGroup[]) {
+  constructor(groups: readonly TreeGroup[], states?: PagePool) {
     this.groups = groups;
+    this.states = states;
+    this.stateOwners = new Array<Node | undefined>(states?.count ?? 0).fill(undefined);
     this.full = groups.flatMap((g, i) => (g.window === 0 ? [i] : []));
     this.sliding = groups.flatMap((g, i) => (g.window > 0 ? [i] : []));
     this.owners = groups.map((g) => new Array<Node | undefined>(g.pool.count).fill(undefined));
@@ -56,7 +70,7 @@ export class PrefixTree {
     const needs = this.sliding.map((g) => windowPages(this.groups[g]!.window));
     let resumable = 0;
     path.forEach((node, i) => {
-      let usable = true;
+      let usable = !this.states || node.state >= 0;
       this.sliding.forEach((g, s) => {
         runs[s] = node.pages[g]! >= 0 ? runs[s]! + 1 : 0;
         if (runs[s]! < Math.min(i + 1, needs[s]!)) usable = false;
@@ -81,12 +95,28 @@ export class PrefixTree {
     });
   }
 
+  /** Adds the caller as a holder of the state after the first `count` matched pages; -1 when there is none. */
+  acquireState(tenant: string, tokens: ArrayLike<number>, count: number): number {
+    const root = this.roots.get(tenant);
+    const node = root && this.walk(root, tokens, count)[count - 1];
+    if (!node || node.state < 0) return -1;
+    this.states!.retain(node.state);
+    return node.state;
+  }
+
   /**
    * Records the first `count` pages of a sequence. Where the tree already has a full-attention page of the same
    * tokens the sequence takes that one and drops its own: kernels give the same bits for the same prefix, and a path
-   * whose pages are held from the root down is never evicted in the middle.
+   * whose pages are held from the root down is never evicted in the middle. A checkpoint's slot is taken over where the
+   * tree has none for its place; the caller stays its holder.
    */
-  insert(tenant: string, tokens: ArrayLike<number>, count: number, tables: PageTables): void {
+  insert(
+    tenant: string,
+    tokens: ArrayLike<number>,
+    count: number,
+    tables: PageTables,
+    checkpoint?: Checkpoint,
+  ): void {
     if (count === 0) return;
     let node: Node = this.roots.get(tenant) ?? this.newNode(undefined, tenant);
     this.roots.set(tenant, node);
@@ -108,6 +138,7 @@ export class PrefixTree {
         if (kept && page >= 0 && child.pages[g]! < 0 && !group.pool.isCached(page))
           this.adopt(child, g, page);
       }
+      if (checkpoint?.pages === i + 1) this.adoptState(child, checkpoint.slot);
       node = child;
     }
   }
@@ -147,6 +178,16 @@ export class PrefixTree {
     return false;
   }
 
+  /** Gives up the least recently used state that no sequence holds; false when there is none. */
+  evictState(): boolean {
+    const slot = this.states?.oldestIdle() ?? -1;
+    if (slot < 0) return false;
+    const node = this.stateOwners[slot]!;
+    this.disownState(node);
+    if (this.full.length === 0) this.prune(node);
+    return true;
+  }
+
   private walk(root: Node, tokens: ArrayLike<number>, limit: number): Node[] {
     const path: Node[] = [];
     const pages = Math.min(limit, Math.floor(tokens.length / pageSize));
@@ -161,7 +202,13 @@ export class PrefixTree {
   }
 
   private newNode(parent: Node | undefined, key: string): Node {
-    return { parent, key, children: new Map(), pages: new Int32Array(this.groups.length).fill(-1) };
+    return {
+      parent,
+      key,
+      children: new Map(),
+      pages: new Int32Array(this.groups.length).fill(-1),
+      state: -1,
+    };
   }
 
   private adopt(node: Node, g: number, page: number): void {
@@ -178,6 +225,21 @@ export class PrefixTree {
     this.groups[g]!.pool.forget(page);
   }
 
+  private adoptState(node: Node, slot: number): void {
+    if (node.state >= 0 || this.states!.isCached(slot)) return;
+    this.states!.markCached(slot);
+    node.state = slot;
+    this.stateOwners[slot] = node;
+  }
+
+  private disownState(node: Node): void {
+    const slot = node.state;
+    if (slot < 0) return;
+    node.state = -1;
+    this.stateOwners[slot] = undefined;
+    this.states!.forget(slot);
+  }
+
   private unify(node: Node, g: number, table: Int32Array, i: number): void {
     const known = node.pages[g]!;
     const own = table[i]!;
@@ -190,6 +252,7 @@ export class PrefixTree {
 
   private removeLeaf(node: Node): void {
     for (let g = 0; g < this.groups.length; g++) this.disown(node, g);
+    this.disownState(node);
     this.nodes -= 1;
     const parent = node.parent!;
     parent.children.delete(node.key);
@@ -199,7 +262,7 @@ export class PrefixTree {
   /** Without full-attention groups a node is worth keeping while it or one below it has a page. */
   private prune(node: Node): void {
     let current: Node | undefined = node;
-    while (current?.parent && current.children.size === 0 && current.pages.every((p) => p < 0)) {
+    while (current?.parent && current.children.size === 0 && isEmpty(current)) {
       const parent: Node = current.parent;
       this.removeLeaf(current);
       current = parent;
@@ -213,6 +276,10 @@ export class PrefixTree {
     }
     for (const node of order.reverse()) this.removeLeaf(node);
   }
+}
+
+function isEmpty({ pages, state }: Node): boolean {
+  return state < 0 && pages.every((page) => page < 0);
 }
 
 /** Two UTF-16 units per token: exact, so different pages never meet under one key. */

@@ -59,6 +59,7 @@ describe.each(backends)("recorded generation steps, %s", (name) => {
         positions: Int32Array.from(tokens, (_, i) => position + (i % each)),
         sequences: Int32Array.from(tokens, (_, i) => Math.floor(i / each)),
         pageTables: groups.map(() => Int32Array.from(tables)),
+        ...(model.recurrent && { stateSlots: Int32Array.from(sequences) }),
         ...{ sequenceCount: sequences.length, maxPages: pages },
         outputRows: Int32Array.from(sequences, (_, i) => (i + 1) * each - 1),
       };

@@ -1,6 +1,6 @@
 import { pageBucket, rowBucket } from "../../compiler/buckets.ts";
 import { unexpected } from "../../core/error.ts";
-import type { CachePool, Model } from "../../models/model.ts";
+import type { CachePool, Model, StatePool } from "../../models/model.ts";
 import type { ArenaMark } from "../../runtime/arena.ts";
 import type { Device } from "../../runtime/device.ts";
 import { argmax } from "../../runtime/functions.ts";
@@ -10,7 +10,15 @@ import type { Batch } from "./batch.ts";
 import { StepBlock, type StepBlockShape } from "./step_block.ts";
 
 /** Largest batch and context that steps are recorded for. */
-export type StepLimits = { readonly slots: number; readonly maxPages: number };
+export type StepLimits = {
+  readonly slots: number;
+  readonly maxPages: number;
+  /** States of recurrent layers; absent: one for each slot. */
+  readonly stateSlots?: number;
+};
+
+/** What sequences leave from step to step. */
+export type StepCaches = { readonly pools: readonly CachePool[]; readonly states: StatePool | undefined };
 
 /** Where a recorded step leaves its results, and where the arena stands after it. */
 type Outcome = { readonly logits: Tensor; readonly ids: Tensor; readonly end: ArenaMark };
@@ -25,7 +33,7 @@ let executors = 0;
 export class RecordedSteps {
   private readonly device: Device;
   private readonly model: Model;
-  private readonly pools: readonly CachePool[];
+  private readonly caches: StepCaches;
   private readonly limits: StepLimits;
   private readonly block: StepBlock;
   private readonly outcomes = new Map<string, Outcome>();
@@ -36,18 +44,19 @@ export class RecordedSteps {
   constructor(
     device: Device,
     model: Model,
-    pools: readonly CachePool[],
+    caches: StepCaches,
     limits: StepLimits,
     dummyPages: StepBlockShape["dummyPages"],
   ) {
     this.device = device;
     this.model = model;
-    this.pools = pools;
+    this.caches = caches;
     this.limits = limits;
     this.block = new StepBlock(device, {
       rows: rowBucket(limits.slots, device.backend.asynchronous),
       maxPages: limits.maxPages,
       dummyPages,
+      stateStride: caches.states?.shape.layers.length ?? 0,
     });
   }
 
@@ -90,8 +99,12 @@ export class RecordedSteps {
   }
 
   private step(key: string, rows: number, pages: number): void {
-    const { device, model, pools } = this;
-    const logits = model.forward({ ...this.block.views(rows, pages), pools });
+    const { device, model } = this;
+    const { pools, states: pool } = this.caches;
+    const { stateRows, ...inputs } = this.block.views(rows, pages);
+    // spare rows are one sequence to attention, but each is one of its own to recurrent layers, as output rows are numbered
+    const states = pool && stateRows && { pool, sequences: inputs.outputRows, rows: stateRows };
+    const logits = model.forward({ ...inputs, pools, ...(states && { states }) });
     const ids = argmax(logits);
     const before = this.outcomes.get(key);
     if (before && (before.logits.address !== logits.address || before.ids.address !== ids.address)) {

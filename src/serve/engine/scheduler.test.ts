@@ -16,6 +16,8 @@ type Setup = {
   window?: number;
   /** No layer with full attention. */
   slidingOnly?: boolean;
+  /** Slots for recurrent states, in a model whose other layers all have full attention. */
+  stateSlots?: number;
 };
 
 class Rig {
@@ -33,14 +35,16 @@ class Rig {
     slidingPages,
     window = 40,
     slidingOnly,
+    stateSlots = 0,
   }: Setup = {}) {
     const full = { window: 0, pages: pages ?? (slots * context) / 32 };
     const sliding = { window, pages: slidingPages ?? slots * 8 + 24 };
-    const groups = slidingOnly ? [sliding] : [full, sliding];
-    this.double = new PagedDouble(vocabularySize, groups);
+    const groups = slidingOnly ? [sliding] : stateSlots > 0 ? [full] : [full, sliding];
+    this.double = new PagedDouble(vocabularySize, groups, stateSlots);
     this.scheduler = new Scheduler({
       executor: this.double,
       groups,
+      stateSlots,
       slots,
       maxQueue,
       contextLength: context,
@@ -332,6 +336,79 @@ describe("sharing the machine", () => {
   });
 });
 
+describe("recurrent states", () => {
+  const stateSlots = 12;
+
+  test("a repeated prompt resumes at the state before its last tokens, and answers alike", () => {
+    const rig = new Rig({ stateSlots });
+    const cold = rig.run(request(words(1, 100)));
+    const warm = rig.run(request(words(1, 100)));
+    // eight tokens at the end of a prompt are taken to open the answer: the state is after two pages of 92
+    expect(endOf(warm)).toMatchObject({ prefixCache: "hit", cachedTokens: 64, promptTokens: 100 });
+    expect(tokens(warm)).toEqual(tokens(cold));
+    // the third finds the state at the place up to which the second knew the pages
+    expect(endOf(rig.run(request(words(1, 100)))).cachedTokens).toBe(96);
+  });
+
+  test("the next turn resumes at the last page of the answer", () => {
+    const rig = new Rig({ stateSlots });
+    const prompt = words(3, 150);
+    const first = rig.run(request(prompt, { maxTokens: 70 }));
+    const second = [...prompt, ...tokens(first), ...words(4, 10)];
+    const warm = rig.run(request(second));
+    expect(endOf(warm).cachedTokens).toBe(192);
+    expect(tokens(warm)).toEqual(tokens(new Rig({ stateSlots }).run(request(second))));
+  });
+
+  test("a turn that renders the answer in another way resumes before it", () => {
+    const rig = new Rig({ stateSlots });
+    const prompt = words(5, 200);
+    rig.run(request(prompt, { maxTokens: 100 }));
+    const second = [...prompt.slice(0, 196), ...words(6, 40)];
+    const warm = rig.run(request(second));
+    expect(endOf(warm).cachedTokens).toBe(192);
+    expect(tokens(warm)).toEqual(tokens(new Rig({ stateSlots }).run(request(second))));
+  });
+
+  test("prompts that part early share a state from the third on", () => {
+    const rig = new Rig({ stateSlots });
+    const shared = words(7, 130);
+    const cached = [8, 9, 10].map((seed) => {
+      const ask = request([...shared, ...words(seed, 60)]);
+      const events = rig.run(ask);
+      expect(tokens(events)).toEqual(tokens(new Rig({ stateSlots }).run(ask)));
+      return endOf(events).cachedTokens;
+    });
+    expect(cached).toEqual([0, 0, 128]);
+  });
+
+  test("without a slot for copies nothing is cached, and nothing fails", () => {
+    const rig = new Rig({ slots: 2, stateSlots: 2 });
+    const asks = [11, 12, 13].map((seed) => request(words(seed, 100), { maxTokens: 40 }));
+    const ids = asks.map((ask) => rig.submit(ask));
+    rig.drain();
+    ids.forEach((id, i) => {
+      expect(tokens(rig.events.get(id)!)).toEqual(tokens(new Rig({ stateSlots }).run(asks[i]!)));
+    });
+  });
+
+  test("the state used least recently goes first, and pages that go take theirs along", () => {
+    const rig = new Rig({ slots: 1, stateSlots: 4, pages: 16 });
+    const ask = (seed: number) => request(words(seed, 100), { maxTokens: 1 });
+    for (const seed of [20, 21, 22]) rig.run(ask(seed));
+    expect(endOf(rig.run(ask(20))).cachedTokens).toBe(64);
+    // three pages each: with a fifth prompt pages of 21 are taken
+    for (const seed of [23, 24, 25]) rig.run(ask(seed));
+    expect(endOf(rig.run(ask(21))).cachedTokens).toBe(0);
+  });
+
+  test("a bypassing request copies no state", () => {
+    const rig = new Rig({ stateSlots });
+    rig.run(request(words(30, 100), { prefixCache: "bypass" }));
+    expect(rig.double.copies).toBe(0);
+  });
+});
+
 /** Random arrivals, lengths, cancellations: each answer equals the one given alone, and every page comes back. */
 function soak(seed: number, setup: Setup): void {
   const random = new Random(seed, 0);
@@ -362,7 +439,8 @@ function soak(seed: number, setup: Setup): void {
   rig.drain();
   expect(rig.errors.size).toBe(0);
   for (const [id, ask] of asked) {
-    const alone = new Rig({ window: setup.window, slidingOnly: setup.slidingOnly }).run({
+    const { window, slidingOnly, stateSlots } = setup;
+    const alone = new Rig({ window, slidingOnly, stateSlots: stateSlots && 12 }).run({
       ...ask,
       prefixCache: "bypass",
     });
@@ -384,5 +462,15 @@ describe("soak", () => {
   // in its course the only sequence with a part of the step is set back
   test("scarce pages, seed 323", () => soak(323, { slots: 6, context: 256, pages: 12, slidingPages: 40 }));
   test("a window of a page and a token", () => soak(9, { window: 33 }));
+  for (const [stateSlots, seed] of [
+    [4, 11],
+    [5, 12],
+    [12, 13],
+    [40, 14],
+  ] as const) {
+    test(`states in ${stateSlots} slots, seed ${seed}`, () => soak(seed, { stateSlots }));
+    test(`states in ${stateSlots + 2} slots, scarce pages, seed ${seed}`, () =>
+      soak(seed, { stateSlots: stateSlots + 2, slots: 6, context: 256, pages: 12 }));
+  }
   test("sliding layers only", () => soak(10, { slidingOnly: true, window: 65, slidingPages: 60 }));
 });

@@ -10,10 +10,13 @@ import { PrefixTree, type TreeGroup } from "./prefix_tree.ts";
 import { FairQueue } from "./queue.ts";
 import { LogitReader } from "./reader.ts";
 import type { Sequence } from "./sequence.ts";
+import { StateSlots } from "./state_slots.ts";
 
 export type SchedulerOptions = {
   readonly executor: StepExecutor;
   readonly groups: readonly GroupShape[];
+  /** Slots for states of recurrent layers, at least one for each sequence that runs; absent: the model has none. */
+  readonly stateSlots?: number;
   /** Sequences that run at once. */
   readonly slots: number;
   /** Choices that may wait. */
@@ -32,6 +35,12 @@ export type SchedulerOptions = {
 const outputBytesPerStep = 32 * 2 ** 20;
 
 /**
+ * Tokens at the end of a prompt that open the answer (\`<|im_start|>assistant\n<think>\n\`): the next turn's prompt may go on
+ * differently there, so the state to keep is one before them.
+ */
+const openingTokens = 8;
+
+/**
  * Continuous batching over a paged cache: every step mixes chunks of prompts with one token of each generating
  * sequence. Which of them share a step never changes what any of them gets.
  *
@@ -43,6 +52,7 @@ export class Scheduler {
   private readonly options: SchedulerOptions;
   private readonly groups: readonly TreeGroup[];
   private readonly tree: PrefixTree;
+  private readonly states: StateSlots | undefined;
   private readonly queue = new FairQueue<Sequence>();
   private readonly requests = new Map<number, ActiveRequest>();
   /** In order of admission. */
@@ -67,7 +77,9 @@ export class Scheduler {
     this.budget = new PromptBudget(options.promptLimits);
     this.now = options.now ?? (() => performance.now());
     this.groups = options.groups.map(({ window, pages }) => ({ window, pool: new PagePool(pages) }));
-    this.tree = new PrefixTree(this.groups);
+    const { stateSlots = 0, executor } = options;
+    this.states = stateSlots > 0 ? new StateSlots(stateSlots, executor) : undefined;
+    this.tree = new PrefixTree(this.groups, this.states?.pool);
     const rowBytes = options.executor.vocabularySize * 4;
     this.largestOutput = Math.max(options.slots, Math.floor(outputBytesPerStep / rowBytes));
   }
@@ -186,6 +198,11 @@ export class Scheduler {
       sequence.close(this.groups);
       return false;
     }
+    if (this.states) {
+      sequence.openState(this.states, this.tree);
+      const end = Math.floor((sequence.length - openingTokens) / pageSize);
+      sequence.statePage = this.keeps(request) ? Math.max(0, end) : 0;
+    }
     sequence.branchPage = match?.matched ?? 0;
     if (leads && request.startedAt === undefined) this.begin(sequence, match?.known ?? false);
     return true;
@@ -254,11 +271,18 @@ export class Scheduler {
 
   private share(sequence: Sequence, left: number, rows: number): Part | undefined {
     const all = sequence.request.wantsPromptLogprobs && sequence.choice === 0 && !sequence.promptDone;
-    const branch = sequence.branchPage * pageSize - sequence.computed;
-    const count = Math.min(sequence.pending, left, branch > 0 ? branch : Infinity, all ? rows : Infinity);
+    const stop = this.nextStop(sequence);
+    const most = Math.min(sequence.pending, left, stop, all ? rows : Infinity);
+    const count = this.states ? wholePages(sequence, most) : most;
     const ends = count === sequence.pending;
     if (count <= 0 || (ends && rows <= 0)) return undefined;
     return { sequence, count, outputs: all ? "all" : ends ? "last" : "none" };
+  }
+
+  /** Tokens up to the next place of a prompt that is to be recorded. */
+  private nextStop({ branchPage, statePage, computed }: Sequence): number {
+    const ahead = [branchPage, statePage].map((page) => page * pageSize - computed).filter((n) => n > 0);
+    return Math.min(...ahead);
   }
 
   /** Gets pages for a part, setting younger sequences back if it must; false when the sequence itself was set back. */
@@ -280,8 +304,8 @@ export class Scheduler {
   }
 
   private setBack(sequence: Sequence): void {
-    this.record(sequence, sequence.computed);
-    sequence.close(this.groups);
+    this.record(sequence);
+    sequence.close(this.groups, this.states);
     this.active = this.active.filter((s) => s !== sequence);
     this.queue.pushFront(sequence.request.client, sequence);
     this.full = true;
@@ -297,12 +321,19 @@ export class Scheduler {
       sequence.advance(this.groups, count);
       if (part.outputs === "all") this.takePromptLogprobs(sequence, reader, row, from, count);
       row += outputCount(part);
-      if (sequence.branchPage > 0 && sequence.computed === sequence.branchPage * pageSize) {
-        this.record(sequence, sequence.computed);
-      }
+      if (this.states) this.keepState(sequence, this.states);
+      const { branchPage, statePage, computed } = sequence;
+      const page = computed / pageSize;
+      if (page > 0 && (page === branchPage || page === statePage)) this.record(sequence);
       if (!sequence.promptDone) this.progress(sequence);
       if (sequence.promptDone && sequence.pending === 0) this.next(sequence, reader, row - 1);
     }
+  }
+
+  /** At a page boundary: every answer leaves the state at its last one, so that the next turn begins there. */
+  private keepState(sequence: Sequence, states: StateSlots): void {
+    if (sequence.computed % pageSize !== 0 || !this.keeps(sequence.request)) return;
+    sequence.keepState(states, this.tree, this.options.slots - this.active.length);
   }
 
   private takePromptLogprobs(
@@ -329,8 +360,7 @@ export class Scheduler {
     if (!leads) return;
     request.promptDoneAt ??= this.now();
     this.promptTokens += request.prompt.length - request.cachedTokens;
-    if (request.cacheMode !== "bypass" || request.sequences.length > 1)
-      this.record(sequence, sequence.computed);
+    this.record(sequence);
     if (request.wantsPromptLogprobs) {
       this.options.emit(request.id, { type: "promptLogprobs", tokens: request.promptLogprobs });
     }
@@ -373,11 +403,14 @@ export class Scheduler {
     return request.endsWithContext ? { reason: "length", contextFull: true } : { reason: "length" };
   }
 
-  /** Enters what a sequence has computed into the prefix tree, with the windows before its end. */
-  private record(sequence: Sequence, computed: number): void {
-    const { request } = sequence;
-    if (request.cacheMode === "bypass" && request.sequences.length === 1) return;
-    this.tree.insert(request.tenant, sequence.tokens, Math.floor(computed / pageSize), sequence.tables);
+  /** Whether what a request computes may be used again: a bypassing one shares with its own choices only. */
+  private keeps({ cacheMode, sequences }: ActiveRequest): boolean {
+    return cacheMode !== "bypass" || sequences.length > 1;
+  }
+
+  /** Enters what a sequence has computed into the prefix tree, with the windows before its end and the state it kept. */
+  private record(sequence: Sequence): void {
+    if (this.keeps(sequence.request)) sequence.record(this.tree, this.states);
   }
 
   private finish(sequence: Sequence, ending: Ending): void {
@@ -392,8 +425,8 @@ export class Scheduler {
   /** Takes a sequence out of the slots or the queue; what it computed stays cached. */
   private leave(sequence: Sequence): void {
     if (this.active.includes(sequence)) {
-      this.record(sequence, sequence.computed);
-      sequence.close(this.groups);
+      this.record(sequence);
+      sequence.close(this.groups, this.states);
       this.active = this.active.filter((s) => s !== sequence);
       this.full = false;
     } else {
@@ -423,7 +456,7 @@ export class Scheduler {
     if (!this.requests.has(request.id)) return;
     for (const sequence of request.sequences) {
       sequence.finished = true;
-      if (this.active.includes(sequence)) sequence.close(this.groups);
+      if (this.active.includes(sequence)) sequence.close(this.groups, this.states);
     }
     this.active = this.active.filter((s) => s.request !== request);
     this.queue.remove((s) => s.request === request);
@@ -436,6 +469,13 @@ export class Scheduler {
     this.requests.delete(request.id);
     if (request.cacheMode === "bypass") this.tree.dropTenant(request.tenant);
   }
+}
+
+/** Of so many tokens those up to a page boundary, where there is one: states are kept there. */
+function wholePages({ computed, pending }: Sequence, most: number): number {
+  if (most === pending) return most;
+  const whole = most - ((computed + most) % pageSize);
+  return whole > 0 ? whole : most;
 }
 
 type Ending = {

@@ -1,7 +1,8 @@
 import type { ActiveRequest } from "./active_request.ts";
 import { firstKeptPage, pageSize, pagesFor } from "./pages.ts";
-import type { PrefixTree, TreeGroup } from "./prefix_tree.ts";
+import type { Checkpoint, PrefixTree, TreeGroup } from "./prefix_tree.ts";
 import type { Sampler } from "./sampler.ts";
+import type { StateSlots } from "./state_slots.ts";
 
 /** One choice of a request: its tokens, and the pages it holds while it is active. */
 export class Sequence {
@@ -19,6 +20,12 @@ export class Sequence {
   private readonly end: number[] = [];
   /** Page boundary whose window is worth recording when prefill passes it: where another prompt parted from this one. */
   branchPage = 0;
+  /** Page boundary whose recurrent state is worth keeping when prefill passes it. */
+  statePage = 0;
+  /** Slot of the recurrent state; -1 while there is none. */
+  stateSlot = -1;
+  /** The last state that was kept and is not in the prefix tree yet. */
+  private kept: Checkpoint | undefined;
   promptDone = false;
   finished = false;
 
@@ -70,6 +77,34 @@ export class Sequence {
     this.computed = pages * pageSize;
   }
 
+  /** Gets a state slot, with the cached state at the pages that were taken over. */
+  openState(states: StateSlots, tree: PrefixTree): void {
+    const { tenant } = this.request;
+    const cached = tree.acquireState(tenant, this.tokens, this.computed / pageSize);
+    this.stateSlot = states.take(tree);
+    if (cached < 0) return;
+    states.copy(cached, this.stateSlot);
+    states.pool.release(cached);
+  }
+
+  /** Keeps a copy of the state as it is at this page boundary; the one kept before makes room for it. */
+  keepState(states: StateSlots, tree: PrefixTree, reserved: number): void {
+    const slot = this.kept?.slot ?? states.spare(tree, reserved);
+    if (slot < 0) return;
+    states.copy(this.stateSlot, slot);
+    this.kept = { slot, pages: this.computed / pageSize };
+  }
+
+  /** Enters what is computed into the tree: whole pages, and the state that was kept. */
+  record(tree: PrefixTree, states: StateSlots | undefined): void {
+    const { tenant } = this.request;
+    const { kept } = this;
+    tree.insert(tenant, this.tokens, Math.floor(this.computed / pageSize), this.tables, kept);
+    if (!kept || !states?.pool.isCached(kept.slot)) return;
+    states.pool.release(kept.slot);
+    this.kept = undefined;
+  }
+
   /** Pages still to be allocated per group before `tokens` more positions can be computed. */
   missing(g: number, tokens: number): number {
     return Math.max(0, pagesFor(this.computed + tokens) - this.end[g]!);
@@ -100,11 +135,14 @@ export class Sequence {
     });
   }
 
-  /** Gives back every page, the deepest first, so that the root of a path counts as used last. */
-  close(groups: readonly TreeGroup[]): void {
+  /** Gives back every page, the deepest first, so that the root of a path counts as used last, and its states. */
+  close(groups: readonly TreeGroup[], states?: StateSlots): void {
     this.tables.forEach((table, g) => {
       for (let i = this.end[g]! - 1; i >= this.first[g]!; i--) groups[g]!.pool.release(table[i]!);
     });
+    for (const slot of [this.kept?.slot ?? -1, this.stateSlot]) if (slot >= 0) states!.pool.release(slot);
+    this.kept = undefined;
+    this.stateSlot = -1;
     this.tables = [];
     this.computed = 0;
   }

@@ -46,6 +46,7 @@ export function measureShape(
   const shape: ModelShape = {
     config: model.config,
     cacheGroups: model.cacheGroups,
+    ...(model.recurrent && { recurrent: model.recurrent }),
     weightBytes: model.weightBytes,
     workspaceBytes: device.arena.peakBytes,
   };
@@ -59,6 +60,7 @@ function emptyBatch(model: Model, total: number, sequences: number, maxPages: nu
     positions: new Int32Array(total),
     sequences: new Int32Array(total),
     pageTables: model.cacheGroups.map(() => new Int32Array(sequences * maxPages)),
+    ...(model.recurrent && { stateSlots: new Int32Array(sequences) }),
     sequenceCount: sequences,
     maxPages,
     outputRows: Int32Array.from({ length: sequences }, (_, i) => total - sequences + i),

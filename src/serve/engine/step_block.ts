@@ -1,6 +1,6 @@
 import type { Device } from "../../runtime/device.ts";
 import { makeTensor, type Tensor } from "../../runtime/tensor.ts";
-import type { Batch } from "./batch.ts";
+import { type Batch, slotsOf } from "./batch.ts";
 
 /** Elements (i32) that a part is aligned to: 64 bytes. */
 const alignment = 16;
@@ -14,6 +14,8 @@ export type StepBlockShape = {
   readonly maxPages: number;
   /** Per cache group: the page that spare rows write to. */
   readonly dummyPages: readonly number[];
+  /** Rows from one state slot to the next; 0 = no recurrent layers. */
+  readonly stateStride: number;
 };
 
 /** What a recorded step reads: views into the block, for `rows` rows and page tables of `pages` columns. */
@@ -23,12 +25,14 @@ export type StepInputs = {
   readonly sequences: Tensor;
   readonly outputRows: Tensor;
   readonly pageTables: readonly Tensor[];
+  /** Row of each row's state, -1 of spare ones. */
+  readonly stateRows?: Tensor;
 };
 
 /**
  * Everything that changes from one generation step to the next, in one piece of device memory at fixed addresses, with a
- * copy on the host: `tokens, positions, sequences, outputRows [rows]`, then a page table per group. Filling it uploads the
- * head in one copy, and of the tables only what changed.
+ * copy on the host: `tokens, positions, sequences, outputRows, states [rows]` (the last of models with recurrent layers), then
+ * a page table per group. Filling it uploads the head in one copy, and of the tables only what changed.
  *
  * Spare rows are token 0 at position 0 of a sequence whose only page is the dummy page; its row is the last of each table.
  */
@@ -40,6 +44,8 @@ export class StepBlock {
   /** Elements from one part of the head to the next. */
   private readonly stride: number;
   private readonly tableStride: number;
+  /** Parts of the head. */
+  private readonly parts: number;
   /** Columns of the tables as they stand on the device. */
   private columns = 0;
 
@@ -48,7 +54,8 @@ export class StepBlock {
     this.shape = shape;
     this.stride = aligned(shape.rows);
     this.tableStride = aligned((shape.rows + 1) * shape.maxPages);
-    this.host = new Int32Array(4 * this.stride + shape.dummyPages.length * this.tableStride);
+    this.parts = shape.stateStride > 0 ? 5 : 4;
+    this.host = new Int32Array(this.parts * this.stride + shape.dummyPages.length * this.tableStride);
     this.memory = device.empty("i32", [this.host.length]);
     for (let row = 0; row < shape.rows; row++) this.host[3 * this.stride + row] = row;
   }
@@ -66,6 +73,7 @@ export class StepBlock {
       sequences: view(2 * this.stride, rows),
       outputRows: view(3 * this.stride, rows),
       pageTables: this.shape.dummyPages.map((_, g) => view(this.tableStart(g), this.shape.rows + 1, pages)),
+      ...(this.shape.stateStride > 0 && { stateRows: view(4 * this.stride, rows) }),
     };
   }
 
@@ -80,19 +88,26 @@ export class StepBlock {
     host.fill(0, used, rows);
     host.fill(0, stride + used, stride + rows);
     host.fill(spare, 2 * stride + used, 2 * stride + rows);
-    this.upload(0, 4 * stride);
+    const { stateStride } = this.shape;
+    if (stateStride > 0) {
+      const at = 4 * stride;
+      const slots = slotsOf(batch);
+      for (let row = 0; row < used; row++) host[at + row] = slots[row]! * stateStride;
+      host.fill(-1, at + used, at + rows);
+    }
+    this.upload(0, this.parts * stride);
     if (pages !== this.columns) this.relayout(pages);
     for (const [from, to] of this.changes(batch, pages)) this.upload(from, to);
   }
 
   private tableStart(group: number): number {
-    return 4 * this.stride + group * this.tableStride;
+    return this.parts * this.stride + group * this.tableStride;
   }
 
   /** Empty tables of another number of columns, with the dummy page in the last row. */
   private relayout(pages: number): void {
     this.columns = pages;
-    this.host.fill(-1, 4 * this.stride);
+    this.host.fill(-1, this.parts * this.stride);
     this.shape.dummyPages.forEach((page, g) => {
       const from = this.tableStart(g);
       this.host[from + this.shape.rows * pages] = page;

@@ -53,6 +53,7 @@ self.onmessage = ({ data }: MessageEvent<WorkerStart>) => {
           }
           double.run(batch, read, meanwhile);
         },
+        copyState: (from, to) => double.copyState(from, to),
       },
       groups,
       info: {

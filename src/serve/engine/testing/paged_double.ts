@@ -1,7 +1,8 @@
 /**
  * A small deterministic stand-in for a model in scheduler tests. It keeps one number per position in simulated pages
  * and computes each token's logits from what its page tables reach, so a wrong, freed or foreign page changes the
- * answer, as does a window that is cut short.
+ * answer, as does a window that is cut short. With state slots it also carries a number along each sequence, so a wrong
+ * state, or one of another position, changes the answer too.
  */
 import type { Batch, Logits, StepExecutor } from "../batch.ts";
 import { pageSize } from "../pages.ts";
@@ -12,13 +13,22 @@ export class PagedDouble implements StepExecutor {
   steps = 0;
   largestBatch = 0;
   failNext = false;
+  copies = 0;
   private readonly windows: readonly number[];
   private readonly memory: Int32Array[];
+  /** per slot: what was carried along, and the position that follows */
+  private readonly slots: { carried: number; next: number }[];
 
-  constructor(vocabularySize: number, groups: readonly { window: number; pages: number }[]) {
+  constructor(vocabularySize: number, groups: readonly { window: number; pages: number }[], stateSlots = 0) {
     this.vocabularySize = vocabularySize;
     this.windows = groups.map((g) => g.window);
     this.memory = groups.map((g) => new Int32Array(g.pages * pageSize).fill(-7));
+    this.slots = Array.from({ length: stateSlots }, () => ({ carried: -9, next: -1 }));
+  }
+
+  copyState(from: number, to: number): void {
+    this.copies += 1;
+    this.slots[to] = { ...this.slots[from]! };
   }
 
   run(batch: Batch, read: (logits: Logits) => void, meanwhile?: () => void): void {
@@ -58,9 +68,19 @@ export class PagedDouble implements StepExecutor {
           state = mix(state, this.memory[g]![this.place(batch, g, t, p)]!);
         }
       }
-      states.push(state);
+      states.push(this.slots.length > 0 ? mix(state, this.carry(batch, t)) : state);
     }
     return states;
+  }
+
+  private carry(batch: Batch, t: number): number {
+    const slot = this.slots[batch.stateSlots![batch.sequences[t]!]!]!;
+    const position = batch.positions[t]!;
+    if (position === 0) slot.carried = 0;
+    else if (slot.next !== position) throw new Error(`a state of position ${slot.next} for ${position}`);
+    slot.carried = mix(slot.carried, batch.tokens[t]!);
+    slot.next = position + 1;
+    return slot.carried;
   }
 
   private place(batch: Batch, g: number, t: number, position: number): number {
