@@ -161,6 +161,32 @@ PSI_API i32 psi_rope_kv_write(void* q, void* k_cache, void* v_cache, const void*
 PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const void* v_cache, const void* page_table, const void* token_sequence, const void* token_position, const void* sinks, void* scratch, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 window, i32 cache_type, f32 scale, f32 softcap, f64 scratch_bytes);
 
 /*
+ * Gated DeltaNet layers (arXiv:2412.06464) over a flat batch. Tokens of a sequence stand together, positions ascending by
+ * one. sequence_slot i32 [sequences] is the place of each sequence's state, all different; token_sequence indexes it. A
+ * sequence whose first token in the batch has position 0 begins from zeros, whatever its slot holds. The state is left
+ * as it is after the sequence's last token: the bits of a token do not depend on how tokens are spread over calls. CUDA
+ * cannot refuse by what these arrays hold: there a sequence without a slot begins from zeros and keeps nothing.
+ */
+/* y f32 [tokens,channels] = silu(sum_j w[c,j] x[t-taps+1+j,c]), j ascending, taps 2..8; x f32 rows of x_stride with the
+   channels from x_offset; w f32 [channels,taps]; state f32 [slots,taps-1,channels]: the last inputs, oldest first. */
+PSI_API i32 psi_causal_conv1d(void* y, void* state, const void* x, const void* w, const void* token_sequence, const void* token_position, const void* sequence_slot, i32 tokens, i32 x_stride, i32 x_offset, i32 channels, i32 taps, i32 sequences, i32 slots);
+/* For each value head, with S f32 [key_dim,value_dim] of state f32 [slots,value_heads,key_dim,value_dim]:
+     S = exp(decay * softplus(a + dt_bias)) S; S += k (sigmoid(b) (v - S^T k))^T; y = S^T q
+   q and k are first multiplied by 1/sqrt(sum of squares + 1e-6), q also by 1/sqrt(key_dim). qkv f32 rows of `stride`: q and
+   k [key_heads,key_dim] at q_offset and k_offset, v [value_heads,value_dim] at v_offset; a and b f32 rows with value_heads
+   from their offsets; decay (-exp(A_log)) and dt_bias f32 [value_heads]; y f32 [tokens, value_heads*value_dim].
+   tiled 1: value head h has key head h % key_heads, 0: h / (value_heads / key_heads). key_dim up to 256. */
+PSI_API i32 psi_gated_delta_rule(void* y, void* state, const void* qkv, const void* a, const void* b, const void* decay, const void* dt_bias, const void* token_sequence, const void* token_position, const void* sequence_slot, i32 tokens, i32 stride, i32 q_offset, i32 k_offset, i32 v_offset, i32 a_stride, i32 a_offset, i32 b_stride, i32 b_offset, i32 key_heads, i32 value_heads, i32 key_dim, i32 value_dim, i32 sequences, i32 slots, i32 tiled);
+/* y = x / sqrt(mean(x^2) + eps) * w * silu(gate) over heads of `width`: x, y f32 [rows, heads*width], w f32 [width], gate
+   f32 rows of gate_stride with its heads one after the other from gate_offset. y may be x. */
+PSI_API i32 psi_rms_norm_gated(void* y, const void* x, const void* gate, const void* w, i32 rows, i32 heads, i32 width, i32 gate_stride, i32 gate_offset, f32 eps);
+/* y = x * sigmoid(gate): x, y f32 [rows, heads*width]; the gate of head h from gate_offset + h*head_stride of rows of
+   gate_stride. y may be x. */
+PSI_API i32 psi_sigmoid_gate(void* y, const void* x, const void* gate, i32 rows, i32 heads, i32 width, i32 gate_stride, i32 gate_offset, i32 head_stride);
+/* y[t] = base[t] + sigmoid(gate[t]) x[t]: base, x, y f32 [rows,width], gate f32 [rows]. y may be base or x. */
+PSI_API i32 psi_add_gated(void* y, const void* base, const void* x, const void* gate, i32 rows, i32 width);
+
+/*
  * ---- references ----
  * Plain loops with sums in f64, for tests and gradient checks. They work without psi_open, ignore scratch, and take
  * weights in file layout (dtype) or packed (dtype | PSI_PACKED).
@@ -190,3 +216,8 @@ PSI_API i32 psi_top_k_ref(void* values, void* ids, const void* x, i32 rows, i32 
 PSI_API i32 psi_log_sum_exp_ref(void* y, const void* x, i32 rows, i32 width);
 PSI_API i32 psi_kv_write_ref(void* k_cache, void* v_cache, const void* k, const void* v, const void* page_table, const void* token_sequence, const void* token_position, i32 tokens, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type);
 PSI_API i32 psi_attention_ref(void* y, const void* q, const void* k_cache, const void* v_cache, const void* page_table, const void* token_sequence, const void* token_position, const void* sinks, void* scratch, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 window, i32 cache_type, f32 scale, f32 softcap, f64 scratch_bytes);
+PSI_API i32 psi_causal_conv1d_ref(void* y, void* state, const void* x, const void* w, const void* token_sequence, const void* token_position, const void* sequence_slot, i32 tokens, i32 x_stride, i32 x_offset, i32 channels, i32 taps, i32 sequences, i32 slots);
+PSI_API i32 psi_gated_delta_rule_ref(void* y, void* state, const void* qkv, const void* a, const void* b, const void* decay, const void* dt_bias, const void* token_sequence, const void* token_position, const void* sequence_slot, i32 tokens, i32 stride, i32 q_offset, i32 k_offset, i32 v_offset, i32 a_stride, i32 a_offset, i32 b_stride, i32 b_offset, i32 key_heads, i32 value_heads, i32 key_dim, i32 value_dim, i32 sequences, i32 slots, i32 tiled);
+PSI_API i32 psi_rms_norm_gated_ref(void* y, const void* x, const void* gate, const void* w, i32 rows, i32 heads, i32 width, i32 gate_stride, i32 gate_offset, f32 eps);
+PSI_API i32 psi_sigmoid_gate_ref(void* y, const void* x, const void* gate, i32 rows, i32 heads, i32 width, i32 gate_stride, i32 gate_offset, i32 head_stride);
+PSI_API i32 psi_add_gated_ref(void* y, const void* base, const void* x, const void* gate, i32 rows, i32 width);

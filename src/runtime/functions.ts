@@ -1,10 +1,13 @@
 /** The ops as model code writes them: one typed line each. */
 import { add as addOp } from "../ir/ops/add.ts";
+import { addGated as addGatedOp } from "../ir/ops/add_gated.ts";
 import { addRmsNorm as addRmsNormOp } from "../ir/ops/add_rms_norm.ts";
 import { addScaled as addScaledOp } from "../ir/ops/add_scaled.ts";
 import { argmax as argmaxOp } from "../ir/ops/argmax.ts";
 import { type AttentionParams, attention as attentionOp } from "../ir/ops/attention.ts";
+import { causalConv1d as causalConv1dOp } from "../ir/ops/causal_conv1d.ts";
 import { embedding as embeddingOp } from "../ir/ops/embedding.ts";
+import { type GatedDeltaRuleParams, gatedDeltaRule as gatedDeltaRuleOp } from "../ir/ops/gated_delta_rule.ts";
 import { gatherRows as gatherRowsOp } from "../ir/ops/gather_rows.ts";
 import { type GluParams, glu as gluOp } from "../ir/ops/glu.ts";
 import { type KvWriteParams, kvWrite as kvWriteOp } from "../ir/ops/kv_write.ts";
@@ -15,10 +18,12 @@ import { moeCombineAdd as moeCombineAddOp } from "../ir/ops/moe_combine_add.ts";
 import { type MoeGluParams, moeGlu as moeGluOp } from "../ir/ops/moe_glu.ts";
 import { moeMatmul as moeMatmulOp } from "../ir/ops/moe_matmul.ts";
 import { headNorm as headNormOp, rmsNorm as rmsNormOp } from "../ir/ops/rms_norm.ts";
+import { type RmsNormGatedParams, rmsNormGated as rmsNormGatedOp } from "../ir/ops/rms_norm_gated.ts";
 import { type RopeParams, rope as ropeOp } from "../ir/ops/rope.ts";
 import { type RopeKvWriteParams, ropeKvWrite as ropeKvWriteOp } from "../ir/ops/rope_kv_write.ts";
 import { type RouterParams, router as routerOp } from "../ir/ops/router.ts";
 import { sample as sampleOp } from "../ir/ops/sample.ts";
+import { type SigmoidGateParams, sigmoidGate as sigmoidGateOp } from "../ir/ops/sigmoid_gate.ts";
 import { softcap as softcapOp } from "../ir/ops/softcap.ts";
 import { topK as topKOp } from "../ir/ops/top_k.ts";
 import { apply } from "./apply.ts";
@@ -143,6 +148,44 @@ export const add = (a: Tensor, b: Tensor, into?: Tensor): Tensor =>
 /** (a + b) * scale */
 export const addScaled = (a: Tensor, b: Tensor, scale: number, into?: Tensor): Tensor =>
   apply(addScaledOp, [a, b], { scale }, into ? [into] : [])[0]!;
+
+/** Which sequence and position each token has, i32 [T], and where each sequence's recurrent state lies, i32 [S] */
+export type RecurrentPlaces = {
+  readonly sequences: Tensor;
+  readonly positions: Tensor;
+  readonly slots: Tensor;
+};
+
+/** f32 [T, C]: silu of the causal convolution of columns `offset`... of x with w [C, K]; state [slots, K - 1, C] moves on */
+export const causalConv1d = (x: Tensor, w: Tensor, state: Tensor, at: RecurrentPlaces, offset = 0): Tensor =>
+  apply(causalConv1dOp, [x, w, state, at.sequences, at.positions, at.slots], { offset })[0]!;
+
+/** f32 [T, Hv * Ev] from q, k, v inside the rows of `qkv`; state [slots, Hv, Ek, Ev] moves on */
+export const gatedDeltaRule = (
+  qkv: Tensor,
+  gates: { readonly a: Tensor; readonly b: Tensor },
+  weights: { readonly decay: Tensor; readonly dtBias: Tensor },
+  state: Tensor,
+  at: RecurrentPlaces,
+  params: GatedDeltaRuleParams,
+): Tensor =>
+  apply(
+    gatedDeltaRuleOp,
+    [qkv, gates.a, gates.b, weights.decay, weights.dtBias, state, at.sequences, at.positions, at.slots],
+    params,
+  )[0]!;
+
+/** f32 [T, H * E]: RMS norm of each head of x times silu of the gate's columns */
+export const rmsNormGated = (x: Tensor, gate: Tensor, w: Tensor, params: RmsNormGatedParams): Tensor =>
+  apply(rmsNormGatedOp, [x, gate, w], params)[0]!;
+
+/** f32 [T, H * E]: x times sigmoid of the gate's columns */
+export const sigmoidGate = (x: Tensor, gate: Tensor, params: SigmoidGateParams, into?: Tensor): Tensor =>
+  apply(sigmoidGateOp, [x, gate], params, into ? [into] : [])[0]!;
+
+/** f32 [T, D]: base + sigmoid(gate) * x for gate [T, 1] */
+export const addGated = (base: Tensor, x: Tensor, gate: Tensor, into?: Tensor): Tensor =>
+  apply(addGatedOp, [base, x, gate], {}, into ? [into] : [])[0]!;
 
 export const gatherRows = (x: Tensor, index: Tensor): Tensor => apply(gatherRowsOp, [x, index], {})[0]!;
 

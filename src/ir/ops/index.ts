@@ -1,10 +1,13 @@
 import type { Op } from "../op.ts";
 import { add } from "./add.ts";
+import { addGated } from "./add_gated.ts";
 import { addRmsNorm } from "./add_rms_norm.ts";
 import { addScaled } from "./add_scaled.ts";
 import { argmax } from "./argmax.ts";
 import { attention } from "./attention.ts";
+import { causalConv1d } from "./causal_conv1d.ts";
 import { embedding } from "./embedding.ts";
+import { gatedDeltaRule } from "./gated_delta_rule.ts";
 import { gatherRows } from "./gather_rows.ts";
 import { glu } from "./glu.ts";
 import { kvWrite } from "./kv_write.ts";
@@ -15,10 +18,12 @@ import { moeCombineAdd } from "./moe_combine_add.ts";
 import { moeGlu } from "./moe_glu.ts";
 import { moeMatmul } from "./moe_matmul.ts";
 import { rmsNorm } from "./rms_norm.ts";
+import { rmsNormGated } from "./rms_norm_gated.ts";
 import { rope } from "./rope.ts";
 import { ropeKvWrite } from "./rope_kv_write.ts";
 import { router } from "./router.ts";
 import { sample } from "./sample.ts";
+import { sigmoidGate } from "./sigmoid_gate.ts";
 import { softcap } from "./softcap.ts";
 import { topK } from "./top_k.ts";
 
@@ -40,6 +45,11 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   moeCombineAdd,
   add,
   addScaled,
+  addGated,
+  causalConv1d,
+  gatedDeltaRule,
+  rmsNormGated,
+  sigmoidGate,
   gatherRows,
   softcap,
   argmax,
