@@ -1,6 +1,6 @@
 /**
  * Writes a random-weight GGUF file of a real shape, for benchmarks where no real weights can be had.
- * Usage: bun scripts/make-random-gguf.ts --shape NAME --out FILE [--type q8_0] [--expert-type mxfp4] [--seed 1]
+ * Usage: bun scripts/make-random-gguf.ts --shape NAME --out FILE [--type q8_0] [--expert-type TYPE] [--seed 1]
  * Output: the file; its size and rate on stderr. Shapes: bun scripts/make-random-gguf.ts --list
  */
 import { parseArgs } from "node:util";
@@ -24,6 +24,11 @@ function dtype(name: string): DType {
   throw new Error(`[make-random-gguf] expected a type of ${Object.keys(dtypes).join(", ")}, got ${name}`);
 }
 
+/** As published files of the family have it. */
+function defaultExperts(architecture: string): string {
+  return architecture === "gpt-oss" ? "mxfp4" : "q4_0";
+}
+
 if (values.list) console.log(Object.keys(shapes).join("\n"));
 else {
   const shape = shapes[values.shape ?? ""];
@@ -33,7 +38,7 @@ else {
     );
   }
   const sparse = shape.experts !== undefined;
-  const expertDtype = values["expert-type"] ?? (sparse ? "mxfp4" : undefined);
+  const expertDtype = values["expert-type"] ?? (sparse ? defaultExperts(shape.architecture) : undefined);
   const start = performance.now();
   const bytes = writeLayout(values.out, {
     shape,

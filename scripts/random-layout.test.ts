@@ -10,6 +10,18 @@ import { type ModelShape, randomModel, shapes } from "./random-model.ts";
 const path = join(tmpdir(), `random-layout-${process.pid}.gguf`);
 afterAll(() => rmSync(path, { force: true }));
 
+/** Elements as published. */
+test.each([
+  ["qwen35-9b", 8_953_803_264],
+  ["qwen35-35b-a3b", 34_660_610_688],
+  ["gemma4-e4b", 7_518_069_290],
+  ["gemma4-26b-a4b", 25_233_142_046],
+] as const)("%s has the published number of elements", (name, elements) => {
+  const { tensors } = randomModel({ shape: shapes[name]!, dtype: "q8_0", expertDtype: "q4_0", seed: 1 });
+  const counts = tensors.map(({ shape }) => shape.reduce((a, b) => a * b, 1));
+  expect(counts.reduce((a, b) => a + b, 0)).toBe(elements);
+});
+
 /** Elements as published, and bytes with MXFP4 experts and Q8_0 elsewhere, header not counted. */
 test.each([
   ["gpt-oss-20b", 20_914_757_184, 12_096_558_336],

@@ -1,9 +1,20 @@
 /** Random-weight models of real shapes, for benchmarks and tests. Used by make-random-gguf.ts. */
 import { type DType, dtypes, isQuantised } from "../src/core/dtype.ts";
 import type { MetadataValue, TensorToWrite } from "../src/models/files/gguf_writer.ts";
+import { gemma4Parameters, gemma4Shapes, gemma4Tensors } from "./random-gemma4.ts";
+import { qwen35Parameters, qwen35Shapes, qwen35Tensors } from "./random-qwen35.ts";
+import { vocabulary } from "./random-vocabulary.ts";
 
 export type ModelShape = {
-  readonly architecture: "llama" | "qwen2" | "qwen3" | "gemma3" | "gpt-oss";
+  readonly architecture:
+    | "llama"
+    | "qwen2"
+    | "qwen3"
+    | "gemma3"
+    | "gpt-oss"
+    | "gemma4"
+    | "qwen35"
+    | "qwen35moe";
   readonly width: number;
   readonly layers: number;
   readonly feedForward: number;
@@ -16,8 +27,29 @@ export type ModelShape = {
   readonly tied: boolean;
   readonly experts?: number;
   readonly expertsUsed?: number;
+  /** Where it is not `feedForward`. */
+  readonly expertFeedForward?: number;
   readonly window?: number;
   readonly yarn?: { readonly factor: number; readonly originalContext: number };
+  readonly qwen35?: {
+    readonly keyHeads: number;
+    readonly valueHeads: number;
+    /** Of keys and values of the recurrent layers. */
+    readonly stateDim: number;
+    readonly rotaryDims: number;
+    /** Width of the shared expert of sparse models. */
+    readonly shared: number;
+    /** Blocks behind the trunk that draft ahead. */
+    readonly draftBlocks?: number;
+  };
+  readonly gemma4?: {
+    readonly globalKvHeads: number;
+    readonly globalHeadDim: number;
+    readonly sharedLayers: number;
+    readonly perLayerWidth: number;
+    /** Global layers whose values are their raw keys. */
+    readonly keysAreValues: boolean;
+  };
 };
 
 const gptOss: Omit<ModelShape, "layers" | "vocabulary"> = {
@@ -48,6 +80,8 @@ export const shapes: Readonly<Record<string, ModelShape>> = {
     architecture: "gpt-oss",
     yarn: { factor: 32, originalContext: 64 },
   },
+  ...qwen35Shapes,
+  ...gemma4Shapes,
 };
 
 export type RandomModelOptions = {
@@ -72,15 +106,25 @@ export function randomModel(options: RandomModelOptions): RandomModel {
   const tensors = tensorList(options).map((planned, i): TensorToWrite => {
     const { name, dims } = planned;
     const dtype = exceptions[name] ?? planned.dtype;
-    const kind = /norm\.weight$/.test(name) ? "ones" : "normal";
+    const kind = planned.kind ?? (/norm(_\d)?\.weight$/.test(name) ? "ones" : "normal");
     return { name, dtype, shape: dims, chunks: () => randomBytes(dtype, dims, kind, seed * 1000 + i) };
   });
   return { metadata: { ...hyperParameters(shape), ...vocabulary(shape) }, tensors };
 }
 
-type Planned = { readonly name: string; readonly dtype: DType; readonly dims: readonly number[] };
+/** `ones`: around one; `decay`: below zero; `rope`: divisors that turn a quarter of the pairs. */
+type Kind = "normal" | "ones" | "decay" | "rope";
+
+export type Planned = {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly dims: readonly number[];
+  readonly kind?: Kind;
+};
 
 function tensorList({ shape: s, dtype, expertDtype = dtype }: RandomModelOptions): Planned[] {
+  if (s.qwen35) return qwen35Tensors(s, s.qwen35, dtype, expertDtype);
+  if (s.gemma4) return gemma4Tensors(s, s.gemma4, dtype, expertDtype);
   const list: Planned[] = [];
   const matrix = (name: string, ...dims: number[]) => list.push({ name: `${name}.weight`, dtype, dims });
   const vector = (name: string, ...dims: number[]) => list.push({ name, dtype: "f32", dims });
@@ -154,58 +198,18 @@ function hyperParameters(s: ModelShape): Record<string, MetadataValue> {
   if (s.experts !== undefined) {
     all[key("expert_count")] = u32(s.experts);
     all[key("expert_used_count")] = u32(s.expertsUsed ?? 1);
-    all[key("expert_feed_forward_length")] = u32(s.feedForward);
+    all[key("expert_feed_forward_length")] = u32(s.expertFeedForward ?? s.feedForward);
   }
   if (s.yarn) {
     all[key("rope.scaling.type")] = { type: "string", value: "yarn" };
     all[key("rope.scaling.factor")] = f32(s.yarn.factor);
     all[key("rope.scaling.original_context_length")] = u32(s.yarn.originalContext);
   }
-  return all;
-}
-
-/** Byte-level BPE: 256 bytes, then pairs and triples of them with their merges, control tokens last. */
-function vocabulary(s: ModelShape): Record<string, MetadataValue> {
-  const control =
-    s.architecture === "gpt-oss"
-      ? ["startoftext", "endoftext", "return", "constrain", "channel", "start", "end", "message", "call"]
-      : ["begin_of_text", "end_of_text", "start_header_id", "end_header_id", "eot_id"];
-  const bytes = byteAlphabet();
-  const tokens = [...bytes];
-  const merges: string[] = [];
-  const wanted = s.vocabulary - control.length;
-  for (let length = 1; tokens.length < wanted; length++) {
-    const stems = tokens.filter((t) => [...t].length === length);
-    for (const stem of stems) {
-      for (const byte of bytes) {
-        if (tokens.length >= wanted) break;
-        merges.push(`${stem} ${byte}`);
-        tokens.push(stem + byte);
-      }
-    }
-  }
-  const types = tokens.map(() => 1).concat(control.map(() => 3));
-  tokens.push(...control.map((name) => `<|${name}|>`));
-  const id = (name: string): MetadataValue => ({ type: "u32", value: tokens.indexOf(`<|${name}|>`) });
-  const gptOss = s.architecture === "gpt-oss";
   return {
-    "tokenizer.ggml.model": { type: "string", value: "gpt2" },
-    "tokenizer.ggml.pre": { type: "string", value: gptOss ? "gpt-4o" : "llama-bpe" },
-    "tokenizer.ggml.tokens": { type: "array", elementType: "string", value: tokens },
-    "tokenizer.ggml.token_type": { type: "array", elementType: "i32", value: types },
-    "tokenizer.ggml.merges": { type: "array", elementType: "string", value: merges },
-    "tokenizer.ggml.bos_token_id": id(gptOss ? "startoftext" : "begin_of_text"),
-    "tokenizer.ggml.eos_token_id": id(gptOss ? "return" : "end_of_text"),
+    ...all,
+    ...(s.qwen35 && qwen35Parameters(s, s.qwen35)),
+    ...(s.gemma4 && gemma4Parameters(s, s.gemma4)),
   };
-}
-
-/** The 256 characters that stand for bytes in byte-level BPE. */
-function byteAlphabet(): string[] {
-  let next = 256;
-  return Array.from({ length: 256 }, (_, b) => {
-    const itself = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-    return String.fromCodePoint(itself ? b : next++);
-  });
 }
 
 const chunkRows = 1 << 20;
@@ -214,7 +218,7 @@ const chunkRows = 1 << 20;
 function* randomBytes(
   dtype: DType,
   dims: readonly number[],
-  kind: "ones" | "normal",
+  kind: Kind,
   seed: number,
 ): Generator<Uint8Array> {
   const elements = dims.reduce((a, b) => a * b, 1);
@@ -230,17 +234,17 @@ function* randomBytes(
     yield chunk.subarray(0, Math.min(chunk.length, total - done));
 }
 
-function floatBlocks(
-  dtype: DType,
-  count: number,
-  kind: "ones" | "normal",
-  deviation: number,
-  seed: number,
-): Uint8Array {
+function floatBlocks(dtype: DType, count: number, kind: Kind, deviation: number, seed: number): Uint8Array {
   const next = generator(seed);
   // The sum of four uniform numbers is near enough to a normal one.
   const normal = (): number => (next() + next() + next() + next() - 2) * Math.sqrt(3) * deviation;
-  const values = Float32Array.from({ length: count }, () => (kind === "ones" ? 1 + normal() : normal()));
+  const value: Readonly<Record<Kind, (i: number) => number>> = {
+    normal,
+    ones: () => 1 + normal(),
+    decay: () => -(0.01 + next()),
+    rope: (i) => (i < count / 4 ? 1 : 1e30),
+  };
+  const values = Float32Array.from({ length: count }, (_, i) => value[kind](i));
   if (dtype === "f32") return new Uint8Array(values.buffer);
   if (dtype === "f16") return new Uint8Array(Float16Array.from(values).buffer);
   if (dtype === "f64") return new Uint8Array(Float64Array.from(values).buffer);
