@@ -25,7 +25,7 @@ export function checkedArguments(raw: readonly string[], args: ArgsDef): string[
     }
     const { spelled, attached } = splitOption(word);
     const { option, negated } = findOption(spelled, known);
-    if (seen.has(option.name)) throw new UsageError(`${spelled} is given twice`);
+    if (seen.has(option.name) && !isRepeatable(option.def)) throw new UsageError(`${spelled} is given twice`);
     seen.add(option.name);
     if (option.def.type === "boolean") {
       options.push(`--${option.name}=${booleanValue(spelled, attached, negated)}`);
@@ -39,6 +39,11 @@ export function checkedArguments(raw: readonly string[], args: ArgsDef): string[
   }
   checkPositional(positional, args);
   return [...options, ...(positional.length > 0 ? ["--", ...positional] : [])];
+}
+
+/** Whether an option may be given several times; the definition says so in a member of its own. */
+export function isRepeatable(def: ArgDef): boolean {
+  return "repeatable" in def && def.repeatable === true;
 }
 
 /** Every spelling of every option: `--name`, `-a` and `--alias`. */
