@@ -28,7 +28,12 @@ export function openText(modelPath: string): Omit<ServedModel, "engine"> {
   const files = openModelFiles(modelPath);
   const tokenizer = openTokenizer(files);
   const chatTemplate = templateOf(files);
-  const chat = chatFormatFor({ architecture: files.architecture, template: chatTemplate, tokenizer });
+  const chat = chatFormatFor({
+    architecture: files.architecture,
+    template: chatTemplate,
+    tokenizer,
+    setting: (key) => files.setting(key),
+  });
   return { tokenizer, chat, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
 }
 

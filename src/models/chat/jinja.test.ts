@@ -26,6 +26,11 @@ test.each([
   ["{{ {'b': 1, 'a': [true, none, 'ü<&>']} | tojson }}", '{"b": 1, "a": [true, null, "ü<&>"]}'],
   ["{{ true | string }} {{ false }} {{ 'x' | string }} {{ 3 | string }}", "True False x 3"],
   [
+    "{{ none | string }}|{{ missing | upper }}|{{ ['a', none, 1, true, ['b']] | upper }}",
+    "None||['A', NONE, 1, TRUE, ['B']]",
+  ],
+  ["{{ {'a': 'b'}['c'] | upper }}|{{ ' x ' | trim | upper }}|{{ true | lower }}|{{ 7 | trim }}", "|X|true|7"],
+  [
     "{% macro f(a, b='d') %}{{ a }}{{ b }}{% if a > 0 %}{{ f(a - 1) }}{% endif %}{% endmacro %}{{ f(2, 'x') }}",
     "2x1d0d",
   ],

@@ -72,18 +72,19 @@ export class BoundedInterpreter extends Interpreter {
     // A loop over a long list costs much in one step, even with an empty body.
     const timed = this.steps % 64 === 0 || args[0]?.type === "For";
     if (timed && performance.now() > this.deadline) throw tooMuch(`${Math.round(limits.milliseconds)} ms`);
-    const value = isStringFilter(args[0]) ? this.toText(args[0], args[1]) : super.evaluate(...args);
+    const value = isTextFilter(args[0]) ? this.toText(args[0], args[1]) : super.evaluate(...args);
     this.measure(value);
     if (args[0] !== undefined && this.arguments.has(args[0])) checkArgument(value);
     return value;
   }
 
-  /** `x|string` as in Python, where a truth value is `True` or `False`. */
-  private toText(node: StringFilter, environment: Environment): Value {
+  /** Filters that make text of anything do so as in Python: `True`, `None`, `['a', 'b']`, and nothing of what is missing. */
+  private toText(node: TextFilter, environment: Environment): Value {
     const operand = this.evaluate(node.operand, environment);
     const scope = new Environment(environment);
-    if (operand.type === "BooleanValue") return scope.set(OPERAND, operand.value ? "True" : "False");
-    scope.setVariable(OPERAND, operand);
+    const text = pythonText(operand, node.filter.value === "string");
+    if (text === undefined) scope.setVariable(OPERAND, operand);
+    else this.measure(scope.set(OPERAND, text));
     const named = { ...node, operand: { type: "Identifier", value: OPERAND } };
     return super.evaluate(named, scope);
   }
@@ -136,12 +137,27 @@ export class BoundedInterpreter extends Interpreter {
 const OPERAND = "operand of string";
 
 type Node = NonNullable<Parameters<Interpreter["evaluate"]>[0]>;
-type StringFilter = Node & { readonly operand: Node };
+type TextFilter = Node & { readonly operand: Node; readonly filter: { readonly value: string } };
 
-function isStringFilter(node: Node | undefined): node is StringFilter {
+const TEXT_FILTERS: readonly unknown[] = ["string", "upper", "lower", "trim"];
+
+function isTextFilter(node: Node | undefined): node is TextFilter {
   if (node?.type !== "FilterExpression" || !("filter" in node)) return false;
   const { type, value } = node.filter as { readonly type?: unknown; readonly value?: unknown };
-  return type === "Identifier" && value === "string";
+  return type === "Identifier" && TEXT_FILTERS.includes(value);
+}
+
+/** Undefined where the library makes the text; `json`: it does so of lists and mappings. */
+function pythonText({ type, value }: Value, json: boolean): string | undefined {
+  if (type === "BooleanValue") return value ? "True" : "False";
+  if (type === "NullValue") return "None";
+  if (type === "UndefinedValue") return "";
+  if (typeof value === "number") return json ? undefined : String(value);
+  if (!Array.isArray(value) || json) return undefined;
+  const items = (value as readonly Value[]).map((item) =>
+    typeof item.value === "string" ? `'${item.value}'` : (pythonText(item, false) ?? "..."),
+  );
+  return `[${items.join(", ")}]`;
 }
 
 function checkLength(units: number, limits: TemplateLimits): void {

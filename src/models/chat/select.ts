@@ -1,6 +1,8 @@
 import { type PsionicError, unexpected } from "../../core/error.ts";
+import { gemma4Format } from "./gemma4.ts";
 import { harmonyFormat } from "./harmony.ts";
 import { encodePieces, textOf } from "./pieces.ts";
+import { qwen35Format } from "./qwen35.ts";
 import { templateFormat } from "./template.ts";
 import { plainParser } from "./think_parser.ts";
 import {
@@ -12,24 +14,49 @@ import {
 } from "./turns.ts";
 import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
 
-/**
- * The chat format of a model: Harmony for GPT-OSS, else what the file's template writes, else the style whose marks
- * the vocabulary has. Throws `unsupported` where there is none, `file_malformed` where the template is broken.
- */
-export function chatFormatFor(model: {
+/** What a model file says that its chat format depends on. */
+export type ChatModel = {
   readonly architecture: string;
   readonly template: string | undefined;
   readonly tokenizer: ChatTokenizer;
-}): ChatFormat {
-  const { architecture, template, tokenizer } = model;
+  /** A hyper-parameter of the file; absent: nothing is known of the model's size. */
+  readonly setting?: (key: string) => unknown;
+};
+
+/**
+ * The chat format of a model: Harmony for GPT-OSS; for Qwen 3.5 and Gemma 4 the file's template or our own renderer,
+ * with a parser of theirs; else what the file's template writes, else the style whose marks the vocabulary has. Throws
+ * `unsupported` where there is none, `file_malformed` where the template is broken.
+ */
+export function chatFormatFor(model: ChatModel): ChatFormat {
+  const { architecture, tokenizer } = model;
+  const template = model.template?.trim() === "" ? undefined : model.template;
+  const own = template === undefined ? {} : { template };
   if (/^gpt[-_]?oss$/.test(architecture)) return harmonyFormat(tokenizer);
-  if (template !== undefined && template.trim() !== "") return formatOf(template, tokenizer);
+  if (architecture.startsWith("gemma4")) {
+    return gemma4Format(tokenizer, { ...own, emptyThought: !isSmallGemma(model) });
+  }
+  if (/^qwen3_?5/.test(architecture)) return qwen35Format(tokenizer, { ...own, thinks: !isSmallQwen(model) });
+  if (template !== undefined) return formatOf(template, tokenizer);
   const style = turnStyles.find(({ sign }) => tokenizer.idOf(sign) !== undefined);
   if (style !== undefined) return styleFormat(style, tokenizer);
   const expected = "a chat template in the model file, or turn marks in its vocabulary";
   throw unexpected("unsupported", "chat", expected, "neither", {
     fix: "Use /v1/completions with a prompt of your own",
   });
+}
+
+/** E2B and E4B, the models with an embedding for each layer. */
+function isSmallGemma({ setting }: ChatModel): boolean {
+  const width =
+    setting?.("gemma4.embedding_length_per_layer_input") ?? setting?.("hidden_size_per_layer_input");
+  return typeof width === "number" && width > 0;
+}
+
+/** 0.8B and 2B, which were trained to answer without thinking unless asked to. */
+function isSmallQwen({ architecture, setting }: ChatModel): boolean {
+  const width = setting?.(`${architecture}.embedding_length`) ?? setting?.("hidden_size");
+  return !architecture.includes("moe") && typeof width === "number" && width <= 2048;
 }
 
 /** The file's template, behind our own renderer for what that is known to write in the same way. */

@@ -9,27 +9,49 @@ import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece }
 /** How much of a conversation's system texts the template takes. */
 type SystemSupport = "anywhere" | "first" | "none";
 
-/** The format that a model file's own template describes; throws `file_malformed` where it is no template. */
-export function templateFormat(source: string, tokenizer: ChatTokenizer): ChatFormat {
+/** A model file's template as a renderer. */
+export type ChatTemplate = {
+  /** Tools go to the template as it wants them; whether it does anything with them is its matter. */
+  readonly render: (messages: readonly ChatMessage[], options?: ChatOptions) => PromptPiece[];
+  readonly reads: (variable: string) => boolean;
+  /** Names of authors get into the prompt. */
+  readonly names: boolean;
+  /** Whether a prompt of these options ends in an open `<think>`. */
+  readonly opensThought: (options: ChatOptions) => boolean;
+};
+
+/** Reads a model file's template; throws `file_malformed` where it is none. */
+export function chatTemplate(source: string, tokenizer: ChatTokenizer): ChatTemplate {
   const renderer = makeRenderer(source, tokenizer);
   const support = systemSupport(renderer);
   const developer = /['"]developer['"]/.test(source);
-  const reasoning = tokenizer.idOf("</think>") !== undefined;
   const words = new Set(source.match(/\w+/g));
+  return {
+    render: (messages, options = {}) => renderer(placeSystem(messages, support, developer), options),
+    reads: (variable) => words.has(variable),
+    names: writesNames(renderer),
+    opensThought: (options) => opensThought(renderer, options),
+  };
+}
+
+/** The format that a model file's own template describes; throws `file_malformed` where it is no template. */
+export function templateFormat(source: string, tokenizer: ChatTokenizer): ChatFormat {
+  const template = chatTemplate(source, tokenizer);
+  const reasoning = tokenizer.idOf("</think>") !== undefined;
   const render = (messages: readonly ChatMessage[], options: ChatOptions = {}): PromptPiece[] => {
     refuseTools(options);
-    return renderer(placeSystem(messages, support, developer), options);
+    return template.render(messages, options);
   };
   return {
     name: "template",
-    capabilities: { reasoning, tools: false, names: writesNames(renderer) },
-    reads: (variable) => words.has(variable),
+    capabilities: { reasoning, tools: false, names: template.names },
+    reads: template.reads,
     stopTokens: [],
     reasoningEnds: reasoning ? ["\n</think>\n\n"] : [],
     render,
     prompt: (messages, options) => encodePieces(tokenizer, render(messages, options)),
     parser: (options = {}) =>
-      plainParser(tokenizer, { split: reasoning, thinking: reasoning && opensThought(renderer, options) }),
+      plainParser(tokenizer, { split: reasoning, thinking: reasoning && template.opensThought(options) }),
   };
 }
 
@@ -52,6 +74,7 @@ function rendererWith(source: string, tokenizer: ChatTokenizer, marks: TemplateT
     const variables = {
       ...argumentsOf(options, marks),
       ...fixed,
+      ...toolsOf(options, marks),
       messages: messages.map((message) => templateMessage(message, marks)),
       add_generation_prompt: true,
     };
@@ -71,7 +94,7 @@ function tryRender<T>(render: () => T): T | undefined {
 
 function refuseTools({ tools = [] }: ChatOptions): void {
   if (tools.length === 0) return;
-  const fix = "Leave tools out; GPT-OSS models support them";
+  const fix = "Leave tools out; GPT-OSS, Qwen 3.5 and Gemma 4 models support them";
   const details = { param: "tools" };
   throw unexpected("unsupported", "chat template", "a request without tools", `${tools.length} tools`, {
     fix,
@@ -113,6 +136,12 @@ function argumentsOf(options: ChatOptions, marks: TemplateText): Record<string, 
   };
 }
 
+/** Tools as OpenAI's API spells them, which is what templates write out. */
+function toolsOf({ tools = [] }: ChatOptions, marks: TemplateText): Record<string, unknown> {
+  if (tools.length === 0) return {};
+  return { tools: tools.map((tool) => markAll({ type: "function", function: { ...tool } }, marks)) };
+}
+
 function templateMessage(message: ChatMessage, marks: TemplateText): Record<string, unknown> {
   const { role, content, reasoning, name, toolCallId, toolCalls = [] } = message;
   const text = (value: string): string => marks.ofMessage(value, role === "assistant");
@@ -128,6 +157,7 @@ function templateMessage(message: ChatMessage, marks: TemplateText): Record<stri
     ...(name !== undefined && { name: text(name) }),
     ...(toolCallId !== undefined && { tool_call_id: text(toolCallId) }),
     ...(calls.length > 0 && { tool_calls: calls }),
+    ...(message.toolResponses && { tool_responses: markAll(message.toolResponses, marks) }),
   };
 }
 

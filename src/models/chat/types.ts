@@ -27,6 +27,8 @@ export type ChatMessage = {
   readonly name?: string;
   readonly toolCalls?: readonly ChatToolCall[];
   readonly toolCallId?: string;
+  /** Results of its calls, for templates that have a place for them in the message that called. */
+  readonly toolResponses?: readonly { readonly name: string; readonly response: unknown }[];
 };
 
 /** A function the model may call; `parameters` is a JSON schema. */
