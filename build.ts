@@ -14,6 +14,7 @@ import { buildZstdBinding } from "./scripts/zstd-binding.ts";
 import { sha256 } from "./src/core/digest.ts";
 import type { EmbeddedFile } from "./src/core/embedded.ts";
 import { version } from "./src/core/version.ts";
+import { bundlePage, type Page } from "./src/serve/page/bundle.ts";
 
 const root = import.meta.dir;
 const cache = join(root, ".cache");
@@ -46,8 +47,11 @@ async function plain(name: string, path: string): Promise<EmbeddedFile> {
 
 const bindingName = "zstd_binding.node";
 
-/** Puts the real table in the place of src/core/embedded.ts, and the unpacked binding in that of zstd-napi's loader. */
-function embed(files: readonly EmbeddedFile[]): BunPlugin {
+/**
+ * Puts the real table in the place of src/core/embedded.ts, the finished page in that of src/serve/page/bundled.ts, and the
+ * unpacked binding in that of zstd-napi's loader.
+ */
+function embed(files: readonly EmbeddedFile[], page: Page): BunPlugin {
   const imports = files.map(
     (f, i) => `import path${i} from ${JSON.stringify(f.path)} with { type: "file" };`,
   );
@@ -71,9 +75,14 @@ function embed(files: readonly EmbeddedFile[]): BunPlugin {
     "}",
     "module.exports = loaded.exports;",
   ].join("\n");
+  const bundled = `const page = ${JSON.stringify(page)};\nexport const bundledPage = async () => page;`;
   return {
     name: "embedded files",
     setup(build) {
+      build.onLoad({ filter: /src[\\/]serve[\\/]page[\\/]bundled\.ts$/ }, () => ({
+        loader: "ts",
+        contents: bundled,
+      }));
       build.onLoad({ filter: /src[\\/]core[\\/]embedded\.ts$/ }, () => ({ loader: "ts", contents: table }));
       build.onLoad({ filter: /zstd-napi[\\/]binding\.js$/ }, () => ({ loader: "js", contents: loader }));
     },
@@ -111,7 +120,7 @@ async function buildExecutable(outfile: string, cuda: Cuda): Promise<void> {
     minify: true,
     bytecode: true,
     splitting: true,
-    plugins: [embed(files)],
+    plugins: [embed(files, await bundlePage())],
     compile: { outfile, autoloadDotenv: false, autoloadBunfig: false },
   });
   if (!result.success) throw new AggregateError(result.logs, "[build] expected a bundle, got errors");
