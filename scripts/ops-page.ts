@@ -10,13 +10,22 @@ const root = join(import.meta.dir, "..");
 const page = join(root, "docs/ops.md");
 
 /** Kernel files that hold more than one op. */
-const stems: Readonly<Record<string, string>> = { add_rms_norm: "rms_norm" };
+const stems: Readonly<Record<string, string>> = {
+  add_rms_norm: "rms_norm",
+  ...{ route_grad: "route", expert_order: "route", balance_loss: "route", balance_loss_grad: "route" },
+  ...{ expert_combine: "expert_rows", expert_combine_grad: "expert_rows" },
+  ...{ multiply: "mix", fill: "cast", spread: "sum", sum_squares: "sum", clip_factor: "sum" },
+  ...{ sgd: "adam", momentum: "adam", unit_norm: "adam", muon_update: "adam" },
+};
+
+/** The kernel file of an op; a gradient lies beside what it belongs to. */
+const stemOf = (name: string): string => stems[name] ?? name.replace(/_grad$/, "");
 
 /** The page as it should stand. */
 export function opsPage(): string {
   const rows = ops.map((op) => {
     const inputs = op.inputs.map((i) => (i.optional ? `${i.name}?` : i.name)).join(", ");
-    const has = existsSync(join(root, "kernels/cpu", `${stems[op.name] ?? op.name}.cpp`));
+    const has = existsSync(join(root, "kernels/cpu", `${stemOf(op.name)}.cpp`));
     return `| \`${op.name}\` | ${op.summary} | ${inputs} | ${op.params.join(", ") || "-"} | ${has ? "yes" : "no"} |`;
   });
   return `# Ops

@@ -1,12 +1,15 @@
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import { ops } from "./ops/index.ts";
+import { trainingOps } from "./ops/training.ts";
 
-const header = await Bun.file(join(import.meta.dir, "../../ffi/psionic.h")).text();
+const read = (name: string): Promise<string> => Bun.file(join(import.meta.dir, "../../ffi", name)).text();
+const header = await read("psionic.h");
+const trainingHeader = await read("psionic_train.h");
 
 /** Argument types of each prototype: pointers as `ptr`. */
 const prototypes = new Map(
-  [...header.matchAll(/PSI_API i32 (psi_\w+)\(([^)]*)\);/g)].map(([, name, list]) => [
+  [...`${header}\n${trainingHeader}`.matchAll(/PSI_API i32 (psi_\w+)\(([^)]*)\);/g)].map(([, name, list]) => [
     name!,
     list!.split(",").map((a) => (a.includes("*") ? "ptr" : a.trim().split(/\s+/)[0]!)),
   ]),
@@ -24,7 +27,10 @@ test("every op has a reference of the same signature, and no op is missing from 
   for (const op of ops.filter(({ backends }) => !backends)) {
     expect(prototypes.get(`psi_${op.name}_ref`)).toEqual([...op.signature]);
   }
-  const section = header.slice(header.indexOf("/* ---- ops ---- */"), header.indexOf("_ref("));
+  for (const op of trainingOps) {
+    expect(prototypes.get(`psi_${op.name}_ref`)).toEqual([...op.signature]);
+  }
+  const section = `${header.slice(header.indexOf("/* ---- ops ---- */"), header.indexOf("_ref("))}\n${trainingHeader}`;
   const named = [...section.matchAll(/PSI_API i32 psi_(\w+)\(/g)]
     .map((m) => m[1]!)
     .filter((n) => !n.endsWith("_ref"));

@@ -13,6 +13,25 @@ export type ArgumentType = "ptr" | "i32" | "f32" | "f64";
 /** Backends with a kernel library. */
 export type BackendName = "cpu" | "cuda";
 
+/** `apply` as gradient rules see it, over tensors of whoever runs them: `ir` imports nothing above it. */
+export type ApplyOp<T> = <P extends object>(
+  op: Op<P>,
+  inputs: readonly (T | undefined)[],
+  params: P,
+  into?: readonly T[],
+) => readonly T[];
+
+/** The inputs of a call whose gradient is being made. */
+export type GradientInputs<T> = {
+  /** Whether the gradient of this input goes anywhere. */
+  wanted(index: number): boolean;
+  /** Where that gradient is added up, zeros at first: a rule may add to it and return it as its result. */
+  sum(index: number): T;
+};
+
+/** Gradients of the inputs, in their order; undefined where none is wanted or none exists. */
+export type Gradients<T> = readonly (T | undefined)[];
+
 export type Cost = { readonly flops: number; readonly bytes: number };
 
 /**
@@ -36,6 +55,16 @@ export interface Op<P = never> {
   /** Bytes of scratch the native function asks for. */
   scratchBytes?(inputs: readonly (TensorSpec | undefined)[], params: P): number;
   cost(inputs: readonly (TensorSpec | undefined)[], params: P, outputs: readonly TensorSpec[]): Cost;
+  /** What `grad` reads: names of inputs, and out0, out1, ... */
+  readonly saves?: readonly string[];
+  /** The gradient, written with other ops; `dy` has one for each output that any reached. Absent: refused by name. */
+  grad?<T extends TensorSpec>(
+    f: ApplyOp<T>,
+    dy: readonly (T | undefined)[],
+    saved: Readonly<Record<string, T | undefined>>,
+    params: P,
+    inputs: GradientInputs<T>,
+  ): Gradients<T>;
   /** Arguments in C order. `scratch` is an address, 0 when the op has none. */
   arguments(
     outputs: readonly PlacedSpec[],

@@ -71,6 +71,7 @@ export class Device {
   readonly arena: Arena;
   readonly listeners = new Set<Listener>();
   readonly #scopes: Scope[] = [];
+  #held = false;
   readonly #owned = new Map<number, number>();
 
   constructor(backend: Backend) {
@@ -102,7 +103,16 @@ export class Device {
       );
     }
     this.#scopes.pop();
-    this.arena.reset(scope.mark);
+    if (!this.#held) this.arena.reset(scope.mark);
+  }
+
+  /**
+   * Whether scopes that end leave what they made to the scope around them, as a tape needs it. Returns what was so before.
+   */
+  hold(held: boolean): boolean {
+    const before = this.#held;
+    this.#held = held;
+    return before;
   }
 
   /** A temporary of the innermost scope, not initialised. */

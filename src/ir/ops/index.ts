@@ -26,6 +26,7 @@ import { sample } from "./sample.ts";
 import { sigmoidGate } from "./sigmoid_gate.ts";
 import { softcap } from "./softcap.ts";
 import { topK } from "./top_k.ts";
+import { trainingOps } from "./training.ts";
 
 /** The op table: the symbol table of a kernel library and the support matrix of the documentation come from it. */
 export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" | "params" | "signature">[] = [
@@ -56,4 +57,5 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   topK,
   logSumExp,
   sample,
+  ...trainingOps,
 ];

@@ -1,0 +1,129 @@
+import { unexpected } from "../../core/error.ts";
+import type { Op, TensorSpec } from "../op.ts";
+import { expectReal, plainSpec, trainingBackends } from "../real.ts";
+import { dtypeCode, expectSpec, totalBytes } from "../spec.ts";
+
+export type CausalAttentionParams = {
+  /** Rows of a sequence; the rows of all inputs are whole sequences. */
+  readonly length: number;
+  readonly headDim: number;
+  readonly scale: number;
+  /** 0: everything before; otherwise the last `window` positions, the row's own included. */
+  readonly window: number;
+  /** 0: none. */
+  readonly softcap: number;
+};
+
+type Sizes = {
+  readonly rows: number;
+  readonly sequences: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+};
+
+function sizes(
+  q: TensorSpec | undefined,
+  k: TensorSpec | undefined,
+  v: TensorSpec | undefined,
+  sinks: TensorSpec | undefined,
+  first: TensorSpec | undefined,
+  p: CausalAttentionParams,
+): Sizes {
+  const [rows, wide] = expectReal("causal_attention q", q, [-1, -1]).shape as [number, number];
+  const narrow = expectReal("causal_attention k", k, [rows, -1], q).shape[1]!;
+  expectReal("causal_attention v", v, [rows, narrow], q);
+  const [heads, kvHeads] = [wide / p.headDim, narrow / p.headDim];
+  if (!(p.length >= 1) || rows % p.length !== 0 || heads % kvHeads !== 0 || narrow % p.headDim !== 0) {
+    const got = `${rows} rows of ${wide}, keys of ${narrow}, length ${p.length}, head ${p.headDim}`;
+    throw unexpected("invalid_argument", "causal_attention", "whole sequences and grouped heads", got);
+  }
+  if (sinks) expectReal("causal_attention sinks", sinks, [heads], q);
+  if (first) expectSpec("causal_attention first", first, "i32", [rows]);
+  return { rows, sequences: rows / p.length, heads, kvHeads };
+}
+
+const shapeArguments = (q: TensorSpec, k: TensorSpec, p: CausalAttentionParams): number[] => [
+  ...[q.shape[0]! / p.length, p.length, q.shape[1]! / p.headDim, k.shape[1]! / p.headDim],
+  ...[p.headDim, p.window, dtypeCode(q), p.scale, p.softcap],
+];
+const params = ["length", "headDim", "scale", "window", "softcap"];
+const shapeSignature = ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "f64", "f64"] as const;
+
+export const causalAttentionGrad: Op<CausalAttentionParams> = {
+  name: "causal_attention_grad",
+  summary: "gradient of causal_attention; that of the sinks is added",
+  backends: trainingBackends,
+  inputs: [
+    ...[{ name: "dy" }, { name: "q" }, { name: "k" }, { name: "v" }, { name: "y" }, { name: "lse" }],
+    ...[
+      { name: "sinks", optional: true },
+      { name: "first", optional: true },
+      { name: "dsinks", optional: true },
+    ],
+  ],
+  params,
+  signature: [...Array.from({ length: 13 }, () => "ptr" as const), ...shapeSignature, "f64"],
+  outputs([dy, q, k, v, y, lse, sinks, first, dsinks], p) {
+    const { rows, heads } = sizes(q, k, v, sinks, first, p);
+    for (const t of [dy, y]) expectReal("causal_attention_grad dy", t, q!.shape, q);
+    expectReal("causal_attention_grad lse", lse, [rows, heads], q);
+    if (dsinks) expectReal("causal_attention_grad dsinks", dsinks, [heads], q);
+    return [q!, k!, v!].map(({ dtype, shape }) => plainSpec(dtype, ...shape));
+  },
+  scratchBytes: ([, q], p) => (q!.shape[0]! / p.length) * (q!.shape[1]! / p.headDim) * 8,
+  cost: (inputs, p, outputs) => ({
+    flops: 5 * inputs[1]!.shape[0]! * p.length * inputs[1]!.shape[1]!,
+    bytes: totalBytes(...inputs, ...outputs),
+  }),
+  arguments: ([dq, dk, dv], [dy, q, k, v, y, lse, sinks, first, dsinks], p, scratch) => [
+    ...[
+      dq!.address,
+      dk!.address,
+      dv!.address,
+      dsinks!.address,
+      dy!.address,
+      q!.address,
+      k!.address,
+      v!.address,
+    ],
+    ...[y!.address, lse!.address, sinks!.address, first!.address, scratch.address],
+    ...[...shapeArguments(q!, k!, p), scratch.bytes],
+  ],
+};
+
+/**
+ * Attention of sequences over themselves, without a cache. q [rows, H*E], k and v [rows, K*E]; `first` i32 [rows] is the
+ * first position that a row sees (documents packed into one sequence). Also returns the log of each softmax's denominator.
+ */
+export const causalAttention: Op<CausalAttentionParams> = {
+  name: "causal_attention",
+  summary: "causal attention of whole sequences, for training",
+  backends: trainingBackends,
+  inputs: [
+    ...[{ name: "q" }, { name: "k" }, { name: "v" }],
+    ...[
+      { name: "sinks", optional: true },
+      { name: "first", optional: true },
+    ],
+  ],
+  params,
+  signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr", ...shapeSignature],
+  outputs([q, k, v, sinks, first], p) {
+    const { rows, heads } = sizes(q, k, v, sinks, first, p);
+    return [plainSpec(q!.dtype, ...q!.shape), plainSpec(q!.dtype, rows, heads)];
+  },
+  cost: (inputs, p, outputs) => ({
+    flops: 2 * inputs[0]!.shape[0]! * p.length * inputs[0]!.shape[1]!,
+    bytes: totalBytes(...inputs, ...outputs),
+  }),
+  saves: ["q", "k", "v", "sinks", "first", "out0", "out1"],
+  grad(f, [dy], { q, k, v, sinks, first, out0, out1 }, p, { wanted, sum }) {
+    const dsinks = wanted(3) ? sum(3) : undefined;
+    const [dq, dk, dv] = f(causalAttentionGrad, [dy, q, k, v, out0, out1, sinks, first, dsinks], p);
+    return [dq, dk, dv, dsinks];
+  },
+  arguments: ([y, lse], [q, k, v, sinks, first], p) => [
+    ...[y!.address, lse!.address, q!.address, k!.address, v!.address, sinks!.address, first!.address],
+    ...shapeArguments(q!, k!, p),
+  ],
+};

@@ -1,0 +1,101 @@
+import { unexpected } from "../../core/error.ts";
+import { elementCount } from "../../core/shape.ts";
+import type { Op, PlacedSpec, TensorSpec } from "../op.ts";
+import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
+import { dtypeCode } from "../spec.ts";
+
+export type MixParams = { readonly alpha: number; readonly beta: number };
+
+function checked(
+  a: TensorSpec | undefined,
+  b: TensorSpec | undefined,
+  wa: TensorSpec | undefined,
+  wb: TensorSpec | undefined,
+): TensorSpec {
+  const spec = expectReal("mix a", a, a?.shape ?? []);
+  if (b) expectReal("mix b", b, spec.shape, spec);
+  if (wb && !b) throw unexpected("invalid_argument", "mix", "b where wb is given", "none");
+  for (const w of [wa, wb]) if (w) expectReal("mix w", w, [spec.shape.at(-1) ?? 1], spec);
+  return plainSpec(spec.dtype, ...spec.shape);
+}
+
+const shapeArguments = (a: PlacedSpec, p: MixParams): number[] => [
+  ...[a.shape.at(-1) ?? 1, dtypeCode(a), elementCount(a.shape), p.alpha, p.beta],
+];
+
+export const mixGrad: Op<MixParams> = {
+  name: "mix_grad",
+  summary: "gradient of mix; those of the scales per column are added",
+  backends: trainingBackends,
+  inputs: [
+    ...[{ name: "dy" }, { name: "a" }, { name: "b", optional: true }, { name: "wa", optional: true }],
+    ...[
+      { name: "wb", optional: true },
+      { name: "dwa", optional: true },
+      { name: "dwb", optional: true },
+    ],
+  ],
+  params: ["alpha", "beta"],
+  signature: [...Array.from({ length: 9 }, () => "ptr" as const), "i32", "i32", "f64", "f64", "f64"],
+  outputs([dy, a, b, wa, wb, dwa, dwb]) {
+    const spec = checked(a, b, wa, wb);
+    expectReal("mix_grad dy", dy, spec.shape, spec);
+    for (const w of [dwa, dwb]) if (w) expectReal("mix_grad dw", w, [spec.shape.at(-1) ?? 1], spec);
+    return b ? [spec, spec] : [spec];
+  },
+  cost: elementWise(4),
+  arguments: ([da, db], [dy, a, b, wa, wb, dwa, dwb], p) => [
+    ...[da!.address, db?.address ?? 0, dwa!.address, dwb!.address, dy!.address],
+    ...[a!.address, b!.address, wa!.address, wb!.address, ...shapeArguments(a!, p)],
+  ],
+};
+
+/** y = alpha wa a + beta wb b, with scales per column wa, wb [D] or none, and b or none: residuals, skips, averages. */
+export const mix: Op<MixParams> = {
+  name: "mix",
+  summary: "weighted sum of one or two tensors, by number and by column",
+  backends: trainingBackends,
+  inputs: [
+    ...[{ name: "a" }, { name: "b", optional: true }],
+    ...[
+      { name: "wa", optional: true },
+      { name: "wb", optional: true },
+    ],
+  ],
+  params: ["alpha", "beta"],
+  signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "f64", "f64", "f64"],
+  outputs: ([a, b, wa, wb]) => [checked(a, b, wa, wb)],
+  cost: elementWise(3),
+  saves: ["a", "b", "wa", "wb"],
+  grad(f, [dy], { a, b, wa, wb }, p, { wanted, sum }) {
+    const dwa = wanted(2) ? sum(2) : undefined;
+    const dwb = wanted(3) ? sum(3) : undefined;
+    const [da, db] = f(mixGrad, [dy, a, b, wa, wb, dwa, dwb], p);
+    return [da, db, dwa, dwb];
+  },
+  arguments: ([y], [a, b, wa, wb], p) => [
+    ...[y!.address, a!.address, b!.address, wa!.address, wb!.address, ...shapeArguments(a!, p)],
+  ],
+};
+
+/** y = a * b, element by element. */
+export const multiply: Op<Record<string, never>> = {
+  name: "multiply",
+  summary: "element-wise product",
+  backends: trainingBackends,
+  inputs: [{ name: "a" }, { name: "b" }],
+  params: [],
+  signature: ["ptr", "ptr", "ptr", "i32", "f64"],
+  outputs([a, b]) {
+    const spec = expectReal("multiply a", a, a?.shape ?? []);
+    expectReal("multiply b", b, spec.shape, spec);
+    return [plainSpec(spec.dtype, ...spec.shape)];
+  },
+  cost: elementWise(1),
+  saves: ["a", "b"],
+  grad(f, [dy], { a, b }, _p, { wanted }) {
+    const product = (other: typeof a) => f(multiply, [dy, other], {})[0];
+    return [wanted(0) ? product(b) : undefined, wanted(1) ? product(a) : undefined];
+  },
+  arguments: ([y], [a, b]) => [y!.address, a!.address, b!.address, dtypeCode(a!), elementCount(a!.shape)],
+};

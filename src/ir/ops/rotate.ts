@@ -1,0 +1,45 @@
+import { unexpected } from "../../core/error.ts";
+import type { Op } from "../op.ts";
+import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
+import { dtypeCode, expectSpec } from "../spec.ts";
+
+/** As `rope`'s, for rows that are all heads; `inverse` turns the other way. */
+export type RotateParams = {
+  readonly headDim: number;
+  readonly neox: boolean;
+  readonly inverse: boolean;
+  readonly mscale: number;
+};
+
+/** Rotary position embedding that leaves its input as it is; its gradient is the rotation by the opposite angle. */
+export const rotate: Op<RotateParams> = {
+  name: "rotate",
+  summary: "rotary position embedding, not in place, for training",
+  backends: trainingBackends,
+  inputs: [{ name: "x" }, { name: "positions" }, { name: "inv_freq" }],
+  params: ["headDim", "neox", "inverse", "mscale"],
+  signature: ["ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "f32"],
+  outputs([x, positions, invFreq], p) {
+    const [rows, width] = expectReal("rotate", x, [-1, -1]).shape as [number, number];
+    expectSpec("rotate positions", positions, "i32", [rows]);
+    const pairs = expectSpec("rotate inv_freq", invFreq, "f32", [-1]).shape[0]!;
+    if (width % p.headDim !== 0 || 2 * pairs > p.headDim) {
+      throw unexpected(
+        "invalid_argument",
+        "rotate",
+        `heads of ${p.headDim} in rows of ${width}`,
+        `${pairs} pairs`,
+      );
+    }
+    return [plainSpec(x!.dtype, rows, width)];
+  },
+  cost: elementWise(3),
+  saves: ["positions", "inv_freq"],
+  grad: (f, [dy], { positions, inv_freq }, p) =>
+    f(rotate, [dy, positions, inv_freq], { ...p, inverse: !p.inverse }),
+  arguments: ([y], [x, positions, invFreq], p) => [
+    ...[y!.address, x!.address, positions!.address, invFreq!.address],
+    ...[x!.shape[0]!, x!.shape[1]! / p.headDim, p.headDim, 2 * invFreq!.shape[0]!],
+    ...[p.neox ? 1 : 0, p.inverse ? 1 : 0, dtypeCode(x!), p.mscale],
+  ],
+};

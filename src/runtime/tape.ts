@@ -1,0 +1,208 @@
+import { unexpected } from "../core/error.ts";
+import { sameShape } from "../core/shape.ts";
+import type { Op } from "../ir/op.ts";
+import { fill } from "../ir/ops/cast.ts";
+import { mix } from "../ir/ops/mix.ts";
+import { describe } from "../ir/spec.ts";
+import { apply } from "./apply.ts";
+import type { AppliedCall, Device } from "./device.ts";
+import { reshape, type Tensor, tensorBytes } from "./tensor.ts";
+
+/** A parameter and the tensor that its gradients are added to. */
+export type Trained = { readonly value: Tensor; readonly gradient: Tensor };
+
+type Step =
+  | { readonly call: AppliedCall }
+  | { readonly block: (x: Tensor) => Tensor; readonly x: Tensor; readonly y: Tensor };
+
+const isFloat = (t: Tensor): boolean => t.dtype === "f32" || t.dtype === "f64" || t.dtype === "bf16";
+
+/**
+ * Records the calls that parameters flow into, and walks them backwards. Tensors are known by their address, which is why
+ * scopes keep what they made while a tape is on and why nothing on it may work in place. Order is that of the calls, so
+ * the same calls add the same gradients in the same order. Parameters accumulate; everything else is assigned.
+ */
+export class Tape implements Disposable {
+  readonly #device: Device;
+  readonly #trained: readonly Trained[];
+  readonly #steps: Step[] = [];
+  /** Bytes at each address that a gradient may flow through. */
+  readonly #flows = new Map<number, number>();
+  readonly #parameters = new Map<number, Tensor>();
+  readonly #gradients = new Map<number, Tensor>();
+  readonly #hear = (call: AppliedCall): void => this.#record(call);
+  #heldBefore: boolean | undefined;
+
+  constructor(device: Device, trained: readonly Trained[]) {
+    this.#device = device;
+    this.#trained = trained;
+    for (const { value, gradient } of trained) {
+      const dtype = value.dtype === "f64" ? "f64" : "f32";
+      if (gradient.dtype !== dtype || !sameShape(gradient.shape, value.shape)) {
+        throw unexpected(
+          "invalid_argument",
+          "tape",
+          `a gradient like ${describe(value)}`,
+          describe(gradient),
+        );
+      }
+      this.#parameters.set(value.address, gradient);
+      this.#flows.set(value.address, tensorBytes(value));
+    }
+    this.#resume();
+  }
+
+  #resume(): void {
+    this.#device.listeners.add(this.#hear);
+    this.#heldBefore = this.#device.hold(true);
+  }
+
+  #pause(): void {
+    if (this.#heldBefore === undefined) return;
+    this.#device.listeners.delete(this.#hear);
+    this.#device.hold(this.#heldBefore);
+    this.#heldBefore = undefined;
+  }
+
+  /** Makes gradients flow to `x`, which no parameter reaches; `gradientOf` has it after the walk. */
+  watch(x: Tensor): void {
+    this.#flows.set(x.address, tensorBytes(x));
+  }
+
+  gradientOf(x: Tensor): Tensor | undefined {
+    const found = this.#parameters.get(x.address) ?? this.#gradients.get(x.address);
+    return found && reshape(found, x.shape);
+  }
+
+  #record(call: AppliedCall): void {
+    const flowing = call.inputs.filter((t) => t && isFloat(t) && this.#isOn(t, call.op));
+    if (flowing.length === 0) return;
+    if (call.op.inPlace !== undefined) {
+      throw unexpected("unsupported", call.op.name, "an op that is not in place on a tape", "one that is");
+    }
+    this.#steps.push({ call });
+    for (const t of call.outputs) if (isFloat(t)) this.#flows.set(t.address, tensorBytes(t));
+  }
+
+  /** Whether a gradient may flow through `t`; a part of such a tensor is refused, for its share would be lost. */
+  #isOn(t: Tensor, op: Op<never>): boolean {
+    const whole = this.#flows.get(t.address);
+    if (whole === tensorBytes(t)) return true;
+    for (const [address, bytes] of this.#flows) {
+      if (t.address < address + bytes && address < t.address + tensorBytes(t)) {
+        throw unexpected("unsupported", op.name, "whole tensors on a tape", `a part of one: ${describe(t)}`);
+      }
+    }
+    return false;
+  }
+
+  /**
+   * y = block(x), of x's shape, without keeping what the block makes: the walk runs the block again. Memory for time.
+   */
+  checkpoint(block: (x: Tensor) => Tensor, x: Tensor): Tensor {
+    const y = this.#device.temporary(x);
+    this.#pause();
+    const before = this.#device.hold(false);
+    {
+      using _scope = this.#device.scope();
+      copyInto(y, block(x));
+    }
+    this.#device.hold(before);
+    this.#resume();
+    this.#steps.push({ block, x, y });
+    this.#flows.set(y.address, tensorBytes(y));
+    return y;
+  }
+
+  /** Adds d(sum of loss)/dp to the gradient of every parameter p that reached `loss`; ends the recording. */
+  backward(loss: Tensor): void {
+    this.#pause();
+    const seed = this.#device.temporary({ dtype: loss.dtype, shape: loss.shape });
+    apply(fill, [seed], { value: 1 });
+    this.#walk(loss, seed);
+  }
+
+  #walk(y: Tensor, dy: Tensor): void {
+    this.#pause();
+    this.#gradients.set(y.address, dy);
+    for (const step of this.#steps.reverse()) {
+      if ("call" in step) this.#walkCall(step.call);
+      else this.#walkBlock(step.block, step.x, step.y);
+    }
+    this.#steps.length = 0;
+  }
+
+  #walkCall({ op, inputs, outputs, params }: AppliedCall): void {
+    const dy = outputs.map((t) => this.gradientOf(t));
+    if (dy.every((t) => t === undefined)) return;
+    if (!op.grad) {
+      throw unexpected("unsupported", op.name, "an op with a gradient on the way to a loss", "one without");
+    }
+    const saved: Record<string, Tensor | undefined> = {};
+    for (const name of op.saves ?? []) {
+      const out = /^out(\d)$/.exec(name);
+      saved[name] = out ? outputs[Number(out[1])] : inputs[op.inputs.findIndex((i) => i.name === name)];
+    }
+    const wanted = (i: number): boolean => {
+      const t = inputs[i];
+      return t !== undefined && isFloat(t) && this.#flows.has(t.address);
+    };
+    const sum = (i: number): Tensor => this.#sum(inputs[i]!);
+    const found = op.grad(apply, dy, saved, params as never, { wanted, sum });
+    for (const [i, gradient] of found.entries()) {
+      if (gradient && wanted(i)) this.#add(inputs[i]!, gradient, dy);
+    }
+    for (const t of outputs) this.#gradients.delete(t.address);
+  }
+
+  /** The block again, on a tape of its own, whose memory ends with it. */
+  #walkBlock(block: (x: Tensor) => Tensor, x: Tensor, y: Tensor): void {
+    const dy = this.gradientOf(y);
+    if (!dy) return;
+    const dx = this.#device.temporary({ dtype: gradientType(x), shape: x.shape });
+    {
+      using _scope = this.#device.scope();
+      using inner = new Tape(this.#device, this.#trained);
+      inner.watch(x);
+      inner.#walk(block(x), dy);
+      const found = inner.gradientOf(x);
+      if (found) copyInto(dx, found);
+      else apply(fill, [dx], { value: 0 });
+    }
+    this.#add(x, dx, []);
+    this.#gradients.delete(y.address);
+  }
+
+  /** Where the gradient of `t` is added up. */
+  #sum(t: Tensor): Tensor {
+    const present = this.gradientOf(t);
+    if (present) return present;
+    const zeros = this.#device.temporary({ dtype: gradientType(t), shape: t.shape });
+    apply(fill, [zeros], { value: 0 });
+    this.#gradients.set(t.address, zeros);
+    return zeros;
+  }
+
+  #add(t: Tensor, gradient: Tensor, dy: readonly (Tensor | undefined)[]): void {
+    const present = this.gradientOf(t);
+    if (present?.address === gradient.address) return;
+    if (present) {
+      apply(mix, [present, reshape(gradient, present.shape)], { alpha: 1, beta: 1 }, [present]);
+      return;
+    }
+    // a rule may pass on what it was given, which must not be added to under another name
+    const shared = dy.some((d) => d?.address === gradient.address);
+    this.#gradients.set(t.address, shared ? apply(mix, [gradient], { alpha: 1, beta: 0 })[0]! : gradient);
+  }
+
+  /** Ends the recording; gradients of parameters stay. */
+  [Symbol.dispose](): void {
+    this.#pause();
+  }
+}
+
+const gradientType = (t: Tensor): "f32" | "f64" => (t.dtype === "f64" ? "f64" : "f32");
+
+function copyInto(to: Tensor, from: Tensor): void {
+  apply(mix, [reshape(from, to.shape)], { alpha: 1, beta: 0 }, [to]);
+}
