@@ -52,7 +52,7 @@ export function readMessages(messages: readonly WireMessage[], limits: RequestLi
     const { role } = message;
     if (role === "assistant") {
       for (const call of message.tool_calls ?? []) if (call.id) toolNames.set(call.id, call.function.name);
-      return assistantMessage(message, content, param);
+      return assistantMessage(message, content);
     }
     if (role === "tool") return toolMessage(message, content, param, toolNames);
     return { role, content, ...(message.name ? { name: message.name } : {}) };
@@ -93,12 +93,9 @@ export function unusedMembers(messages: readonly object[], names: boolean): stri
   return [...unused];
 }
 
-function assistantMessage(message: WireMessage, content: string, param: string): ChatMessage {
+function assistantMessage(message: WireMessage, content: string): ChatMessage {
   const reasoning = message.reasoning_content ?? message.reasoning;
   const calls = message.tool_calls ?? [];
-  calls.forEach((call, i) => {
-    checkArguments(call.function.arguments ?? "{}", `${param}.tool_calls[${i}].function.arguments`);
-  });
   return {
     role: "assistant",
     content,
@@ -123,15 +120,6 @@ function refuseLegacy(message: WireMessage, param: string): void {
   }
   if (message.audio !== undefined && message.audio !== null) {
     throw unsupportedField(`${param}.audio`, "audio", "This model reads text only.");
-  }
-}
-
-/** Arguments of an earlier call are JSON text; throws 400. */
-export function checkArguments(args: string, param: string): void {
-  try {
-    JSON.parse(args);
-  } catch {
-    throw badField(param, "JSON text", "text that is not JSON");
   }
 }
 

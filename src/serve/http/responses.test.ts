@@ -374,7 +374,6 @@ const wrong: readonly (readonly [string, unknown, string?])[] = [
   ["input", [{ role: "robot", content: "x" }], "input[0].role"],
   ["input", [{ role: "user", content: [{ type: "input_image", image_url: "x" }] }], "input[0].content[0]"],
   ["input", [{ type: "function_call_output", call_id: "c", output: "x" }], "input[0].call_id"],
-  ["input", [{ type: "function_call", call_id: "c", name: "f", arguments: "{" }], "input[0].arguments"],
   ["input", [{ type: "item_reference", id: "gone" }], "input[0].id"],
   ["previous_response_id", "gone"],
   ["conversation", "gone"],

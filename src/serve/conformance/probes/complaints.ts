@@ -139,6 +139,24 @@ export const complaintProbes: readonly Probe[] = [
     },
   },
   {
+    name: "complaints.broken-arguments",
+    requires: "a call whose arguments the model broke off is taken back in the history, as agents send it",
+    run: async (target) => {
+      const broken = { name: "get_weather", arguments: '{"city":"Os' };
+      const messages = [
+        ...weatherQuestion,
+        {
+          role: "assistant",
+          content: null,
+          tool_calls: [{ id: "call_1", type: "function", function: broken }],
+        },
+        { role: "tool", tool_call_id: "call_1", content: "error: the arguments are not JSON" },
+      ];
+      ok(await target.post(path, chat(target, { messages, tools: [weatherTool] })));
+      return undefined;
+    },
+  },
+  {
     name: "complaints.cached-turn",
     requires: "a second turn takes the first one from the cache, and says how much",
     threads: "ggml-org/llama.cpp#21831, #20153, #19794",

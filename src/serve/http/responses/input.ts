@@ -2,7 +2,7 @@ import * as v from "valibot";
 import type { ChatMessage } from "../../../models/chat/index.ts";
 import { describe, printable, validateAt } from "../body.ts";
 import { badField } from "../errors.ts";
-import { checkArguments, readText } from "../messages.ts";
+import { readText } from "../messages.ts";
 import type { RequestLimits } from "../options.ts";
 import { openReasoning } from "../reasoning_seal.ts";
 import { maybe, oneOf, text } from "../schema.ts";
@@ -102,7 +102,6 @@ function readItem(item: Item, param: string, turns: Turns, limits: RequestLimits
       const { call_id: id, name: own, namespace, arguments: args, input } = validateAt(callItem, item, param);
       const name = namespace ? groupedName({ namespace, name: own }) : own;
       const written = type === "function_call" ? (args ?? "{}") : JSON.stringify({ input: input ?? "" });
-      checkArguments(written, `${param}.arguments`);
       turns.call({ id, name, arguments: written });
       return undefined;
     }
