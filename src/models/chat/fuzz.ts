@@ -16,13 +16,30 @@ const ANSWERS: readonly string[] = [
 ];
 
 /** Feeds mutated answers to the parser; an error names the seed and the case. Stops at the count or the time. */
-export function fuzzHarmony(
-  tokenizer: ChatTokenizer,
-  seed: number,
-  limit: { readonly count: number } | { readonly durationMs: number },
+export function fuzzHarmony(tokenizer: ChatTokenizer, seed: number, limit: FuzzLimit): FuzzCount {
+  return fuzzStreams({ name: "harmony", answers: ANSWERS, tokenizer, seed, limit }, (stream, random) =>
+    checkStream(tokenizer, stream, random(4) === 0),
+  );
+}
+
+export type FuzzLimit = { readonly count: number } | { readonly durationMs: number };
+
+type FuzzRun = {
+  readonly name: string;
+  /** Answers as models write them, marks included. */
+  readonly answers: readonly string[];
+  readonly tokenizer: ChatTokenizer;
+  readonly seed: number;
+  readonly limit: FuzzLimit;
+};
+
+/** Runs `check` on mutated answers; it returns a parser's count of unparsed tokens and throws where something is wrong. */
+export function fuzzStreams(
+  { name, answers, tokenizer, seed, limit }: FuzzRun,
+  check: (stream: readonly number[], random: (n: number) => number) => number,
 ): FuzzCount {
   const random = randomSource(seed);
-  const seeds = ANSWERS.map((text) => tokenizer.encode(text, { special: true, bos: false, eos: false }));
+  const seeds = answers.map((text) => tokenizer.encode(text, { special: true, bos: false, eos: false }));
   const end = "durationMs" in limit ? performance.now() + limit.durationMs : Number.POSITIVE_INFINITY;
   const most = "count" in limit ? limit.count : Number.POSITIVE_INFINITY;
   let cases = 0;
@@ -31,9 +48,9 @@ export function fuzzHarmony(
   while (cases < most && (cases % 64 !== 0 || performance.now() < end)) {
     const stream = mutate(seeds[random(seeds.length)]!, tokenizer.vocabularySize, random);
     try {
-      unparsed += checkStream(tokenizer, stream, random(4) === 0);
+      unparsed += check(stream, random);
     } catch (cause) {
-      throw new Error(`[fuzz] harmony, seed ${seed}, case ${cases}: ${stream.join(" ")}`, { cause });
+      throw new Error(`[fuzz] ${name}, seed ${seed}, case ${cases}: ${stream.join(" ")}`, { cause });
     }
     cases += 1;
     tokens += stream.length;
@@ -42,7 +59,7 @@ export function fuzzHarmony(
 }
 
 /** Numbers below `n`, the same for the same seed (xorshift). */
-function randomSource(seed: number): (n: number) => number {
+export function randomSource(seed: number): (n: number) => number {
   let state = seed >>> 0 || 1;
   return (n) => {
     state ^= state << 13;
@@ -87,7 +104,7 @@ function lengthOf(event: ParsedEvent): number {
 }
 
 /** Each call is announced once, with its name, before its arguments, and calls are numbered in order. */
-function checkCalls(events: readonly ParsedEvent[]): void {
+export function checkCalls(events: readonly ParsedEvent[]): void {
   let calls = 0;
   for (const event of events) {
     if (event.type !== "toolCall") continue;

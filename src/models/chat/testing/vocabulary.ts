@@ -50,3 +50,51 @@ export const HARMONY_CONTROLS = [
   "<|call|>",
   "<|reserved_200013|>",
 ] as const;
+
+/** Qwen 3.5's marks; most are words that text is always searched for. */
+export function qwenTokenizer(): Tokenizer {
+  return markedTokenizer(
+    [
+      "<|im_start|>",
+      "<|im_end|>",
+      "<|endoftext|>",
+      "<|image_pad|>",
+      "<|video_pad|>",
+      "<|vision_start|>",
+      "<|vision_end|>",
+    ],
+    {
+      userDefined: [
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        "<tool_response>",
+        "</tool_response>",
+      ],
+    },
+  );
+}
+
+/** Gemma 4's marks as GGUF files class them. */
+export function gemmaTokenizer(): Tokenizer {
+  return markedTokenizer(
+    [
+      "<bos>",
+      "<eos>",
+      "<|turn>",
+      "<turn|>",
+      "<|think|>",
+      "<|tool>",
+      "<tool|>",
+      "<|tool_response>",
+      "<|image|>",
+      "<|audio|>",
+      "<|video|>",
+    ],
+    {
+      userDefined: ["<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<tool_response|>", '<|"|>'],
+      ...{ bos: "<bos>", addBos: true },
+    },
+  );
+}
