@@ -41,6 +41,12 @@ else
   skip "kernels for CUDA: no nvcc"
 fi
 
+if .tools/bun scripts/codex-install.ts >.cache/codex.log 2>&1; then
+  step "Codex CLI for the tests" test -x "$(tail -1 .cache/codex.log)"
+else
+  skip "Codex CLI for the tests: npm did not bring it, see .cache/codex.log"
+fi
+
 step "types, format, sizes" .tools/bun scripts/check.ts
 step "fuzz, two minutes" .tools/bun scripts/fuzz.ts --seconds 120
 

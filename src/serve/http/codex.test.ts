@@ -1,15 +1,16 @@
 /**
- * Codex CLI against the server, its tool loop included. It is large, so it is not among the packages: name one with
- * PSIONIC_TEST_CODEX=<path of the executable>. Last run with 0.169.0.
+ * Codex CLI against the server, its tool loop included. It is large, so it is not among the packages:
+ * `bun scripts/codex-install.ts` brings it, or name one with PSIONIC_TEST_CODEX=<path of the executable>.
  */
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { installedCodex } from "../../../scripts/codex-install.ts";
 import { testServer } from "./testing/client.ts";
 import { call, harmonyModel, type Script, speech } from "./testing/scripted.ts";
 
-const codex = Bun.env.PSIONIC_TEST_CODEX;
+const codex = Bun.env.PSIONIC_TEST_CODEX ?? installedCodex();
 const folder = mkdtempSync(join(tmpdir(), "psionic-codex-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
