@@ -32,5 +32,8 @@ export function inlineReasoning(parser: GenerationParser, marks: ReasoningMarks)
     get unparsed() {
       return parser.unparsed;
     },
+    get region() {
+      return parser.region;
+    },
   };
 }

@@ -88,7 +88,7 @@ export interface GenerationParser {
   /** Tokens that fitted no rule of the format. */
   readonly unparsed: number;
   /** Where the answer is after the last token; absent where a parser knows no more than `inContent`. */
-  readonly region?: AnswerRegion;
+  readonly region?: AnswerRegion | undefined;
 }
 
 /** What an answer is made to begin with: its text, without reasoning, or a call, of the named tool or of one it chooses. */

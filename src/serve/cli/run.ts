@@ -206,7 +206,7 @@ async function ask(
   let reasoning = "";
   let finish = "stop";
   let summary: GenerationSummary | undefined;
-  const plan = { request, stops: [], parser: () => chat.parser(options) };
+  const plan = { request, stops: [], parser: () => chat.parser(options, request.prompt) };
   for await (const event of generate(engine, plan, { signal })) {
     if (event.type === "content") {
       content += event.text;

@@ -12,6 +12,7 @@ import {
   reasoningBudget,
   startAnswer,
   withoutReasoning,
+  withThinking,
 } from "./reasoning.ts";
 import { engineRequest, stopStringsOf } from "./sampling.ts";
 import type { GenerationFields } from "./schema.ts";
@@ -58,14 +59,20 @@ export function planAnswer(
   if (budget && (body.n ?? 1) > 1) {
     throw badField("n", "1 where reasoning is bounded", String(body.n));
   }
-  const started = startAnswer(model, start, options);
-  const parser = () => started.parser(chat.parser(options));
+  const written = chat.prompt(messages, options);
+  const started = startAnswer(model, start, options, written);
+  const parser = () => started.parser(chat.parser(options, written));
+  // with the call's end for a stop token there is no second call
+  const callEnds = conversation.use.single && !body.ignore_eos ? (chat.callEnds ?? []) : [];
   const plan: GenerationPlan = {
     stops: stopStringsOf(body),
     parser: inline ? () => inlineReasoning(parser(), reasoningMarks(chat.name)) : parser,
     request: {
-      prompt: [...chat.prompt(messages, options), ...started.tokens],
-      ...engineRequest(context, body, { tokenizer, formatStops: chat.stopTokens, maxTokens }),
+      prompt: [...written, ...started.tokens],
+      ...engineRequest(context, body, {
+        ...{ tokenizer, maxTokens },
+        formatStops: [...chat.stopTokens, ...callEnds],
+      }),
       ...(topLogprobs === undefined ? {} : { topLogprobs }),
     },
     ...(budget ? { budget } : {}),
@@ -94,14 +101,21 @@ function reasoningOf({ state }: RouteContext, model: ServedModel, conversation: 
   if (use.forced !== undefined) {
     // an answer that begins with a call has no place for reasoning
     const options = told(level === undefined || level === "none" ? "low" : level);
-    return { options, start: { kind: "call", tool: use.forced }, ignored: [] };
+    return {
+      options: chat.reads("enable_thinking") ? withThinking(options, false) : options,
+      start: { kind: "call", ...use.forced },
+      ignored: [],
+    };
   }
   if (level === "none" || asked?.tokens === 0) {
     const field = level === "none" ? effortField : (asked?.field ?? "");
     return { ...skipReasoning(model, told("low"), { field, strict, hasTools }) };
   }
   const ignored: string[] = [];
-  if (level !== undefined && !readsEffort) {
+  // a format that only knows on and off: whoever asks for some reasoning wants it on
+  const turnsOn = chat.reads("enable_thinking") && base.templateArguments?.enable_thinking === undefined;
+  const on = turnsOn && ((level !== undefined && !readsEffort) || asked !== undefined);
+  if (level !== undefined && !readsEffort && !chat.reads("enable_thinking")) {
     if (strict) throw noEffort(effortField, chat);
     ignored.push(effortField);
   }
@@ -114,7 +128,7 @@ function reasoningOf({ state }: RouteContext, model: ServedModel, conversation: 
   }
   const effort = level ?? state.settings.reasoningEffort;
   return {
-    options: told(effort),
+    options: on ? withThinking(told(effort), true) : told(effort),
     ...(budget ? { budget } : {}),
     ...(readsEffort ? { effort } : {}),
     ignored,
@@ -152,5 +166,6 @@ export function noEffort(param: string, chat: ChatFormat): HttpError {
 /** As llama.cpp's server marks reasoning that it leaves in the content. */
 function reasoningMarks(format: string): ReasoningMarks {
   if (format === "harmony") return { open: "<|channel|>analysis<|message|>", close: "<|end|>" };
+  if (format === "gemma4") return { open: "<|channel>thought\n", close: "<channel|>" };
   return { open: "<think>", close: "</think>" };
 }

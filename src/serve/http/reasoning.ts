@@ -60,12 +60,13 @@ export function withoutReasoning(
   chat: ChatFormat,
   options: ChatOptions,
 ): { readonly options: ChatOptions; readonly start?: AnswerStart } {
-  if (chat.reads("enable_thinking")) {
-    return {
-      options: { ...options, templateArguments: { ...options.templateArguments, enable_thinking: false } },
-    };
-  }
+  if (chat.reads("enable_thinking")) return { options: withThinking(options, false) };
   return chat.capabilities.reasoning && chat.opening ? { options, start: { kind: "content" } } : { options };
+}
+
+/** The same options with thinking turned on or off, for formats that read it. */
+export function withThinking(options: ChatOptions, on: boolean): ChatOptions {
+  return { ...options, templateArguments: { ...options.templateArguments, enable_thinking: on } };
 }
 
 /** The tokens that end reasoning at its budget; undefined where the format has no such text. */
@@ -96,8 +97,9 @@ export function startAnswer(
   { chat, tokenizer }: ServedModel,
   start: AnswerStart | undefined,
   options: ChatOptions,
+  prompt: readonly number[],
 ): StartedAnswer {
-  const written = start === undefined ? undefined : chat.opening?.(start, options);
+  const written = start === undefined ? undefined : chat.opening?.(start, options, prompt);
   if (written === undefined) return { tokens: [], parser: (parser) => parser };
   const tokens = tokenizer.encode(written, { special: true, bos: false, eos: false });
   return { tokens, parser: (parser) => begun(parser, tokens) };
@@ -119,6 +121,9 @@ function begun(parser: GenerationParser, tokens: readonly number[]): GenerationP
     },
     get unparsed() {
       return parser.unparsed;
+    },
+    get region() {
+      return parser.region;
     },
   };
 }

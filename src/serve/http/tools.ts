@@ -140,15 +140,21 @@ export function readToolChoice(choice: unknown): ToolChoice | undefined {
 /** What a checked choice makes of the offer. */
 export type ToolUse = {
   readonly tools: readonly ChatTool[];
-  /** The tool that the answer must call; it begins with the call. */
-  readonly forced?: string;
+  /** The answer must call a tool, this one or one that it chooses; it begins with the call. */
+  readonly forced?: { readonly tool?: string };
+  /** The answer ends with its first call. */
+  readonly single?: true;
 };
 
-/** Puts tools and choice together; throws 400 for what this model's chat format cannot do. */
+/**
+ * Puts tools and choice together; throws 400 for what this model's chat format cannot do. `parallel`: whether several
+ * calls may follow one another.
+ */
 export function toolUse(
   { tools, ignored }: OfferedTools,
   choice: ToolChoice | undefined,
   { chat }: ServedModel,
+  parallel: boolean | null | undefined = true,
 ): ToolUse {
   if (choice?.kind === "none") return { tools: [] };
   if (tools.length === 0) {
@@ -162,16 +168,14 @@ export function toolUse(
     const fix = 'Leave tools out, or set tool_choice to "none".';
     throw unsupportedField("tools", "tool calling", `This model's chat format has none. ${fix}`);
   }
-  if (choice === undefined || choice.kind === "auto") return { tools };
-  const forced = choice.kind === "named" ? choice.name : tools.length === 1 ? tools[0]!.name : undefined;
-  if (forced === undefined) {
-    throw unsupportedField("tool_choice", "required with several tools", "Name the tool, or use auto.");
-  }
-  if (!tools.some((tool) => tool.name === forced)) {
+  const use: ToolUse = { tools, ...(parallel === false ? { single: true } : {}) };
+  if (choice === undefined || choice.kind === "auto") return use;
+  const tool = choice.kind === "named" ? choice.name : tools.length === 1 ? tools[0]!.name : undefined;
+  if (tool !== undefined && !tools.some((offered) => offered.name === tool)) {
     throw badField("tool_choice", "the name of a tool in tools", "another name");
   }
   if (!chat.opening) {
     throw unsupportedField("tool_choice", "a forced call", "This model's chat format has none; use auto.");
   }
-  return { tools, forced };
+  return { ...use, forced: tool === undefined ? {} : { tool } };
 }
