@@ -12,7 +12,8 @@ const blockTensors = [
 
 /** Tells that the draft blocks' tensors are known to play no part; what a user should know of it, in sentences. */
 export function passDraftBlocks(c: Qwen35Config, w: Weights): readonly string[] {
-  if (c.draftBlocks === 0) return [];
+  const first = c.fromCheckpoint ? "mtp.fc.weight" : `blk.${c.layers}.nextn.eh_proj.weight`;
+  if (c.draftBlocks === 0 || !w.has(first)) return [];
   for (let i = c.layers; i < c.layers + c.draftBlocks; i++) {
     for (const part of blockTensors) w.pass(`blk.${i}.${part}.weight`);
   }

@@ -1,11 +1,13 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
+import { randomModel, shapes } from "../../../scripts/random-model.ts";
 import { openDevice } from "../../backends/index.ts";
 import { cudaLibrary, onFibers } from "../../backends/testing/cuda_library.ts";
 import { pageBucket, rowBucket } from "../../compiler/buckets.ts";
 import { pageSize } from "../../models/cache.ts";
 import { openModelFiles } from "../../models/files/source.ts";
 import { loadModel } from "../../models/registry.ts";
+import { temporaryFolder, writeModel } from "../../models/testing/variants.ts";
 import { Device } from "../../runtime/device.ts";
 import type { Batch } from "./batch.ts";
 import { ModelExecutor } from "./executor.ts";
@@ -15,6 +17,12 @@ setDefaultTimeout(60_000);
 
 const golden = join(import.meta.dir, "../../../fixtures/golden/gpt_oss");
 const chat = join(import.meta.dir, "../../../fixtures/docs-oss-13m-mxfp4.gguf");
+const folder = temporaryFolder();
+const recurrent = writeModel(
+  join(folder.path, "recurrent.gguf"),
+  randomModel({ shape: shapes["tiny-qwen35moe"]!, dtype: "q8_0", expertDtype: "q4_0", seed: 41 }),
+);
+afterAll(() => folder[Symbol.dispose]());
 
 test("few sizes of recordings serve every batch and context", () => {
   expect([1, 2, 3, 4, 5, 8, 9, 16, 17, 64, 65].map((rows) => rowBucket(rows, true))).toEqual([
@@ -103,6 +111,7 @@ describe.each(backends)("recorded generation steps, %s", (name) => {
     ["golden gpt_oss", golden, 1, length(8)],
     ["golden gpt_oss", golden, 5, length(4)],
     ["the built-in model", chat, 3, length(3)],
+    ["recurrent layers", recurrent, 5, length(4)],
   ] as const)(
     "%s: launched and called one by one give the same tokens and bits",
     (_name, path, count, tokens) => {

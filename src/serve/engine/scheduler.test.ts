@@ -346,8 +346,18 @@ describe("recurrent states", () => {
     // eight tokens at the end of a prompt are taken to open the answer: the state is after two pages of 92
     expect(endOf(warm)).toMatchObject({ prefixCache: "hit", cachedTokens: 64, promptTokens: 100 });
     expect(tokens(warm)).toEqual(tokens(cold));
-    // the third finds the state at the place up to which the second knew the pages
-    expect(endOf(rig.run(request(words(1, 100)))).cachedTokens).toBe(96);
+  });
+
+  test("a short prompt is read in one step, and the end of its answer kept", () => {
+    const rig = new Rig({ stateSlots });
+    const prompt = words(2, 70);
+    const first = rig.run(request(prompt, { maxTokens: 60 }));
+    // one step for the prompt, one for every token but the first
+    expect(rig.double.steps).toBe(60);
+    const second = [...prompt, ...tokens(first), ...words(4, 20)];
+    const warm = rig.run(request(second));
+    expect(endOf(warm).cachedTokens).toBe(128);
+    expect(tokens(warm)).toEqual(tokens(new Rig({ stateSlots }).run(request(second))));
   });
 
   test("the next turn resumes at the last page of the answer", () => {

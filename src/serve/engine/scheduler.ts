@@ -35,10 +35,12 @@ export type SchedulerOptions = {
 const outputBytesPerStep = 32 * 2 ** 20;
 
 /**
- * Tokens at the end of a prompt that open the answer (\`<|im_start|>assistant\n<think>\n\`): the next turn's prompt may go on
+ * Tokens at the end of a prompt that open the answer (`<|im_start|>assistant`, `<think>`): the next turn's prompt may go on
  * differently there, so the state to keep is one before them.
  */
 const openingTokens = 8;
+/** To keep a state inside a prompt ends a step there: not worth it for fewer tokens, which are read again as fast. */
+const leastSaved = 64;
 
 /**
  * Continuous batching over a paged cache: every step mixes chunks of prompts with one token of each generating
@@ -200,12 +202,20 @@ export class Scheduler {
     }
     if (this.states) {
       sequence.openState(this.states, this.tree);
-      const end = Math.floor((sequence.length - openingTokens) / pageSize);
-      sequence.statePage = this.keeps(request) ? Math.max(0, end) : 0;
-    }
-    sequence.branchPage = match?.matched ?? 0;
+      this.chooseStates(sequence, match?.matched ?? 0);
+    } else sequence.branchPage = match?.matched ?? 0;
     if (leads && request.startedAt === undefined) this.begin(sequence, match?.known ?? false);
     return true;
+  }
+
+  /** Where the prompt parted from a known one, and before its end, if that is far enough from what is cached. */
+  private chooseStates(sequence: Sequence, matched: number): void {
+    const keeps = this.keeps(sequence.request);
+    const least = leastSaved / pageSize;
+    const cached = sequence.computed / pageSize;
+    const end = Math.floor((sequence.length - openingTokens) / pageSize);
+    sequence.branchPage = keeps && matched - cached >= least ? matched : 0;
+    sequence.statePage = keeps && end - Math.max(cached, sequence.branchPage) >= least ? end : 0;
   }
 
   /** Accounts for the prefix cache and reports the first progress, once per request. */
