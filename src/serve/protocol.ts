@@ -1,4 +1,5 @@
 /** What crosses between the HTTP side (main thread) and the engine (worker): plain data only. */
+import type { ConstraintSource } from "./grammar/index.ts";
 
 /** Sampling of one request. Absent fields take no part; a request that sets none of them decodes greedily. */
 export type SamplingParams = {
@@ -43,6 +44,13 @@ export type GenerateRequest = {
   readonly prefixCache?: "auto" | "bypass" | "invalidate";
   /** Only requests of equal tenant share cached prefixes. */
   readonly tenant?: string;
+  /** Tokens are chosen among those that a grammar allows. */
+  readonly constraint?: RequestConstraint;
+};
+
+export type RequestConstraint = ConstraintSource & {
+  /** The vocabulary as `packTokens` writes it, for an engine that has not got it yet; stays on this side. */
+  readonly vocabulary: () => Int32Array;
 };
 
 export type TokenLogprob = { readonly token: number; readonly logprob: number };

@@ -1,5 +1,7 @@
 import { unexpected } from "../../core/error.ts";
+import type { Grammars } from "../grammar/index.ts";
 import type { GenerateEvent, GenerateRequest, TokenLogprob } from "../protocol.ts";
+import type { SubmittedRequest } from "./messages.ts";
 import { makeSamplers } from "./sampler.ts";
 import { isToken } from "./sampling_settings.ts";
 import { Sequence } from "./sequence.ts";
@@ -43,7 +45,7 @@ const maxChoices = 128;
 const maxTopLogprobs = 20;
 
 /** Checks what a client asked for; throws `invalid_request` or `context_overflow`. */
-export function checkRequest(request: GenerateRequest, limits: RequestLimits): void {
+export function checkRequest(request: Omit<GenerateRequest, "constraint">, limits: RequestLimits): void {
   const { prompt, maxTokens, choices, topLogprobs, stopTokens } = request;
   const { contextLength, vocabularySize } = limits;
   if (prompt.length === 0) throw refused("prompt", "at least one token", "none");
@@ -83,13 +85,19 @@ export function checkRequest(request: GenerateRequest, limits: RequestLimits): v
 /** Makes the engine's record of a checked request; `sampling` is checked here. */
 export function openRequest(
   id: number,
-  request: GenerateRequest,
+  request: SubmittedRequest & { readonly prompt: readonly number[] },
   limits: RequestLimits,
   now: number,
+  grammars: Grammars,
 ): ActiveRequest {
   checkRequest(request, limits);
-  const samplers = makeSamplers(request.sampling, request.choices, limits.vocabularySize);
-  const { maxTokens } = request;
+  const { maxTokens, constraint } = request;
+  const samplers = makeSamplers(
+    request.sampling,
+    request.choices,
+    limits.vocabularySize,
+    constraint !== undefined,
+  );
   const cacheMode = request.prefixCache ?? "auto";
   const active: ActiveRequest = {
     id,
@@ -114,7 +122,8 @@ export function openRequest(
     reported: -1,
     promptLogprobs: [],
   };
-  active.sequences.push(...samplers.map((sampler, choice) => new Sequence(active, choice, sampler)));
+  const open = () => (constraint ? grammars.open(constraint, request.stopTokens) : undefined);
+  active.sequences.push(...samplers.map((sampler, choice) => new Sequence(active, choice, sampler, open())));
   return active;
 }
 

@@ -1,4 +1,5 @@
 import { PsionicError } from "../../core/error.ts";
+import type { ConstraintSource } from "../grammar/index.ts";
 import type {
   Engine,
   EngineInfo,
@@ -6,6 +7,7 @@ import type {
   EngineStats,
   GenerateEvent,
   GenerateRequest,
+  RequestConstraint,
 } from "../protocol.ts";
 import { checkRequest } from "./active_request.ts";
 import { EventStream } from "./event_stream.ts";
@@ -55,6 +57,8 @@ export class EngineClient implements Engine {
   private readonly ended = Promise.withResolvers<void>();
   private facts: EngineInfo | undefined;
   private nextId = 1;
+  /** The worker has the vocabulary that grammars are about. */
+  private knowsVocabulary = false;
   private state: "running" | "closing" | "closed" | "broken" = "running";
   failure: PsionicError | undefined;
 
@@ -132,13 +136,21 @@ export class EngineClient implements Engine {
     const { contextLength, model } = this.info;
     checkRequest(request, { contextLength, vocabularySize: model.vocabularySize });
     samplingSettings(request.sampling, model.vocabularySize);
-    const { prompt, ...rest } = request;
+    const { prompt, constraint, ...rest } = request;
     // JSON has no infinity
     const logitBias = request.sampling.logitBias?.map(
       ([token, bias]) => [token, Math.max(bias, -1e9)] as const,
     );
     const sampling = logitBias ? { ...request.sampling, logitBias } : request.sampling;
-    this.send({ type: "submit", id, request: { ...rest, sampling } }, Int32Array.from(prompt));
+    const sent = { ...rest, sampling, ...(constraint ? { constraint: this.sendable(constraint) } : {}) };
+    this.send({ type: "submit", id, request: sent }, Int32Array.from(prompt));
+  }
+
+  /** The part of a constraint that travels; the first one is preceded by the vocabulary. */
+  private sendable({ vocabulary, ...source }: RequestConstraint): ConstraintSource {
+    if (!this.knowsVocabulary) this.send({ type: "vocabulary" }, vocabulary());
+    this.knowsVocabulary = true;
+    return source;
   }
 
   private send(command: Command, numbers?: Int32Array): void {

@@ -1,3 +1,4 @@
+import type { ConstraintSource } from "../grammar/index.ts";
 import type { EngineInfo, EngineOptions, GenerateEvent, GenerateRequest } from "../protocol.ts";
 import type { ErrorRecord, LinkMemory } from "./link.ts";
 
@@ -11,9 +12,15 @@ export type WorkerStart = {
 
 /** Main to worker. The prompt travels as the message's numbers. */
 export type Command =
-  | { readonly type: "submit"; readonly id: number; readonly request: Omit<GenerateRequest, "prompt"> }
+  | { readonly type: "submit"; readonly id: number; readonly request: SubmittedRequest }
+  /** The vocabulary that grammars are about, as the message's numbers; before the first request with one. */
+  | { readonly type: "vocabulary" }
   | { readonly type: "cancel"; readonly id: number; readonly choice?: number }
   | { readonly type: "close" };
+
+export type SubmittedRequest = Omit<GenerateRequest, "prompt" | "constraint"> & {
+  readonly constraint?: ConstraintSource;
+};
 
 /** Worker to main. */
 export type Report =

@@ -1,4 +1,6 @@
+import type { TokenMask } from "../grammar/index.ts";
 import type { SamplingParams } from "../protocol.ts";
+import { allowedOf, allowedOr, bestAllowed, firstOf, forbid, isAllowed } from "./allowed.ts";
 import { draw, excludeTop, keepMinP, keepTopP, keepTypical, nucleusWithin } from "./candidates.ts";
 import { penalise } from "./penalties.ts";
 import { Random, randomSeed } from "./random.ts";
@@ -18,6 +20,9 @@ export interface LogitRow {
 /** Largest k that is asked of the device; beyond it a whole row is read instead. */
 export const nativeTopK = 1024;
 
+/** Tokens asked for beyond top-k where some may not be allowed. */
+const spareRanks = 216;
+
 /** A nucleus is nearly always within so many tokens. */
 const nucleusGuess = 256;
 
@@ -34,21 +39,47 @@ export class Sampler {
   private readonly changes: boolean;
   private readonly random: Random;
 
-  constructor(settings: SamplingSettings, choice: number, seed: number) {
+  /** `constrained`: a mask comes with every row. */
+  constructor(settings: SamplingSettings, choice: number, seed: number, constrained = false) {
     this.settings = settings;
     this.changes = changesLogits(settings);
     this.random = new Random(seed, choice);
     const ranked = !settings.greedy && !this.changes && settings.topK > 0 && settings.topK <= nativeTopK;
-    this.need = { argmax: settings.greedy && !this.changes, topK: ranked ? settings.topK : 0 };
+    const { topK: k } = settings;
+    this.need = {
+      argmax: settings.greedy && !this.changes,
+      topK: ranked ? Math.min(constrained ? k + spareRanks : k, nativeTopK) : 0,
+    };
   }
 
   /** The next token; `history` is the prompt and what was generated so far. */
-  choose(row: LogitRow, history: ArrayLike<number>): number {
+  choose(row: LogitRow, history: ArrayLike<number>, mask?: TokenMask): number {
+    if (mask) return this.chooseAllowed(row, history, mask);
     if (this.need.argmax) return row.argmax();
     if (this.need.topK > 0) return this.drawFrom(row.topK(this.need.topK));
     const logits = row.copy();
     if (this.changes) penalise(logits, history, this.settings);
     return this.settings.greedy ? argmax(logits) : this.drawFromRow(logits);
+  }
+
+  /** The same among the tokens of a mask; a row is only copied where its highest logits do not decide. */
+  private chooseAllowed(row: LogitRow, history: ArrayLike<number>, mask: TokenMask): number {
+    const { settings, need } = this;
+    if (need.argmax) {
+      const best = row.argmax();
+      if (isAllowed(mask, best)) return best;
+    }
+    if (need.topK > 0) {
+      const ranked = allowedOf(row.topK(need.topK), mask);
+      if (ranked.ids.length >= Math.min(settings.topK, mask.count)) {
+        return allowedOr(this.drawFrom(firstOf(ranked, settings.topK)), mask);
+      }
+    }
+    const logits = row.copy();
+    if (this.changes) penalise(logits, history, settings);
+    if (settings.greedy) return bestAllowed(logits, mask);
+    forbid(logits, mask);
+    return allowedOr(this.drawFromRow(logits), mask);
   }
 
   private drawFromRow(row: Float32Array): number {
@@ -92,8 +123,13 @@ export class Sampler {
 }
 
 /** One sampler per choice; they draw from different streams of one seed. */
-export function makeSamplers(params: SamplingParams, choices: number, vocabularySize: number): Sampler[] {
+export function makeSamplers(
+  params: SamplingParams,
+  choices: number,
+  vocabularySize: number,
+  constrained = false,
+): Sampler[] {
   const settings = samplingSettings(params, vocabularySize);
   const seed = settings.seed ?? randomSeed();
-  return Array.from({ length: choices }, (_, choice) => new Sampler(settings, choice, seed));
+  return Array.from({ length: choices }, (_, choice) => new Sampler(settings, choice, seed, constrained));
 }

@@ -1,10 +1,12 @@
 import { PsionicError, unexpected } from "../../core/error.ts";
-import type { EngineStats, FinishReason, GenerateEvent, GenerateRequest } from "../protocol.ts";
+import { Grammars } from "../grammar/index.ts";
+import type { EngineStats, FinishReason, GenerateEvent } from "../protocol.ts";
 import { type ActiveRequest, openRequest } from "./active_request.ts";
 import { assemble, outputCount, type Part } from "./assemble.ts";
 import type { PromptLimits } from "./backend_limits.ts";
 import type { GroupShape, Logits, StepExecutor } from "./batch.ts";
 import { PromptBudget } from "./budget.ts";
+import type { SubmittedRequest } from "./messages.ts";
 import { PagePool, pageSize } from "./pages.ts";
 import { PrefixTree, type TreeGroup } from "./prefix_tree.ts";
 import { FairQueue } from "./queue.ts";
@@ -61,6 +63,7 @@ export class Scheduler {
   private active: Sequence[] = [];
   private readonly budget: PromptBudget;
   private readonly now: () => number;
+  private readonly grammars: Grammars;
   private readonly largestOutput: number;
   /** Counts steps, so that prompts take turns at the first share. */
   private turn = 0;
@@ -82,6 +85,7 @@ export class Scheduler {
     const { stateSlots = 0, executor } = options;
     this.states = stateSlots > 0 ? new StateSlots(stateSlots, executor) : undefined;
     this.tree = new PrefixTree(this.groups, this.states?.pool);
+    this.grammars = new Grammars(executor.vocabularySize);
     const rowBytes = options.executor.vocabularySize * 4;
     this.largestOutput = Math.max(options.slots, Math.floor(outputBytesPerStep / rowBytes));
   }
@@ -107,13 +111,14 @@ export class Scheduler {
   }
 
   /** Queues a request; throws `invalid_request`, `context_overflow` or `queue_full`. */
-  submit(id: number, request: GenerateRequest): void {
+  submit(id: number, request: SubmittedRequest & { readonly prompt: readonly number[] }): void {
     const { contextLength, executor, maxQueue } = this.options;
     const active = openRequest(
       id,
       request,
       { contextLength, vocabularySize: executor.vocabularySize },
       this.now(),
+      this.grammars,
     );
     // a free slot takes the first entry at the next step, so it does not count as waiting
     const waiting = this.queue.size - Math.max(0, this.options.slots - this.active.length);
@@ -125,6 +130,11 @@ export class Scheduler {
     }
     this.requests.set(id, active);
     this.queue.push(active.client, active.sequences[0]!);
+  }
+
+  /** Takes the vocabulary that grammars are about. */
+  learnVocabulary(packed: Int32Array): void {
+    this.grammars.learn(packed);
   }
 
   /** Ends a request, or one of its choices, before the next step. Unknown ids have ended already. */
@@ -327,6 +337,11 @@ export class Scheduler {
     let row = 0;
     for (const part of parts) {
       const { sequence, count } = part;
+      if (sequence.finished) {
+        // another choice of its request failed by its grammar
+        row += outputCount(part);
+        continue;
+      }
       const from = sequence.computed;
       sequence.advance(this.groups, count);
       if (part.outputs === "all") this.takePromptLogprobs(sequence, reader, row, from, count);
@@ -336,7 +351,7 @@ export class Scheduler {
       const page = computed / pageSize;
       if (page > 0 && (page === branchPage || page === statePage)) this.record(sequence);
       if (!sequence.promptDone) this.progress(sequence);
-      if (sequence.promptDone && sequence.pending === 0) this.next(sequence, reader, row - 1);
+      if (sequence.promptDone && sequence.pending === 0) this.nextOrFail(sequence, reader, row - 1);
     }
   }
 
@@ -392,7 +407,8 @@ export class Scheduler {
       this.finish(sequence, this.limitReached(request));
       return;
     }
-    const token = sequence.sampler.choose(reader.row(row), sequence.tokens);
+    const { constraint } = sequence;
+    const token = sequence.sampler.choose(reader.row(row), sequence.tokens, constraint?.mask());
     request.completionTokens += 1;
     this.completionTokens += 1;
     if (request.stopTokens.has(token)) {
@@ -400,13 +416,25 @@ export class Scheduler {
       return;
     }
     sequence.push(token);
+    constraint?.accept(token);
     const event = { type: "token", choice, token } as const;
     if (request.topLogprobs === undefined) this.options.emit(request.id, event);
     else {
       const { logprob, top } = reader.logprobs(row, token, request.topLogprobs);
       this.options.emit(request.id, { ...event, logprob, top });
     }
-    if (sequence.length >= request.limit) this.finish(sequence, this.limitReached(request));
+    if (constraint?.ended) this.finish(sequence, { reason: "stop" });
+    else if (sequence.length >= request.limit) this.finish(sequence, this.limitReached(request));
+  }
+
+  /** `next`, whose failures by the request's own grammar end that request alone. */
+  private nextOrFail(sequence: Sequence, reader: LogitReader, row: number): void {
+    try {
+      this.next(sequence, reader, row);
+    } catch (error) {
+      if (!(error instanceof PsionicError && error.details.grammar)) throw error;
+      this.abandon(sequence.request, error);
+    }
   }
 
   private limitReached(request: ActiveRequest): Ending {

@@ -1,3 +1,4 @@
+import type { Constraint } from "../grammar/index.ts";
 import type { ActiveRequest } from "./active_request.ts";
 import { firstKeptPage, pageSize, pagesFor } from "./pages.ts";
 import type { Checkpoint, PrefixTree, TreeGroup } from "./prefix_tree.ts";
@@ -9,6 +10,8 @@ export class Sequence {
   readonly request: ActiveRequest;
   readonly choice: number;
   readonly sampler: Sampler;
+  /** What the tokens must keep to, behind those that were generated. */
+  readonly constraint: Constraint | undefined;
   private store: Int32Array;
   length: number;
   /** Positions whose keys and values are in the cache. */
@@ -29,10 +32,11 @@ export class Sequence {
   promptDone = false;
   finished = false;
 
-  constructor(request: ActiveRequest, choice: number, sampler: Sampler) {
+  constructor(request: ActiveRequest, choice: number, sampler: Sampler, constraint?: Constraint) {
     this.request = request;
     this.choice = choice;
     this.sampler = sampler;
+    this.constraint = constraint;
     const { prompt, limit } = request;
     this.store = new Int32Array(Math.min(limit, prompt.length + 256));
     this.store.set(prompt);

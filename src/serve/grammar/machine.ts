@@ -1,0 +1,522 @@
+import { unexpected } from "../../core/error.ts";
+import { bytePaths } from "./chars.ts";
+import { depthNeeds, type EdgeIndex, indexEdges } from "./check.ts";
+import { edge, edgeWords, maxDepth, type Program, type ProgramRule } from "./program.ts";
+
+/**
+ * A place in one rule: where a text stands that has matched the rule so far. Places are made as they are reached, and what
+ * follows from one is computed once.
+ */
+export class Place {
+  readonly id: number;
+  /** Rules that must be gone into at least to get to the end of this one. */
+  readonly need: number;
+  /** The rule may end here. */
+  readonly ends: boolean;
+  readonly kind: "nodes" | "loop" | "word";
+  /** Of nodes: sorted, everything that follows without a byte included. */
+  readonly nodes: Int32Array;
+  /** Of a loop: characters so far, and the place within one. */
+  readonly loop: Loop | undefined;
+  readonly count: number;
+  readonly within: number;
+  /** Of a list of words: those from `low` to `high` begin with the text so far, `count` bytes. */
+  readonly words: readonly string[];
+  readonly low: number;
+  readonly high: number;
+  /** The rule ends here and nothing can follow in it: who would return here returns further at once. */
+  readonly last: boolean;
+  next: (Place | null)[] | undefined;
+  calls: readonly Call[] | undefined;
+  tokens: ReadonlyMap<number, Place> | undefined;
+
+  constructor(id: number, need: number, ends: boolean, kind: Place["kind"], parts: PlaceParts) {
+    this.id = id;
+    this.need = need;
+    this.ends = ends;
+    this.kind = kind;
+    this.nodes = parts.nodes ?? noNodes;
+    this.loop = parts.loop;
+    this.count = parts.count ?? 0;
+    this.within = parts.within ?? 0;
+    this.words = parts.words ?? [];
+    this.low = parts.low ?? 0;
+    this.high = parts.high ?? 0;
+    this.last = parts.last ?? false;
+  }
+}
+
+type PlaceParts = Partial<
+  Pick<Place, "nodes" | "loop" | "count" | "within" | "words" | "low" | "high" | "last">
+>;
+const noNodes = new Int32Array(0);
+
+/** A rule that may begin at a place, and the place behind it. */
+export type Call = { readonly start: Place; readonly behind: Place };
+
+/** A rule for `min` to `max` characters of one set; states of `bytes` are places within a character. */
+export type Loop = {
+  readonly key: string;
+  readonly min: number;
+  readonly max: number;
+  readonly bytes: CharBytes;
+  readonly places: Map<number, Place>;
+};
+
+/** How the bytes of one character follow each other: `next[256 * state + byte]`, -1 wrong, -2 complete. */
+export type CharBytes = { readonly next: Int32Array; readonly states: number };
+
+/** Where rules go on that called others: a stack as a tree, so that equal stacks are one. */
+export class Frame {
+  readonly id: number;
+  readonly place: Place | undefined;
+  readonly parent: Frame | undefined;
+  readonly depth: number;
+  readonly children = new Map<Place, Frame>();
+  readonly states = new Map<Place, State>();
+
+  constructor(id: number, place: Place | undefined, parent: Frame | undefined) {
+    this.id = id;
+    this.place = place;
+    this.parent = parent;
+    this.depth = parent === undefined ? 0 : parent.depth + 1;
+  }
+}
+
+/** Tokens that may follow, a bit for each: token i is bit i % 32 of word i / 32. */
+export type Mask = Int32Array;
+
+/** Where a text may stand in a grammar: places with the frames they return to. */
+export class State {
+  readonly places: readonly Place[];
+  readonly frames: readonly Frame[];
+  /** The same with the beginnings of rules that may be called and the ends that may be returned to. */
+  openPlaces: Place[] | undefined;
+  openFrames: Frame[] = [];
+  /** The text may end here. */
+  complete = false;
+  /** What follows, by byte: a short list at first, a table once it is worth one. */
+  table: (State | null | undefined)[] | undefined;
+  readonly bytes: number[] = [];
+  readonly after: (State | null)[] = [];
+  mask: Mask | undefined;
+  /** The deepest frame after opening; -1 before that was looked at. */
+  deepest = -1;
+
+  constructor(places: readonly Place[], frames: readonly Frame[]) {
+    this.places = places;
+    this.frames = frames;
+  }
+}
+
+/** Pairs of place and frame that one text may be at; a grammar with more readings is given up. */
+const mostReadings = 20_000;
+/** Remembered combinations of several readings. */
+const mostStates = 100_000;
+
+/** Follows a text through a program, byte by byte. What it remembers changes nothing but the time it takes. */
+export class Machine {
+  readonly root: Frame;
+  readonly start: State;
+  /** Readings looked at so far; who bounds the time of a call looks at the difference. */
+  work = 0;
+  /** States made so far, which is what a machine's memory goes by. */
+  made = 0;
+  private mostWork = Infinity;
+  private mostMade = Infinity;
+  private readonly program: Program;
+  private readonly out: EdgeIndex;
+  private readonly need: Int32Array;
+  private readonly ends: Uint8Array;
+  private readonly byNodes = new Map<string, Place>();
+  private readonly starts: (Place | undefined)[] = [];
+  private states = new Map<string, State>();
+  private ids = 0;
+  private readonly mark: Uint8Array;
+
+  constructor(program: Program) {
+    this.program = program;
+    this.out = indexEdges(program, 0);
+    this.need = depthNeeds(program).nodes;
+    this.ends = new Uint8Array(program.nodes);
+    this.mark = new Uint8Array(program.nodes);
+    for (const rule of program.rules) if (rule.kind === "nodes") this.ends[rule.end] = 1;
+    this.root = new Frame(this.ids++, undefined, undefined);
+    this.start = this.stateOf(this.startOf(program.root), this.root);
+  }
+
+  /** From here on so many readings may be looked at and so many states made; more throws `unsupported`. */
+  bound(work: number, made: number): void {
+    this.mostWork = this.work + work;
+    this.mostMade = this.made + made;
+  }
+
+  /** The state of one reading. */
+  stateOf(place: Place, frame: Frame): State {
+    const known = frame.states.get(place);
+    if (known) return known;
+    const state = new State([place], [frame]);
+    this.made += 1;
+    frame.states.set(place, state);
+    return state;
+  }
+
+  /** The state after one more byte; null where none may follow. */
+  step(state: State, byte: number): State | null {
+    if (state.table) {
+      const known = state.table[byte];
+      if (known !== undefined) return known;
+    } else {
+      const at = state.bytes.indexOf(byte);
+      if (at >= 0) return state.after[at]!;
+    }
+    this.open(state);
+    const places: Place[] = [];
+    const frames: Frame[] = [];
+    const open = state.openPlaces!;
+    this.work += open.length;
+    if (this.work > this.mostWork || this.made > this.mostMade) throw tooManyReadings("a bounded time");
+    for (let i = 0; i < open.length; i++) {
+      const next = this.nextPlace(open[i]!, byte);
+      const frame = state.openFrames[i]!;
+      if (next && frame.depth + next.need <= maxDepth) {
+        places.push(next);
+        frames.push(frame);
+      }
+    }
+    const after = this.intern(places, frames);
+    remember(state, byte, after);
+    return after;
+  }
+
+  /** The state after a control token that the grammar names. */
+  stepToken(state: State, token: number): State | null {
+    this.open(state);
+    const places: Place[] = [];
+    const frames: Frame[] = [];
+    state.openPlaces!.forEach((place, i) => {
+      const next = place.tokens?.get(token);
+      const frame = state.openFrames[i]!;
+      if (!next || frame.depth + next.need > maxDepth) return;
+      places.push(next);
+      frames.push(frame);
+    });
+    return this.intern(places, frames);
+  }
+
+  /** Adds to a state what it can go on with before the next byte. */
+  open(state: State): void {
+    if (state.openPlaces) return;
+    const places: Place[] = [];
+    const frames: Frame[] = [];
+    const seen = new Set<number>();
+    const add = (place: Place, frame: Frame): void => {
+      const key = place.id * 2 ** 26 + frame.id;
+      if (seen.has(key)) return;
+      seen.add(key);
+      places.push(place);
+      frames.push(frame);
+    };
+    state.places.forEach((place, i) => {
+      add(place, state.frames[i]!);
+    });
+    for (let i = 0; i < places.length; i++) {
+      const place = places[i]!;
+      const frame = frames[i]!;
+      if (places.length > mostReadings) throw tooManyReadings(`${mostReadings} readings at once`);
+      this.fill(place);
+      for (const { start, behind } of place.calls!) {
+        if (behind.last) {
+          if (frame.depth + start.need <= maxDepth) add(start, frame);
+        } else if (frame.depth + 1 + start.need <= maxDepth && frame.depth + behind.need <= maxDepth) {
+          add(start, this.child(frame, behind));
+        }
+      }
+      if (!place.ends) continue;
+      if (frame.parent === undefined) state.complete = true;
+      else add(frame.place!, frame.parent);
+    }
+    this.work += places.length;
+    state.openPlaces = places;
+    state.openFrames = frames;
+  }
+
+  /** Forgets combined states; places and stacks stay. */
+  forget(): void {
+    this.states = new Map();
+  }
+
+  private child(frame: Frame, place: Place): Frame {
+    const known = frame.children.get(place);
+    if (known) return known;
+    const child = new Frame(this.nextId(), place, frame);
+    frame.children.set(place, child);
+    return child;
+  }
+
+  private nextId(): number {
+    if (this.ids >= 2 ** 26) throw tooManyReadings("67 million places");
+    return this.ids++;
+  }
+
+  private intern(places: Place[], frames: Frame[]): State | null {
+    if (places.length === 0) return null;
+    if (places.length === 1) return this.stateOf(places[0]!, frames[0]!);
+    const order = places.map((_, i) => i);
+    order.sort((i, j) => places[i]!.id - places[j]!.id || frames[i]!.id - frames[j]!.id);
+    const sortedPlaces: Place[] = [];
+    const sortedFrames: Frame[] = [];
+    let key = "";
+    for (const i of order) {
+      if (sortedPlaces.at(-1) === places[i] && sortedFrames.at(-1) === frames[i]) continue;
+      sortedPlaces.push(places[i]!);
+      sortedFrames.push(frames[i]!);
+      key += `${places[i]!.id},${frames[i]!.id};`;
+    }
+    if (sortedPlaces.length === 1) return this.stateOf(sortedPlaces[0]!, sortedFrames[0]!);
+    const known = this.states.get(key);
+    if (known) return known;
+    if (this.states.size >= mostStates) this.forget();
+    const state = new State(sortedPlaces, sortedFrames);
+    this.made += 1;
+    this.states.set(key, state);
+    return state;
+  }
+
+  private startOf(rule: number): Place {
+    const known = this.starts[rule];
+    if (known) return known;
+    const place = this.makeStart(this.program.rules[rule]!);
+    this.starts[rule] = place;
+    return place;
+  }
+
+  private makeStart(rule: ProgramRule): Place {
+    switch (rule.kind) {
+      case "nodes":
+        return this.placeOf([rule.start]);
+      case "loop": {
+        const key = `${rule.encoding} ${rule.ranges.join()}`;
+        const max = rule.max < 0 ? Infinity : rule.max;
+        const loop = {
+          key,
+          min: rule.min,
+          max,
+          bytes: charBytes(key, rule),
+          places: new Map<number, Place>(),
+        };
+        return this.loopPlace(loop, 0, 0);
+      }
+      case "words":
+        return this.wordPlace(rule.words, 0, rule.words.length, 0);
+    }
+  }
+
+  /** The place of a set of nodes, with those that are reached without a byte. */
+  private placeOf(from: readonly number[]): Place {
+    const { edges } = this.program;
+    const reached: number[] = [];
+    const visit = (node: number): void => {
+      if (this.mark[node]) return;
+      this.mark[node] = 1;
+      reached.push(node);
+    };
+    for (const node of from) visit(node);
+    let takes = false;
+    for (let i = 0; i < reached.length; i++) {
+      const node = reached[i]!;
+      for (let e = this.out.starts[node]!; e < this.out.starts[node + 1]!; e++) {
+        const at = this.out.edges[e]! * edgeWords;
+        if (edges[at + 2] === edge.empty) visit(edges[at + 1]!);
+        else takes = true;
+      }
+    }
+    for (const node of reached) this.mark[node] = 0;
+    this.work += reached.length;
+    const nodes = Int32Array.from(reached).sort();
+    const key = nodes.join();
+    const known = this.byNodes.get(key);
+    if (known) return known;
+    let need = Infinity;
+    let ends = false;
+    for (const node of nodes) {
+      need = Math.min(need, this.need[node]!);
+      if (this.ends[node]) ends = true;
+    }
+    const place = new Place(this.nextId(), need, ends, "nodes", { nodes, last: ends && !takes });
+    this.byNodes.set(key, place);
+    return place;
+  }
+
+  private loopPlace(loop: Loop, count: number, within: number): Place {
+    // without an end only the least count matters
+    const counted = loop.max === Infinity ? Math.min(count, loop.min) : count;
+    const key = counted * loop.bytes.states + within;
+    const known = loop.places.get(key);
+    if (known) return known;
+    const ends = within === 0 && counted >= loop.min;
+    const place = new Place(this.nextId(), 0, ends, "loop", { loop, count: counted, within });
+    loop.places.set(key, place);
+    return place;
+  }
+
+  private wordPlace(words: readonly string[], low: number, high: number, count: number): Place {
+    const ends = words[low]?.length === count;
+    return new Place(this.nextId(), 0, ends, "word", { words, low, high, count });
+  }
+
+  /** Calls and control tokens of a place. */
+  private fill(place: Place): void {
+    if (place.calls) return;
+    place.calls = [];
+    if (place.kind !== "nodes") return;
+    const { edges } = this.program;
+    const behind = new Map<number, number[]>();
+    const tokens = new Map<number, number[]>();
+    for (const node of place.nodes) {
+      for (let e = this.out.starts[node]!; e < this.out.starts[node + 1]!; e++) {
+        const at = this.out.edges[e]! * edgeWords;
+        const kind = edges[at + 2];
+        if (kind !== edge.rule && kind !== edge.token) continue;
+        const lists = kind === edge.rule ? behind : tokens;
+        const list = lists.get(edges[at + 3]!);
+        if (list) list.push(edges[at + 1]!);
+        else lists.set(edges[at + 3]!, [edges[at + 1]!]);
+      }
+    }
+    place.calls = [...behind].map(([rule, to]) => ({ start: this.startOf(rule), behind: this.placeOf(to) }));
+    if (tokens.size > 0) place.tokens = new Map([...tokens].map(([token, to]) => [token, this.placeOf(to)]));
+  }
+
+  private nextPlace(place: Place, byte: number): Place | null {
+    place.next ??= this.nextPlaces(place);
+    if (place.kind !== "word") return place.next[byte]!;
+    const known = place.next[byte];
+    if (known !== undefined) return known;
+    const next = this.nextWord(place, byte);
+    place.next[byte] = next;
+    return next;
+  }
+
+  private nextPlaces(place: Place): (Place | null)[] {
+    if (place.kind === "word") return new Array(256) as (Place | null)[];
+    const next = new Array<Place | null>(256).fill(null);
+    if (place.loop) this.fillLoop(place, place.loop, next);
+    else this.fillNodes(place, next);
+    return next;
+  }
+
+  private fillLoop({ count, within }: Place, loop: Loop, next: (Place | null)[]): void {
+    if (within === 0 && count >= loop.max) return;
+    for (let byte = 0; byte < 256; byte++) {
+      const to = loop.bytes.next[256 * within + byte]!;
+      if (to === -2) next[byte] = this.loopPlace(loop, count + 1, 0);
+      else if (to >= 0) next[byte] = this.loopPlace(loop, count, to);
+    }
+  }
+
+  /** Cuts the bytes at the ends of all ranges, so that each stretch is looked up once. */
+  private fillNodes(place: Place, next: (Place | null)[]): void {
+    const { edges } = this.program;
+    const targets: number[][] = Array.from({ length: 256 }, () => []);
+    for (const node of place.nodes) {
+      for (let e = this.out.starts[node]!; e < this.out.starts[node + 1]!; e++) {
+        const at = this.out.edges[e]! * edgeWords;
+        if (edges[at + 2] !== edge.bytes) continue;
+        for (let byte = edges[at + 3]!; byte <= edges[at + 4]!; byte++) targets[byte]!.push(edges[at + 1]!);
+      }
+    }
+    let last = "";
+    targets.forEach((to, byte) => {
+      if (to.length === 0) return;
+      const key = to.join();
+      next[byte] = byte > 0 && key === last && next[byte - 1] ? next[byte - 1]! : this.placeOf(to);
+      last = key;
+    });
+  }
+
+  private nextWord({ words, low, high, count }: Place, byte: number): Place | null {
+    const from = firstAtLeast(words, low, high, count, byte);
+    const to = firstAtLeast(words, from, high, count, byte + 1);
+    return from === to ? null : this.wordPlace(words, from, to, count + 1);
+  }
+}
+
+/** The first of words[low..high], which share `at` bytes, whose next byte is at least `byte`. */
+function firstAtLeast(words: readonly string[], low: number, high: number, at: number, byte: number): number {
+  let [from, to] = [low, high];
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    const word = words[middle]!;
+    if (word.length > at && word.charCodeAt(at) >= byte) to = middle;
+    else from = middle + 1;
+  }
+  return from;
+}
+
+/** Followers that are kept in a list. */
+const mostListed = 8;
+
+function remember(state: State, byte: number, after: State | null): void {
+  if (!state.table && state.bytes.length < mostListed) {
+    state.bytes.push(byte);
+    state.after.push(after);
+    return;
+  }
+  if (!state.table) {
+    state.table = new Array<State | null | undefined>(256).fill(undefined);
+    for (let i = 0; i < state.bytes.length; i++) state.table[state.bytes[i]!] = state.after[i];
+  }
+  state.table[byte] = after;
+}
+
+const charTables = new Map<string, CharBytes>();
+const mostTables = 256;
+
+/** Tables of equal sets are one, for all grammars. */
+function charBytes(key: string, set: Extract<ProgramRule, { kind: "loop" }>): CharBytes {
+  const known = charTables.get(key);
+  if (known) return known;
+  const table = buildCharBytes(bytePaths(set));
+  if (charTables.size >= mostTables) charTables.clear();
+  charTables.set(key, table);
+  return table;
+}
+
+function buildCharBytes(paths: readonly number[][]): CharBytes {
+  const rows: number[][] = [];
+  const byKey = new Map<string, number>();
+  // a state is the rests of the paths that are still possible
+  const state = (rests: readonly number[][]): number => {
+    const key = rests.map((rest) => rest.join()).join(";");
+    const known = byKey.get(key);
+    if (known !== undefined) return known;
+    const number = rows.push(new Array<number>(256).fill(-1)) - 1;
+    byKey.set(key, number);
+    const row = rows[number]!;
+    const cuts = new Set<number>();
+    for (const rest of rests) cuts.add(rest[0]!).add(rest[1]! + 1);
+    const sorted = [...cuts].sort((a, b) => a - b);
+    for (let i = 0; i + 1 < sorted.length; i++) {
+      const [from, to] = [sorted[i]!, sorted[i + 1]! - 1];
+      const on = rests.filter((rest) => rest[0]! <= from && to <= rest[1]!);
+      if (on.length === 0) continue;
+      const target = on.some((rest) => rest.length === 2) ? -2 : state(on.map((rest) => rest.slice(2)));
+      row.fill(target, from, to + 1);
+    }
+    return number;
+  };
+  state(paths);
+  const next = new Int32Array(rows.length * 256);
+  rows.forEach((row, i) => {
+    next.set(row, 256 * i);
+  });
+  return { next, states: rows.length };
+}
+
+function tooManyReadings(limit: string) {
+  return unexpected("unsupported", "grammar", `texts that can be followed in ${limit}`, "one with more", {
+    fix: "Make the grammar less ambiguous",
+    details: { grammar: true },
+  });
+}

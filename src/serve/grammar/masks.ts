@@ -1,0 +1,268 @@
+import type { CharBytes, Frame, Loop, Machine, Mask, Place, State } from "./machine.ts";
+import { maxDepth } from "./program.ts";
+import type { TokenTrie } from "./token_trie.ts";
+
+/**
+ * Which tokens may follow, for states of one machine over one vocabulary.
+ *
+ * What a token does within the rule it begins in does not depend on the rules around it, so that is found once for each place
+ * of a rule: the tokens that stay inside, and the nodes of the tree of tokens at which the rule may end. Only what lies below
+ * those is followed through the rules around. In loops over one set of characters (texts in quotes above all) even the place
+ * does not matter, only how many characters a token has: that is counted once for a set and a vocabulary.
+ */
+export class TokenMasks {
+  readonly machine: Machine;
+  private readonly trie: TokenTrie;
+  private readonly locals = new Map<Place, Local>();
+  private readonly holders: State[] = [];
+  /** Bytes of masks that are remembered. */
+  bytes = 0;
+
+  constructor(machine: Machine, trie: TokenTrie) {
+    this.machine = machine;
+    this.trie = trie;
+  }
+
+  /** Text tokens that may follow; must not be written. Throws `unsupported` when that takes too long to find. */
+  mask(state: State): Mask {
+    this.machine.bound(mostWork, mostMade);
+    return this.find(state);
+  }
+
+  /** Gives up what is remembered; it would be found again. */
+  forget(): void {
+    for (const state of this.holders.splice(0)) state.mask = undefined;
+    this.locals.clear();
+    this.machine.forget();
+    this.bytes = 0;
+  }
+
+  private find(state: State): Mask {
+    if (state.mask) return state.mask;
+    const mask = state.places.length === 1 ? this.findOne(state) : this.findAll(state);
+    state.mask = mask;
+    this.holders.push(state);
+    this.bytes += mask.byteLength;
+    return mask;
+  }
+
+  private findAll({ places, frames }: State): Mask {
+    const mask = new Int32Array(this.trie.maskWords);
+    places.forEach((place, i) => {
+      unite(mask, this.find(this.machine.stateOf(place, frames[i]!)));
+    });
+    return mask;
+  }
+
+  private findOne(state: State): Mask {
+    const place = state.places[0]!;
+    const frame = state.frames[0]!;
+    if (place.loop && place.within === 0) return this.findLoop(state, place, place.loop, frame);
+    const local = this.local(place);
+    if (frame.parent === undefined) return local.inside;
+    const around = this.machine.stateOf(frame.place!, frame.parent);
+    const tooDeep = frame.depth + local.depth > maxDepth;
+    if (tooDeep || (local.exits.length > manyExits && this.firstBytes(around).length > fewBytes)) {
+      return this.walkAll(state);
+    }
+    const mask = local.inside.slice();
+    if (local.endsAtOnce) unite(mask, this.find(around));
+    for (const node of local.exits) this.walk(node + 1, this.trie.end[node]!, around, mask);
+    return mask;
+  }
+
+  private findLoop(state: State, place: Place, loop: Loop, frame: Frame): Mask {
+    const counts = charCounts(this.trie, loop.key, loop.bytes);
+    const left = loop.max - place.count;
+    const inside = counts.upTo(left);
+    if (frame.parent === undefined) return inside;
+    const around = this.machine.stateOf(frame.place!, frame.parent);
+    const first = this.firstBytes(around);
+    if (first.length > fewBytes) return this.walkAll(state);
+    const mask = inside.slice();
+    if (place.ends) unite(mask, this.find(around));
+    const least = Math.max(1, loop.min - place.count);
+    const { trie } = this;
+    for (const byte of first) {
+      const next = this.machine.step(around, byte);
+      if (!next) continue;
+      for (const node of trie.nodesWith(byte)) {
+        const above = trie.parent[node]!;
+        if (above < 0) continue;
+        const count = counts.atNode[above]!;
+        if (count === noCount || count < least || count > left) continue;
+        setTokens(mask, trie, node);
+        this.walkFrom(node, next, mask);
+      }
+    }
+    return mask;
+  }
+
+  /** Bytes that may follow a state. */
+  private firstBytes(state: State): number[] {
+    const bytes: number[] = [];
+    for (let byte = 0; byte < 256; byte++) if (this.machine.step(state, byte)) bytes.push(byte);
+    return bytes;
+  }
+
+  private walkAll(state: State): Mask {
+    const mask = new Int32Array(this.trie.maskWords);
+    this.walk(0, this.trie.size, state, mask);
+    return mask;
+  }
+
+  private walkFrom(node: number, state: State, mask: Mask): void {
+    this.walk(node + 1, this.trie.end[node]!, state, mask);
+  }
+
+  /** Follows the nodes from `from` to `to`, all below one node at which the text is in `state`. */
+  private walk(from: number, to: number, state: State, mask: Mask): void {
+    if (from >= to) return;
+    const { trie, machine } = this;
+    const base = trie.depth[from]!;
+    const path: State[] = [state];
+    for (let node = from; node < to; ) {
+      const level = trie.depth[node]! - base;
+      const next = machine.step(path[level]!, trie.byte[node]!);
+      if (next === null) {
+        node = trie.end[node]!;
+        continue;
+      }
+      setTokens(mask, trie, node);
+      path[level + 1] = next;
+      node += 1;
+    }
+  }
+
+  private local(place: Place): Local {
+    const known = this.locals.get(place);
+    if (known) return known;
+    const { trie, machine } = this;
+    const inside = new Int32Array(trie.maskWords);
+    const exits: number[] = [];
+    const start = machine.stateOf(place, machine.root);
+    machine.open(start);
+    let depth = deepest(start);
+    const path: State[] = [start];
+    for (let node = 0; node < trie.size; ) {
+      const level = trie.depth[node]!;
+      const next = machine.step(path[level - 1]!, trie.byte[node]!);
+      if (next === null) {
+        node = trie.end[node]!;
+        continue;
+      }
+      machine.open(next);
+      if (next.deepest < 0) next.deepest = deepest(next);
+      depth = Math.max(depth, next.deepest);
+      setTokens(inside, trie, node);
+      if (next.complete) exits.push(node);
+      path[level] = next;
+      node += 1;
+    }
+    const local = { inside, exits: Int32Array.from(exits), endsAtOnce: start.complete, depth };
+    this.locals.set(place, local);
+    this.bytes += inside.byteLength + local.exits.byteLength;
+    return local;
+  }
+}
+
+/** What tokens do from a place of a rule on, whatever is around the rule. */
+type Local = {
+  /** Tokens that the rule takes whole. */
+  readonly inside: Mask;
+  /** Nodes of the tree of tokens at which the rule may end. */
+  readonly exits: Int32Array;
+  readonly endsAtOnce: boolean;
+  /** How many rules deeper the tokens go at most. */
+  readonly depth: number;
+};
+
+/** Readings and states that finding one mask may take; some tenths of a second. */
+const mostWork = 8_000_000;
+const mostMade = 200_000;
+/** Around a rule that so many bytes may follow, walking everything is cheaper than walking from every exit. */
+const fewBytes = 48;
+const manyExits = 2048;
+
+function deepest({ openFrames }: State): number {
+  let depth = 0;
+  for (const frame of openFrames) depth = Math.max(depth, frame.depth);
+  return depth;
+}
+
+function setTokens(mask: Mask, trie: TokenTrie, node: number): void {
+  const { first, ids } = trie;
+  for (let i = first[node]!; i < first[node + 1]!; i++) {
+    const id = ids[i]!;
+    mask[id >> 5]! |= 1 << (id & 31);
+  }
+}
+
+export function unite(mask: Mask, other: Mask): void {
+  for (let i = 0; i < mask.length; i++) mask[i]! |= other[i]!;
+}
+
+const noCount = 255;
+
+/** How many characters of a set the tokens of a vocabulary have. */
+class CharCounts {
+  /** Characters of the bytes to a node, where they are whole ones; 255 elsewhere. */
+  readonly atNode: Uint8Array;
+  private readonly trie: TokenTrie;
+  /** Tokens by the characters they begin. */
+  private readonly byCount: number[][] = [];
+  private readonly masks: Mask[] = [];
+
+  constructor(trie: TokenTrie, bytes: CharBytes) {
+    this.trie = trie;
+    this.atNode = new Uint8Array(trie.size).fill(noCount);
+    const within = new Int32Array(trie.deepest + 1);
+    const whole = new Int32Array(trie.deepest + 1);
+    for (let node = 0; node < trie.size; ) {
+      const level = trie.depth[node]!;
+      const to = bytes.next[256 * within[level - 1]! + trie.byte[node]!]!;
+      if (to === -1) {
+        node = trie.end[node]!;
+        continue;
+      }
+      within[level] = to === -2 ? 0 : to;
+      whole[level] = whole[level - 1]! + (to === -2 ? 1 : 0);
+      if (to === -2) this.atNode[node] = whole[level]!;
+      const begun = whole[level]! + (to === -2 ? 0 : 1);
+      for (let i = trie.first[node]!; i < trie.first[node + 1]!; i++) {
+        this.byCount[begun] ??= [];
+        this.byCount[begun]!.push(trie.ids[i]!);
+      }
+      node += 1;
+    }
+  }
+
+  /** Tokens of at most `most` characters, a last one begun included. */
+  upTo(most: number): Mask {
+    const count = Math.min(most, this.byCount.length - 1);
+    for (let n = this.masks.length; n <= count; n++) {
+      const mask = n === 0 ? new Int32Array(this.trie.maskWords) : this.masks[n - 1]!.slice();
+      for (const id of this.byCount[n] ?? []) mask[id >> 5]! |= 1 << (id & 31);
+      this.masks.push(mask);
+    }
+    return this.masks[Math.max(count, 0)] ?? new Int32Array(this.trie.maskWords);
+  }
+}
+
+const countsOf = new WeakMap<TokenTrie, Map<string, CharCounts>>();
+const mostSets = 32;
+
+function charCounts(trie: TokenTrie, key: string, bytes: CharBytes): CharCounts {
+  let sets = countsOf.get(trie);
+  if (!sets) {
+    sets = new Map();
+    countsOf.set(trie, sets);
+  }
+  const known = sets.get(key);
+  if (known) return known;
+  const counts = new CharCounts(trie, bytes);
+  const oldest = sets.keys().next().value;
+  if (sets.size >= mostSets && oldest !== undefined) sets.delete(oldest);
+  sets.set(key, counts);
+  return counts;
+}

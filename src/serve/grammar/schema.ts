@@ -1,0 +1,544 @@
+import { charSet } from "./chars.ts";
+import { chars, choice, type Expr, type Grammar, optional, repeat, rule, seq, text } from "./expr.ts";
+import { formats } from "./formats.ts";
+import * as json from "./json_text.ts";
+import { integerRange, numberRange } from "./number_ranges.ts";
+import { refused, shown, unsupportedKeyword } from "./refusal.ts";
+import { regexExpr } from "./regex.ts";
+import { parseRegex } from "./regex_syntax.ts";
+import { areDisjoint } from "./schema_disjoint.ts";
+import {
+  annotations,
+  harmless,
+  hasType,
+  isSchema,
+  isTypeName,
+  type Schema,
+  served,
+  type TypeName,
+  typeNames,
+  typeOfKeyword,
+} from "./schema_keywords.ts";
+import { bothOf, typesOf, valuesOf } from "./schema_merge.ts";
+
+export type SchemaOptions = {
+  /**
+   * Keywords that are not served count as absent, and are named in `notes`; otherwise they are refused. What a schema is for
+   * decides: an answer that was asked for in a form must have it, a tool's client checks what it gets.
+   */
+  readonly lenient?: boolean;
+  /** Distinguishes the rules of several schemas in one grammar. */
+  readonly prefix?: string;
+};
+
+export type SchemaGrammar = Grammar & { readonly notes: readonly string[] };
+
+const maxSchemas = 20_000;
+const maxNesting = 128;
+const maxReferences = 64;
+/** Items that a grammar counts one by one. */
+const maxCounted = 10_000;
+/** Properties whose names others must differ from, characters together. */
+const maxNameLength = 20_000;
+const longestName = 300;
+
+/** The JSON texts of the values that a schema allows; throws `unsupported` that names keyword and place. */
+export function schemaGrammar(schema: unknown, options: SchemaOptions = {}): SchemaGrammar {
+  const reader = new SchemaReader(schema, options);
+  const root = reader.read();
+  return { rules: reader.rules, root, notes: [...new Set(reader.notes)] };
+}
+
+class SchemaReader {
+  readonly rules = new Map<string, Expr>(json.jsonRules);
+  readonly notes: string[] = [];
+  private readonly root: unknown;
+  private readonly lenient: boolean;
+  private readonly prefix: string;
+  /** Rules of schemas, by identity where a schema is the client's, by text where it was put together here. */
+  private readonly byIdentity = new Map<object, string>();
+  private readonly byText = new Map<string, string>();
+  private readonly made = new WeakSet<object>();
+  private count = 0;
+  private depth = 0;
+
+  constructor(root: unknown, { lenient = false, prefix = "schema" }: SchemaOptions) {
+    this.root = root;
+    this.lenient = lenient;
+    this.prefix = prefix;
+  }
+
+  read(): Expr {
+    return this.expr(this.root, "");
+  }
+
+  private unsupported(keyword: string, path: string, fix?: string): void {
+    const place = path === "" ? keyword : `${path}.${keyword}`;
+    if (!this.lenient) throw unsupportedKeyword("schema", keyword, place, fix);
+    this.notes.push(place);
+  }
+
+  private wrong(path: string, keyword: string, expected: string): Error {
+    return refused("schema", expected, "something else", {
+      keyword,
+      path: path === "" ? keyword : `${path}.${keyword}`,
+    });
+  }
+
+  /** A schema's rule; the same schema has one rule, so that references may go in circles. */
+  private expr(schema: unknown, path: string): Expr {
+    if (schema === true || schema === undefined) return json.valueRule;
+    if (schema === false) return choice();
+    if (!isSchema(schema))
+      throw refused(
+        "schema",
+        "an object or a truth value",
+        Array.isArray(schema) ? "an array" : String(typeof schema),
+        { path },
+      );
+    const text = this.made.has(schema) ? JSON.stringify(schema) : undefined;
+    const known = text === undefined ? this.byIdentity.get(schema) : this.byText.get(text);
+    if (known !== undefined) return rule(known);
+    if (++this.count > maxSchemas) throw refused("schema", `at most ${maxSchemas} schemas`, "more", { path });
+    if (++this.depth > maxNesting)
+      throw refused("schema", `schemas nested at most ${maxNesting} deep`, "deeper ones", {
+        path: shown(path),
+      });
+    const name = `${this.prefix} ${this.count}`;
+    if (text === undefined) this.byIdentity.set(schema, name);
+    else this.byText.set(text, name);
+    this.rules.set(name, this.build(schema, path));
+    this.depth -= 1;
+    return rule(name);
+  }
+
+  private both(a: unknown, b: unknown, path: string): unknown {
+    const both = bothOf(a, b, (schema) => this.resolved(schema, path), path);
+    if (isSchema(both) && both !== a && both !== b) this.made.add(both);
+    return both;
+  }
+
+  private build(schema: Schema, path: string): Expr {
+    this.checkKeywords(schema, path);
+    const { $ref, allOf, anyOf, oneOf, ...rest } = schema;
+    if ($ref !== undefined) {
+      const target = this.target($ref, path);
+      const others = Object.keys(schema).filter((key) => key !== "$ref" && !annotations.has(key));
+      if (others.length === 0) return this.expr(target, String($ref));
+      const { $ref: _, ...beside } = schema;
+      return this.expr(this.both(target, this.own(beside), path), path);
+    }
+    if (allOf !== undefined) {
+      const { allOf: _, ...beside } = schema;
+      let all: unknown = this.own(beside);
+      this.list(allOf, "allOf", path).forEach((one, i) => {
+        if (isSchema(one)) this.checkKeywords(one, `${path}.allOf[${i}]`);
+        all = this.both(all, one, `${path}.allOf[${i}]`);
+      });
+      return this.expr(all, path);
+    }
+    if (anyOf !== undefined && oneOf !== undefined)
+      this.unsupported("oneOf", path, "Use either anyOf or oneOf");
+    const keyword = anyOf === undefined ? "oneOf" : "anyOf";
+    const branches = anyOf ?? oneOf;
+    if (branches !== undefined) {
+      const list = this.list(branches, keyword, path);
+      if (keyword === "oneOf") this.checkOneOf(list, path);
+      const beside = this.own(rest);
+      return choice(
+        ...list.map((one, i) => this.expr(this.both(one, beside, path), `${path}.${keyword}[${i}]`)),
+        ...(list.length === 1 ? [choice()] : []),
+      );
+    }
+    return this.plain(schema, path);
+  }
+
+  /** A schema put together here. */
+  private own(schema: Schema): Schema | true {
+    const says = Object.keys(schema).some((key) => !annotations.has(key));
+    if (!says) return true;
+    this.made.add(schema);
+    return schema;
+  }
+
+  private list(value: unknown, keyword: string, path: string): readonly unknown[] {
+    if (!Array.isArray(value) || value.length === 0) throw this.wrong(path, keyword, "an array of schemas");
+    return value;
+  }
+
+  private checkOneOf(list: readonly unknown[], path: string): void {
+    const resolve = (schema: Schema) => this.resolved(schema, path);
+    for (let i = 0; i < list.length; i++) {
+      for (let j = i + 1; j < list.length; j++) {
+        if (areDisjoint(list[i], list[j], resolve)) continue;
+        this.unsupported("oneOf", path, "Its branches are not known to exclude each other; use anyOf");
+        return;
+      }
+    }
+  }
+
+  private checkKeywords(schema: Schema, path: string): void {
+    for (const [key, value] of Object.entries(schema)) {
+      if (served.has(key) || annotations.has(key) || key.startsWith("x-")) continue;
+      if (harmless[key]?.(value)) continue;
+      if (key === "multipleOf" && value === 1 && typesOf(schema.type).every((type) => type === "integer"))
+        continue;
+      this.unsupported(key, path);
+    }
+  }
+
+  /** What a `$ref` leads to: a place in the same schema. */
+  private target(ref: unknown, path: string): unknown {
+    if (typeof ref !== "string" || !/^#(?:\/|$)/.test(ref)) {
+      throw unsupportedKeyword(
+        "schema",
+        "$ref",
+        `${path}.$ref`,
+        "Only references into the schema itself (#/$defs/...) are followed",
+      );
+    }
+    let at: unknown = this.root;
+    const steps = ref === "#" ? [] : ref.slice(2).split("/");
+    for (const step of steps) {
+      const name = decoded(step).replaceAll("~1", "/").replaceAll("~0", "~");
+      const inside = typeof at === "object" && at !== null && Object.hasOwn(at, name);
+      if (!inside)
+        throw refused("schema", "references that lead somewhere", shown(ref), { keyword: "$ref", path });
+      at = (at as Record<string, unknown>)[name];
+    }
+    return at;
+  }
+
+  private resolved(schema: Schema, path: string): Schema | boolean {
+    let at: unknown = schema;
+    for (let hops = 0; isSchema(at) && at.$ref !== undefined; hops++) {
+      if (hops > maxReferences)
+        throw refused("schema", "references that end", "a circle", { keyword: "$ref", path });
+      const { $ref, ...beside } = at;
+      const target = this.target($ref, path);
+      at = Object.keys(beside).every((key) => annotations.has(key)) ? target : { allOf: [target, beside] };
+    }
+    if (typeof at === "boolean" || isSchema(at)) return at;
+    throw refused("schema", "references to schemas", "one to something else", { keyword: "$ref", path });
+  }
+
+  /** A schema of one level: types with what limits them, or listed values. */
+  private plain(schema: Schema, path: string): Expr {
+    const types = this.typesFor(schema, path);
+    const values = valuesOf(schema);
+    if (values !== undefined) return this.listed(schema, values, types, path);
+    if (types.length === typeNames.length - 1 && !Object.keys(schema).some((key) => typeOfKeyword[key]))
+      return json.valueRule;
+    return choice(
+      ...types.map((type) => this.typed(type, schema, path)),
+      ...(types.length === 1 ? [] : [choice()]),
+    );
+  }
+
+  /** The types a schema names; without any, those that its keywords are about; without these, all. */
+  private typesFor(schema: Schema, path: string): readonly TypeName[] {
+    const { type } = schema;
+    if (type !== undefined) {
+      const list: readonly unknown[] = Array.isArray(type) ? type : [type];
+      const unknown = list.find((one) => !isTypeName(one));
+      if (unknown !== undefined) throw this.wrong(path, "type", `one of ${typeNames.join(", ")}`);
+      const types = typesOf(type);
+      return types.includes("number") ? types.filter((one) => one !== "integer") : types;
+    }
+    const implied = new Set<string>();
+    for (const key of Object.keys(schema)) if (typeOfKeyword[key]) implied.add(typeOfKeyword[key]);
+    if (implied.size > 0 && valuesOf(schema) === undefined) return [...implied].filter(isTypeName);
+    return typeNames.filter((name) => name !== "integer");
+  }
+
+  /** Listed values, less those that the rest of the schema does not allow. */
+  private listed(schema: Schema, values: readonly unknown[], types: readonly TypeName[], path: string): Expr {
+    const structured = values.some((value) => typeof value === "object" && value !== null);
+    for (const key of Object.keys(schema)) {
+      const type = typeOfKeyword[key];
+      const idle = (type === "object" || type === "array") && !structured;
+      if (type === undefined || idle || checkedOnValues.has(key)) continue;
+      this.unsupported(`${key} beside enum or const`, path, "List only the values that are allowed");
+    }
+    if (Object.hasOwn(schema, "enum") && !Array.isArray(schema.enum))
+      throw this.wrong(path, "enum", "an array of values");
+    const fitting = values.filter((value) => hasType(value, types) && isWithin(value, schema));
+    if (fitting.length === 0)
+      throw refused("schema", "values of the type that is asked for", "none", { keyword: "enum", path });
+    return { kind: "words", of: fitting.map(json.literal) };
+  }
+
+  private typed(type: TypeName, schema: Schema, path: string): Expr {
+    switch (type) {
+      case "null":
+        return text("null");
+      case "boolean":
+        return choice(text("true"), text("false"));
+      case "string":
+        return this.string(schema, path);
+      case "integer":
+      case "number":
+        return this.number(type, schema, path);
+      case "array":
+        return this.array(schema, path);
+      case "object":
+        return this.object(schema, path);
+    }
+  }
+
+  private count0(schema: Schema, keyword: string, path: string): number | undefined {
+    const value = schema[keyword];
+    if (value === undefined) return undefined;
+    if (typeof value !== "number" || !Number.isInteger(value) || value < 0)
+      throw this.wrong(path, keyword, "a whole number from 0");
+    return value;
+  }
+
+  private string(schema: Schema, path: string): Expr {
+    const min = this.count0(schema, "minLength", path) ?? 0;
+    const max = this.count0(schema, "maxLength", path) ?? Infinity;
+    const { pattern, format } = schema;
+    if (max < min) return choice();
+    if (pattern !== undefined) {
+      if (typeof pattern !== "string") throw this.wrong(path, "pattern", "a regular expression");
+      if (format !== undefined) this.unsupported("format beside pattern", path, "Keep the pattern alone");
+      return this.matching(pattern, min, max, path);
+    }
+    const known = typeof format === "string" ? formats.get(format) : undefined;
+    if (format !== undefined && known === undefined)
+      this.unsupported(`format ${shown(String(format))}`, path);
+    if (known === undefined) return json.stringOf(min, max);
+    if (min > 0 || max < Infinity)
+      this.unsupported(min > 0 ? "minLength beside format" : "maxLength beside format", path);
+    return json.quoted(regexExpr(known, { what: "schema", path, encoding: "json", search: false }));
+  }
+
+  private matching(pattern: string, min: number, max: number, path: string): Expr {
+    const place = `${path}.pattern`;
+    try {
+      const bounded = min > 0 || max < Infinity;
+      const counted = bounded ? countedSet(pattern, place) : undefined;
+      if (counted) {
+        const [least, most] = [Math.max(min, counted.min), Math.min(max, counted.max)];
+        return most < least
+          ? choice()
+          : json.quoted(repeat(chars(charSet(counted.ranges, "json")), least, most));
+      }
+      if (bounded)
+        this.unsupported(
+          min > 0 ? "minLength beside pattern" : "maxLength beside pattern",
+          path,
+          "Count in the pattern",
+        );
+      return json.quoted(regexExpr(pattern, { what: "schema", path: place, encoding: "json", search: true }));
+    } catch (error) {
+      if (!this.lenient) throw error;
+      this.notes.push(place);
+      return json.stringOf(min, max);
+    }
+  }
+
+  private number(type: "integer" | "number", schema: Schema, path: string): Expr {
+    const bound = (keyword: string): number | undefined => {
+      const value = schema[keyword];
+      if (value === undefined) return undefined;
+      if (typeof value !== "number" || !Number.isFinite(value)) throw this.wrong(path, keyword, "a number");
+      if (Math.abs(value) > Number.MAX_SAFE_INTEGER)
+        throw this.wrong(path, keyword, `a number within ${Number.MAX_SAFE_INTEGER}`);
+      return value;
+    };
+    let [lo, hi] = [bound("minimum") ?? -Infinity, bound("maximum") ?? Infinity];
+    const [overLo, underHi] = [bound("exclusiveMinimum"), bound("exclusiveMaximum")];
+    const open = { lo: overLo !== undefined && overLo >= lo, hi: underHi !== undefined && underHi <= hi };
+    lo = Math.max(lo, overLo ?? -Infinity);
+    hi = Math.min(hi, underHi ?? Infinity);
+    if (lo === -Infinity && hi === Infinity) return type === "integer" ? json.integerText : json.numberText;
+    if (type === "integer") {
+      const from = open.lo && Number.isInteger(lo) ? lo + 1 : Math.ceil(lo);
+      const to = open.hi && Number.isInteger(hi) ? hi - 1 : Math.floor(hi);
+      return from > to ? choice() : integerRange(from, to);
+    }
+    const parts = [lo, hi].filter((value) => Number.isFinite(value) && !Number.isInteger(value));
+    if (parts.length > 0) {
+      const keyword =
+        parts[0] === lo
+          ? open.lo
+            ? "exclusiveMinimum"
+            : "minimum"
+          : open.hi
+            ? "exclusiveMaximum"
+            : "maximum";
+      this.unsupported(`${keyword} that is no whole number`, path, "Use whole bounds");
+      return json.numberText;
+    }
+    return lo > hi || (lo === hi && (open.lo || open.hi)) ? choice() : numberRange(lo, hi, open);
+  }
+
+  private array(schema: Schema, path: string): Expr {
+    const min = this.count0(schema, "minItems", path) ?? 0;
+    const max = this.count0(schema, "maxItems", path) ?? Infinity;
+    const tuple = schema.prefixItems ?? (Array.isArray(schema.items) ? schema.items : []);
+    if (!Array.isArray(tuple)) throw this.wrong(path, "prefixItems", "an array of schemas");
+    const rest = Array.isArray(schema.items) ? (schema.additionalItems ?? true) : schema.items;
+    if (max < min) return choice();
+    const first = tuple.slice(0, Math.min(tuple.length, max)).map((one, i) => ({
+      of: this.expr(one, `${path}.prefixItems[${i}]`),
+      optional: false,
+    }));
+    const item = this.expr(rest, `${path}.items`);
+    const needed = Math.max(0, min - first.length);
+    const most = max - first.length;
+    const counted = most === Infinity ? needed : most;
+    if (counted > maxCounted)
+      throw this.wrong(path, max === Infinity ? "minItems" : "maxItems", `at most ${maxCounted} items`);
+    // behind a place that is left out nothing can follow, so what may be missing nests from the end
+    const closed = rest === false;
+    const before = first.length;
+    const required: readonly { of: Expr; optional: boolean }[] = first.map((one) => one);
+    const body = arrayBody(required, before, item, {
+      needed: closed ? 0 : needed,
+      most: closed ? 0 : most,
+      min,
+    });
+    if (closed && needed > 0) return choice();
+    return seq(text("["), body, text("]"));
+  }
+
+  private object(schema: Schema, path: string): Expr {
+    const properties = schema.properties ?? {};
+    if (!isSchema(properties)) throw this.wrong(path, "properties", "an object of schemas");
+    const required = schema.required ?? [];
+    if (!Array.isArray(required) || required.some((name) => typeof name !== "string")) {
+      throw this.wrong(path, "required", "an array of names");
+    }
+    const names = Object.keys(properties);
+    const missing = [...new Set(required as string[])].filter((name) => !Object.hasOwn(properties, name));
+    const others = schema.additionalProperties ?? names.length + missing.length === 0;
+    if (missing.length > 0 && schema.additionalProperties === false) {
+      throw refused("schema", "required properties that are allowed", shown(missing[0]!), {
+        keyword: "required",
+        path,
+      });
+    }
+    const must = new Set(required as string[]);
+    const property = (name: string, value: Expr): Expr => seq(text(json.literal(name)), json.colon, value);
+    const items = [...names, ...missing].map((name) => ({
+      of: property(
+        name,
+        this.expr(
+          Object.hasOwn(properties, name) ? properties[name] : (schema.additionalProperties ?? true),
+          `${path}.properties.${shown(name)}`,
+        ),
+      ),
+      optional: !must.has(name),
+    }));
+    const body: Expr = {
+      kind: "list",
+      items,
+      separator: json.comma,
+      ...(others === false ? {} : { more: this.other([...names, ...missing], others, path) }),
+    };
+    return seq(text("{"), body, text("}"));
+  }
+
+  private other(names: readonly string[], value: unknown, path: string): Expr {
+    const length = names.reduce((sum, name) => sum + name.length, 0);
+    if (length > maxNameLength || names.some((name) => name.length > longestName)) {
+      throw refused(
+        "schema",
+        `names of at most ${longestName} characters, ${maxNameLength} together`,
+        "longer ones",
+        {
+          keyword: "additionalProperties",
+          path,
+          fix: "Set additionalProperties to false",
+        },
+      );
+    }
+    return seq(json.otherName(names), json.colon, this.expr(value, `${path}.additionalProperties`));
+  }
+}
+
+const checkedOnValues = new Set([
+  ...["minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
+]);
+
+/** Whether a listed value keeps to the lengths and bounds beside it. */
+function isWithin(value: unknown, schema: Schema): boolean {
+  const over = (keyword: string, of: number): boolean => {
+    const bound = schema[keyword];
+    return typeof bound !== "number" || of >= bound;
+  };
+  const under = (keyword: string, of: number): boolean => {
+    const bound = schema[keyword];
+    return typeof bound !== "number" || of <= bound;
+  };
+  if (typeof value === "string")
+    return over("minLength", [...value].length) && under("maxLength", [...value].length);
+  if (typeof value !== "number") return true;
+  const { exclusiveMinimum: above, exclusiveMaximum: below } = schema;
+  return (
+    over("minimum", value) &&
+    under("maximum", value) &&
+    value !== above &&
+    value !== below &&
+    over("exclusiveMinimum", value) &&
+    under("exclusiveMaximum", value)
+  );
+}
+
+type Counts = { readonly needed: number; readonly most: number; readonly min: number };
+
+/** Places of a tuple in order, then items as often as is asked; fewer than the tuple has where `min` allows it. */
+function arrayBody(
+  first: readonly { of: Expr }[],
+  before: number,
+  item: Expr,
+  { needed, most, min }: Counts,
+): Expr {
+  const separated = (of: Expr): Expr => seq(json.comma, of);
+  let tail: Expr;
+  if (before > 0) tail = repeat(separated(item), needed, most);
+  else if (most === 0) return text("");
+  else {
+    const all = seq(
+      item,
+      repeat(separated(item), Math.max(0, needed - 1), most === Infinity ? Infinity : most - 1),
+    );
+    return needed === 0 ? optional(all) : all;
+  }
+  let body = most === 0 ? text("") : tail;
+  for (let i = before - 1; i >= 0; i--) {
+    const place = i === 0 ? first[i]!.of : separated(first[i]!.of);
+    body = seq(place, body);
+    if (i >= min) body = optional(body);
+  }
+  return body;
+}
+
+/** A pattern that is one set of characters from beginning to end, with its counts. */
+function countedSet(
+  pattern: string,
+  path: string,
+): { ranges: readonly number[]; min: number; max: number } | undefined {
+  const regex = parseRegex(pattern, "schema", path);
+  if (regex.kind !== "seq" || regex.of.length !== 3) return undefined;
+  const [start, middle, end] = regex.of;
+  if (start?.kind !== "start" || end?.kind !== "end" || middle?.kind !== "repeat" || middle.of.kind !== "set")
+    return undefined;
+  return { ranges: middle.of.ranges, min: middle.min, max: middle.max };
+}
+
+function decoded(step: string): string {
+  try {
+    return decodeURIComponent(step);
+  } catch {
+    // a name with a % of its own
+    return step;
+  }
+}
+
+/** JSON of any kind, or any object. */
+export function jsonGrammar(kind: "value" | "object"): Grammar {
+  return { rules: json.jsonRules, root: kind === "value" ? json.valueRule : json.objectRule };
+}
