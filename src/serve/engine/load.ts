@@ -62,11 +62,13 @@ export async function loadEngine(
     const executor = new ModelExecutor(device, model, plan.groups, plan.cacheType, {
       slots: plan.slots,
       maxPages: pagesFor(plan.contextLength),
+      stateSlots: plan.stateSlots,
     });
     const digest = startDigest(files);
     return {
       executor,
       groups: plan.groups,
+      stateSlots: plan.stateSlots,
       promptLimits: backendLimits[options.backend].prompt,
       info: describeEngine(files, model, plan, device, {
         digest: digest.value ?? null,

@@ -42,7 +42,8 @@ export function planModel(
         promptTokens: backendLimits[backend].prompt.perStep,
       });
       const plan = planMemory(shape, options, availableBytes);
-      return { ...plan, planDigest, parameters: model.parameters };
+      const notes = [...(model.notes ?? []), ...plan.notes];
+      return { ...plan, notes, planDigest, parameters: model.parameters };
     } finally {
       model.free();
     }

@@ -1,6 +1,6 @@
 import { type PsionicError, unexpected } from "../../core/error.ts";
-import { groupPageBytes } from "../../models/cache.ts";
-import type { CacheGroup, CacheType, ModelConfig } from "../../models/model.ts";
+import { groupPageBytes, stateBytes } from "../../models/cache.ts";
+import type { CacheGroup, CacheType, ModelConfig, RecurrentShape } from "../../models/model.ts";
 import type { EngineOptions, MemoryPlan } from "../protocol.ts";
 import { backendLimits } from "./backend_limits.ts";
 import type { GroupShape } from "./batch.ts";
@@ -10,6 +10,8 @@ import { pageSize, pagesFor, windowPages } from "./pages.ts";
 export type ModelShape = {
   readonly config: ModelConfig;
   readonly cacheGroups: readonly CacheGroup[];
+  /** Absent: no layer is recurrent. */
+  readonly recurrent?: RecurrentShape;
   /** Bytes resident for weights after loading. */
   readonly weightBytes: number;
   /** Bytes of temporaries of the largest step; absent: estimated from the width and the vocabulary. */
@@ -23,6 +25,8 @@ export type EnginePlan = {
   readonly cacheType: CacheType;
   /** Pages per cache group. */
   readonly groups: readonly GroupShape[];
+  /** States of recurrent layers: one for each slot, the rest for copies at page boundaries; 0 where there are none. */
+  readonly stateSlots: number;
   readonly memory: MemoryPlan;
   /** What was chosen for the user, in sentences for the log. */
   readonly notes: readonly string[];
@@ -37,6 +41,10 @@ const largestSlots = 256;
 const defaultQueue = 512;
 /** Cached turns per slot whose windows are kept. */
 const checkpointsPerSlot = 8;
+/** Copies of recurrent states per slot, where a part of the caches' memory holds them; fewer than the least are of no use. */
+const statesPerSlot = 4;
+const statesPart = 0.25;
+const leastStates = 4;
 
 /** Divides memory before anything is loaded; throws `admission_refused` with the numbers when it does not suffice. */
 export function planMemory(shape: ModelShape, options: PlanOptions, availableBytes: number): EnginePlan {
@@ -48,23 +56,27 @@ export function planMemory(shape: ModelShape, options: PlanOptions, availableByt
   const workspaceBytes = shape.workspaceBytes ?? estimatedWorkspace(shape.config, perStep + slots, slots);
   const budget = availableBytes - shape.weightBytes - workspaceBytes - limits.reserveBytes;
   const groupsFor = (length: number, full: number) => groupShapes(shape, length, full, slots, perStep);
+  const oneState = shape.recurrent ? stateBytes(shape.recurrent) : 0;
   const cacheBytes = (length: number, full: number) =>
-    bytesOf(shape, cacheType, groupsFor(length, full), limits.sparePages);
+    bytesOf(shape, cacheType, groupsFor(length, full), limits.sparePages) + slots * oneState;
   const notes: string[] = [];
   const bytesFor = (length: number) => cacheBytes(length, 1);
   const context = contextFor(shape, options, { budget, availableBytes, bytes: bytesFor }, notes);
   const asked = options.slots !== undefined;
   const limit = asked ? budget : Math.max(budget * limits.defaultPart, cacheBytes(context, 1));
-  const parallel = largest(slots, (n) => cacheBytes(context, n) <= limit);
+  const one = cacheBytes(context, 1);
+  const copies = oneState > 0 ? stateCopies(oneState, slots, limit - one, budget - one) : 0;
+  const parallel = largest(slots, (n) => cacheBytes(context, n) + copies * oneState <= limit);
   if (parallel < slots) {
     notes.push(
       `Caches hold ${parallel} full contexts for ${slots} slots; requests beyond that are set back and resumed.`,
     );
   }
   const groups = groupsFor(context, parallel);
-  const bytes = cacheBytes(context, parallel);
+  const bytes = cacheBytes(context, parallel) + copies * oneState;
+  const stateSlots = oneState > 0 ? slots + copies : 0;
   return {
-    ...{ contextLength: context, slots, maxQueue, cacheType, groups, notes },
+    ...{ contextLength: context, slots, maxQueue, cacheType, groups, stateSlots, notes },
     memory: {
       weightBytes: shape.weightBytes,
       cacheBytes: bytes,
@@ -73,6 +85,12 @@ export function planMemory(shape: ModelShape, options: PlanOptions, availableByt
       processBytes: processBytes(shape.config.vocabularySize),
     },
   };
+}
+
+/** Copies of states: by a part of what caches of this size leave, yet a few wherever memory has room for them at all. */
+function stateCopies(oneState: number, slots: number, left: number, room: number): number {
+  const wanted = Math.max(leastStates, Math.floor((statesPart * left) / oneState));
+  return Math.max(0, Math.min(wanted, slots * statesPerSlot, Math.floor(room / oneState)));
 }
 
 /**
