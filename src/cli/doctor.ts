@@ -12,6 +12,7 @@ import { availableMemory } from "../serve/engine/index.ts";
 import { command } from "../terminal/command.ts";
 import { print, printJson } from "../terminal/output.ts";
 import { readableBytes, table } from "../terminal/table.ts";
+import type { Claim } from "./validation.ts";
 
 type Finding = {
   readonly name: string;
@@ -26,21 +27,36 @@ export const doctor = command({
   },
   args: {
     measure: { type: "boolean", description: "Measure memory bandwidth and arithmetic too, about a second" },
+    quick: { type: "boolean", description: "Leave out the validation matrix, whose rows are run to be seen" },
     json: { type: "boolean", description: "Print the findings as JSON" },
   },
-  examples: ["psionic doctor", "psionic doctor --measure --json"],
+  examples: ["psionic doctor", "psionic doctor --quick", "psionic doctor --measure --json"],
   async run({ args }) {
     const measure = args.measure ?? false;
     const findings = [...machine(), ...kernels(measure), ...cuda(measure), ...absentBackends(), ...files()];
     const ok = findings.every(({ state }) => state !== "failed");
-    if (args.json) await printJson({ version, bun: Bun.version, ok, findings });
+    const validation = args.quick ? [] : await (await import("./validation.ts")).validationMatrix();
+    if (args.json) await printJson({ version, bun: Bun.version, ok, findings, validation });
     else {
       await print(`psionic ${version}, Bun ${Bun.version}, ${process.platform} ${process.arch}\n`);
       await print(table(findings.map(({ name, state, text }) => [`  ${name}`, state, text])));
+      if (!args.quick) await print(validationText(validation));
     }
     if (!ok) throw new Error("something that serving needs does not work; see above");
   },
 });
+
+/** The matrix: what was seen a moment ago, and below each row the command that shows it again. */
+function validationText(claims: readonly Claim[]): string {
+  const lines = table(
+    claims.map(({ claim_id, coverage, evidence }) => [`  ${claim_id}`, coverage, evidence]),
+  );
+  const rows = lines.split("\n").map((line, i) => {
+    const { command, exit_code } = claims[i]!;
+    return `${line}\n      ${command}${exit_code === 0 ? "" : ` (exit code ${exit_code})`}`;
+  });
+  return ["", `hardware validation ${claims[0]!.matrix_id}`, ...rows].join("\n");
+}
 
 function machine(): Finding[] {
   const processor = cpus()[0]?.model.trim() || "unknown";

@@ -1,7 +1,6 @@
 import { existsSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
-import { embeddedFiles } from "../../../core/embedded.ts";
 import { UsageError } from "../../../terminal/command.ts";
 import { at, listAt } from "../json.ts";
 import { firstModel, makeTarget, rootOf, type Target } from "../target.ts";
@@ -125,7 +124,7 @@ function commandOf(
 
 /** This program: the executable itself, or Bun with the source. */
 function ownProgram(): string[] {
-  if (embeddedFiles.size > 0) return [process.execPath];
+  if (Bun.isStandaloneExecutable) return [process.execPath];
   return [process.execPath, join(import.meta.dir, "..", "..", "..", "main.ts")];
 }
 
