@@ -4,10 +4,10 @@
  * with k and q of length 1, q also by 1/sqrt(key_dim); layouts and states in ffi/psionic.h. All sums f32.
  *
  * A block of 128 threads keeps 32 columns of a head of a sequence in registers, from the state before its first token to
- * that after its last: a thread has 4 columns of 8 rows (16 where key_dim is above 128), 16 neighbours the rows of a
+ * that after its last: a thread has 2 columns of 16 rows (32 where key_dim is above 128), 8 neighbours the rows of a
  * column. The tokens stream through shared memory in tiles, copied while the tile before is computed. The state before a
  * token gives P = S^T k and O = S^T q of the raw k and q at once; from them u and y = exp(g) O + (k.q) u follow, the
- * lengths of k and q being factors of P, O, u. Sums over rows: a thread's in order, then a tree over its 16 neighbours,
+ * lengths of k and q being factors of P, O, u. Sums over rows: a thread's in order, then a tree over its 8 neighbours,
  * the same for any number of tokens; decode and prefill are this one kernel.
  */
 #include "recurrent.cuh"
@@ -22,8 +22,6 @@ struct DeltaArguments {
   Recurrent r;
   i64 stride, a_stride, b_stride;
   i32 key_heads, value_heads, key_dim, value_dim, blocks; /* blocks of columns in a head */
-  i32 tile; /* tokens, of each of `buffers` */
-  i32 buffers;
   bool tiled;
 };
 
@@ -34,207 +32,254 @@ struct alignas(16) DeltaFactors {
 
 template <int ROWS>
 struct alignas(16) DeltaToken {
-  float k[16 * ROWS], q[16 * ROWS], v[DELTA_COLUMNS];
+  float k[8 * ROWS], q[8 * ROWS], v[DELTA_COLUMNS];
 };
 
-/* Copies token t's part for this block to shared memory; what is outside the heads becomes 0. */
+/* Four elements of a row to shared memory, of which the first `count` exist; zeros for the others. */
+template <bool WHOLE>
+__device__ __forceinline__ void copy_four(float* to, const float* from, i32 count, const float* any) {
+  if constexpr (WHOLE) copy_async16(to, count > 0 ? from : any, count > 0);
+  else
+    for (i32 e = 0; e < 4; e++) to[e] = e < count ? from[e] : 0.0f;
+}
+
+/* Warp w has the tokens w, w + 4, ... of a tile: it copies them, and makes their factors. */
+constexpr int DELTA_WARPS = DELTA_THREADS / 32;
+
 template <int ROWS, bool WHOLE>
 __device__ __forceinline__ void load_tokens(const DeltaArguments& p, DeltaToken<ROWS>* to, i64 first, i32 count, i32 key_head, i32 head, i32 column) {
-  constexpr int KEYS = 16 * ROWS, STEP = WHOLE ? 4 : 1, PIECES = (2 * KEYS + DELTA_COLUMNS) / STEP;
-  for (i32 i = threadIdx.x; i < count * PIECES; i += DELTA_THREADS) {
-    const i32 token = i / PIECES, at = i % PIECES * STEP;
-    const i64 row = (first + token) * p.stride;
-    const float* from;
-    bool valid;
-    if (at < 2 * KEYS) {
-      const i32 d = at % KEYS;
-      valid = d < p.key_dim;
-      from = (at < KEYS ? p.k : p.q) + row + (i64)key_head * p.key_dim + d;
-    } else {
-      const i32 d = column + at - 2 * KEYS;
-      valid = d < p.value_dim;
-      from = p.v + row + (i64)head * p.value_dim + d;
+  const i32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  for (i32 t = warp; t < count; t += DELTA_WARPS) {
+    const i64 row = (first + t) * p.stride;
+    const i64 key_at = row + (i64)key_head * p.key_dim;
+#pragma unroll
+    for (int i = 0; i < ROWS / 16; i++) {
+      const i32 d = (lane + 32 * i) * 4;
+      copy_four<WHOLE>(to[t].k + d, p.k + key_at + d, p.key_dim - d, p.k);
+      copy_four<WHOLE>(to[t].q + d, p.q + key_at + d, p.key_dim - d, p.k);
     }
-    float* place = (float*)(to + token) + at;
-    if constexpr (WHOLE) copy_async16(place, valid ? from : p.q, valid);
-    else *place = valid ? *from : 0.0f;
+    if (lane < DELTA_COLUMNS / 4)
+      copy_four<WHOLE>(to[t].v + lane * 4, p.v + row + (i64)head * p.value_dim + column + lane * 4, p.value_dim - column - lane * 4, p.k);
   }
   if constexpr (WHOLE) copy_async_commit();
 }
 
-/* Sums of squares and products of a tile's k and q, a warp per token: k.k, q.q, k.q */
-template <int ROWS>
-__device__ __forceinline__ void measure_tokens(const DeltaToken<ROWS>* tokens, float (*sums)[4], i32 count) {
-  const int lane = threadIdx.x % 32;
-  for (i32 t = threadIdx.x / 32; t < count; t += DELTA_THREADS / 32) {
-    float kk = 0, qq = 0, kq = 0;
-#pragma unroll
-    for (int i = 0; i < ROWS / 2; i++) {
-      const float k = tokens[t].k[lane + 32 * i], q = tokens[t].q[lane + 32 * i];
-      kk = __fmaf_rn(k, k, kk), qq = __fmaf_rn(q, q, qq), kq = __fmaf_rn(k, q, kq);
-    }
-    kk = warp_sum(kk), qq = warp_sum(qq), kq = warp_sum(kq);
-    if (lane == 0) sums[t][0] = kk, sums[t][1] = qq, sums[t][2] = kq;
-  }
-}
-
-__device__ __forceinline__ DeltaFactors delta_factors(float a, float b, float decay, float dt_bias, const float* sums, i32 key_dim) {
+/* The raw gates of a token, and k.k, q.q, k.q */
+__device__ __forceinline__ DeltaFactors delta_factors(float a, float b, float decay, float dt_bias, float kk, float qq, float kq, i32 key_dim) {
   const float raw = __fadd_rn(a, dt_bias);
   const float softplus = raw > 20.0f ? raw : log1pf(expf(raw));
-  const float beta = 1.0f / __fadd_rn(1.0f, expf(-b));
-  const float k_scale = 1.0f / sqrtf(__fadd_rn(sums[0], 1e-6f));
-  const float q_scale = 1.0f / sqrtf(__fmul_rn(__fadd_rn(sums[1], 1e-6f), (float)key_dim));
+  const float beta = __fdividef(1.0f, __fadd_rn(1.0f, expf(-b)));
+  const float k_scale = rsqrtf(__fadd_rn(kk, 1e-6f)), q_scale = rsqrtf(__fmul_rn(__fadd_rn(qq, 1e-6f), (float)key_dim));
   DeltaFactors f;
   f.decay = expf(__fmul_rn(decay, softplus));
   f.predict = __fmul_rn(f.decay, k_scale);
   f.write = __fmul_rn(beta, k_scale);
   f.read = __fmul_rn(f.decay, q_scale);
-  f.direct = __fmul_rn(sums[2], q_scale);
+  f.direct = __fmul_rn(kq, q_scale);
   return f;
 }
 
-/* One token: s = this thread's part of S; y of the block's columns. */
+/* Factors of N tokens of this warp; lane i has the raw gates of the i-th. */
+template <int ROWS, int N>
+__device__ __forceinline__ void make_factors(const DeltaToken<ROWS>* tokens, DeltaFactors* factors, i32 count, float a, float b, float decay, float dt_bias, i32 key_dim) {
+  const i32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  float kk[N] = {}, qq[N] = {}, kq[N] = {};
+#pragma unroll
+  for (int i = 0; i < N; i++) {
+    const DeltaToken<ROWS>& token = tokens[min(warp + i * DELTA_WARPS, count - 1)];
+#pragma unroll
+    for (int r = 0; r < ROWS / 4; r++) {
+      const float k = token.k[lane + 32 * r], q = token.q[lane + 32 * r];
+      kk[i] = __fmaf_rn(k, k, kk[i]), qq[i] = __fmaf_rn(q, q, qq[i]), kq[i] = __fmaf_rn(k, q, kq[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++) kk[i] = warp_sum(kk[i]), qq[i] = warp_sum(qq[i]), kq[i] = warp_sum(kq[i]);
+#pragma unroll
+  for (int i = 1; i < N; i++)
+    if (lane == i) kk[0] = kk[i], qq[0] = qq[i], kq[0] = kq[i];
+  const DeltaFactors f = delta_factors(a, b, decay, dt_bias, kk[0], qq[0], kq[0], key_dim);
+  if (lane < N && warp + lane * DELTA_WARPS < count) factors[warp + lane * DELTA_WARPS] = f;
+}
+
+/* What a thread needs of a token, in registers. */
 template <int ROWS>
-__device__ __forceinline__ void delta_step(float (*s)[4], const DeltaToken<ROWS>& token, const DeltaFactors& factors, float* y, int columns) {
-  const int lane = threadIdx.x % 32, slice = lane % 16, group = threadIdx.x / 16 * 4;
-  const bool third = lane & 8, second = lane & 4, first = lane & 2;
-  float k[ROWS], q[ROWS];
+struct DeltaVectors {
+  float k[ROWS], q[ROWS], v;
+  DeltaFactors factors;
+};
+
+/* The column, of the thread's two, that its lane has after the sums over rows. */
+__device__ __forceinline__ int own_column() { return threadIdx.x / 2 % 2; }
+
+template <int ROWS>
+__device__ __forceinline__ DeltaVectors<ROWS> read_token(const DeltaToken<ROWS>& token, const DeltaFactors& factors) {
+  DeltaVectors<ROWS> d;
 #pragma unroll
   for (int i = 0; i < ROWS; i += 4) {
-    const float4 f = *(const float4*)(token.k + i * 16 + slice * 4), g = *(const float4*)(token.q + i * 16 + slice * 4);
-    k[i] = f.x, k[i + 1] = f.y, k[i + 2] = f.z, k[i + 3] = f.w;
-    q[i] = g.x, q[i + 1] = g.y, q[i + 2] = g.z, q[i + 3] = g.w;
+    const i32 row = i * 8 + threadIdx.x % 8 * 4;
+    const float4 k = *(const float4*)(token.k + row), q = *(const float4*)(token.q + row);
+    d.k[i] = k.x, d.k[i + 1] = k.y, d.k[i + 2] = k.z, d.k[i + 3] = k.w;
+    d.q[i] = q.x, d.q[i + 1] = q.y, d.q[i + 2] = q.z, d.q[i + 3] = q.w;
   }
-  float p[4] = {}, o[4] = {};
+  d.v = token.v[threadIdx.x / 8 * 2 + own_column()];
+  d.factors = factors;
+  return d;
+}
+
+/* One token: s = this thread's part of S, y of the block's columns. `meanwhile` is for loads: it runs beside the sums. */
+template <int ROWS, class F>
+__device__ __forceinline__ void delta_step(float (*s)[2], const DeltaVectors<ROWS>& d, float* y, int columns, F&& meanwhile) {
+  const int lane = threadIdx.x % 32;
+  const bool has_o = lane & 4, second = own_column();
+  float p[2] = {}, o[2] = {};
 #pragma unroll
   for (int i = 0; i < ROWS; i++)
 #pragma unroll
-    for (int c = 0; c < 4; c++) p[c] = __fmaf_rn(s[i][c], k[i], p[c]), o[c] = __fmaf_rn(s[i][c], q[i], o[c]);
-  /* eight sums over 16 lanes: each exchange halves what a lane has; lanes without `third` end with p, the others with o */
+    for (int c = 0; c < 2; c++) p[c] = __fmaf_rn(s[i][c], d.k[i], p[c]), o[c] = __fmaf_rn(s[i][c], d.q[i], o[c]);
+  meanwhile();
+  /* four sums over 8 lanes: the first two exchanges halve what a lane has, to one of p[0], p[1], o[0], o[1] */
 #pragma unroll
-  for (int c = 0; c < 4; c++) p[c] = __fadd_rn(third ? o[c] : p[c], __shfl_xor_sync(~0u, third ? p[c] : o[c], 8));
-#pragma unroll
-  for (int c = 0; c < 2; c++) p[c] = __fadd_rn(second ? p[c + 2] : p[c], __shfl_xor_sync(~0u, second ? p[c] : p[c + 2], 4));
-  float sum = __fadd_rn(first ? p[1] : p[0], __shfl_xor_sync(~0u, first ? p[0] : p[1], 2));
+  for (int c = 0; c < 2; c++) p[c] = __fadd_rn(has_o ? o[c] : p[c], __shfl_xor_sync(~0u, has_o ? p[c] : o[c], 4));
+  float sum = __fadd_rn(second ? p[1] : p[0], __shfl_xor_sync(~0u, second ? p[0] : p[1], 2));
   sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
-  const int own = (second ? 2 : 0) + (first ? 1 : 0);
-  const float change = __fmul_rn(factors.write, __fmaf_rn(-factors.predict, sum, token.v[group + own]));
-  float u[4];
-#pragma unroll
-  for (int c = 0; c < 4; c++) u[c] = __shfl_sync(~0u, change, (lane & 16) | (c & 2) << 1 | (c & 1) << 1);
-  if (third && lane % 2 == 0 && group + own < columns) {
-    const float of_own = second ? (first ? u[3] : u[2]) : (first ? u[1] : u[0]);
-    y[group + own] = __fmaf_rn(factors.direct, of_own, __fmul_rn(factors.read, sum));
-  }
+  const float change = __fmul_rn(d.factors.write, __fmaf_rn(-d.factors.predict, sum, d.v));
+  const float u[2] = {__shfl_sync(~0u, change, lane & 24), __shfl_sync(~0u, change, (lane & 24) | 2)};
+  const i32 column = threadIdx.x / 8 * 2 + own_column();
+  if (has_o && lane % 2 == 0 && column < columns) y[column] = __fmaf_rn(d.factors.direct, second ? u[1] : u[0], __fmul_rn(d.factors.read, sum));
 #pragma unroll
   for (int i = 0; i < ROWS; i++)
 #pragma unroll
-    for (int c = 0; c < 4; c++) s[i][c] = __fmaf_rn(k[i], u[c], __fmul_rn(factors.decay, s[i][c]));
+    for (int c = 0; c < 2; c++) s[i][c] = __fmaf_rn(d.k[i], u[c], __fmul_rn(d.factors.decay, s[i][c]));
 }
 
 /* Reads or writes this thread's part of S. */
 template <int ROWS, bool WHOLE, bool WRITE>
-__device__ __forceinline__ void move_state(float (*s)[4], float* state, i32 key_dim, i32 value_dim, i32 column) {
+__device__ __forceinline__ void move_state(float (*s)[2], float* state, i32 key_dim, i32 value_dim, i32 column) {
+  if (column >= value_dim) return;
+  const i32 first = threadIdx.x % 8 * 4;
+  state += (i64)first * value_dim + column;
 #pragma unroll
-  for (int i = 0; i < ROWS; i++) {
-    const i32 row = i / 4 * 64 + threadIdx.x % 16 * 4 + i % 4;
-    if (row >= key_dim) continue;
-    float* at = state + (i64)row * value_dim + column;
-    if constexpr (WHOLE) {
-      if (column >= value_dim) continue;
-      if constexpr (WRITE) *(float4*)at = make_float4(s[i][0], s[i][1], s[i][2], s[i][3]);
-      else {
-        const float4 f = *(const float4*)at;
-        s[i][0] = f.x, s[i][1] = f.y, s[i][2] = f.z, s[i][3] = f.w;
-      }
-    } else {
+  for (int i = 0; i < ROWS; i += 4) {
+    /* key_dim is a multiple of 4 where all is in whole pieces */
+    if (first + i * 8 >= key_dim) break;
 #pragma unroll
-      for (int c = 0; c < 4; c++) {
-        if (column + c >= value_dim) continue;
-        if constexpr (WRITE) at[c] = s[i][c];
-        else s[i][c] = at[c];
+    for (int j = 0; j < 4; j++) {
+      float* at = state + (i64)(i * 8 + j) * value_dim;
+      float* own = s[i + j];
+      if constexpr (WHOLE) {
+        if constexpr (WRITE) *(float2*)at = make_float2(own[0], own[1]);
+        else {
+          const float2 f = *(const float2*)at;
+          own[0] = f.x, own[1] = f.y;
+        }
+      } else {
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+          if (first + i * 8 + j >= key_dim || column + c >= value_dim) continue;
+          if constexpr (WRITE) at[c] = own[c];
+          else own[c] = at[c];
+        }
       }
     }
   }
 }
 
-constexpr int DELTA_TILE = 16;
+/* Tokens of a tile: two tiles stay under 40 KiB. */
+template <int ROWS>
+constexpr int DELTA_TILE = 256 / ROWS;
 
-/* WHOLE: everything in pieces of 16 bytes. */
-template <int ROWS, bool WHOLE>
-__global__ void __launch_bounds__(DELTA_THREADS) gated_delta_rule_kernel(const __grid_constant__ DeltaArguments p) {
+/* The tokens of a sequence, from, to; none: from = p.r.tokens. All threads come here. */
+__device__ __forceinline__ int2 find_run(const Recurrent& r, i32 sequence, int2* shared) {
+  i32 first = r.tokens, last = -1;
+#pragma unroll 8
+  for (i32 t = threadIdx.x; t < r.tokens; t += DELTA_THREADS)
+    if (r.sequence[t] == sequence) first = min(first, t), last = t;
+  for (int mask = 16; mask > 0; mask >>= 1) {
+    first = min(first, __shfl_xor_sync(~0u, first, mask));
+    last = max(last, __shfl_xor_sync(~0u, last, mask));
+  }
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = {first, last};
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < DELTA_WARPS; w++) first = min(first, shared[w].x), last = max(last, shared[w].y);
+  return {first, last + 1};
+}
+
+/* WHOLE: everything in pieces of 16 bytes. STREAM, for many tokens: a token is read beside the sums of the one before, for
+   more registers; without, more blocks fit and read their states at the same time. */
+template <int ROWS, bool WHOLE, bool STREAM>
+__global__ void __launch_bounds__(DELTA_THREADS, ROWS == 32 ? 2 : STREAM ? 3 : 5) gated_delta_rule_kernel(const __grid_constant__ DeltaArguments p) {
+  constexpr int TILE = DELTA_TILE<ROWS>;
   PSI_DYNAMIC_SHARED(shared);
-  __shared__ i32 run[2];
-  __shared__ float sums[DELTA_TILE][4];
-  __shared__ DeltaFactors factors[DELTA_TILE];
+  __shared__ int2 runs[DELTA_WARPS];
+  __shared__ DeltaFactors factors[2][TILE];
   const i32 head = blockIdx.x / p.blocks, block_column = blockIdx.x % p.blocks * DELTA_COLUMNS, sequence = blockIdx.y;
   const i32 key_head = p.tiled ? head % p.key_heads : head / (p.value_heads / p.key_heads);
-  const i32 column = block_column + threadIdx.x / 16 * 4;
+  const i32 column = block_column + threadIdx.x / 8 * 2;
   const float decay = p.decay[head], dt_bias = p.dt_bias[head];
   let_next_start();
   wait_for_inputs();
   const i32 slot = slot_of(p.r, sequence);
   float* state = p.state + ((i64)max(slot, 0) * p.value_heads + head) * p.key_dim * p.value_dim;
-  float s[ROWS][4] = {};
+  float s[ROWS][2] = {};
   if (slot >= 0) move_state<ROWS, WHOLE, false>(s, state, p.key_dim, p.value_dim, column);
-  if (threadIdx.x < 2) run[threadIdx.x] = -1;
-  __syncthreads();
-  for (i32 t = threadIdx.x; t < p.r.tokens; t += DELTA_THREADS) {
-    if (p.r.sequence[t] != sequence) continue;
-    if (t == 0 || p.r.sequence[t - 1] != sequence) run[0] = t;
-    if (t == p.r.tokens - 1 || p.r.sequence[t + 1] != sequence) run[1] = t + 1;
-  }
-  __syncthreads();
-  const i32 begin = run[0], end = run[1];
-  if (begin < 0) return;
-  if (p.r.position[begin] == 0) {
-#pragma unroll
-    for (int i = 0; i < ROWS; i++)
-#pragma unroll
-      for (int c = 0; c < 4; c++) s[i][c] = 0.0f;
-  }
+  const int2 run = find_run(p.r, sequence, runs);
+  if (run.x >= run.y) return;
   DeltaToken<ROWS>* tokens = (DeltaToken<ROWS>*)shared;
-  /* the gates of a tile: one token a thread, read while the tile before is computed */
+  /* the raw gates of the warp's tokens of a tile, lane i the i-th's, read while the tile before is computed */
   float a = 0, b = 0;
   auto start = [&](i32 first, i32 buffer) {
-    const i32 count = min(p.tile, end - first);
-    if ((i32)threadIdx.x < count) {
-      a = p.a[(first + (i32)threadIdx.x) * p.a_stride + head];
-      b = p.b[(first + (i32)threadIdx.x) * p.b_stride + head];
+    const i32 count = min(TILE, run.y - first), own = threadIdx.x / 32 + threadIdx.x % 32 * DELTA_WARPS;
+    load_tokens<ROWS, WHOLE>(p, tokens + buffer * TILE, first, count, key_head, head, block_column);
+    if (own < count) {
+      a = p.a[(first + own) * p.a_stride + head];
+      b = p.b[(first + own) * p.b_stride + head];
     }
-    load_tokens<ROWS, WHOLE>(p, tokens + buffer * p.tile, first, count, key_head, head, block_column);
   };
-  start(begin, 0);
+  start(run.x, 0);
+  if (p.r.position[run.x] == 0) {
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) s[i][0] = s[i][1] = 0.0f;
+  }
   i32 buffer = 0;
-  for (i32 first = begin; first < end; first += p.tile) {
-    const i32 count = min(p.tile, end - first);
-    const DeltaToken<ROWS>* tile = tokens + buffer * p.tile;
+  for (i32 first = run.x; first < run.y; first += TILE, buffer ^= 1) {
+    const i32 count = min(TILE, run.y - first);
+    const DeltaToken<ROWS>* tile = tokens + buffer * TILE;
     copy_async_wait<0>();
+    __syncwarp();
+    if (count <= DELTA_WARPS) make_factors<ROWS, 1>(tile, factors[buffer], count, a, b, decay, dt_bias, p.key_dim);
+    else make_factors<ROWS, TILE / DELTA_WARPS>(tile, factors[buffer], count, a, b, decay, dt_bias, p.key_dim);
+    /* shows the tile to all, who have also left the other buffer by now */
     __syncthreads();
-    measure_tokens<ROWS>(tile, sums, count);
-    __syncthreads();
-    if ((i32)threadIdx.x < count) factors[threadIdx.x] = delta_factors(a, b, decay, dt_bias, sums[threadIdx.x], p.key_dim);
-    __syncthreads();
-    if (first + p.tile < end) {
-      buffer ^= 1;
-      start(first + p.tile, buffer);
-    }
+    if (first + TILE < run.y) start(first + TILE, buffer ^ 1);
     float* y = p.y + ((i64)first * p.value_heads + head) * p.value_dim + block_column;
+    const i64 width = (i64)p.value_heads * p.value_dim;
+    if constexpr (STREAM) {
+      DeltaVectors<ROWS> token = read_token(tile[0], factors[buffer][0]);
+#pragma unroll 2
+      for (i32 t = 0; t < count; t++) {
+        const i32 next = min(t + 1, count - 1);
+        DeltaVectors<ROWS> after;
+        delta_step<ROWS>(s, token, y + t * width, p.value_dim - block_column, [&] { after = read_token(tile[next], factors[buffer][next]); });
+        token = after;
+      }
+    } else {
 #pragma unroll 1
-    for (i32 t = 0; t < count; t++, y += (i64)p.value_heads * p.value_dim)
-      delta_step<ROWS>(s, tile[t], factors[t], y, p.value_dim - block_column);
+      for (i32 t = 0; t < count; t++)
+        delta_step<ROWS>(s, read_token(tile[t], factors[buffer][t]), y + t * width, p.value_dim - block_column, [] {});
+    }
   }
   if (slot >= 0) move_state<ROWS, WHOLE, true>(s, state, p.key_dim, p.value_dim, column);
 }
 
-template <int ROWS>
-static i32 launch_delta(const char* op, DeltaArguments p, bool whole) {
-  const i32 most = ROWS == 8 ? DELTA_TILE : DELTA_TILE / 2; /* under 40 KiB of shared memory */
-  p.tile = min(most, max(p.r.tokens, 1));
-  p.buffers = p.r.tokens > p.tile ? 2 : 1;
-  const size_t bytes = sizeof(DeltaToken<ROWS>) * p.tile * p.buffers;
+template <int ROWS, bool WHOLE>
+static i32 launch_delta(const char* op, const DeltaArguments& p) {
+  constexpr int TILE = DELTA_TILE<ROWS>;
+  const size_t bytes = sizeof(DeltaToken<ROWS>) * (p.r.tokens > TILE ? 2 * TILE : max(p.r.tokens, 1));
   const dim3 grid((u32)(p.value_heads * p.blocks), (u32)(p.r.tokens > 0 ? p.r.sequences : 0));
-  return launch(op, whole ? gated_delta_rule_kernel<ROWS, true> : gated_delta_rule_kernel<ROWS, false>, grid, dim3(DELTA_THREADS), bytes, p);
+  const auto kernel = p.r.tokens > p.r.sequences ? gated_delta_rule_kernel<ROWS, WHOLE, true> : gated_delta_rule_kernel<ROWS, WHOLE, false>;
+  return launch(op, kernel, grid, dim3(DELTA_THREADS), bytes, p);
 }
 
 static bool inside(i64 offset, i64 width, i64 row) { return offset >= 0 && offset + width <= row; }
@@ -259,7 +304,8 @@ PSI_API i32 psi_gated_delta_rule(void* y, void* state, const void* qkv, const vo
   const float* rows = (const float*)qkv;
   const DeltaArguments p = {(float*)y, (float*)state, rows + q_offset, rows + k_offset, rows + v_offset, (const float*)a + a_offset,
                             (const float*)b + b_offset, (const float*)decay, (const float*)dt_bias, r, stride, a_stride, b_stride, key_heads,
-                            value_heads, key_dim, value_dim, PSI_DIVIDE_UP(value_dim, DELTA_COLUMNS), 0, 0, tiled != 0};
+                            value_heads, key_dim, value_dim, PSI_DIVIDE_UP(value_dim, DELTA_COLUMNS), tiled != 0};
   const bool whole = ((stride | q_offset | k_offset | v_offset | key_dim | value_dim) % 4 | ((uintptr_t)qkv | (uintptr_t)state) % 16) == 0;
-  return key_dim <= 128 ? launch_delta<8>(op, p, whole) : launch_delta<16>(op, p, whole);
+  if (key_dim <= 128) return whole ? launch_delta<16, true>(op, p) : launch_delta<16, false>(op, p);
+  return whole ? launch_delta<32, true>(op, p) : launch_delta<32, false>(op, p);
 }

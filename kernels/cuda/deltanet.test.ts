@@ -1,0 +1,192 @@
+import { describe, expect, test } from "bun:test";
+import { chunkedDeltaRule } from "../cpu/chunked_delta_rule.ts";
+import { type DeltaShape, deltaInputs, type Part, places, putRows, rowsOf, splits } from "../cpu/deltanet.ts";
+import { floats, normalisedError, randomFloats } from "../cpu/library.ts";
+import { ints, largestError, runReference } from "../cpu/twins.ts";
+import { check, cuda, deviceBytes, floatsFromDevice, onDevice, onFibers } from "./library.ts";
+
+/** Squared relative error: f32 sums over a head and over the tokens, and the fast exponential of silu, against f64. */
+const tolerance = 1e-11;
+/** exp and division of the fast kind */
+const gateTolerance = 3e-6;
+const slots = 5;
+
+type Batches = readonly (readonly Part[])[];
+
+/** One call of the op for each batch; what it says is copied from and to where it runs. */
+type Step = (
+  y: Float32Array,
+  state: Float32Array,
+  rows: readonly Float32Array[],
+  at: ReturnType<typeof places>,
+) => void;
+
+/** Runs `psi_<name>` on the device: arrays go there, y and the state come back. */
+function onDeviceOnly(name: string, args: (at: never) => readonly (number | ArrayBufferView)[]): Step {
+  return (y, state, rows, at) => {
+    const [yAt, stateAt] = [deviceBytes(y.byteLength), onDevice(state)];
+    const rest = [...rows, ...args(at as never)].map((v) => (typeof v === "number" ? v : onDevice(v)));
+    check(cuda[`psi_${name}`]!(yAt, stateAt, ...rest));
+    y.set(floatsFromDevice(yAt, y.length));
+    state.set(floatsFromDevice(stateAt, state.length));
+  };
+}
+
+type Places = ReturnType<typeof places>;
+
+/** All batches one after the other; the outputs by sequence, and the states. */
+function through(
+  step: Step,
+  batches: Batches,
+  sizes: {
+    readonly sequences: number;
+    readonly length: number;
+    readonly width: number;
+    readonly state: number;
+  },
+  inputs: readonly { readonly data: Float32Array; readonly stride: number }[],
+) {
+  const state = randomFloats(slots * sizes.state, 9);
+  const all = floats(sizes.sequences * sizes.length * sizes.width);
+  for (const parts of batches) {
+    const at = places(parts);
+    const y = floats(at.tokens * sizes.width);
+    const rows = inputs.map(({ data, stride }) => rowsOf(data, stride, sizes.length, parts));
+    step(y, state, rows, at);
+    putRows(all, y, sizes.width, sizes.length, parts);
+  }
+  return { all, state };
+}
+
+describe("causal_conv1d", () => {
+  test.each([
+    [1, 2, 1],
+    [17, 3, 2],
+    [140, 4, 9],
+    [48, 4, 70],
+    [33, 8, 13],
+  ])("%i channels, %i taps, %i tokens: any split gives the bits of one pass", (channels, taps, length) => {
+    const stride = channels + 5;
+    const w = randomFloats(channels * taps, 5);
+    const x = randomFloats(3 * length * stride, channels);
+    const sizes = { sequences: 3, length, width: channels, state: (taps - 1) * channels };
+    const args = (slotOf: readonly number[]) => (at: Places) => [
+      ...[w, at.sequences, at.positions, ints(slotOf)],
+      ...[at.tokens, stride, 3, channels, taps, 3, slots],
+    ];
+    const go = (batches: Batches, slotOf: readonly number[]) =>
+      through(onDeviceOnly("causal_conv1d", args(slotOf)), batches, sizes, [{ data: x, stride }]);
+    const reference: Step = (y, state, rows, at) =>
+      runReference("causal_conv1d", y, state, ...rows, ...args([4, 0, 2])(at));
+    const [whole, ...others] = splits(3, length);
+    const expected = through(reference, whole!, sizes, [{ data: x, stride }]);
+    const got = go(whole!, [4, 0, 2]);
+    expect(largestError(got.all, expected.all)).toBeLessThan(gateTolerance);
+    expect(got.state).toEqual(expected.state);
+    for (const batches of others) {
+      const split = go(batches, [4, 0, 2]);
+      expect(split.all).toEqual(got.all);
+      expect(split.state).toEqual(got.state);
+    }
+    expect(go(whole!, [1, 3, 0]).all).toEqual(got.all);
+  });
+
+  test("a sequence without a slot begins from zeros and keeps nothing", () => {
+    const [channels, taps] = [8, 4];
+    const state = randomFloats(slots * 3 * channels, 1);
+    const [x, w] = [randomFloats(2 * channels, 2), randomFloats(taps * channels, 3)];
+    const run = (position: number, slot: number) => {
+      const [y, stateAt] = [deviceBytes(4 * x.length), onDevice(state)];
+      const at = [ints([0, 0]), ints([position, position + 1]), ints([slot])].map(onDevice);
+      check(cuda.psi_causal_conv1d!(y, stateAt, onDevice(x), onDevice(w), ...at, 2, 8, 0, 8, taps, 1, slots));
+      return { y: floatsFromDevice(y, x.length), state: floatsFromDevice(stateAt, state.length) };
+    };
+    for (const slot of [-1, slots]) {
+      const got = run(7, slot);
+      expect(got.y).toEqual(run(0, 2).y);
+      expect(got.state).toEqual(state);
+    }
+  });
+});
+
+const shapes: readonly (readonly [DeltaShape, number])[] = [
+  [{ keyHeads: 1, valueHeads: 1, keyDim: 1, valueDim: 1, tiled: false }, 3],
+  [{ keyHeads: 2, valueHeads: 4, keyDim: 7, valueDim: 21, tiled: true }, 6],
+  [{ keyHeads: 2, valueHeads: 4, keyDim: 32, valueDim: 40, tiled: false }, 7],
+  [{ keyHeads: 1, valueHeads: 2, keyDim: 128, valueDim: 64, tiled: true }, 18],
+  [{ keyHeads: 1, valueHeads: 1, keyDim: 200, valueDim: 90, tiled: false }, 3],
+];
+
+describe("gated_delta_rule", () => {
+  const prepare = (shape: DeltaShape, length: number, gap: number) => {
+    const { valueHeads, keyDim, valueDim, tiled } = shape;
+    const width = valueHeads * valueDim;
+    const inputs = deltaInputs(shape, 3 * length, keyDim, gap);
+    const { strides } = inputs;
+    const data = (["qkv", "a", "b"] as const).map((name) => ({ data: inputs[name], stride: strides[name] }));
+    const args = (slotOf: readonly number[]) => (at: Places) => [
+      ...[inputs.decay, inputs.dtBias, at.sequences, at.positions, ints(slotOf)],
+      ...[at.tokens, ...inputs.sizes, slotOf.length, slots, tiled ? 1 : 0],
+    ];
+    const sizes = { sequences: 3, length, width, state: keyDim * width };
+    const reference: Step = (y, state, rows, at) =>
+      runReference("gated_delta_rule", y, state, ...rows, ...args([3, 0, 4])(at));
+    return {
+      inputs,
+      go: (batches: Batches, slotOf: readonly number[]) =>
+        through(onDeviceOnly("gated_delta_rule", args(slotOf)), batches, sizes, data),
+      reference: (batches: Batches) => through(reference, batches, sizes, data),
+    };
+  };
+
+  test.each([...shapes])("%j, %i tokens: any split gives the bits of one pass", (shape, length) => {
+    const { go, reference } = prepare(shape, length, 4);
+    const [whole, ...others] = splits(3, length);
+    const expected = reference(whole!);
+    const got = go(whole!, [3, 0, 4]);
+    expect(normalisedError(got.all, expected.all)).toBeLessThan(tolerance);
+    expect(normalisedError(got.state, expected.state)).toBeLessThan(tolerance);
+    for (const batches of others) {
+      const split = go(batches, [3, 0, 4]);
+      expect(split.all).toEqual(got.all);
+      expect(split.state).toEqual(got.state);
+    }
+    expect(go(whole!, [1, 2, 0]).all).toEqual(got.all);
+  });
+
+  test("rows off 16-byte addresses give the same bits", () => {
+    const shape = { keyHeads: 1, valueHeads: 2, keyDim: 64, valueDim: 36, tiled: true };
+    const [even, odd] = [4, 3].map((gap) => prepare(shape, 4, gap));
+    // the same numbers, at other columns
+    const columns = 2 * 64 + 2 * 36;
+    const [from, to] = [even!.inputs, odd!.inputs];
+    for (let t = 0; t < 12; t++)
+      for (let i = 0; i < columns; i++) {
+        const at = (gap: number) => (i < 64 ? gap + i : 2 * gap + i);
+        to.qkv[t * to.strides.qkv + at(3)] = from.qkv[t * from.strides.qkv + at(4)]!;
+      }
+    const [whole] = splits(3, 4);
+    expect(odd!.go(whole!, [3, 0, 4])).toEqual(even!.go(whole!, [3, 0, 4]));
+  });
+
+  test("the chunked form of the papers gives the same outputs and state", () => {
+    const shape = { keyHeads: 2, valueHeads: 2, keyDim: 32, valueDim: 24, tiled: true };
+    const length = onFibers ? 70 : 300;
+    const { inputs, go } = prepare(shape, length, 4);
+    const got = go([[{ sequence: 0, from: 0, count: length }]], [0, 1, 2]);
+    const expected = chunkedDeltaRule(shape, inputs, length, 64);
+    expect(normalisedError(got.all.subarray(0, length * 48), expected.y)).toBeLessThan(1e-10);
+    expect(normalisedError(got.state.subarray(0, 48 * 32), expected.state)).toBeLessThan(1e-10);
+  });
+
+  test("heads outside the rows are refused", () => {
+    const some = deviceBytes(8192);
+    const call = (...sizes: number[]) =>
+      check(cuda.psi_gated_delta_rule!(...Array(10).fill(some), 1, ...sizes, 1, 1, 1));
+    call(64, 0, 16, 32, 2, 0, 2, 0, 1, 2, 16, 16);
+    expect(() => call(63, 0, 16, 32, 2, 0, 2, 0, 1, 2, 16, 16)).toThrow(/inside rows of 63/);
+    expect(() => call(64, 0, 16, 32, 2, 1, 2, 0, 1, 2, 16, 16)).toThrow(/2 gates inside rows of 2/);
+    expect(() => call(64, 0, 16, 32, 2, 0, 2, 0, 2, 3, 16, 16)).toThrow(/multiples of the key heads/);
+    expect(() => call(999, 0, 300, 600, 2, 0, 2, 0, 1, 1, 257, 16)).toThrow(/1 to 256/);
+  });
+});
