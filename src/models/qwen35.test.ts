@@ -200,7 +200,7 @@ describe("what would be computed wrongly is refused by name", () => {
     ["ssm.group_count", u32(0), "file_malformed", "consistent head, layer, state and expert counts"],
     ["ssm.state_size", u32(64), "file_malformed", "blk.0.attn_qkv.weight] expected shape [384, 128]"],
     ["ssm.conv_kernel", u32(2), "file_malformed", "blk.0.ssm_conv1d.weight] expected shape [256, 2]"],
-    ["nextn_predict_layers", u32(4), "file_malformed", "consistent head, layer, state and expert counts"],
+    ["nextn_predict_layers", u32(4), "file_malformed", "than the 4 of all, got 4"],
     ["full_attention_interval", u32(2), "file_malformed", "a tensor blk.1.attn_q.weight"],
     ["block_count", u32(3), "unsupported", "only tensors that its architecture uses, got blk.3."],
   ] as const)("%s", (key, value, code, message) => {

@@ -56,6 +56,10 @@ export function qwen35ConfigFromGguf(
   const blocks = s.layers(key("block_count"));
   const draftBlocks = s.count(key("nextn_predict_layers"), 0);
   const layers = blocks - draftBlocks;
+  if (layers < 1) {
+    const expected = `fewer blocks in ${key("nextn_predict_layers")} than the ${blocks} of all`;
+    throw unexpected("file_malformed", s.where, expected, draftBlocks);
+  }
   const width = s.count(key("embedding_length"));
   const heads = s.count(key("attention.head_count"));
   const headDim = s.count(key("attention.key_length"), Math.floor(width / heads));
@@ -73,11 +77,10 @@ export function qwen35ConfigFromGguf(
     [key("rope.scaling.type")]: ["none", "linear"],
     [key("rope.scaling.factor")]: [0, 1],
   });
-  refuseFourthStream(s, key("rope.dimension_sections"), rotaryDims / 2);
   const experts = s.count(key("expert_count"), 0);
   const recurrent = recurrentInGguf(s, key, layers);
   const kvHeads = s.perLayer(key("attention.head_count_kv"), layers, heads);
-  return validated(s, {
+  const config = validated(s, {
     architecture,
     name: s.string("general.name", architecture),
     ...{ vocabularySize, width, layers, draftBlocks, recurrent, heads, headDim, rotaryDims },
@@ -100,6 +103,8 @@ export function qwen35ConfigFromGguf(
     expertScale: s.number(key("expert_weights_scale"), 1) || 1,
     fromCheckpoint: false,
   });
+  refuseFourthStream(s, key("rope.dimension_sections"), rotaryDims / 2);
+  return config;
 }
 
 function recurrentInGguf(s: Settings, key: (name: string) => string, layers: number): boolean[] {
@@ -205,7 +210,6 @@ function validated(s: Settings, c: Qwen35Config): Qwen35Config {
   const { heads, kvHeads, headDim, rotaryDims, keyHeads, valueHeads, keyDim, valueDim } = c;
   const positive = [c.width, heads, kvHeads, headDim, keyHeads, valueHeads, keyDim, valueDim];
   const sound =
-    c.layers >= 1 &&
     positive.every((n) => Number.isInteger(n) && n > 0) &&
     heads % kvHeads === 0 &&
     headDim % panelRows === 0 &&

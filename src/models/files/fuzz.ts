@@ -144,6 +144,28 @@ function baseMetadata(architecture: string, tokenizer: string): Record<string, M
   };
 }
 
+/** Of a model with recurrent layers; a window and a rope scaling would be refused before these are read. */
+function recurrentMetadata(architecture: string, tokenizer: string): Record<string, MetadataValue> {
+  const key = (name: string): string => `${architecture}.${name}`;
+  const refused = /sliding_window|rope\.scaling|feed_forward_length/;
+  const base = Object.entries(baseMetadata(architecture, tokenizer)).filter(([name]) => !refused.test(name));
+  return {
+    ...Object.fromEntries(base),
+    [key("expert_feed_forward_length")]: u32(32),
+    [key("full_attention_interval")]: u32(2),
+    [key("attention.recurrent_layers")]: list("bool", [true, false]),
+    [key("nextn_predict_layers")]: u32(0),
+    [key("rope.dimension_count")]: u32(8),
+    [key("rope.dimension_sections")]: list("i32", [2, 1, 1, 0]),
+    [key("ssm.conv_kernel")]: u32(4),
+    [key("ssm.state_size")]: u32(16),
+    [key("ssm.group_count")]: u32(1),
+    [key("ssm.time_step_rank")]: u32(2),
+    [key("ssm.inner_size")]: u32(32),
+    [key("ssm.v_head_reordered")]: { type: "bool", value: true },
+  };
+}
+
 const tensors: readonly { name: string; dtype: DType; shape: number[] }[] = [
   { name: "token_embd.weight", dtype: "q8_0", shape: [words.length, 32] },
   { name: "output_norm.weight", dtype: "f32", shape: [32] },
@@ -159,9 +181,11 @@ const bases: readonly Base[] = (
     ["gpt-oss", "gpt2"],
     ["gemma3", "llama"],
     ["qwen3moe", "gemma4"],
+    ["qwen35moe", "gpt2"],
   ] as const
 ).map(([architecture, tokenizer]) => {
-  const header = ggufHeader(baseMetadata(architecture, tokenizer), tensors);
+  const metadata = architecture === "qwen35moe" ? recurrentMetadata : baseMetadata;
+  const header = ggufHeader(metadata(architecture, tokenizer), tensors);
   const bytes = new Uint8Array(header.length + dataBytes);
   bytes.set(header);
   return { bytes, headerEnd: header.length, fields: fieldsOf(bytes, header.length) };
@@ -316,6 +340,18 @@ const configKeys: readonly (readonly [key: string, value: string])[] = [
   ...([["rope_scaling", '{"rope_type":"yarn","factor":8,"truncate":false}']] as const),
 ];
 
+/** In the place of those of the same name, for models with recurrent layers. */
+const recurrentKeys: readonly (readonly [key: string, value: string])[] = [
+  ["layer_types", '["linear_attention","full_attention"]'],
+  ["rope_parameters", '{"rope_theta":10000,"partial_rotary_factor":0.5,"rope_type":"default"}'],
+  ["linear_num_key_heads", "1"],
+  ["linear_num_value_heads", "2"],
+  ["linear_key_head_dim", "16"],
+  ["linear_conv_kernel_dim", "4"],
+  ["num_experts", "4"],
+  ["moe_intermediate_size", "32"],
+];
+
 /** Members of a JSON object as text, so that keys may repeat and numbers be what no double is. */
 type Members = [key: string, value: string][];
 
@@ -390,9 +426,14 @@ function configMutant(random: Random): string {
     "gemma3",
     "gemma3_text",
     "gpt_oss",
+    "qwen3_5_text",
+    "qwen3_5_moe",
     "bert",
   ]);
-  let members: Members = configKeys.map(([k, v]) => [`"${k}"`, v]);
+  const keys = type.startsWith("qwen3_5")
+    ? [...configKeys.filter(([k]) => !/layer_types|rope_/.test(k)), ...recurrentKeys]
+    : configKeys;
+  let members: Members = keys.map(([k, v]) => [`"${k}"`, v]);
   for (let n = below(random, 3); n > 0; n--) members = damaged(members, random);
   members.push(['"model_type"', `"${type}"`]);
   const config = json(members);
