@@ -1,7 +1,7 @@
 #!/usr/bin/env bun
 import { commands, description } from "./cli/commands.ts";
 import { version } from "./core/version.ts";
-import { UsageError } from "./terminal/command.ts";
+import { ExitError, UsageError } from "./terminal/command.ts";
 import { visible } from "./terminal/visible.ts";
 
 /** Exit code of a process that Ctrl-C ended. */
@@ -54,6 +54,7 @@ function report(error: unknown): number {
     process.stderr.write("Run psionic --help, or psionic COMMAND --help.\n");
     return 2;
   }
+  if (error instanceof ExitError) return error.exitCode;
   return code === "cancelled" ? interrupted : 1;
 }
 

@@ -18,6 +18,26 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     description: "Show a model file: metadata, tensors, experts, the memory plan",
     load: async () => (await import("../serve/cli/inspect.ts")).inspect,
   },
+  pull: {
+    description: "Bring a model into the store, from Hugging Face or an address",
+    load: async () => (await import("../serve/cli/pull.ts")).pull,
+  },
+  list: {
+    description: "List the models in the store",
+    load: async () => (await import("../serve/cli/list.ts")).list,
+  },
+  show: {
+    description: "Show a model of the store: its files, digests, origin",
+    load: async () => (await import("../serve/cli/show.ts")).show,
+  },
+  rm: {
+    description: "Remove models from the store",
+    load: async () => (await import("../serve/cli/rm.ts")).rm,
+  },
+  ps: {
+    description: "List running servers with their models",
+    load: async () => (await import("../serve/cli/ps.ts")).ps,
+  },
   tokenize: {
     description: "Turn text into token ids",
     load: async () => (await import("../models/cli/tokenize.ts")).tokenize,

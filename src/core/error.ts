@@ -11,6 +11,11 @@ export type ErrorCode =
   | "queue_full"
   | "cancelled"
   | "io_failed"
+  | "unauthorized" // a remote host wants a token, or another one
+  | "network_failed" // a remote host could not be reached, or broke off more often than is borne
+  | "digest_mismatch" // bytes are not those that were promised
+  | "disk_full"
+  | "locked" // another process is at it
   | "native_failed" // a kernel library returned a status
   | "internal";
 

@@ -178,6 +178,12 @@ export type EngineOptions = {
   readonly threads?: number;
   readonly isa?: string;
   readonly numerics?: "reference" | "ggml";
+  /** Host memory that the plan may count with, where the model computes in it; absent: what is free. */
+  readonly memoryBytes?: number;
+  /** Other models want memory too: caches of a default size hold one full context. */
+  readonly sharesMemory?: boolean;
+  /** A default context that does not fit is refused, not cut. */
+  readonly wholeContext?: boolean;
 };
 
 /** The engine as the rest of the process sees it. */

@@ -27,6 +27,16 @@ export class UsageError extends PsionicError {
   }
 }
 
+/** A failure with an exit code of its own, which the command's documentation lists. */
+export class ExitError extends PsionicError {
+  readonly exitCode: number;
+
+  constructor(exitCode: number, failure: PsionicError) {
+    super(failure.code, failure.message, { ...failure.details }, failure);
+    this.exitCode = exitCode;
+  }
+}
+
 /** A whole number of an option; undefined when it was not given. */
 export function wholeNumber(
   value: string | undefined,

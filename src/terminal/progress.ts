@@ -21,6 +21,8 @@ export class Progress {
   private readonly format: (amount: number) => string;
   private label = "";
   private startedAt = 0;
+  /** What was done before: it says nothing about the rate. */
+  private startedDone = 0;
   private lastAt = 0;
   private drawn = false;
 
@@ -35,6 +37,7 @@ export class Progress {
     if (label !== this.label) {
       this.label = label;
       this.startedAt = now;
+      this.startedDone = done;
       this.lastAt = now;
       return;
     }
@@ -61,7 +64,7 @@ export class Progress {
 
   private text(done: number, total: number, now: number): string {
     const seconds = (now - this.startedAt) / 1000;
-    const rate = seconds > 0 ? done / seconds : 0;
+    const rate = seconds > 0 ? Math.max(0, done - this.startedDone) / seconds : 0;
     const percent = Math.floor((100 * done) / Math.max(total, 1));
     const left = rate > 0 ? `, ${Math.ceil((total - done) / rate)} s left` : "";
     return `${this.label} ${percent} % of ${this.format(total)}, ${this.format(Math.round(rate))}/s${left}`;

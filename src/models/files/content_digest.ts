@@ -83,6 +83,17 @@ export function contentDigest(
   }
 }
 
+/** Keeps a digest that somebody else has computed of a file's present content, so that it is not paid again. */
+export function recordDigest(path: string, digest: string): void {
+  const identity = identityOf(path);
+  if (identity.size >= leastRecorded) writeRecord(path, identity, digest);
+}
+
+function writeRecord(path: string, identity: Identity, digest: string): void {
+  const text = `${JSON.stringify({ ...identity, sha256: digest })}\n`;
+  recordPlaces(path).some((place) => wroteRecord(place, text));
+}
+
 /** A file on its way to its digest. */
 class FileHash implements Disposable {
   readonly #source: FileSource;
@@ -122,10 +133,7 @@ class FileHash implements Disposable {
         "a change during hashing",
       );
     }
-    if (size >= leastRecorded) {
-      const text = `${JSON.stringify({ ...this.#identity, sha256: digest })}\n`;
-      recordPlaces(path).some((place) => wroteRecord(place, text));
-    }
+    if (size >= leastRecorded) writeRecord(path, this.#identity, digest);
     return digest;
   }
 

@@ -66,8 +66,13 @@ export type EngineArgs = {
   readonly isa?: string | undefined;
 };
 
-/** Engine options of a command line; refuses what the chosen backend does not do. */
+/** Engine options of a command line with its model; refuses what the chosen backend does not do. */
 export function engineOptions(args: EngineArgs): EngineOptions {
+  return { modelPath: modelPath(args.model), ...engineSettings(args) };
+}
+
+/** The same without a model. */
+export function engineSettings(args: Omit<EngineArgs, "model">): Omit<EngineOptions, "modelPath"> {
   refuseExpertOffload(args);
   const backend = resolveBackend(args.backend);
   const gpuLayers = wholeNumber(args["gpu-layers"], "-ngl", -1);
@@ -75,7 +80,6 @@ export function engineOptions(args: EngineArgs): EngineOptions {
   const contextLength = wholeNumber(args["ctx-size"], "--ctx-size", 0);
   const { device, threads } = deviceNumbers(args, backend);
   return {
-    modelPath: modelPath(args.model),
     backend,
     cacheType: args["cache-type"] as NonNullable<EngineOptions["cacheType"]>,
     numerics: args.numerics as NonNullable<EngineOptions["numerics"]>,

@@ -4,35 +4,16 @@ import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import type { Model } from "../../models/model.ts";
 import { loadModel } from "../../models/registry.ts";
 import type { Device } from "../../runtime/device.ts";
-import type { BackendTruth, EngineInfo, EngineOptions } from "../protocol.ts";
+import type { EngineInfo, EngineOptions } from "../protocol.ts";
 import { backendLimits } from "./backend_limits.ts";
 import { ModelExecutor } from "./executor.ts";
 import type { LoadedEngine } from "./loop.ts";
+import { availableMemory } from "./memory.ts";
 import type { LoadProgress } from "./messages.ts";
 import { type ModelPlan, planModel } from "./model_plan.ts";
 import { pagesFor } from "./pages.ts";
-
-const native = {
-  executionMode: "native",
-  executionEngine: "psionic",
-  hybridOffload: "unsupported",
-  fallbackPolicy: "refuse",
-} as const;
-
-const truths: Readonly<Record<EngineOptions["backend"], BackendTruth>> = {
-  cpu: {
-    backend: "cpu",
-    ...native,
-    residencyMode: "cpu_only",
-    performanceClass: "portable_cpu_degraded",
-  },
-  cuda: {
-    backend: "cuda",
-    ...native,
-    residencyMode: "cuda_accelerated",
-    performanceClass: "nvidia_native",
-  },
-};
+import { quantization } from "./quantization.ts";
+import { backendTruths } from "./truth.ts";
 
 /** Opens the device that was asked for; throws when it is not there. */
 export function openEngineDevice({ backend, device, threads, isa }: DeviceChoice): Device {
@@ -52,7 +33,8 @@ export async function loadEngine(
   const device = openEngineDevice(options);
   const { backend } = device;
   try {
-    const plan = planModel(files, options, backend.memory?.().free);
+    const hostBytes = Math.min(availableMemory(), options.memoryBytes ?? Infinity);
+    const plan = planModel(files, options, backend.memory?.().free ?? hostBytes);
     // temporaries of every step fit into one block, so that none allocates while it runs
     if (backend.memory) device.arena.reserve(plan.memory.workspaceBytes);
     const model = loadModel(device, files, {
@@ -141,17 +123,9 @@ function describeEngine(
       weightBytes: model.weightBytes,
       quantization: quantization(files),
     },
-    backend: truths[backend.name === "cuda" ? "cuda" : "cpu"],
+    backend: backendTruths[backend.name === "cuda" ? "cuda" : "cpu"],
     ...(backend.memory ? { device: backend.info() } : {}),
     contextLength: plan.contextLength,
     ...{ slots, maxQueue, memory, planDigest, loadMs, notes },
   };
-}
-
-/** The type that most bytes of the file have. */
-function quantization(files: ModelFiles): string {
-  const bytes = new Map<string, number>();
-  for (const { dtype, bytes: n } of files.tensors.values()) bytes.set(dtype, (bytes.get(dtype) ?? 0) + n);
-  const [most] = [...bytes].sort(([, a], [, b]) => b - a);
-  return most ? most[0].toUpperCase() : "NONE";
 }

@@ -16,7 +16,14 @@ export type ModelPlan = EnginePlan & {
 
 type Options = Pick<
   EngineOptions,
-  "contextLength" | "slots" | "maxQueue" | "cacheType" | "numerics" | "gpuLayers"
+  | "contextLength"
+  | "slots"
+  | "maxQueue"
+  | "cacheType"
+  | "numerics"
+  | "gpuLayers"
+  | "sharesMemory"
+  | "wholeContext"
 > &
   Partial<Pick<EngineOptions, "backend">>;
 

@@ -32,7 +32,10 @@ export type EnginePlan = {
   readonly notes: readonly string[];
 };
 
-type PlanOptions = Pick<EngineOptions, "contextLength" | "slots" | "maxQueue" | "cacheType"> &
+type PlanOptions = Pick<
+  EngineOptions,
+  "contextLength" | "slots" | "maxQueue" | "cacheType" | "sharesMemory" | "wholeContext"
+> &
   Partial<Pick<EngineOptions, "backend">>;
 
 export const defaultSlots = 8;
@@ -63,7 +66,9 @@ export function planMemory(shape: ModelShape, options: PlanOptions, availableByt
   const bytesFor = (length: number) => cacheBytes(length, 1);
   const context = contextFor(shape, options, { budget, availableBytes, bytes: bytesFor }, notes);
   const asked = options.slots !== undefined;
-  const limit = asked ? budget : Math.max(budget * limits.defaultPart, cacheBytes(context, 1));
+  const limit = asked
+    ? budget
+    : Math.max(budget * (options.sharesMemory ? 0 : limits.defaultPart), cacheBytes(context, 1));
   const one = cacheBytes(context, 1);
   const copies = oneState > 0 ? stateCopies(oneState, slots, limit - one, budget - one) : 0;
   const parallel = largest(slots, (n) => cacheBytes(context, n) + copies * oneState <= limit);
@@ -125,7 +130,7 @@ function contextFor(
   }
   if (bytes(wanted) <= budget) return wanted;
   const refusal = (length: number) => refused(shape, length, bytes(length), budget, availableBytes);
-  if (options.contextLength !== undefined) throw refusal(wanted);
+  if (options.contextLength !== undefined || options.wholeContext) throw refusal(wanted);
   const pages = largest(pagesFor(wanted), (n) => bytes(n * pageSize) <= budget);
   if (bytes(pageSize * pages) > budget) throw refusal(pageSize);
   const context = pages * pageSize;

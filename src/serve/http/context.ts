@@ -1,3 +1,5 @@
+import type { ModelSet } from "../models/set.ts";
+import type { Activity } from "./activity.ts";
 import type { HttpError } from "./errors.ts";
 import type { ManagementEvents } from "./management.ts";
 import type { ServerMetrics } from "./metrics.ts";
@@ -11,9 +13,8 @@ export type ServerState = {
   readonly metrics: ServerMetrics;
   readonly responses: ResponseStore;
   readonly events: ManagementEvents;
-  /** Throws 503 while loading, and when loading failed. */
-  readonly model: () => ServedModel;
-  readonly loadStatus: () => "loading" | "loaded" | "failed";
+  readonly activity: Activity;
+  readonly models: ModelSet;
   readonly draining: () => boolean;
   /** Aborted when the server is told to stop at once. */
   readonly shutdown: AbortSignal;
@@ -31,6 +32,11 @@ export type RouteContext = {
   readonly signal: AbortSignal;
   /** Place in the fair queue. */
   readonly client: string;
+  /**
+   * The model that a request names, loaded if it has to be and kept until the request's answer has ended. Throws 400
+   * for a name nobody has, 503 while the server starts, when loading failed, or when memory does not suffice.
+   */
+  readonly take: (asked: string | null | undefined) => Promise<RequestedModel>;
   /** The caller's key; callers with different keys share no cached prefixes. */
   readonly keyIndex: number | undefined;
   /** May be false for `/health` only. */
@@ -39,6 +45,13 @@ export type RouteContext = {
   readonly allowSilence: () => void;
   /** Puts off the end of the request (log line, metrics) until the returned function is called. */
   readonly keepOpen: () => (outcome?: Outcome) => void;
+};
+
+/** A model as a request sees it. */
+export type RequestedModel = {
+  readonly model: ServedModel;
+  /** As the request spells it, else the public name; answers repeat it. */
+  readonly name: string;
 };
 
 /** How an answer ended whose headers had gone out before. */

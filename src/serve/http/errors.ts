@@ -72,8 +72,10 @@ export function loadingError(): HttpError {
   return new HttpError(503, "The model is still loading.", { ...overloaded, code: "model_loading" });
 }
 
-export function loadFailedError(): HttpError {
-  return new HttpError(503, "The model could not be loaded.", {
+/** `requestId`: where the log has the cause. */
+export function loadFailedError(requestId?: string): HttpError {
+  const where = requestId === undefined ? "" : ` The server's log has the cause under ${requestId}.`;
+  return new HttpError(503, `The model could not be loaded.${where}`, {
     type: "backend_unavailable",
     code: "load_failed",
   });

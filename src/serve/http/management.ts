@@ -1,7 +1,10 @@
 import { createHash } from "node:crypto";
 import { hostname } from "node:os";
+import { modelId } from "../models/names.ts";
+import type { ModelRow } from "../models/source.ts";
+import { summedStats } from "./activity.ts";
 import type { ServerState } from "./context.ts";
-import { modelCard, modelFacts, modelId, servedEndpoints } from "./model_card.ts";
+import { cardOf, modelFacts, servedEndpoints } from "./model_card.ts";
 
 /** What happened on this node, for those who watch. */
 export type ManagementEvent = {
@@ -53,35 +56,53 @@ export class ManagementEvents {
   }
 }
 
-/** The node, the loaded models, where their requests go, and how busy the engine is. */
+/** The node, its models, where their requests go, and how busy the engines are. */
 export function managementStatus(state: ServerState) {
   const topology = topologyOf(state);
-  const loaded = state.loadStatus() === "loaded";
-  const served = loaded ? state.model() : undefined;
+  const { rows } = state.models;
+  const engines = rows.flatMap(({ served }) => (served ? [served.engine] : []));
   return {
     namespace: "psionic_management",
     topology_digest: digestOf(topology),
     ...topology,
-    status: state.draining() ? "draining" : state.loadStatus(),
+    status: state.draining() ? "draining" : serverStatus(state),
     version: state.settings.version,
     uptime_ms: Math.round(process.uptime() * 1000),
-    models: served ? [modelCard(served.engine.info, served.chat)] : [],
-    engine: served ? engineOf(served.engine.stats()) : null,
+    // a fixed set's only model has no name before it is loaded
+    models: rows.filter(({ name }) => name !== "").map(modelStatus),
+    engine: engines.length > 0 ? snakeCase(summedStats(engines)) : null,
+    load: state.activity.load(),
     responses: { kept: state.responses.size, ...state.responses.limits },
   };
 }
 
-function engineOf(stats: object): Readonly<Record<string, unknown>> {
+function serverStatus({ models }: ServerState): "loading" | "loaded" | "failed" {
+  return models.status === "ready" ? "loaded" : models.status;
+}
+
+/** A model's card with what it takes and does. */
+function modelStatus(row: ModelRow) {
+  const { served } = row;
+  return {
+    ...cardOf(row),
+    psionic_requests: row.requests,
+    psionic_last_used_ms: row.lastUsedMs,
+    psionic_loads: row.loads,
+    psionic_memory: served ? snakeCase(served.engine.info.memory) : null,
+    psionic_engine: served ? snakeCase(served.engine.stats()) : null,
+  };
+}
+
+function snakeCase(stats: object): Readonly<Record<string, unknown>> {
   const snake = (name: string): string => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
   return Object.fromEntries(Object.entries(stats).map(([name, value]) => [snake(name), value]));
 }
 
 function topologyOf(state: ServerState) {
-  const served = state.loadStatus() === "loaded" ? state.model() : undefined;
-  const info = served?.engine.info;
   const node = hostname();
-  const route = info && {
-    worker_id: `local_${info.backend.backend}_0`,
+  const infos = state.models.rows.flatMap(({ served }) => (served ? [served.engine.info] : []));
+  const routes = infos.map((info, i) => ({
+    worker_id: `local_${info.backend.backend}_${i}`,
     node_id: node,
     model_id: modelId(info),
     model: modelFacts(info).name,
@@ -89,11 +110,12 @@ function topologyOf(state: ServerState) {
     locality: "local",
     provenance: "local_execution",
     ...modelFacts(info).truth,
-  };
+  }));
+  const backends = [...new Set(infos.map(({ backend }) => backend.backend))];
   return {
     join_state: { posture: "standalone" },
-    nodes: [{ node_id: node, role: "local", backends: info ? [info.backend.backend] : [] }],
-    routes: route ? [route] : [],
+    nodes: [{ node_id: node, role: "local", backends }],
+    routes,
     // One node has nowhere to send demand, and nothing to rebalance.
     demand: [],
     rebalance_plan: [],

@@ -1,7 +1,8 @@
 import * as v from "valibot";
-import type { ChatMessage } from "../../models/chat/index.ts";
+import type { ChatFormat, ChatMessage, ContentPart } from "../../models/chat/index.ts";
 import { describe } from "./body.ts";
-import { badField, HttpError, unsupportedField } from "./errors.ts";
+import { badField, unsupportedField } from "./errors.ts";
+import { isMedia, mediaRefusal, readMedia } from "./media.ts";
 import type { RequestLimits } from "./options.ts";
 import { maybe, oneOf, text } from "./schema.ts";
 
@@ -43,19 +44,24 @@ export function messagesSchema(limits: RequestLimits) {
 type WireMessage = v.InferOutput<ReturnType<typeof messagesSchema>>[number];
 
 /** Messages for the chat format: text only, tool results with the names of the tools that gave them. */
-export function readMessages(messages: readonly WireMessage[], limits: RequestLimits): ChatMessage[] {
+export function readMessages(
+  messages: readonly WireMessage[],
+  limits: RequestLimits,
+  chat?: ChatFormat,
+): ChatMessage[] {
   const toolNames = new Map<string, string>();
   return messages.map((message, i) => {
     const param = `messages[${i}]`;
     refuseLegacy(message, param);
-    const content = readContent(message, `${param}.content`, limits);
+    const said = contentOf(message, `${param}.content`, limits, chat);
+    const { content } = said;
     const { role } = message;
     if (role === "assistant") {
       for (const call of message.tool_calls ?? []) if (call.id) toolNames.set(call.id, call.function.name);
       return assistantMessage(message, content);
     }
     if (role === "tool") return toolMessage(message, content, param, toolNames);
-    return { role, content, ...(message.name ? { name: message.name } : {}) };
+    return { role, ...said, ...(message.name ? { name: message.name } : {}) };
   });
 }
 
@@ -138,50 +144,63 @@ function toolMessage(
   return { role: "tool", content, name, ...(id === undefined ? {} : { toolCallId: id }) };
 }
 
-/** Text as `readText` takes it; `null` only where an assistant said nothing. */
-function readContent(message: WireMessage, param: string, limits: RequestLimits): string {
+/** Content as `readContent` takes it; `null` only where an assistant said nothing. */
+function contentOf(message: WireMessage, param: string, limits: RequestLimits, chat?: ChatFormat): Content {
   const { content, role } = message;
-  if ((content === null || content === undefined) && role === "assistant") return message.refusal ?? "";
-  return readText(content, param, limits);
+  if ((content === null || content === undefined) && role === "assistant") {
+    return { content: message.refusal ?? "" };
+  }
+  return readContent(content, param, limits, { role, ...(chat ? { chat } : {}) });
 }
 
-/** Text, or text parts put together without a separator; `param` is where they stand in the body. */
-export function readText(content: unknown, param: string, limits: RequestLimits): string {
-  if (typeof content === "string") return content;
+/** Text, and where there are media all parts in order. */
+export type Content = { readonly content: string; readonly parts?: readonly ContentPart[] };
+
+/** Who says it, and the format that knows what becomes of media; without it there are none. */
+type PartReader = { readonly role: string; readonly chat?: ChatFormat };
+
+/** Text, or text parts put together without a separator; `param` is where they stand in the body. Media are refused. */
+export function readText(
+  content: unknown,
+  param: string,
+  limits: RequestLimits,
+  reader: PartReader = { role: "tool" },
+): string {
+  return readContent(content, param, limits, reader).content;
+}
+
+/** The same, with the media that the reader's format has a place for. */
+export function readContent(
+  content: unknown,
+  param: string,
+  limits: RequestLimits,
+  reader: PartReader,
+): Content {
+  if (typeof content === "string") return { content };
   if (!Array.isArray(content)) {
     throw badField(param, "a string or an array of parts", describe(content));
   }
   if (content.length > limits.partsPerMessage) {
     throw badField(param, `at most ${limits.partsPerMessage} parts`, String(content.length));
   }
-  return content.map((part, i) => readPart(part, `${param}[${i}]`)).join("");
+  return joinParts(content.map((part, i) => readPart(part, `${param}[${i}]`, reader)));
 }
 
-const mediaTypes: ReadonlySet<unknown> = new Set([
-  "image_url",
-  "input_image",
-  "image",
-  "video_url",
-  "input_audio",
-  "audio_url",
-  "file",
-  "input_file",
-  "document",
-]);
+/** Parts as content. */
+export function joinParts(parts: readonly ContentPart[]): Content {
+  const content = parts.map((part) => (part.type === "text" ? part.text : "")).join("");
+  return parts.every(({ type }) => type === "text") ? { content } : { content, parts };
+}
 
-function readPart(part: unknown, param: string): string {
+function readPart(part: unknown, param: string, reader: PartReader): ContentPart {
   if (typeof part !== "object" || part === null) throw badField(param, "a part with a type", describe(part));
   const { type, text: partText, refusal } = part as { type?: unknown; text?: unknown; refusal?: unknown };
   if (type === "text" || type === "input_text" || type === "output_text") {
-    if (typeof partText === "string") return partText;
+    if (typeof partText === "string") return { type: "text", text: partText };
     throw badField(`${param}.text`, "a string", describe(partText));
   }
-  if (type === "refusal" && typeof refusal === "string") return refusal;
-  if (mediaTypes.has(type)) throw mediaRefusal(String(type), param);
-  throw badField(`${param}.type`, "text", describe(type));
-}
-
-export function mediaRefusal(type: string, param: string): HttpError {
-  const { message } = unsupportedField(param, `${type} input`, "This model reads text only.");
-  return new HttpError(400, message, { param, code: "unsupported_media" });
+  if (type === "refusal" && typeof refusal === "string") return { type: "text", text: refusal };
+  if (!isMedia(type)) throw badField(`${param}.type`, "text", describe(type));
+  if (reader.chat === undefined) throw mediaRefusal(String(type), param);
+  return readMedia(type, param, reader.chat, reader.role);
 }

@@ -1,7 +1,9 @@
 import { expect, test } from "bun:test";
+import { findNamed, modelId } from "../models/names.ts";
+import { ModelSet } from "../models/set.ts";
 import type { EngineInfo } from "../protocol.ts";
 import { ServerMetrics } from "./metrics.ts";
-import { modelCard, modelId, namesModel, resolveModel } from "./model_card.ts";
+import { modelCard } from "./model_card.ts";
 import { scriptedModel } from "./testing/scripted.ts";
 
 const { engine, chat } = scriptedModel("hello");
@@ -12,13 +14,23 @@ const digest = `sha256:${known.model.digest}`;
 test("the id has the digest; a model still being hashed is called by its name alone, also afterwards", () => {
   expect(modelId(known)).toBe(`test-model@${digest}`);
   expect(modelId(pending)).toBe("test-model");
-  for (const name of ["Test-Model.gguf", "Test-Model", "test-model", `test-model@${digest}`]) {
-    expect(namesModel(known, name)).toBe(true);
+  const names = (info: EngineInfo, name: string): boolean => {
+    const named = { name: "Test-Model.gguf", aliases: ["owner/test:q4"], id: modelId(info) };
+    return findNamed([named], name) === named;
+  };
+  for (const name of [
+    "Test-Model.gguf",
+    "Test-Model",
+    "owner/test:q4",
+    "test-model",
+    `test-model@${digest}`,
+  ]) {
+    expect(names(known, name)).toBe(true);
   }
-  expect(namesModel(pending, "test-model")).toBe(true);
-  expect(namesModel(pending, `test-model@${digest}`)).toBe(false);
-  expect(namesModel(known, `test-model@sha256:${"00".repeat(32)}`)).toBe(false);
-  expect(() => resolveModel(known, "test-model@")).toThrow("is not loaded");
+  expect(names(pending, "test-model")).toBe(true);
+  expect(names(pending, `test-model@${digest}`)).toBe(false);
+  expect(names(known, `test-model@sha256:${"00".repeat(32)}`)).toBe(false);
+  expect(names(known, "test-model@")).toBe(false);
 });
 
 test("cards and metrics follow the digest", async () => {
@@ -27,8 +39,9 @@ test("cards and metrics follow the digest", async () => {
   const late = scriptedModel("hello").engine;
   let info = pending;
   Object.defineProperty(late, "info", { get: () => info });
-  const metrics = new ServerMetrics();
-  metrics.attach(late);
+  const models = ModelSet.of({ ...scriptedModel("hello"), engine: late });
+  await models.ready;
+  const metrics = new ServerMetrics(models);
   expect(await metrics.text()).toContain('digest="pending"');
   info = known;
   const text = await metrics.text();

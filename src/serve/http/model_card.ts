@@ -1,7 +1,8 @@
 import { basename } from "node:path";
 import type { ChatFormat } from "../../models/chat/index.ts";
-import type { EngineInfo } from "../protocol.ts";
-import { HttpError } from "./errors.ts";
+import { modelId } from "../models/names.ts";
+import type { ModelRow } from "../models/source.ts";
+import type { BackendTruth, EngineInfo } from "../protocol.ts";
 import { storeLimits } from "./responses/store.ts";
 
 export const servedEndpoints = [
@@ -13,19 +14,10 @@ export const servedEndpoints = [
 
 /** Names and truth of the loaded model as the wire spells them. */
 export function modelFacts(info: EngineInfo) {
-  const truth = info.backend;
   return {
     /** The public name: the file's. */
     name: basename(info.model.path),
-    truth: {
-      backend: truth.backend,
-      execution_mode: truth.executionMode,
-      execution_engine: truth.executionEngine,
-      residency_mode: truth.residencyMode,
-      hybrid_offload: truth.hybridOffload,
-      fallback_policy: truth.fallbackPolicy,
-      performance_class: truth.performanceClass,
-    },
+    truth: truthFields(info.backend),
     executionProfile: {
       batch_posture: "continuous_batch",
       queue_policy: {
@@ -39,44 +31,56 @@ export function modelFacts(info: EngineInfo) {
   };
 }
 
-/** `name@sha256:digest`, which stays the same when the file is moved; the name alone until the digest is known. */
-export function modelId(info: EngineInfo): string {
-  const source = info.model.name === "" ? stem(info) : info.model.name;
-  const name = source
-    .toLowerCase()
-    .replace(/[^a-z0-9]+/g, "-")
-    .replace(/^-|-$/g, "");
-  const { digest } = info.model;
-  if (digest === null) return name;
-  return `${name}@${digest.includes(":") ? digest : `sha256:${digest}`}`;
+/** The truth tuple as the wire spells it. */
+export function truthFields(truth: BackendTruth) {
+  return {
+    backend: truth.backend,
+    execution_mode: truth.executionMode,
+    execution_engine: truth.executionEngine,
+    residency_mode: truth.residencyMode,
+    hybrid_offload: truth.hybridOffload,
+    fallback_policy: truth.fallbackPolicy,
+    performance_class: truth.performanceClass,
+  };
 }
 
-function stem(info: EngineInfo): string {
-  return basename(info.model.path).replace(/\.gguf$/i, "");
+/** The same in a model's card. */
+function cardTruth(truth: BackendTruth) {
+  const { backend, ...rest } = truthFields(truth);
+  return {
+    psionic_served_backend: backend,
+    ...Object.fromEntries(Object.entries(rest).map(([key, value]) => [`psionic_${key}`, value])),
+  };
 }
 
-/** Whether a request's `model` means the loaded one: its file name, the same without ending, or its id with or without the digest. */
-export function namesModel(info: EngineInfo, name: string): boolean {
-  const id = modelId(info);
-  const names = [basename(info.model.path), stem(info), id, id.replace(/@sha256:[0-9a-f]+$/, "")];
-  return names.includes(name);
+/** An entry of `/v1/models`: of a model that is not loaded, what its headers say. */
+export function cardOf(row: ModelRow) {
+  const { name, served, header } = row;
+  const state = { psionic_load_status: row.state, psionic_default: row.isDefault };
+  if (served) return { ...modelCard(served.engine.info, served.chat), ...state };
+  const contextLength = header?.trainedContext ?? null;
+  return {
+    ...cardHead(name, header?.title ?? ""),
+    ...contextNames(contextLength),
+    meta: {
+      n_ctx: contextLength,
+      n_ctx_train: contextLength,
+      n_params: header?.parameters ?? null,
+      size: header?.weightBytes ?? null,
+      quantization: header?.quantization ?? null,
+      architecture: header?.architecture ?? null,
+    },
+    modalities: { input: ["text"], output: ["text"] },
+    psionic_model_id: row.id,
+    psionic_supported_endpoints: servedEndpoints,
+    psionic_model_family: header ? familyOf(header.architecture) : null,
+    ...(header ? cardTruth(header.backend) : {}),
+    ...state,
+    ...(row.error === undefined ? {} : { psionic_load_error: row.error }),
+  };
 }
 
-/** The spelling that answers echo: the request's, else the public name. Throws 400 for another model. */
-export function resolveModel(info: EngineInfo, asked: string | null | undefined): string {
-  if (asked === null || asked === undefined || asked === "") return modelFacts(info).name;
-  if (namesModel(info, asked)) return asked;
-  const shown = asked.length > 128 ? `${asked.slice(0, 125)}...` : asked;
-  throw new HttpError(400, `Model "${shown}" is not loaded; /v1/models lists what is.`, {
-    code: "model_not_found",
-    param: "model",
-  });
-}
-
-/** An entry of `/v1/models`. */
-export function modelCard(info: EngineInfo, chat: ChatFormat) {
-  const { name, truth, executionProfile } = modelFacts(info);
-  const { backend, ...rest } = truth;
+function cardHead(name: string, title: string) {
   return {
     id: name,
     object: "model",
@@ -84,11 +88,26 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
     owned_by: "psionic",
     // these three for Anthropic's clients
     type: "model",
-    display_name: info.model.name === "" ? name : info.model.name,
+    display_name: title === "" ? name : title,
     created_at: new Date(startedAt).toISOString(),
-    context_length: info.contextLength,
-    max_model_len: info.contextLength,
-    n_ctx: info.contextLength,
+  };
+}
+
+/** The context as different clients look for it, tokens. */
+function contextNames(tokens: number | null) {
+  return { context_length: tokens, max_model_len: tokens, n_ctx: tokens };
+}
+
+function familyOf(architecture: string): string {
+  return architecture.replaceAll("-", "_");
+}
+
+/** The part of an entry for a model that is loaded. */
+export function modelCard(info: EngineInfo, chat: ChatFormat) {
+  const { name, executionProfile } = modelFacts(info);
+  return {
+    ...cardHead(name, info.model.name),
+    ...contextNames(info.contextLength),
     meta: {
       n_ctx: info.contextLength,
       n_ctx_train: info.model.trainedContext,
@@ -103,9 +122,8 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
     modalities: { input: ["text"], output: ["text"] },
     psionic_model_id: modelId(info),
     psionic_supported_endpoints: servedEndpoints,
-    psionic_model_family: info.model.architecture.replaceAll("-", "_"),
-    psionic_served_backend: backend,
-    ...Object.fromEntries(Object.entries(rest).map(([key, value]) => [`psionic_${key}`, value])),
+    psionic_model_family: familyOf(info.model.architecture),
+    ...cardTruth(info.backend),
     psionic_response_state: {
       storage: "memory_only",
       retention_scope: "process_lifetime",

@@ -62,6 +62,8 @@ export type ServerOptions = {
   readonly logFormat?: "text" | "json";
   /** Receives errors that clients only see as a 500. */
   readonly onError?: (error: unknown, requestId: string) => void;
+  /** Serves the page at `/`. Default true. */
+  readonly page?: boolean;
   /** What `/props` and `/health` call this build. */
   readonly version?: string;
 };
@@ -85,6 +87,7 @@ export function serverSettings(options: ServerOptions): ServerSettings {
     log: options.log ?? (() => {}),
     logFormat: options.logFormat ?? "text",
     onError: options.onError ?? (() => {}),
+    page: options.page ?? true,
     version: options.version ?? "0",
   };
 }

@@ -1,5 +1,16 @@
+import { basename } from "node:path";
+import { PsionicError } from "../../core/error.ts";
+import type { TakenModel } from "../models/set.ts";
 import type { Outcome, Route, RouteContext, ServerState } from "./context.ts";
-import { CLIENT_GONE, HttpError, json, toHttpError } from "./errors.ts";
+import {
+  CLIENT_GONE,
+  drainingError,
+  HttpError,
+  json,
+  loadFailedError,
+  loadingError,
+  toHttpError,
+} from "./errors.ts";
 import { jsonLine, type RequestRecord, textLine } from "./request_log.ts";
 import { type CorsRule, checkHost, checkKey, corsHeaders, type HostRule, preflight } from "./security.ts";
 
@@ -31,10 +42,13 @@ export async function answer(
     status: 200,
   };
   state.metrics.inFlight.inc();
+  state.activity.begin(record);
   const gone = request.signal;
-  const finish = once((outcome: Outcome = {}) =>
-    endRequest(state, record, outcome.gone || gone.aborted, outcome.error),
-  );
+  const held: TakenModel[] = [];
+  const finish = once((outcome: Outcome = {}) => {
+    for (const model of held) model.release();
+    endRequest(state, record, outcome.gone || gone.aborted, outcome.error);
+  });
   let open = false;
   let cors: Record<string, string> = {};
   let response: Response;
@@ -42,7 +56,7 @@ export async function answer(
     const host = hostOf(request);
     checkHost(guards.hosts, host);
     cors = corsHeaders(guards.cors, request, host);
-    response = await route(state, routes, arrival, record, cors, () => {
+    response = await route(state, routes, arrival, record, cors, held, () => {
       open = true;
       return finish;
     });
@@ -71,6 +85,7 @@ async function route(
   arrival: Arrival,
   record: RequestRecord,
   cors: Record<string, string>,
+  held: TakenModel[],
   keepOpen: RouteContext["keepOpen"],
 ): Promise<Response> {
   const { request } = arrival;
@@ -91,18 +106,58 @@ async function route(
   }
   if (!found) throw routes.methods.size > 0 ? wrongMethod(allow) : notFound();
   const client = keyIndex === undefined ? (arrival.address ?? "local") : `key ${keyIndex}`;
+  const signal = AbortSignal.any([request.signal, state.shutdown]);
   return found.handle({
     state,
     request,
     params: arrival.params,
     record,
-    signal: AbortSignal.any([request.signal, state.shutdown]),
+    signal,
+    take: async (asked) => {
+      // loading may take minutes
+      arrival.allowSilence();
+      const taken = await takeModel(state, asked, signal, record);
+      held.push(taken);
+      record.model = basename(taken.served.engine.info.model.path);
+      return { model: taken.served, name: taken.name };
+    },
     client,
     keyIndex,
     authorized,
     allowSilence: arrival.allowSilence,
     keepOpen,
   });
+}
+
+/** Throws what a request gets when its model cannot be had. */
+async function takeModel(
+  state: ServerState,
+  asked: string | null | undefined,
+  signal: AbortSignal,
+  record: RequestRecord,
+): Promise<TakenModel> {
+  const { models } = state;
+  if (models.status === "loading") throw loadingError();
+  if (models.status === "failed") throw loadFailedError();
+  if (state.draining()) throw drainingError();
+  const taken = await models.take(asked, signal).catch((error: unknown) => {
+    throw loadError(state, error, record);
+  });
+  if (taken) return taken;
+  const name = asked ?? "";
+  const shown = name.length > 128 ? `${name.slice(0, 125)}...` : name;
+  throw new HttpError(400, `Model "${shown}" is not loaded; /v1/models lists what can be asked for.`, {
+    code: "model_not_found",
+    param: "model",
+  });
+}
+
+/** Refusals keep their status and numbers; why a file could not be loaded is for the log alone. */
+function loadError({ settings }: ServerState, error: unknown, { id }: RequestRecord): unknown {
+  const told: readonly string[] = ["admission_refused", "cancelled", "invalid_request"];
+  if (error instanceof PsionicError && told.includes(error.code)) return error;
+  settings.onError(error, id);
+  return loadFailedError(id);
 }
 
 function allowed(routes: PathRoutes): string {
@@ -157,16 +212,18 @@ function endRequest(state: ServerState, record: RequestRecord, gone: boolean, er
   });
   metrics.duration.observe({ route: record.route }, durationMs / 1000);
   observe(state, record);
+  state.activity.end(record, durationMs);
   settings.log(settings.logFormat === "json" ? jsonLine(record, durationMs) : textLine(record, durationMs));
 }
 
-function observe({ metrics }: ServerState, { summary, ignored }: RequestRecord): void {
+function observe({ metrics }: ServerState, { summary, ignored, model = "" }: RequestRecord): void {
   if (ignored) metrics.ignoredFields.inc(ignored);
   if (!summary) return;
-  if (summary.firstTokenMs !== undefined) metrics.firstToken.observe(summary.firstTokenMs / 1000);
-  if (summary.queueMs !== undefined) metrics.queueTime.observe(summary.queueMs / 1000);
-  if (summary.prefillMs !== undefined) metrics.prefillTime.observe(summary.prefillMs / 1000);
-  if (summary.unparsedTokens > 0) metrics.unparsedTokens.inc(summary.unparsedTokens);
+  const { firstTokenMs, queueMs, prefillMs, unparsedTokens } = summary;
+  if (firstTokenMs !== undefined) metrics.firstToken.observe({ model }, firstTokenMs / 1000);
+  if (queueMs !== undefined) metrics.queueTime.observe({ model }, queueMs / 1000);
+  if (prefillMs !== undefined) metrics.prefillTime.observe({ model }, prefillMs / 1000);
+  if (unparsedTokens > 0) metrics.unparsedTokens.inc({ model }, unparsedTokens);
 }
 
 /** Methods come from outside; a metric must not grow a label for each invention. */

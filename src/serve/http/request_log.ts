@@ -8,6 +8,8 @@ export type RequestRecord = {
   readonly route: string;
   readonly startedAt: number;
   status: number;
+  /** Public name of the model that answers. */
+  model?: string;
   /** Code of the error that ended it. */
   error?: string;
   stream?: boolean;
@@ -48,6 +50,7 @@ export function jsonLine(record: RequestRecord, durationMs: number): string {
     method: record.method,
     route: record.route,
     status: record.status,
+    model: record.model,
     duration_ms: round(durationMs),
     stream: record.stream,
     choices: record.choices,

@@ -62,10 +62,11 @@ export async function respond(context: RouteContext, answering: Answering): Prom
   const gone = new AbortController();
   const { cancel, shape } = answering;
   const signal = AbortSignal.any([context.signal, gone.signal, ...(cancel ? [cancel] : [])]);
+  const name = record.model ?? "";
   const atOnce = Math.max(1, model.engine.info.slots);
   const events = generateMany(model.engine, plans, atOnce, {
     signal,
-    onToken: (sinceMs) => state.metrics.interToken.observe(sinceMs / 1000),
+    onToken: (sinceMs) => state.metrics.interToken.observe({ model: name }, sinceMs / 1000),
   });
   const headers = { ...truthHeaders(model.engine.info), ...answering.headers };
   if (!stream) return whole(context, answering, events, headers);

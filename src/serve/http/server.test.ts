@@ -84,7 +84,6 @@ test("model list and card", async () => {
 test("unknown paths and wrong methods are quick, readable JSON", async () => {
   await using server = await testServer(scriptedModel("x"));
   for (const path of [
-    "/",
     "/api/tags",
     "/v1/nothing",
     "/version",
@@ -191,8 +190,10 @@ test("metrics show requests, tokens and ignored fields", async () => {
   );
   expect(text).toContain('psionic_http_requests_total{route="unmatched",method="GET",status="404"} 1');
   expect(text).toContain("psionic_ignored_fields_total 2");
-  expect(text).toContain("psionic_time_to_first_token_seconds_count 1");
-  expect(text).toContain("psionic_inter_token_seconds_count 4");
+  expect(text).toContain('psionic_time_to_first_token_seconds_count{model="Test-Model.gguf"} 1');
+  expect(text).toContain('psionic_inter_token_seconds_count{model="Test-Model.gguf"} 4');
+  expect(text).toContain('psionic_model_loaded{model="Test-Model.gguf"} 1');
+  expect(text).toContain('psionic_completion_tokens_total{model="Test-Model.gguf"} 0');
   expect(text).toMatch(/process_resident_memory_bytes \d{7,}/);
   expect(text).toContain("psionic_http_requests_in_flight 1");
 });

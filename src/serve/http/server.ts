@@ -1,7 +1,9 @@
 import { Elysia } from "elysia";
 import { unexpected } from "../../core/error.ts";
+import { ModelSet } from "../models/set.ts";
+import { pageRoute } from "../page/route.ts";
+import { Activity } from "./activity.ts";
 import type { Route, ServerState } from "./context.ts";
-import { loadFailedError, loadingError } from "./errors.ts";
 import { ManagementEvents } from "./management.ts";
 import { ServerMetrics } from "./metrics.ts";
 import { type ServedModel, type ServerOptions, serverSettings } from "./options.ts";
@@ -14,30 +16,30 @@ export type RunningServer = {
   /** `http://host:port` */
   readonly url: string;
   readonly port: number;
-  /** Resolves when the model is loaded; rejects when loading fails. */
-  readonly ready: Promise<ServedModel>;
+  /** Resolves when the model that the server begins with, if any, is loaded; rejects when loading it fails. */
+  readonly ready: Promise<ServedModel | undefined>;
   /** Answers a request without a socket; for tests. */
   readonly handle: (request: Request) => Promise<Response>;
   /**
    * Stops listening, waits for running answers and resolves; with `force` they end at once. May be called again to
-   * force. The engine stays open: who made it closes it.
+   * force. The models stay open: who made them closes them.
    */
   readonly stop: (options?: { readonly force?: boolean }) => Promise<void>;
 };
 
 /**
- * Listens at once and answers 503 until `model` is there. Throws `invalid_argument` when asked to listen beyond this
+ * Listens at once and answers 503 until the first model is there. Throws `invalid_argument` when asked to listen beyond this
  * machine without keys, `io_failed` when the port is taken.
  */
 export async function startServer(
-  model: ServedModel | Promise<ServedModel>,
+  model: ServedModel | Promise<ServedModel> | ModelSet,
   options: ServerOptions = {},
 ): Promise<RunningServer> {
   const settings = serverSettings(options);
   checkBind(settings.host, settings.apiKeys, settings.allowUnauthenticated);
-  const loading = Promise.resolve(model);
+  const models = model instanceof ModelSet ? model : ModelSet.of(model);
   const shutdown = new AbortController();
-  const { state, drain } = makeState(settings, loading, shutdown.signal);
+  const { state, drain } = makeState(settings, models, shutdown.signal);
   const guards = {
     hosts: hostRule(settings.host, settings.allowedHosts),
     cors: corsRule(settings.corsOrigins),
@@ -49,7 +51,7 @@ export async function startServer(
   return {
     url: `http://${host}:${server.port}`,
     port: server.port ?? settings.port,
-    ready: loading,
+    ready: models.ready,
     handle: (request) => app.handle(request),
     stop: async ({ force = false } = {}) => {
       drain();
@@ -61,36 +63,20 @@ export async function startServer(
 
 function makeState(
   settings: ServerState["settings"],
-  loading: Promise<ServedModel>,
+  models: ModelSet,
   shutdown: AbortSignal,
 ): { readonly state: ServerState; readonly drain: () => void } {
-  const metrics = new ServerMetrics();
-  let model: ServedModel | undefined;
-  let failed = false;
   let draining = false;
-  loading.then(
-    (loaded) => {
-      model = loaded;
-      metrics.attach(loaded.engine);
-    },
-    () => {
-      failed = true;
-    },
-  );
   const prefix = `${Date.now().toString(16)}-${process.pid.toString(16)}`;
   let count = 0;
   const state: ServerState = {
     settings,
-    metrics,
+    metrics: new ServerMetrics(models),
+    models,
     responses: new ResponseStore(),
     events: new ManagementEvents(),
+    activity: new Activity(() => models.rows.flatMap(({ served }) => (served ? [served.engine] : []))),
     shutdown,
-    model: () => {
-      if (model) return model;
-      if (failed) throw loadFailedError();
-      throw loadingError();
-    },
-    loadStatus: () => (model ? "loaded" : failed ? "failed" : "loading"),
     draining: () => draining,
     nextId: (kind) => `psionic-${kind}-${prefix}-${++count}`,
   };
@@ -99,6 +85,7 @@ function makeState(
     drain: () => {
       draining = true;
       state.events.close();
+      state.activity.close();
     },
   };
 }
@@ -128,9 +115,11 @@ function makeApp(state: ServerState, guards: Guards) {
       );
     }
   }
-  for (const path of ["/", "/*"]) {
-    app.all(path, (context) => answer(state, guards, nowhere, arrivalOf(context)), { parse: "none" });
-  }
+  const home: PathRoutes = state.settings.page
+    ? { pattern: "/", methods: new Map([["GET", pageRoute]]) }
+    : nowhere;
+  app.all("/", (context) => answer(state, guards, home, arrivalOf(context)), { parse: "none" });
+  app.all("/*", (context) => answer(state, guards, nowhere, arrivalOf(context)), { parse: "none" });
   return app;
 }
 

@@ -1,4 +1,4 @@
-import type { ChatMessage, ChatToolCall } from "../../models/chat/index.ts";
+import type { ChatMessage, ChatToolCall, ContentPart } from "../../models/chat/index.ts";
 import { badField } from "./errors.ts";
 
 type Draft = { content: string; reasoning: string; toolCalls: ChatToolCall[] };
@@ -17,10 +17,14 @@ export class Turns {
     for (const { toolCalls = [] } of history) for (const call of toolCalls) this.learn(call);
   }
 
-  say(role: "system" | "developer" | "user" | "assistant", content: string): void {
+  say(
+    role: "system" | "developer" | "user" | "assistant",
+    content: string,
+    parts?: readonly ContentPart[],
+  ): void {
     if (role !== "assistant") {
       this.close();
-      this.done.push({ role, content });
+      this.done.push({ role, content, ...(parts ? { parts } : {}) });
       return;
     }
     // Two texts in a row are two messages; text after a call belongs to the next one.

@@ -1,8 +1,9 @@
 import * as v from "valibot";
-import type { ChatMessage } from "../../../models/chat/index.ts";
+import type { ChatFormat, ChatMessage, ContentPart } from "../../../models/chat/index.ts";
 import { describe, printable, validateAt } from "../body.ts";
 import { badField } from "../errors.ts";
-import { mediaRefusal } from "../messages.ts";
+import { readMedia } from "../media.ts";
+import { joinParts } from "../messages.ts";
 import type { RequestLimits } from "../options.ts";
 import { openReasoning } from "../reasoning_seal.ts";
 import { maybe, text } from "../schema.ts";
@@ -33,37 +34,53 @@ const resultBlock = v.object(
 type Block = Readonly<Record<string, unknown>> & { readonly type: string };
 
 /** Reads system text and messages; a user message may be results of tools, text, or both in any order. */
-export function readAnthropic(body: AnthropicFields, limits: RequestLimits): AnthropicInput {
+export function readAnthropic(
+  body: AnthropicFields,
+  limits: RequestLimits,
+  chat: ChatFormat,
+): AnthropicInput {
   const ignored = new Set<string>();
   const turns = new Turns();
-  const system = textOf(body.system ?? "", "system", limits, ignored);
+  const reading: Reading = { turns, limits, ignored, chat };
+  const system = textOf(body.system ?? "", "system", "system", reading);
   if (system !== "") turns.say("system", system);
   body.messages.forEach(({ role, content }, i) => {
     const param = `messages[${i}].content`;
     if (typeof content === "string") turns.say(role, content);
-    else readBlocks(blocksOf(content, param, limits), role, param, { turns, limits, ignored });
+    else readBlocks(blocksOf(content, param, limits), role, param, reading);
   });
   return { messages: turns.messages(), ignored: [...ignored] };
 }
 
-type Reading = { readonly turns: Turns; readonly limits: RequestLimits; readonly ignored: Set<string> };
+type Reading = {
+  readonly turns: Turns;
+  readonly limits: RequestLimits;
+  readonly ignored: Set<string>;
+  readonly chat: ChatFormat;
+};
 
 function readBlocks(
   blocks: readonly Block[],
   role: "user" | "assistant" | "system",
   param: string,
-  { turns, limits, ignored }: Reading,
+  reading: Reading,
 ): void {
-  let said = "";
+  const { turns, ignored, chat } = reading;
+  let said: ContentPart[] = [];
   const flush = (): void => {
-    if (said !== "") turns.say(role, said);
-    said = "";
+    const { content, parts } = joinParts(said);
+    if (content !== "" || parts !== undefined) turns.say(role, content, parts);
+    said = [];
   };
   blocks.forEach((block, i) => {
     const at = `${param}[${i}]`;
     if (block.cache_control) ignored.add("messages.content.cache_control");
     if (block.type === "text") {
-      said += validateAt(textBlock, block, at).text;
+      said.push({ type: "text", text: validateAt(textBlock, block, at).text });
+      return;
+    }
+    if (block.type === "image" || block.type === "document") {
+      said.push(readMedia(block.type, at, chat, role));
       return;
     }
     flush();
@@ -85,13 +102,10 @@ function readBlocks(
         if (role !== "user")
           throw badField(`${at}.type`, "tool_result in a user message only", "another role");
         if (block.is_error) ignored.add("messages.content.is_error");
-        const result = textOf(content ?? "", `${at}.content`, limits, ignored);
+        const result = textOf(content ?? "", `${at}.content`, "tool", reading);
         turns.result(id, result, `${at}.tool_use_id`);
         break;
       }
-      case "image":
-      case "document":
-        throw mediaRefusal(block.type, at);
       default:
         // what a tool of Anthropic's own servers wrote into the history
         ignored.add(`messages.content.${printable(block.type)}`);
@@ -114,14 +128,20 @@ function blocksOf(content: unknown, param: string, limits: RequestLimits): Block
 }
 
 /** Text, or text blocks put together. */
-function textOf(content: unknown, param: string, limits: RequestLimits, ignored: Set<string>): string {
+function textOf(
+  content: unknown,
+  param: string,
+  role: "system" | "tool",
+  { limits, ignored, chat }: Reading,
+): string {
   if (typeof content === "string") return content;
   return blocksOf(content, param, limits)
     .map((block, i) => {
       if (block.cache_control) ignored.add(`${param.replace(/\[.*$/, "")}.cache_control`);
       if (block.type === "text") return validateAt(textBlock, block, `${param}[${i}]`).text;
+      // media outside of what a user says are refused, whatever the lane
       if (block.type === "image" || block.type === "document")
-        throw mediaRefusal(block.type, `${param}[${i}]`);
+        readMedia(block.type, `${param}[${i}]`, chat, role);
       throw badField(`${param}[${i}].type`, "text", "another type");
     })
     .join("");

@@ -1,8 +1,8 @@
 import * as v from "valibot";
-import type { ChatMessage } from "../../../models/chat/index.ts";
+import type { ChatFormat, ChatMessage } from "../../../models/chat/index.ts";
 import { describe, printable, validateAt } from "../body.ts";
 import { badField } from "../errors.ts";
-import { readText } from "../messages.ts";
+import { readContent, readText } from "../messages.ts";
 import type { RequestLimits } from "../options.ts";
 import { openReasoning } from "../reasoning_seal.ts";
 import { maybe, oneOf, text } from "../schema.ts";
@@ -22,6 +22,8 @@ export type ResponseInput = {
 
 export type InputFacts = {
   readonly limits: RequestLimits;
+  /** Knows what becomes of media; without it they are refused. */
+  readonly chat?: ChatFormat;
   /** The conversation so far. */
   readonly history: readonly ChatMessage[];
   /** The item with this id in an answer or request that is kept. */
@@ -68,7 +70,7 @@ export function readInput(input: unknown, facts: InputFacts): ResponseInput {
       throw badField(param, "an item", describe(sent));
     }
     const item = resolve(sent as Item, param, facts);
-    const unread = readItem(item, param, turns, facts.limits);
+    const unread = readItem(item, param, turns, facts);
     if (unread !== undefined) ignored.add(`input.${printable(unread)}`);
     return { type: "message", ...item, id: typeof item.id === "string" ? item.id : facts.itemId(i) };
   });
@@ -88,13 +90,14 @@ function resolve(item: Item, param: string, { findItem }: InputFacts): Item {
 }
 
 /** Adds an item to the conversation; gives its type back when nobody here can read it. */
-function readItem(item: Item, param: string, turns: Turns, limits: RequestLimits): string | undefined {
+function readItem(item: Item, param: string, turns: Turns, { limits, chat }: InputFacts): string | undefined {
   const { type = "message" } = item;
   switch (type) {
     case null:
     case "message": {
       const { role, content } = validateAt(messageItem, item, param);
-      turns.say(role, readText(content, `${param}.content`, limits));
+      const said = readContent(content, `${param}.content`, limits, { role, ...(chat ? { chat } : {}) });
+      turns.say(role, said.content, said.parts);
       return undefined;
     }
     case "function_call":
@@ -108,7 +111,8 @@ function readItem(item: Item, param: string, turns: Turns, limits: RequestLimits
     case "function_call_output":
     case "custom_tool_call_output": {
       const { call_id: id, output } = validateAt(outputItem, item, param);
-      turns.result(id, readText(output, `${param}.output`, limits), `${param}.call_id`);
+      const reader = { role: "tool", ...(chat ? { chat } : {}) };
+      turns.result(id, readText(output, `${param}.output`, limits, reader), `${param}.call_id`);
       return undefined;
     }
     case "reasoning": {

@@ -8,8 +8,8 @@ import { noEffort, type PlannedAnswer, planAnswer } from "../conversation.ts";
 import { badField, unsupportedField } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import { messagesSchema, readMessages, unusedMembers } from "../messages.ts";
-import { resolveModel } from "../model_card.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
+import { reasoningParserName } from "../parser_names.ts";
 import { budgetEntries, budgetOf, efforts } from "../reasoning.ts";
 import { respond } from "../respond.ts";
 import { flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
@@ -42,17 +42,16 @@ export const chatCompletions: Route = {
   path: "/chat/completions",
   handle: async (context) => {
     const { state, request, record } = context;
-    const model = state.model();
     const { limits } = state.settings;
     const raw = await readJson(request, limits.bodyBytes);
     const entries = chatEntries(limits);
     const body = validate(v.object(entries), raw);
+    const { model, name } = await context.take(body.model);
     const { chat } = model;
     // an effort that the format does not read is refused further down, with its reason
     const reads = (name: string) => name === "reasoning_effort" || chat.reads(name);
     const ignored = sortFields(raw as object, entries, reads);
     const { info } = model.engine;
-    const name = resolveModel(info, body.model);
     const reasoningParser = checkReasoning(body, model);
     const { plan, ignored: unused } = chatPlan(context, model, body);
     const sent = raw as { readonly messages: readonly object[] };
@@ -84,10 +83,10 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
     throw badField("top_logprobs", "logprobs to be true when alternatives are asked for", "no logprobs");
   }
   const offered = readTools(body.tools, chatTools);
-  const use = toolUse(offered, readToolChoice(body.tool_choice), model);
+  const use = toolUse(offered, readToolChoice(body.tool_choice), model, body.parallel_tool_calls);
   const { effort, templateArguments } = templateFields(chat, body);
   const planned = planAnswer(context, model, body, {
-    messages: readMessages(body.messages, limits),
+    messages: readMessages(body.messages, limits, chat),
     use,
     effort,
     effortField: "reasoning_effort",
@@ -130,8 +129,4 @@ function checkReasoning(body: ChatFields, { chat }: ServedModel): string | undef
     throw badField("psionic_reasoning.parser", parser, "the name of another parser");
   }
   return parser;
-}
-
-function reasoningParserName(format: string): string {
-  return format === "harmony" ? "gpt_oss_harmony" : format;
 }

@@ -7,7 +7,6 @@ import { completionAnswer } from "../completion_answer.ts";
 import type { Route, RouteContext } from "../context.ts";
 import { badField } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
-import { resolveModel } from "../model_card.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
 import { respond } from "../respond.ts";
 import { engineRequest, stopStringsOf } from "../sampling.ts";
@@ -34,15 +33,14 @@ export const completions: Route = {
   path: "/completions",
   handle: async (context) => {
     const { state, request, record } = context;
-    const model = state.model();
     const { limits } = state.settings;
     const raw = await readJson(request, limits.bodyBytes);
     const entries = completionEntries(limits);
     const body = validate(v.object(entries), raw);
     const ignored = sortFields(raw as object, entries);
     record.ignored = ignored.length;
+    const { model, name } = await context.take(body.model);
     const { info } = model.engine;
-    const name = resolveModel(info, body.model);
     const prompts = readPrompts(body, model, limits);
     const n = body.n ?? 1;
     return respond(context, {

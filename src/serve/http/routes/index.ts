@@ -2,7 +2,7 @@ import type { Route } from "../context.ts";
 import { chatCompletions } from "./chat.ts";
 import { completions } from "./completions.ts";
 import { health } from "./health.ts";
-import { events, status } from "./management.ts";
+import { activity, events, status } from "./management.ts";
 import { countTokens, messages } from "./messages.ts";
 import { metrics } from "./metrics.ts";
 import { models, oneModel } from "./models.ts";
@@ -28,6 +28,7 @@ export const routes: readonly Route[] = [
   countTokens,
   status,
   events,
+  activity,
   tokenize,
   detokenize,
   props,

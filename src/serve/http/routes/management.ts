@@ -1,5 +1,5 @@
 import type { Route, RouteContext } from "../context.ts";
-import { json } from "../errors.ts";
+import { badField, json } from "../errors.ts";
 import { type ManagementEvent, managementStatus } from "../management.ts";
 import { sseBody, sseEvent, sseHeaders } from "../sse.ts";
 
@@ -7,6 +7,18 @@ export const status: Route = {
   method: "GET",
   path: "/psionic/management/status",
   handle: ({ state }) => json(managementStatus(state)),
+};
+
+/** Samples of the load and the log of requests: what has changed since the cursor `after`. */
+export const activity: Route = {
+  method: "GET",
+  path: "/psionic/management/activity",
+  handle: ({ state, request }) => {
+    const after = new URL(request.url).searchParams.get("after") ?? "0";
+    if (!/^\d{1,15}$/.test(after))
+      throw badField("after", "the cursor of an earlier answer", "something else");
+    return json(state.activity.since(Number(after)));
+  },
 };
 
 /** A snapshot, then every request as it is taken in, until the client leaves. */

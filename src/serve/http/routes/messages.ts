@@ -15,7 +15,6 @@ import { type PlannedAnswer, planAnswer } from "../conversation.ts";
 import { badField, json } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import { truthHeaders } from "../headers.ts";
-import { resolveModel } from "../model_card.ts";
 import type { ServedModel } from "../options.ts";
 import { budgetOf } from "../reasoning.ts";
 import { respond } from "../respond.ts";
@@ -32,7 +31,6 @@ type Request = {
 
 async function readRequest(context: RouteContext, counted: boolean): Promise<Request> {
   const { state, request, record } = context;
-  const model = state.model();
   const { limits } = state.settings;
   const raw = (await readJson(request, limits.bodyBytes)) as object;
   const entries = anthropicEntries(limits, counted);
@@ -48,10 +46,11 @@ async function readRequest(context: RouteContext, counted: boolean): Promise<Req
       fix,
     );
   }
-  const name = resolveModel(model.engine.info, body.model);
+  const { model, name } = await context.take(body.model);
   const offered = readTools(body.tools, anthropicTools);
-  const use = toolUse(offered, anthropicChoice(body), model);
-  const input = readAnthropic(body, limits);
+  const parallel = body.tool_choice?.disable_parallel_tool_use !== true;
+  const use = toolUse(offered, anthropicChoice(body), model, parallel);
+  const input = readAnthropic(body, limits, model.chat);
   const fields = { ...body, stop: body.stop_sequences, max_tokens: undefined };
   const planned = planAnswer(context, model, fields, {
     messages: input.messages,

@@ -1,22 +1,26 @@
 import { codexModel } from "../codex_model.ts";
-import type { Route } from "../context.ts";
-import { HttpError, json } from "../errors.ts";
-import { modelCard, namesModel } from "../model_card.ts";
+import type { Route, ServerState } from "../context.ts";
+import { HttpError, json, loadFailedError, loadingError } from "../errors.ts";
+import { cardOf } from "../model_card.ts";
 
+/** Every model that can be asked for, loaded or not; the default is the first. */
 export const models: Route = {
   method: "GET",
   path: "/models",
   handle: ({ state }) => {
-    const { engine, chat } = state.model();
-    const card = modelCard(engine.info, chat);
+    const rows = started(state).rows;
+    const data = rows.map(cardOf);
+    const effort = state.settings.reasoningEffort;
     return json({
       object: "list",
-      data: [card],
+      data,
       // what Codex reads in place of `data`
-      models: [codexModel(engine.info, chat, state.settings.reasoningEffort)],
+      models: rows.flatMap(({ served }) =>
+        served ? [codexModel(served.engine.info, served.chat, effort)] : [],
+      ),
       // what Anthropic's clients page by
-      first_id: card.id,
-      last_id: card.id,
+      first_id: data[0]?.id ?? null,
+      last_id: data.at(-1)?.id ?? null,
       has_more: false,
     });
   },
@@ -26,11 +30,17 @@ export const oneModel: Route = {
   method: "GET",
   path: "/models/:id",
   handle: ({ state, params }) => {
-    const { engine, chat } = state.model();
-    if (namesModel(engine.info, params.id ?? "")) return json(modelCard(engine.info, chat));
-    throw new HttpError(404, "No model of this name is loaded; /v1/models lists what is.", {
+    const row = started(state).find(params.id ?? "");
+    if (row) return json(cardOf(row));
+    throw new HttpError(404, "No model has this name; /v1/models lists what there is.", {
       code: "model_not_found",
       param: "model",
     });
   },
 };
+
+function started({ models: set }: ServerState): ServerState["models"] {
+  if (set.status === "loading") throw loadingError();
+  if (set.status === "failed") throw loadFailedError();
+  return set;
+}

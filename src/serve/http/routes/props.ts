@@ -2,12 +2,13 @@ import type { Route } from "../context.ts";
 import { json } from "../errors.ts";
 import { modelFacts } from "../model_card.ts";
 
-/** What clients of llama.cpp's server ask to learn the context length and the template. */
+/** What clients of llama.cpp's server ask to learn the context length and the template; `?model=` names another than the default. */
 export const props: Route = {
   method: "GET",
   path: "/props",
-  handle: ({ state }) => {
-    const { engine, tokenizer, chatTemplate } = state.model();
+  handle: async ({ state, request, take }) => {
+    const asked = new URL(request.url).searchParams.get("model");
+    const { engine, tokenizer, chatTemplate } = (await take(asked)).model;
     const { info } = engine;
     const tokenText = (id: number | undefined): string => (id === undefined ? "" : tokenizer.tokenText(id));
     return json({

@@ -6,7 +6,7 @@ import { type PlannedAnswer, planAnswer } from "../conversation.ts";
 import { json } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import { truthHeaders } from "../headers.ts";
-import { modelFacts, resolveModel } from "../model_card.ts";
+import { modelFacts } from "../model_card.ts";
 import type { ServedModel } from "../options.ts";
 import { budgetOf } from "../reasoning.ts";
 import { respond } from "../respond.ts";
@@ -31,18 +31,17 @@ type Request = {
 /** Everything up to the generation; nothing is kept yet. */
 async function readRequest(context: RouteContext): Promise<Request> {
   const { state, request, record } = context;
-  const model = state.model();
   const { limits } = state.settings;
   const raw = await readJson(request, limits.bodyBytes);
   const entries = responseEntries(limits);
   const body = validate(v.object(entries), raw);
   const unknown = sortFields(raw as object, entries);
   refuseUnserved(body);
+  const { model, name } = await context.take(body.model);
   const { info } = model.engine;
-  const name = resolveModel(info, body.model);
   const id = state.nextId("resp");
   const offered = readTools(body.tools, responseTools);
-  const use = toolUse(offered, readToolChoice(body.tool_choice), model);
+  const use = toolUse(offered, readToolChoice(body.tool_choice), model, body.parallel_tool_calls);
   const continued = continueConversation(context, body, id, modelFacts(info).name);
   const planned = planAnswer(context, model, body, {
     messages: continued.prompt,

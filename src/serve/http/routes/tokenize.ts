@@ -6,6 +6,7 @@ import { flag, integer, maybe, text } from "../schema.ts";
 
 const tokenizeSchema = v.object({
   content: text,
+  model: maybe(text),
   add_special: maybe(flag),
   parse_special: maybe(flag),
   with_pieces: maybe(flag),
@@ -17,9 +18,9 @@ const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 export const tokenize: Route = {
   method: "POST",
   path: "/tokenize",
-  handle: async ({ state, request }) => {
-    const { tokenizer } = state.model();
+  handle: async ({ state, request, take }) => {
     const body = validate(tokenizeSchema, await readJson(request, state.settings.limits.bodyBytes));
+    const { tokenizer } = (await take(body.model)).model;
     const special = body.parse_special ?? true;
     const outer = body.add_special ? {} : { bos: false, eos: false };
     const tokens = tokenizer.encode(body.content, { special, ...outer });
@@ -38,6 +39,7 @@ function piece(bytes: Uint8Array): string | number[] {
 }
 
 const detokenizeSchema = v.object({
+  model: maybe(text),
   tokens: v.array(integer(0, 2 ** 31 - 1), "an array of token ids"),
 });
 
@@ -45,9 +47,10 @@ const detokenizeSchema = v.object({
 export const detokenize: Route = {
   method: "POST",
   path: "/detokenize",
-  handle: async ({ state, request }) => {
-    const { tokenizer } = state.model();
-    const { tokens } = validate(detokenizeSchema, await readJson(request, state.settings.limits.bodyBytes));
+  handle: async ({ state, request, take }) => {
+    const body = validate(detokenizeSchema, await readJson(request, state.settings.limits.bodyBytes));
+    const { tokenizer } = (await take(body.model)).model;
+    const { tokens } = body;
     checkTokens(tokens, tokenizer.vocabularySize, "tokens");
     return json({ content: tokenizer.decode(tokens, { special: true }) });
   },

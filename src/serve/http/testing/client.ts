@@ -1,3 +1,4 @@
+import type { ModelSet } from "../../models/set.ts";
 import type { ServedModel, ServerOptions } from "../options.ts";
 import { type RunningServer, startServer } from "../server.ts";
 
@@ -10,7 +11,7 @@ export type TestServer = RunningServer & {
 
 /** A server on a free port that keeps its log lines. */
 export async function testServer(
-  model: ServedModel | Promise<ServedModel>,
+  model: ServedModel | Promise<ServedModel> | ModelSet,
   options: ServerOptions = {},
 ): Promise<TestServer> {
   const lines: string[] = [];

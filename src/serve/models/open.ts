@@ -1,0 +1,141 @@
+import { readdirSync, statSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { unexpected } from "../../core/error.ts";
+import { indexName } from "../../models/files/shards.ts";
+import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
+import { splitName } from "../../models/files/split.ts";
+import { supportedArchitectures } from "../../models/registry.ts";
+import type { OnProgress } from "../engine/index.ts";
+import { quantization } from "../engine/quantization.ts";
+import { backendTruths } from "../engine/truth.ts";
+import type { BackendTruth, EngineOptions } from "../protocol.ts";
+import { openServedModel } from "../served_model.ts";
+import type { ModelHeader, ModelSource } from "./source.ts";
+
+/** Engine options that all models of a server share. */
+export type SharedOptions = Omit<
+  EngineOptions,
+  "modelPath" | "memoryBytes" | "sharesMemory" | "wholeContext"
+>;
+
+/** The only model of a server: nothing is read before it is loaded, which tells what it is called. */
+export function onlySource(path: string, options: SharedOptions, onProgress?: OnProgress): ModelSource {
+  return { name: "", aliases: [], open: () => openServedModel({ ...options, modelPath: path }, onProgress) };
+}
+
+/** A model of files: headers are read and checked now, everything else when it is loaded. */
+export function fileSource(
+  path: string,
+  options: SharedOptions,
+  {
+    aliases = [],
+    onProgress,
+  }: { readonly aliases?: readonly string[]; readonly onProgress?: OnProgress } = {},
+): ModelSource {
+  const files = openModelFiles(path);
+  return {
+    name: basename(files.path),
+    aliases: aliases.filter((alias) => alias !== ""),
+    header: headerOf(files, backendTruths[options.backend]),
+    open: ({ memoryBytes, shared, whole }) =>
+      openServedModel(
+        {
+          ...options,
+          modelPath: files.path,
+          ...(shared ? { memoryBytes, sharesMemory: true, wholeContext: whole } : {}),
+        },
+        onProgress,
+      ),
+  };
+}
+
+function headerOf(files: ModelFiles, backend: BackendTruth): ModelHeader {
+  const { architecture } = files;
+  const context =
+    files.kind === "gguf"
+      ? files.setting(`${architecture}.context_length`)
+      : files.setting("max_position_embeddings");
+  const title = files.kind === "gguf" ? files.setting("general.name") : undefined;
+  const tensors = [...files.tensors.values()];
+  return {
+    ...{ architecture, path: files.path, backend },
+    title: typeof title === "string" ? title : "",
+    trainedContext: typeof context === "number" ? context : null,
+    parameters: tensors.reduce((sum, { shape }) => sum + shape.reduce((n, size) => n * size, 1), 0),
+    weightBytes: tensors.reduce((sum, { bytes }) => sum + bytes, 0),
+    quantization: quantization(files),
+  };
+}
+
+/** Models below a folder are looked for so many folders deep: `publisher/repository/file`. */
+const deepest = 3;
+
+export type FoundModels = {
+  readonly sources: readonly ModelSource[];
+  /** What looks like a model and is none that can be served. */
+  readonly skipped: readonly { readonly path: string; readonly reason: string }[];
+};
+
+/** Every model in a folder and the folders in it: GGUF files (a split one once), and checkpoints. */
+export function folderSources(folder: string, options: SharedOptions, onProgress?: OnProgress): FoundModels {
+  const sources: ModelSource[] = [];
+  const skipped: { path: string; reason: string }[] = [];
+  for (const path of modelPaths(resolve(folder), deepest)) {
+    try {
+      const source = fileSource(path, options, onProgress ? { onProgress } : {});
+      const { architecture } = source.header!;
+      if (supportedArchitectures.includes(architecture)) sources.push(source);
+      else skipped.push({ path, reason: `the family ${architecture} is not executed` });
+    } catch (error) {
+      skipped.push({ path, reason: error instanceof Error ? error.message : String(error) });
+    }
+  }
+  return { sources, skipped };
+}
+
+function modelPaths(folder: string, depth: number): string[] {
+  let names: readonly string[];
+  try {
+    names = readdirSync(folder).sort();
+  } catch (cause) {
+    throw unexpected("file_not_found", "models-dir", "a folder that can be read", folder, { cause });
+  }
+  const weights = names.some((name) => name.endsWith(".safetensors") || name === indexName);
+  if (names.includes("config.json") && weights) return [folder];
+  return names.flatMap((name) => {
+    if (name.startsWith(".")) return [];
+    const path = join(folder, name);
+    if (name.endsWith(".gguf")) return firstPart(path) ? [path] : [];
+    return depth > 0 && isFolder(path) ? modelPaths(path, depth - 1) : [];
+  });
+}
+
+/** Whether a file stands for a model: not so the later parts of a split one. */
+function firstPart(path: string): boolean {
+  try {
+    return (splitName(path)?.index ?? 0) === 0;
+  } catch {
+    // a part number that cannot be: opening it says so
+    return true;
+  }
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
+
+/** Joins models named one by one with those of folders. Names must differ; the same file twice is one model. */
+export function distinctSources(sources: readonly ModelSource[]): readonly ModelSource[] {
+  const byName = new Map<string, ModelSource>();
+  for (const source of sources) {
+    const other = byName.get(source.name);
+    if (!other) byName.set(source.name, source);
+    else if (resolve(other.header?.path ?? "") !== resolve(source.header?.path ?? "")) {
+      const got = `${other.header?.path} and ${source.header?.path}`;
+      throw unexpected("invalid_argument", "models", `one model called ${source.name}`, got, {
+        fix: "Requests could not tell them apart; rename one",
+      });
+    }
+  }
+  return [...byName.values()];
+}
