@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { chatFormatFor } from "../models/chat/index.ts";
 import { type ModelFiles, openModelFiles } from "../models/files/source.ts";
 import { openTokenizer } from "../models/open_tokenizer.ts";
@@ -33,6 +33,7 @@ export function openText(modelPath: string): Omit<ServedModel, "engine"> {
     template: chatTemplate,
     tokenizer,
     setting: (key) => files.setting(key),
+    names: [basename(files.path), textOrNone(files.setting("general.name")) ?? ""],
   });
   return { tokenizer, chat, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
 }

@@ -2,6 +2,7 @@ import { unexpected } from "../../core/error.ts";
 import { harmonyParser } from "./harmony_parser.ts";
 import { isBuiltIn, type ToolNames, toolNames, toolSection } from "./harmony_tools.ts";
 import { encodePieces, joinPieces, marked, plain } from "./pieces.ts";
+import { harmonyShape } from "./shapes.ts";
 import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
 
 const IDENTITY = "You are ChatGPT, a large language model trained by OpenAI.\nKnowledge cutoff: 2024-06";
@@ -36,6 +37,14 @@ export function harmonyFormat(tokenizer: ChatTokenizer): ChatFormat {
       if (start.tool === undefined) return "<|channel|>commentary to=functions.";
       const to = recipient(toolNames(options.tools).written(start.tool));
       return `<|channel|>commentary to=${to} <|constrain|>json<|message|>`;
+    },
+    shape: (wish, options = {}) => {
+      const names = toolNames(options.tools);
+      const offered = (options.tools ?? []).filter(({ name }) => name === (wish.tool ?? name));
+      return harmonyShape(
+        wish,
+        offered.map(({ name }) => ({ tool: name, written: recipient(names.written(name)) })),
+      );
     },
     reasoningEnds: ["<|end|><|start|>assistant", "<|end|><|start|>assistant<|channel|>final<|message|>"],
     parser: (options = {}) => harmonyParser(tokenizer, toolNames(options.tools)),

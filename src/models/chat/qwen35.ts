@@ -3,7 +3,15 @@ import { encodePieces, joinPieces, marked, plain } from "./pieces.ts";
 import { qwen35Parser } from "./qwen35_parser.ts";
 import { spacedJson } from "./spaced_json.ts";
 import { chatTemplate } from "./template.ts";
-import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, ChatTool, PromptPiece } from "./types.ts";
+import type {
+  ChatFormat,
+  ChatMessage,
+  ChatOptions,
+  ChatTokenizer,
+  ChatTool,
+  ContentPart,
+  PromptPiece,
+} from "./types.ts";
 
 /** Marks of the format, which a file may have failed to call control tokens; most are none. */
 const MARKS: readonly string[] = [
@@ -116,8 +124,10 @@ export function renderQwen35(
   const pieces = systemTurn(texts.map(({ content }) => content.trim()).join("\n\n"), tools);
   turns.forEach((message, i) => {
     const text = plain(message.content.trim());
-    if (message.role === "user") pieces.push(marked("<|im_start|>user\n"), text, marked("<|im_end|>\n"));
-    else if (message.role === "assistant") pieces.push(...assistantTurn(message, i > lastQuestion));
+    if (message.role === "user") {
+      const said = message.parts === undefined ? [text] : mediaPieces(message.parts);
+      pieces.push(marked("<|im_start|>user\n"), ...said, marked("<|im_end|>\n"));
+    } else if (message.role === "assistant") pieces.push(...assistantTurn(message, i > lastQuestion));
     else {
       // the results of one answer's calls share a turn
       if (turns[i - 1]?.role !== "tool") pieces.push(marked("<|im_start|>user"));
@@ -127,6 +137,15 @@ export function renderQwen35(
   });
   pieces.push(marked(`<|im_start|>assistant\n<think>\n${thinks ? "" : "\n</think>\n\n"}`));
   return joinPieces(pieces);
+}
+
+/** Text with the marks of images and videos, trimmed like any text. */
+function mediaPieces(parts: readonly ContentPart[]): PromptPiece[] {
+  return parts.map((part, i) => {
+    if (part.type !== "text") return marked(`<|vision_start|><|${part.type}_pad|><|vision_end|>`);
+    const first = i === 0 ? part.text.trimStart() : part.text;
+    return plain(i === parts.length - 1 ? first.trimEnd() : first);
+  });
 }
 
 /** Reasoning that a client sent as part of the text. */

@@ -1,6 +1,7 @@
 import { type PsionicError, unexpected } from "../../core/error.ts";
 import { gemma4Format } from "./gemma4.ts";
 import { harmonyFormat } from "./harmony.ts";
+import { gemma4Media, qwen35Media } from "./media.ts";
 import { encodePieces, textOf } from "./pieces.ts";
 import { qwen35Format } from "./qwen35.ts";
 import { templateFormat } from "./template.ts";
@@ -21,6 +22,8 @@ export type ChatModel = {
   readonly tokenizer: ChatTokenizer;
   /** A hyper-parameter of the file; absent: nothing is known of the model's size. */
   readonly setting?: (key: string) => unknown;
+  /** Names that tell a model's size: its own and its file's. */
+  readonly names?: readonly string[];
 };
 
 /**
@@ -34,9 +37,13 @@ export function chatFormatFor(model: ChatModel): ChatFormat {
   const own = template === undefined ? {} : { template };
   if (/^gpt[-_]?oss$/.test(architecture)) return harmonyFormat(tokenizer);
   if (architecture.startsWith("gemma4")) {
-    return gemma4Format(tokenizer, { ...own, emptyThought: !isSmallGemma(model) });
+    const format = gemma4Format(tokenizer, { ...own, emptyThought: !isSmallGemma(model) });
+    return { ...format, media: gemma4Media(model) };
   }
-  if (/^qwen3_?5/.test(architecture)) return qwen35Format(tokenizer, { ...own, thinks: !isSmallQwen(model) });
+  if (/^qwen3_?5/.test(architecture)) {
+    const format = qwen35Format(tokenizer, { ...own, thinks: !isSmallQwen(model) });
+    return { ...format, media: qwen35Media(model) };
+  }
   if (template !== undefined) return formatOf(template, tokenizer);
   const style = turnStyles.find(({ sign }) => tokenizer.idOf(sign) !== undefined);
   if (style !== undefined) return styleFormat(style, tokenizer);

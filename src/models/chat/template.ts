@@ -4,7 +4,14 @@ import { templateLimits } from "./jinja_limits.ts";
 import { encodePieces, textOf } from "./pieces.ts";
 import { type TemplateText, templateText } from "./template_text.ts";
 import { plainParser } from "./think_parser.ts";
-import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
+import type {
+  ChatFormat,
+  ChatMessage,
+  ChatOptions,
+  ChatTokenizer,
+  ContentPart,
+  PromptPiece,
+} from "./types.ts";
 
 /** How much of a conversation's system texts the template takes. */
 type SystemSupport = "anywhere" | "first" | "none";
@@ -152,13 +159,17 @@ function templateMessage(message: ChatMessage, marks: TemplateText): Record<stri
   }));
   return {
     role,
-    content: text(content),
+    content: message.parts?.map((part) => partOf(part, text)) ?? text(content),
     ...(reasoning !== undefined && { reasoning_content: text(reasoning) }),
     ...(name !== undefined && { name: text(name) }),
     ...(toolCallId !== undefined && { tool_call_id: text(toolCallId) }),
     ...(calls.length > 0 && { tool_calls: calls }),
     ...(message.toolResponses && { tool_responses: markAll(message.toolResponses, marks) }),
   };
+}
+
+function partOf(part: ContentPart, text: (value: string) => string): Record<string, unknown> {
+  return part.type === "text" ? { type: "text", text: text(part.text) } : { type: part.type };
 }
 
 /** Templates write arguments with `tojson` or loop over them, so they get the value. */

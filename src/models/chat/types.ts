@@ -19,9 +19,36 @@ export interface ChatTokenizer {
 /** A call of a tool in a history; `arguments` is the JSON text the model wrote. */
 export type ChatToolCall = { readonly id?: string; readonly name: string; readonly arguments: string };
 
+/** A piece of a message; an image or a video is its place and nothing more, as no pixels are read. */
+export type ContentPart =
+  | { readonly type: "text"; readonly text: string }
+  | { readonly type: "image" | "video" };
+
+/** How a model's file says it takes media, and who would have to read them. Absent members: not at all. */
+export type MediaSupport = {
+  readonly family: string;
+  /**
+   * `processor_owned`: only an image processor's lane takes them, which does not exist here; `prompt_projection_only`:
+   * each becomes its marks in the prompt.
+   */
+  readonly visual?:
+    | { readonly mode: "processor_owned"; readonly owner: string }
+    | {
+        readonly mode: "prompt_projection_only";
+        readonly blocks: number;
+        readonly width: number | undefined;
+        readonly tokens: Readonly<Record<"visionStart" | "visionEnd" | "image", number | undefined>>;
+      };
+  readonly audio?: { readonly mode: "processor_owned"; readonly owner: string };
+  /** Sizes of the family that take audio, where this one does not. */
+  readonly audioSizes?: readonly string[];
+};
+
 export type ChatMessage = {
   readonly role: "system" | "developer" | "user" | "assistant" | "tool";
   readonly content: string;
+  /** The content with its media in their places; `content` is its text then. Read by formats that project media. */
+  readonly parts?: readonly ContentPart[];
   readonly reasoning?: string;
   /** Of a tool message: the tool that answered. Of others: the author, which few formats write. */
   readonly name?: string;
@@ -94,6 +121,25 @@ export interface GenerationParser {
 /** What an answer is made to begin with: its text, without reasoning, or a call, of the named tool or of one it chooses. */
 export type AnswerStart = { readonly kind: "content" } | { readonly kind: "call"; readonly tool?: string };
 
+/**
+ * The form of an answer to a prompt, for whoever lets a model write nothing else: control tokens (`mark`), text that stands
+ * there as it is, any text without marks (`free`), and places where the caller's own constraint holds.
+ */
+export type AnswerShape =
+  | { readonly kind: "mark" | "text"; readonly text: string }
+  | { readonly kind: "free" | "content" }
+  | { readonly kind: "arguments"; readonly tool: string; readonly notation: ArgumentNotation }
+  | { readonly kind: "seq" | "choice"; readonly of: readonly AnswerShape[] }
+  | { readonly kind: "repeat"; readonly of: AnswerShape; readonly min: number; readonly max: number };
+
+/** What an answer may have: text that is `free` or the caller's (`own`), or none; calls of the tools in the chat options. */
+export type AnswerWish = {
+  readonly text: "free" | "own" | "none";
+  readonly calls: "none" | "one" | "several";
+  /** Only this tool. */
+  readonly tool?: string;
+};
+
 /** How a model's conversations are written and its answers read. */
 export interface ChatFormat {
   readonly name: string;
@@ -115,6 +161,10 @@ export interface ChatFormat {
    * call; absent where the format has no such text.
    */
   readonly opening?: (start: AnswerStart, options?: ChatOptions, prompt?: readonly number[]) => string;
+  /** The form of answers to `prompt`; absent where nobody has told it. */
+  readonly shape?: (wish: AnswerWish, options?: ChatOptions, prompt?: readonly number[]) => AnswerShape;
+  /** Tokens that are no text of an answer, beside the vocabulary's control tokens. */
+  readonly marks?: readonly string[];
   /** Tokens that end a call; another may follow. Absent or empty where an answer has one call at most. */
   readonly callEnds?: readonly number[];
   /**
@@ -122,6 +172,8 @@ export interface ChatFormat {
    * or absent where answers have none.
    */
   readonly reasoningEnds?: readonly string[];
+  /** Absent: the model reads text only. */
+  readonly media?: MediaSupport;
   /** Reads the answer to `prompt`, which was written with the same options; formats whose prompts may open reasoning look. */
   parser(options?: ChatOptions, prompt?: readonly number[]): GenerationParser;
 }

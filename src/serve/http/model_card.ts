@@ -3,6 +3,8 @@ import type { ChatFormat } from "../../models/chat/index.ts";
 import { modelId } from "../models/names.ts";
 import type { ModelRow } from "../models/source.ts";
 import type { BackendTruth, EngineInfo } from "../protocol.ts";
+import { mediaFields } from "./media.ts";
+import { toolParserName } from "./parser_names.ts";
 import { storeLimits } from "./responses/store.ts";
 
 export const servedEndpoints = [
@@ -124,6 +126,9 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
     psionic_supported_endpoints: servedEndpoints,
     psionic_model_family: familyOf(info.model.architecture),
     ...cardTruth(info.backend),
+    ...Object.fromEntries(
+      Object.entries(mediaFields(chat.media)).map(([field, value]) => [`psionic_${field}`, value]),
+    ),
     psionic_response_state: {
       storage: "memory_only",
       retention_scope: "process_lifetime",
@@ -144,7 +149,7 @@ function toolCalling({ name, opening }: ChatFormat) {
   return {
     support_level: "fallback",
     supported_modes: ["none", "auto", ...(opening ? ["required", "named"] : [])],
-    parser: name === "harmony" ? "gpt_oss_harmony" : name,
+    parser: toolParserName(name),
     // the client checks what a model wrote
     argument_validation: "none",
   };

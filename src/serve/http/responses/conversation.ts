@@ -1,4 +1,4 @@
-import type { ChatMessage } from "../../../models/chat/index.ts";
+import type { ChatFormat, ChatMessage } from "../../../models/chat/index.ts";
 import type { RouteContext } from "../context.ts";
 import { badField } from "../errors.ts";
 import { type Item, type ResponseInput, readInput } from "./input.ts";
@@ -23,6 +23,7 @@ export function continueConversation(
   body: ResponseFields,
   id: string,
   model: string,
+  chat: ChatFormat,
 ): Continued {
   const { responses, settings } = state;
   const previous = previousOf(body, responses, keyIndex);
@@ -34,6 +35,7 @@ export function continueConversation(
   let items: ReadonlyMap<string, Item> | undefined;
   const input = readInput(body.input ?? (previous ? [] : undefined), {
     limits: settings.limits,
+    chat,
     history,
     findItem: (item) => {
       items ??= responses.items(keyIndex);

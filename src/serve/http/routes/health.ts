@@ -1,6 +1,7 @@
 import type { EngineInfo } from "../../protocol.ts";
 import type { Route } from "../context.ts";
 import { drainingError, HttpError, json, loadFailedError, loadingError } from "../errors.ts";
+import { mediaFields } from "../media.ts";
 import { modelFacts, servedEndpoints, truthFields } from "../model_card.ts";
 
 /** Liveness for anyone; facts about the default model for callers with a key. 503 until the server can answer. */
@@ -33,6 +34,7 @@ export const health: Route = {
       default_model_supported_endpoints: servedEndpoints,
       supported_endpoints: servedEndpoints,
       ...(engine ? engineFacts(engine.info) : {}),
+      ...mediaFields(first.served?.chat.media),
     });
   },
 };
