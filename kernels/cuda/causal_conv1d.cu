@@ -39,17 +39,21 @@ struct Convolution {
     return fresh ? 0.0f : p.state[((i64)slot * (TAPS - 1) + TAPS - 1 + at) * p.channels + c];
   }
 
-  /* Tokens begin..end-1 and TAPS-1 before them are one sequence's. */
+  /* Tokens begin..end-1 and TAPS-1 before them are one sequence's. Eight at a time, so that as many reads are under way. */
   __device__ __forceinline__ void inner(i32 begin, i32 end) {
-    float in[TAPS];
+    constexpr int GROUP = 8, HISTORY = TAPS - 1;
+    const float* x = p.x + (begin - HISTORY) * p.x_stride + c;
+    float in[HISTORY + GROUP];
 #pragma unroll
-    for (int j = 1; j < TAPS; j++) in[j] = p.x[(begin - TAPS + j) * p.x_stride + c];
-#pragma unroll 4
-    for (i32 t = begin; t < end; t++) {
+    for (int j = 0; j < HISTORY; j++, x += p.x_stride) in[j] = *x;
+    for (i32 t = begin; t < end; t += GROUP) {
 #pragma unroll
-      for (int j = 1; j < TAPS; j++) in[j - 1] = in[j];
-      in[TAPS - 1] = p.x[t * p.x_stride + c];
-      make(t, in);
+      for (int i = 0; i < GROUP; i++, x += p.x_stride) in[HISTORY + i] = t + i < end ? *x : 0.0f;
+#pragma unroll
+      for (int i = 0; i < GROUP; i++)
+        if (t + i < end) make(t + i, in + i);
+#pragma unroll
+      for (int j = 0; j < HISTORY; j++) in[j] = in[GROUP + j];
     }
   }
 
