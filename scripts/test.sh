@@ -47,6 +47,14 @@ else
   skip "Codex CLI for the tests: npm did not bring it, see .cache/codex.log"
 fi
 
+browser() { [ -n "${PSIONIC_CHROMIUM:-}" ] || command -v chromium || command -v chromium-browser || command -v google-chrome; }
+if ! browser >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+  timeout 400 sh -c 'apt-get update &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium' \
+    >.cache/apt-chromium.log 2>&1 || true
+fi
+browser >/dev/null || skip "the page in a browser: no Chromium, and it could not be installed with apt-get"
+
 step "types, format, sizes" .tools/bun scripts/check.ts
 step "fuzz, two minutes" .tools/bun scripts/fuzz.ts --seconds 120
 

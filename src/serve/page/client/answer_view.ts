@@ -1,6 +1,6 @@
 import type { AnswerTurn, ToolCall } from "./conversation.ts";
 import { element, icon } from "./elements.ts";
-import { count, duration, percent, plural, rate } from "./format.ts";
+import { count, duration, plural, rate } from "./format.ts";
 import { MarkdownView } from "./markdown_view.ts";
 
 /** One answer on the page while it is written and after. */
@@ -136,8 +136,7 @@ function summary({ figures, stopped, finish }: AnswerTurn): string {
     if (tokens > 1 && streamMs > 0) parts.push(`${rate(((tokens - 1) * 1000) / streamMs)} tok/s`);
     parts.push(`first after ${duration(firstMs)}`);
     const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
-    const share = usage.prompt_tokens > 0 ? cached / usage.prompt_tokens : 0;
-    parts.push(`prompt ${count(usage.prompt_tokens)}${cached > 0 ? `, ${percent(share)} cached` : ""}`);
+    parts.push(`prompt ${count(usage.prompt_tokens)}${cached > 0 ? `, ${count(cached)} cached` : ""}`);
   }
   if (finish === "tool_calls") parts.push("waits for results");
   return parts.join(" · ");

@@ -106,8 +106,36 @@ export function readTurns(stored: unknown): Turn[] {
     if (turn.role === "tool" && typeof turn.callId === "string" && typeof turn.name === "string") {
       return [{ role: "tool", callId: turn.callId, name: turn.name, text: turn.text }];
     }
-    if (turn.role !== "assistant" || typeof turn.reasoning !== "string" || !Array.isArray(turn.toolCalls))
-      return [];
-    return [turn as AnswerTurn];
+    return turn.role === "assistant" ? [readAnswer(turn, turn.text)] : [];
   });
+}
+
+function readAnswer(stored: Partial<Record<string, unknown>>, text: string): AnswerTurn {
+  const told = (value: unknown): string | undefined => (typeof value === "string" ? value : undefined);
+  const calls: readonly unknown[] = Array.isArray(stored.toolCalls) ? stored.toolCalls : [];
+  const error = stored.error as Partial<Record<string, unknown>> | null | undefined;
+  const message = told(error?.message);
+  const [code, requestId, finish] = [told(error?.code), told(error?.requestId), told(stored.finish)];
+  return {
+    role: "assistant",
+    model: told(stored.model) ?? "",
+    text,
+    reasoning: told(stored.reasoning) ?? "",
+    toolCalls: calls.flatMap((call) => {
+      const { id, name, arguments: args } = (call ?? {}) as Partial<Record<string, unknown>>;
+      if (typeof id !== "string" || typeof name !== "string" || typeof args !== "string") return [];
+      return [{ id, name, arguments: args }];
+    }),
+    ...(finish === undefined ? {} : { finish }),
+    ...(stored.stopped === true ? { stopped: true } : {}),
+    ...(message === undefined
+      ? {}
+      : {
+          error: {
+            message,
+            ...(code === undefined ? {} : { code }),
+            ...(requestId === undefined ? {} : { requestId }),
+          },
+        }),
+  };
 }

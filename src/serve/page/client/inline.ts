@@ -11,7 +11,9 @@ export type Inline =
 type Run = {
   readonly type: "run";
   readonly mark: string;
+  /** Marks not used yet, and how many there were. */
   count: number;
+  readonly length: number;
   readonly opens: boolean;
   readonly closes: boolean;
 };
@@ -136,13 +138,14 @@ function runAt(text: string, at: number): Run {
   const right = !isSpace(before) && (!isMark(before) || isSpace(after) || isMark(after));
   if (mark === "~") {
     const two = count === 2;
-    return { type: "run", mark, count, opens: two && left, closes: two && right };
+    return { type: "run", mark, count, length: count, opens: two && left, closes: two && right };
   }
   const inWord = mark === "_" && left && right;
   return {
     type: "run",
     mark,
     count,
+    length: count,
     opens: left && (!inWord || isMark(before)),
     closes: right && (!inWord || isMark(after)),
   };
@@ -162,7 +165,7 @@ function emphasised(parts: readonly Part[]): Inline[] {
     const places = openers.get(run.mark) ?? [];
     openers.set(run.mark, places);
     while (run.closes && run.count > 0) {
-      const place = places.at(-1);
+      const place = openerFor(run, places, out);
       if (place === undefined) break;
       const opener = out[place] as Run;
       const width = opener.count >= 2 && run.count >= 2 ? 2 : 1;
@@ -173,7 +176,7 @@ function emphasised(parts: readonly Part[]): Inline[] {
       opener.count -= width;
       run.count -= width;
       if (opener.count === 0) {
-        out.pop();
+        out.splice(place, 1);
         places.pop();
       }
       const type = run.mark === "~" ? "deleted" : width === 2 ? "strong" : "emphasis";
@@ -186,6 +189,23 @@ function emphasised(parts: readonly Part[]): Inline[] {
     if (run.opens) places.push(out.length - 1);
   }
   return textOf(out);
+}
+
+/** How many runs are looked at for a partner. */
+const lookBack = 24;
+
+/**
+ * The place of the nearest run that the closing one may pair with. CommonMark's rule of three: a run inside a word pairs
+ * with one whose length adds up to a multiple of three only where both lengths are one.
+ */
+function openerFor(run: Run, places: readonly number[], out: readonly Part[]): number | undefined {
+  for (let i = places.length - 1; i >= Math.max(0, places.length - lookBack); i--) {
+    const opener = out[places[i]!] as Run;
+    const inWord = opener.closes || run.opens;
+    const three = (opener.length + run.length) % 3 === 0 && (opener.length % 3 !== 0 || run.length % 3 !== 0);
+    if (!(inWord && three)) return places[i];
+  }
+  return undefined;
 }
 
 function textOf(parts: readonly Part[]): Inline[] {

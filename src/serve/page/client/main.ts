@@ -42,11 +42,16 @@ const composer: Composer = new Composer(
 );
 const tabs = new Tabs((name) => {
   if (name === "chat" && matchMedia("(pointer: fine)").matches) composer.focus();
-  if (name === "server") void loadModels();
+  if (name !== "server") return;
+  if (lately) server.update(lately);
+  void loadModels();
 });
 const live: Live = new Live({ onState: showLive, onReach });
 
+let lately: LiveState | undefined;
+
 function showLive(state: LiveState): void {
+  lately = state;
   const { load, samples } = state;
   const last = samples.at(-1);
   const { hit_rate: hits } = load.prefix_cache;

@@ -219,7 +219,7 @@ function readList(lines: readonly string[], at: number, first: Marker, depth: nu
       const indent = indentOf(line);
       // models indent what belongs to "1. " by two columns as often as by three
       if (indent >= Math.min(marker.content, first.indent + 2)) inner.push(dedent(line, marker.content));
-      else if (!isBlank(inner.at(-1)) && !beginsBlock(line)) inner.push(line.trimStart());
+      else if (!isBlank(inner.at(-1)) && !markerOf(line) && !beginsBlock(line)) inner.push(line.trimStart());
       else break;
     }
     items.push(itemOf(inner, depth));

@@ -13,6 +13,7 @@ export class Sparkline {
     this.node.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.node.setAttribute("preserveAspectRatio", "none");
     this.node.setAttribute("role", "img");
+    this.node.setAttribute("aria-label", "No figures yet");
     this.area.setAttribute("class", "area");
     this.line.setAttribute("class", "line");
     this.node.append(this.area, this.line);
