@@ -17,6 +17,7 @@ export type ErrorCode =
   | "disk_full"
   | "locked" // another process is at it
   | "native_failed" // a kernel library returned a status
+  | "not_finite" // a loss or gradient that is no number
   | "internal";
 
 /**

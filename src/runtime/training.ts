@@ -25,13 +25,15 @@ import type { Tensor } from "./tensor.ts";
 
 const realType = (t: Tensor): "f32" | "f64" => (t.dtype === "f64" ? "f64" : "f32");
 
-/** [T, N] = x w^T + bias from x [T, K] and w [N, K], in f32 (f64 where x is) */
+/** [T, N] = x w^T + bias from x [T, K] and w [N, K], in f32 (f64 where x is); x is rounded to bf16 where w is bf16 */
 export const dense = (x: Tensor, w: Tensor, bias?: Tensor): Tensor =>
-  gemm(x, w, { transA: false, transB: true, dtype: realType(x) }, bias);
+  gemm(like(x, w), w, { transA: false, transB: true, dtype: realType(x) }, bias);
 
-/** [T, N] = x w + bias from w [K, N], as GPT-2 stores its weights */
+/** [T, N] = x w + bias from w [K, N], as GPT-2 stores its weights; x is rounded to bf16 where w is bf16 */
 export const denseTransposed = (x: Tensor, w: Tensor, bias?: Tensor): Tensor =>
-  gemm(x, w, { transA: false, transB: false, dtype: realType(x) }, bias);
+  gemm(like(x, w), w, { transA: false, transB: false, dtype: realType(x) }, bias);
+
+const like = (x: Tensor, w: Tensor): Tensor => (w.dtype === "bf16" ? cast(x, "bf16") : x);
 
 export const gemm = (a: Tensor, b: Tensor, params: GemmParams, bias?: Tensor): Tensor =>
   apply(gemmOp, [a, b, bias, undefined], params)[0]!;

@@ -1,0 +1,71 @@
+import type { Shape } from "../core/shape.ts";
+import type { Tensor } from "../runtime/tensor.ts";
+
+/** What a parameter is, for optimisers and receipts. */
+export type ParameterClass = "embedding" | "matrix" | "head" | "scalar" | "bias";
+
+export type Initial =
+  | { readonly kind: "normal"; readonly deviation: number }
+  | { readonly kind: "constant"; readonly value: number };
+
+export type ParameterSpec = {
+  readonly name: string;
+  readonly shape: Shape;
+  readonly class: ParameterClass;
+  readonly initial: Initial;
+};
+
+/** Whole sequences as flat rows: tokens, targets and positions i32 [sequences * length]; a target below 0 does not count. */
+export type Batch = {
+  readonly sequences: number;
+  readonly length: number;
+  readonly tokens: Tensor;
+  readonly targets: Tensor;
+  readonly positions: Tensor;
+  /** First position that each row sees, where documents are packed into one sequence. */
+  readonly first?: Tensor;
+};
+
+/** What a model file sees of its surroundings. */
+export type Scene = {
+  /** A parameter as the forward pass computes with it. */
+  weight(name: string): Tensor;
+  /** Host data as a temporary. */
+  constant(dtype: "f32" | "i32", shape: Shape, data: Float32Array | Int32Array): Tensor;
+  /** y = body(x), of x's shape; the walk may run it again instead of keeping what it makes. */
+  block(body: (x: Tensor) => Tensor, x: Tensor): Tensor;
+};
+
+/** The loss of each row [rows], and what is added to the mean loss [1], such as the load-balance loss of a router. */
+export type Losses = { readonly rows: Tensor; readonly extra?: Tensor };
+
+/** A model that can be trained: its parameters and its loss. */
+export type TrainedModel = {
+  readonly id: string;
+  readonly vocabularySize: number;
+  readonly contextLength: number;
+  readonly parameters: readonly ParameterSpec[];
+  losses(scene: Scene, batch: Batch): Losses;
+  /** Floating-point operations of a token, forward and backward, in sequences of `length`. */
+  flopsPerToken(length: number): number;
+};
+
+export const normal = (deviation: number): Initial => ({ kind: "normal", deviation });
+export const constant = (value: number): Initial => ({ kind: "constant", value });
+
+export function parameterCount(model: Pick<TrainedModel, "parameters">): number {
+  return model.parameters.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+}
+
+/**
+ * 6 operations per matrix weight a token passes, plus attention: 12 * layers * width * length, half of it for a causal mask
+ * (PaLM, arXiv:2204.02311, appendix B).
+ */
+export function decoderFlopsPerToken(
+  matrixWeights: number,
+  layers: number,
+  width: number,
+  length: number,
+): number {
+  return 6 * matrixWeights + 6 * layers * width * length;
+}

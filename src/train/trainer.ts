@@ -1,0 +1,246 @@
+import { PsionicError, unexpected } from "../core/error.ts";
+import { batchOf, type HostBatch, type Windows } from "../data/batches.ts";
+import type { Device } from "../runtime/device.ts";
+import { Tape } from "../runtime/tape.ts";
+import type { Tensor } from "../runtime/tensor.ts";
+import { mix, sum } from "../runtime/training.ts";
+import type { Batch, Scene, TrainedModel } from "./model.ts";
+import { type AverageConfig, WeightAverage } from "./optimizer/average.ts";
+import type { ParameterGroup } from "./optimizer/config.ts";
+import { Optimizer } from "./optimizer/optimizer.ts";
+import { Parameters, part } from "./parameters.ts";
+import { shuffled } from "./random.ts";
+import { checkSchedule, rateAt, type Schedule } from "./schedule.ts";
+
+export type TrainerConfig = {
+  readonly seed: number;
+  /** Sequences of a microbatch, and microbatches whose gradients make a step. */
+  readonly sequences: number;
+  readonly accumulation: number;
+  readonly learningRate: number;
+  readonly schedule: Schedule;
+  readonly groups: readonly ParameterGroup[];
+  /** Limit of the gradients' global norm; Infinity: none. */
+  readonly clip: number;
+  /** bf16: matrices and what they meet are rounded to it in the forward and backward pass; masters stay f32. */
+  readonly precision: "f32" | "bf16";
+  /** Blocks are run again in the backward pass instead of kept. */
+  readonly recompute: boolean;
+  readonly average?: AverageConfig;
+};
+
+/** What a step did; `loss` is the mean over its tokens, in nats. */
+export type StepRecord = {
+  readonly step: number;
+  readonly loss: number;
+  /** The router's load-balance term, where the model has one. */
+  readonly extraLoss?: number;
+  /** Before clipping. */
+  readonly gradientNorm: number;
+  readonly learningRate: number;
+  readonly tokens: number;
+  readonly durationMs: number;
+};
+
+/** A loss or gradient that is no number: training stops, parameters are those of the step before. */
+export class NotFiniteError extends PsionicError {
+  constructor(step: number, tensor: string, what: string) {
+    const fix = "The last checkpoint is intact; lower the learning rate or look at the data of this step";
+    super("not_finite", `[train] expected finite numbers at step ${step}, got ${what} in ${tensor}. ${fix}`, {
+      step,
+      tensor,
+    });
+    this.name = "NotFiniteError";
+  }
+}
+
+/** Trains one model on one device; the state after a step is a function of config, data and the number of the step. */
+export class Trainer implements Disposable {
+  readonly device: Device;
+  readonly model: TrainedModel;
+  readonly config: TrainerConfig;
+  readonly parameters: Parameters;
+  readonly optimizer: Optimizer;
+  readonly average: WeightAverage | undefined;
+  readonly #windows: Windows;
+  #step = 0;
+  #order: { readonly epoch: number; readonly indices: Uint32Array } | undefined;
+
+  constructor(device: Device, model: TrainedModel, windows: Windows, config: TrainerConfig) {
+    checkConfig(model, windows, config);
+    this.device = device;
+    this.model = model;
+    this.config = config;
+    this.#windows = windows;
+    this.parameters = new Parameters(device, model, config.precision);
+    this.optimizer = new Optimizer(this.parameters, config.groups, config.clip);
+    this.average = config.average && new WeightAverage(this.parameters, config.average);
+    this.parameters.initialise(config.seed);
+  }
+
+  /** Steps done. */
+  get completedSteps(): number {
+    return this.#step;
+  }
+
+  /** Takes up after `step`; the buffers must hold what they held then. */
+  resumeAt(step: number): void {
+    this.#step = step;
+    this.parameters.refresh();
+  }
+
+  get tokensPerStep(): number {
+    return this.config.sequences * this.config.accumulation * this.#windows.length;
+  }
+
+  /** Indices of the windows that microbatch `micro` of the coming step reads: a function of seed, step and sizes. */
+  #indices(micro: number): number[] {
+    const { sequences, accumulation, seed } = this.config;
+    const count = this.#windows.starts.length;
+    const from = (this.#step * accumulation + micro) * sequences;
+    return Array.from({ length: sequences }, (_, i) => {
+      const epoch = Math.floor((from + i) / count);
+      if (this.#order?.epoch !== epoch) {
+        this.#order = { epoch, indices: shuffled(`psionic order of windows ${seed} ${epoch}`, count) };
+      }
+      return this.#order.indices[(from + i) % count]!;
+    });
+  }
+
+  /** One optimiser step. */
+  step(): StepRecord {
+    const begun = performance.now();
+    const { accumulation } = this.config;
+    const step = this.#step + 1;
+    this.parameters.clearGradients();
+    let loss = 0;
+    let extraLoss: number | undefined;
+    for (let micro = 0; micro < accumulation; micro++) {
+      const part = this.#accumulate(batchOf(this.#windows, this.#indices(micro)), 1 / this.tokensPerStep);
+      loss += part.loss;
+      if (part.extra !== undefined) extraLoss = (extraLoss ?? 0) + part.extra;
+      if (!Number.isFinite(part.loss + (part.extra ?? 0))) throw this.#notFinite(step, "loss", part.loss);
+    }
+    using _scope = this.device.scope();
+    const { norm, factor } = this.optimizer.norm();
+    if (!Number.isFinite(norm)) throw this.#notFinite(step, "gradients", norm);
+    const learningRate = rateAt(this.config.schedule, this.config.learningRate, step);
+    this.optimizer.step(step, learningRate, factor);
+    this.average?.update(step);
+    this.#step = step;
+    this.device.backend.synchronize();
+    return {
+      step,
+      loss,
+      ...(extraLoss !== undefined && { extraLoss }),
+      gradientNorm: norm,
+      learningRate,
+      tokens: this.tokensPerStep,
+      durationMs: performance.now() - begun,
+    };
+  }
+
+  /** Adds the gradients of one microbatch; its share of the step's loss. */
+  #accumulate(host: HostBatch, scale: number): { readonly loss: number; readonly extra?: number } {
+    using _scope = this.device.scope();
+    const batch = upload(this.device, host);
+    using tape = new Tape(this.device, this.parameters.trained);
+    const block = this.config.recompute ? tape.checkpoint.bind(tape) : runBlock;
+    const { rows, extra } = this.model.losses(this.#scene(block), batch);
+    const mean = sum(rows, scale);
+    if (!extra) {
+      tape.backward(mean);
+      return { loss: this.#number(mean) };
+    }
+    const share = sum(extra, 1 / this.config.accumulation);
+    tape.backward(mix(mean, share));
+    return { loss: this.#number(mean), extra: this.#number(share) };
+  }
+
+  /** The mean loss over windows that are not trained on, in nats. */
+  evaluate(windows: Windows): number {
+    let total = 0;
+    const { sequences } = this.config;
+    for (let from = 0; from < windows.starts.length; from += sequences) {
+      using _scope = this.device.scope();
+      const count = Math.min(sequences, windows.starts.length - from);
+      const indices = Array.from({ length: count }, (_, i) => from + i);
+      const batch = upload(this.device, batchOf(windows, indices));
+      total += this.#number(sum(this.model.losses(this.#scene(runBlock), batch).rows));
+    }
+    return total / (windows.starts.length * windows.length);
+  }
+
+  #scene(block: Scene["block"]): Scene {
+    return {
+      weight: (name) => this.parameters.weight(name),
+      constant: (dtype, shape, data) => this.device.fromHost(dtype, shape, data),
+      block,
+    };
+  }
+
+  #number(t: Tensor): number {
+    return this.device.downloadF32(t)[0]!;
+  }
+
+  /** Names the first tensor that is to blame: a parameter, else a gradient, else what was seen. */
+  #notFinite(step: number, seen: string, value: number): NotFiniteError {
+    for (const [flat, kind] of [
+      [this.parameters.values, "parameter"],
+      [this.parameters.gradients, "gradient"],
+    ] as const) {
+      for (const place of this.parameters.places) {
+        const bad = this.device
+          .downloadF32(part(flat, place, [place.count]))
+          .find((v) => !Number.isFinite(v));
+        if (bad !== undefined) return new NotFiniteError(step, `${kind} ${place.spec.name}`, String(bad));
+      }
+    }
+    return new NotFiniteError(step, seen, String(value));
+  }
+
+  [Symbol.dispose](): void {
+    this.average?.[Symbol.dispose]();
+    this.optimizer[Symbol.dispose]();
+    this.parameters[Symbol.dispose]();
+  }
+}
+
+const runBlock: Scene["block"] = (body, x) => body(x);
+
+function upload(device: Device, host: HostBatch): Batch {
+  const rows = host.sequences * host.length;
+  const [tokens, targets, positions] = [host.tokens, host.targets, host.positions].map((data) =>
+    device.fromHost("i32", [rows], data),
+  ) as [Tensor, Tensor, Tensor];
+  return { sequences: host.sequences, length: host.length, tokens, targets, positions };
+}
+
+function checkConfig(model: TrainedModel, windows: Windows, config: TrainerConfig): void {
+  for (const name of ["sequences", "accumulation"] as const) {
+    const value = config[name];
+    if (!(Number.isInteger(value) && value >= 1))
+      throw unexpected("invalid_argument", "train", `${name} of at least 1`, value);
+  }
+  if (windows.length > model.contextLength) {
+    const limit = `sequences of at most ${model.contextLength} tokens`;
+    throw unexpected("invalid_request", "train", limit, windows.length);
+  }
+  const largest = windows.tokens.reduce((most, id) => Math.max(most, id), 0);
+  const least = windows.tokens.reduce((low, id) => Math.min(low, id), 0);
+  if (largest >= model.vocabularySize || least < 0) {
+    throw unexpected(
+      "invalid_request",
+      "train",
+      `tokens of a vocabulary of ${model.vocabularySize}`,
+      largest,
+      {
+        fix: "The data were made with another tokenizer",
+      },
+    );
+  }
+  if (!(config.learningRate > 0 && Number.isFinite(config.learningRate))) {
+    throw unexpected("invalid_argument", "train", "a learning rate above 0", config.learningRate);
+  }
+  checkSchedule(config.schedule);
+}
