@@ -3,8 +3,8 @@ import { floats, randomFloats } from "../cpu/library.ts";
 import { largestError, runReference } from "../cpu/twins.ts";
 import { check, cuda, deviceBytes, floatsFromDevice, onDevice } from "./library.ts";
 
-/** exp and division of the fast kind; sums of squares in 32 lanes. */
-const tolerance = 3e-6;
+/** exp and division of the fast kind, as in glu; sums of squares in 32 lanes. */
+const tolerance = 2e-5;
 
 test.each([
   [1, 1, 1],
