@@ -99,6 +99,7 @@ describe.skipIf(!existsSync(program))("dist/psionic", () => {
       "detokenize",
       "logits",
       "bench",
+      "conformance",
       "doctor",
       "completions",
     ]) {

@@ -207,6 +207,27 @@ test("without a fault in between, the same probes pass or are skipped", async ()
   expect(failed.map(({ name, detail }) => `${name}: ${detail}`)).toEqual([]);
 }, 30_000);
 
+const empty: Readonly<Record<string, () => Response>> = {
+  "an empty object": () => Response.json({}),
+  "a page": () => new Response("<html>Hello</html>", { headers: { "content-type": "text/html" } }),
+  "a server error": () => new Response("oops", { status: 500 }),
+  "an error in JSON": () => Response.json({ error: { message: "no", code: "x" } }, { status: 500 }),
+  "an empty stream": () => new Response("", { headers: { "content-type": "text/event-stream" } }),
+  "nothing but an end": () =>
+    new Response("data: [DONE]\n\n", { headers: { "content-type": "text/event-stream" } }),
+};
+
+test("no probe passes on a server that says the same to everything", async () => {
+  for (const [what, reply] of Object.entries(empty)) {
+    const server = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: reply });
+    const results = await runNamed(probes, makeTarget(`http://127.0.0.1:${server.port}`, "m", "key"));
+    await server.stop(true);
+    const passed = results.filter(({ status }) => status === "pass").map(({ name }) => name);
+    // Hermes takes any answer that is fast and no failure
+    expect([what, ...passed.filter((name) => name !== "hermes.detection")]).toEqual([what]);
+  }
+}, 30_000);
+
 test("probes have names of their own, in every group", () => {
   expect(new Set(probes.map(({ name }) => name)).size).toBe(probes.length);
   expect([...new Set(probes.map(groupOf))].sort()).toEqual([...groups].sort());

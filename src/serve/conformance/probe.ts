@@ -1,7 +1,7 @@
 import type { Script } from "../scripted_engine.ts";
 import type { Target } from "./target.ts";
 
-/** Whose requirement a probe expresses: a client of the matrix, what users complain about, or security. */
+/** Whose requirement a probe expresses: a client of the matrix, what users complain about, security, or our own. */
 export const groups = [
   "openai",
   "ai-sdk",
@@ -12,6 +12,7 @@ export const groups = [
   "open-webui",
   "complaints",
   "security",
+  "psionic",
 ] as const;
 
 export type Group = (typeof groups)[number];

@@ -1,7 +1,7 @@
 import { at, isCount, isObject, type Json, listAt, parsed, textAt } from "./json.ts";
 import { must } from "./probe.ts";
 import type { SseEvent } from "./sse.ts";
-import type { Reply, StreamReply, Target } from "./target.ts";
+import { ok, type Reply, type StreamReply, type Target } from "./target.ts";
 
 /** Tokens that an answer may have where the probe is about its form. */
 export const fewTokens = 24;
@@ -11,6 +11,13 @@ export const question = [{ role: "user", content: "Why does HTTPS matter?" }] as
 /** A chat request of the target's model, greedy and short unless `more` says otherwise. */
 export function chat(target: Target, more: Json = {}): Json {
   return { model: target.model, messages: question, temperature: 0, max_tokens: fewTokens, ...more };
+}
+
+/** The only choice of a whole answer to a chat request. */
+export function readChoice(reply: Reply): unknown {
+  const choice = at(ok(reply), "choices", 0);
+  must(isObject(at(choice, "message")), "choices[0].message", reply.json);
+  return choice;
 }
 
 export const weatherParameters = {

@@ -46,6 +46,9 @@ export type Target = {
 /** Longest wait for an answer, milliseconds. */
 const patience = 120_000;
 
+/** Longest wait for the first word of a server, milliseconds. */
+const firstMs = 15_000;
+
 /** `http://host:port/v1/` and `http://host:port` are the same server. */
 export function rootOf(baseUrl: string): string {
   const url = URL.parse(baseUrl);
@@ -107,7 +110,8 @@ function isStream(response: Response): boolean {
 
 /** The first model that a server lists. */
 export async function firstModel(root: string, apiKey: string | undefined): Promise<string> {
-  const list = await makeTarget(root, "", apiKey).get("/v1/models");
+  const ask = { signal: AbortSignal.timeout(firstMs) };
+  const list = await makeTarget(root, "", apiKey).get("/v1/models", ask);
   const [first] = listAt(list.json, "data");
   const id = textAt(first, "id");
   if (list.status === 200 && id !== "") return id;

@@ -5,6 +5,7 @@ import {
   mustBeError,
   mustBeUsage,
   readChatStream,
+  readChoice,
   weatherParameters,
   weatherQuestion,
   weatherTool,
@@ -81,7 +82,7 @@ export const aiSdkProbes: readonly Probe[] = [
     run: async (target) => {
       const path = "/v1/chat/completions";
       const penalties = { presence_penalty: 0.1, frequency_penalty: 0.1 };
-      ok(await target.post(path, chat(target, { top_p: 0.9, seed: 7, stop: ["###"], ...penalties })));
+      readChoice(await target.post(path, chat(target, { top_p: 0.9, seed: 7, stop: ["###"], ...penalties })));
       const refused: string[] = [];
       for (const name of ["reasoning_effort", "verbosity"]) {
         const reply = await target.post(path, chat(target, { [name]: "low" }));

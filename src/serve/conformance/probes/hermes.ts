@@ -1,7 +1,7 @@
 import { at, isCount, isObject, listAt } from "../json.ts";
 import { must, type Probe } from "../probe.ts";
-import { chat, contextOf, modelEntry, weatherQuestion, weatherTool } from "../shapes.ts";
-import { ok, type Reply, type Target } from "../target.ts";
+import { chat, contextOf, modelEntry, readChoice, weatherQuestion, weatherTool } from "../shapes.ts";
+import type { Reply, Target } from "../target.ts";
 
 /** How long Hermes waits for each of its questions, milliseconds. */
 const probeMs = 2000;
@@ -79,7 +79,7 @@ export const hermesProbes: readonly Probe[] = [
       const path = "/v1/chat/completions";
       const asked = { messages: weatherQuestion, tools: [weatherTool], tool_choice: "required" };
       const first = await target.post(path, chat(target, asked));
-      const message = at(ok(first), "choices", 0, "message");
+      const message = at(readChoice(first), "message");
       const calls = listAt(message, "tool_calls");
       must(calls.length > 0, "a call where one is required", message);
       const id = at(calls[0], "id");
@@ -88,7 +88,7 @@ export const hermesProbes: readonly Probe[] = [
       must(typeof id === "string", "an id of the call", calls[0]);
       const messages = [...weatherQuestion, message, ...results];
       const second = await target.post(path, chat(target, { ...asked, messages, tool_choice: "auto" }));
-      ok(second);
+      readChoice(second);
       return undefined;
     },
   },

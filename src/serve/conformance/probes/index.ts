@@ -8,6 +8,7 @@ import { langchainProbes } from "./langchain.ts";
 import { openWebuiProbes } from "./open_webui.ts";
 import { openaiProbes } from "./openai.ts";
 import { opencodeProbes } from "./opencode.ts";
+import { psionicProbes } from "./psionic.ts";
 import { securityProbes } from "./security.ts";
 import { structuredProbes } from "./structured.ts";
 
@@ -23,6 +24,7 @@ export const probes: readonly Probe[] = [
   ...complaintProbes,
   ...structuredProbes,
   ...securityProbes,
+  ...psionicProbes,
 ];
 
 /** Probes by their names or their group's; throws `UsageError` for a name that is neither. */

@@ -1,6 +1,14 @@
 import { at, listAt, textAt } from "../json.ts";
 import { must, type Probe, skip } from "../probe.ts";
-import { chat, mustBeClean, mustBeUsage, readChatStream, weatherQuestion, weatherTool } from "../shapes.ts";
+import {
+  chat,
+  mustBeClean,
+  mustBeUsage,
+  readChatStream,
+  readChoice,
+  weatherQuestion,
+  weatherTool,
+} from "../shapes.ts";
 import { ok } from "../target.ts";
 
 /** What LangChain's `ChatOpenAI` sends and reads, on its chat and its responses path. */
@@ -54,7 +62,9 @@ export const langchainProbes: readonly Probe[] = [
           { role: "assistant", content, tool_calls: [call] },
           { role: "tool", tool_call_id: "call_1", content: "Snow, -3C" },
         ];
-        ok(await target.post("/v1/chat/completions", chat(target, { messages, tools: [weatherTool] })));
+        readChoice(
+          await target.post("/v1/chat/completions", chat(target, { messages, tools: [weatherTool] })),
+        );
       }
       return undefined;
     },

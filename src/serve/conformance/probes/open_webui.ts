@@ -1,6 +1,6 @@
 import { at, listAt } from "../json.ts";
 import { must, type Probe } from "../probe.ts";
-import { chat, mustBeError, readChatStream } from "../shapes.ts";
+import { chat, mustBeError, readChatStream, readChoice } from "../shapes.ts";
 import { ok } from "../target.ts";
 
 /** What Open WebUI needs, and what its users run into: they point it at the wrong prefix. */
@@ -13,7 +13,7 @@ export const openWebuiProbes: readonly Probe[] = [
       for (const prefix of ["", "/v1"]) {
         const list = ok(await target.get(`${prefix}/models`));
         must(listAt(list, "data").length > 0, `models at ${prefix}/models`, list);
-        ok(await target.post(`${prefix}/chat/completions`, chat(target, { max_tokens: 1 })));
+        readChoice(await target.post(`${prefix}/chat/completions`, chat(target, { max_tokens: 1 })));
       }
       return undefined;
     },

@@ -1,7 +1,15 @@
 import { unexpected } from "../../../core/error.ts";
 import { at, isCount, isObject, listAt, parsed, textAt } from "../json.ts";
 import { must, type Probe, skip } from "../probe.ts";
-import { chat, mustBeError, mustBeUsage, mustStream, readChatStream, weatherTool } from "../shapes.ts";
+import {
+  chat,
+  mustBeError,
+  mustBeUsage,
+  mustStream,
+  readChatStream,
+  readChoice,
+  weatherTool,
+} from "../shapes.ts";
 import { ok } from "../target.ts";
 
 /** What the `openai` package needs: its readers throw on anything else. */
@@ -82,7 +90,7 @@ export const openaiProbes: readonly Probe[] = [
       };
       const { max_tokens: limit, ...rest } = chat(target);
       const asked = { ...rest, max_completion_tokens: limit, ...neutral };
-      ok(await target.post("/v1/chat/completions", asked));
+      readChoice(await target.post("/v1/chat/completions", asked));
       return undefined;
     },
   },

@@ -26,8 +26,8 @@ export function uniquePrompt(words: number): string {
   return `${randomUUID()} ${"the web is safe because ".repeat(Math.ceil(words / 5))}`;
 }
 
-/** Reasoning and content of a whole answer. */
-export function answerText(body: unknown): string {
-  const message = at(body, "choices", 0, "message");
+/** Reasoning and content of a whole answer's choice. */
+export function answerText(choice: unknown): string {
+  const message = at(choice, "message");
   return textAt(message, "reasoning_content") + textAt(message, "content");
 }

@@ -1,7 +1,6 @@
 import { at, parsed, textAt } from "../json.ts";
 import { must, type Probe } from "../probe.ts";
-import { chat, mustBeError, weatherQuestion, weatherTool } from "../shapes.ts";
-import { ok } from "../target.ts";
+import { chat, mustBeError, readChoice, weatherQuestion, weatherTool } from "../shapes.ts";
 import { structured } from "./ai_sdk.ts";
 
 const path = "/v1/chat/completions";
@@ -83,7 +82,8 @@ export const structuredProbes: readonly Probe[] = [
         const reply = await target.post(path, asked);
         must(reply.ms < schemaMs, `${what} within ${schemaMs} ms`, `${Math.round(reply.ms)} ms`);
         must(reply.status < 500, `200 or 4xx for ${what}`, `${reply.status} ${reply.text}`);
-        if (reply.status !== 200) mustBeError(reply, reply.status);
+        if (reply.status === 200) readChoice(reply);
+        else mustBeError(reply, reply.status);
       }
       return undefined;
     },
@@ -106,7 +106,7 @@ export const structuredProbes: readonly Probe[] = [
     run: async (target) => {
       const choice = { type: "function", function: { name: "get_weather" } };
       const more = { messages: weatherQuestion, tools: [weatherTool], tool_choice: choice, max_tokens: 200 };
-      const answer = at(ok(await target.post(path, chat(target, more))), "choices", 0);
+      const answer = readChoice(await target.post(path, chat(target, more)));
       const call = at(answer, "message", "tool_calls", 0);
       must(textAt(call, "function", "name") === "get_weather", "the call", answer);
       const value = parsed(textAt(call, "function", "arguments"));
