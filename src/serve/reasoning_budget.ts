@@ -31,13 +31,15 @@ export async function* withBudget(
   { signal, choiceSignals, spent }: BudgetOptions,
 ): AsyncGenerator<GenerateEvent | ForcedEvent, void, void> {
   let prompt = request.prompt;
+  let { constraint } = request;
   let generated = 0;
   for (let cuts = 0; ; cuts++) {
     const forced = closings[Math.min(cuts, closings.length - 1)] ?? [];
     const left = request.maxTokens === undefined ? {} : { maxTokens: request.maxTokens - generated };
+    const next = { ...request, prompt, ...left, ...(constraint ? { constraint } : {}) };
     const answer: number[] = [];
     let cut = false;
-    for await (const event of engine.generate({ ...request, prompt, ...left }, signal, choiceSignals)) {
+    for await (const event of engine.generate(next, signal, choiceSignals)) {
       // the prompt was read before; what it cost then is what counts
       const again = cuts > 0 && (event.type === "prefill" || event.type === "promptLogprobs");
       if (!again) yield event;
@@ -52,5 +54,8 @@ export async function* withBudget(
     if (!cut) return;
     yield { type: "forced", choice: 0, tokens: forced };
     prompt = [...prompt, ...answer, ...forced];
+    if (constraint) {
+      constraint = { ...constraint, consumed: [...constraint.consumed, ...answer, ...forced] };
+    }
   }
 }

@@ -122,7 +122,7 @@ export function openRequest(
     reported: -1,
     promptLogprobs: [],
   };
-  const open = () => (constraint ? grammars.open(constraint, request.stopTokens) : undefined);
+  const open = () => (constraint ? grammars.open(constraint) : undefined);
   active.sequences.push(...samplers.map((sampler, choice) => new Sequence(active, choice, sampler, open())));
   return active;
 }

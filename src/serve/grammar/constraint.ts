@@ -11,6 +11,8 @@ export type ConstraintSource = {
   readonly digest: string;
   /** Tokens at the end of the prompt that count as the answer's first. */
   readonly consumed: readonly number[];
+  /** Tokens that end the answer where the grammar lets it end. */
+  readonly stops: readonly number[];
 };
 
 /** Tokens that may come next. */
@@ -120,8 +122,9 @@ export class Grammars {
   }
 
   /** The constraint of one choice, behind the tokens that are there already. Throws where these do not fit. */
-  open(source: ConstraintSource, stops: readonly number[]): Constraint {
+  open(source: ConstraintSource): Constraint {
     if (!this.trie) throw unexpected("internal", "grammar", "a vocabulary before the first grammar", "none");
+    const { stops } = source;
     const key = `${source.digest} ${stops.join()}`;
     const matcher = this.matchers.get(key) ?? new Matcher(source.program, this.trie, stops);
     this.matchers.delete(key);

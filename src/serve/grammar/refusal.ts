@@ -7,8 +7,9 @@ export function refused(
   got: string,
   facts: { readonly keyword?: string; readonly path?: string; readonly fix?: string } = {},
 ): PsionicError {
-  const { keyword, path, fix } = facts;
-  const where = path === undefined || path === "" ? what : `${what} at ${path}`;
+  const { keyword, fix } = facts;
+  const path = shownPath(facts.path ?? "");
+  const where = path === "" ? what : `${what} at ${path}`;
   return unexpected("unsupported", where, expected, got, {
     ...(fix === undefined ? {} : { fix }),
     details: { grammar: true, ...(keyword === undefined ? {} : { keyword }), ...(path ? { path } : {}) },
@@ -22,6 +23,11 @@ export function unsupportedKeyword(what: string, keyword: string, path: string, 
     path,
     fix: fix ?? "Leave it out",
   });
+}
+
+/** A path that was put together from parts with a dot before each. */
+export function shownPath(path: string): string {
+  return path.replace(/^\.+/, "");
 }
 
 /** Text from outside, short and printable. */

@@ -3,7 +3,7 @@ import { chars, choice, type Expr, type Grammar, optional, repeat, rule, seq, te
 import { formats } from "./formats.ts";
 import * as json from "./json_text.ts";
 import { integerRange, numberRange } from "./number_ranges.ts";
-import { refused, shown, unsupportedKeyword } from "./refusal.ts";
+import { refused, shown, shownPath, unsupportedKeyword } from "./refusal.ts";
 import { regexExpr } from "./regex.ts";
 import { parseRegex } from "./regex_syntax.ts";
 import { areDisjoint } from "./schema_disjoint.ts";
@@ -75,7 +75,7 @@ class SchemaReader {
   private unsupported(keyword: string, path: string, fix?: string): void {
     const place = path === "" ? keyword : `${path}.${keyword}`;
     if (!this.lenient) throw unsupportedKeyword("schema", keyword, place, fix);
-    this.notes.push(place);
+    this.notes.push(shownPath(place));
   }
 
   private wrong(path: string, keyword: string, expected: string): Error {
@@ -333,7 +333,7 @@ class SchemaReader {
       return json.quoted(regexExpr(pattern, { what: "schema", path: place, encoding: "json", search: true }));
     } catch (error) {
       if (!this.lenient) throw error;
-      this.notes.push(place);
+      this.notes.push(shownPath(place));
       return json.stringOf(min, max);
     }
   }
@@ -413,7 +413,7 @@ class SchemaReader {
     }
     const names = Object.keys(properties);
     const missing = [...new Set(required as string[])].filter((name) => !Object.hasOwn(properties, name));
-    const others = schema.additionalProperties ?? names.length + missing.length === 0;
+    const others = schema.additionalProperties ?? (schema.properties === undefined && missing.length === 0);
     if (missing.length > 0 && schema.additionalProperties === false) {
       throw refused("schema", "required properties that are allowed", shown(missing[0]!), {
         keyword: "required",

@@ -276,8 +276,12 @@ const wrong: [string, unknown, string?][] = [
   ["tools", [{ type: "function", function: { name: "f" } }]],
   ["tool_choice", "required"],
   ["functions", [{ name: "f" }]],
-  ["response_format", { type: "json_object" }],
-  ["response_format", { type: "json_schema", json_schema: { schema: {} } }],
+  ["response_format", { type: "xml" }, "response_format.type"],
+  [
+    "response_format",
+    { type: "json_schema", json_schema: { schema: { not: {} } } },
+    "response_format.json_schema.schema",
+  ],
   ["modalities", ["text", "audio"]],
   ["audio", { voice: "alloy" }],
   ["web_search_options", {}],
@@ -285,7 +289,7 @@ const wrong: [string, unknown, string?][] = [
   ["suffix", "x"],
   ["best_of", 2],
   ["grammar", "root ::= x"],
-  ["psionic_grammar", { grammar: "x" }],
+  ["psionic_grammar", { grammar: "x" }, "psionic_grammar.grammar"],
 ];
 
 test("what is wrong or not implemented is a 400 that names it", async () => {

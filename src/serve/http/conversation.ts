@@ -2,6 +2,7 @@ import type { AnswerStart, ChatFormat, ChatMessage, ChatOptions } from "../../mo
 import type { GenerationPlan } from "../generation.ts";
 import { inlineReasoning, type ReasoningMarks } from "../inline_reasoning.ts";
 import type { ReasoningBudget } from "../reasoning_budget.ts";
+import { constrainAnswer } from "./constrain.ts";
 import type { RouteContext } from "./context.ts";
 import { badField, type HttpError, unsupportedField } from "./errors.ts";
 import type { ServedModel } from "./options.ts";
@@ -16,6 +17,7 @@ import {
 } from "./reasoning.ts";
 import { engineRequest, stopStringsOf } from "./sampling.ts";
 import type { GenerationFields } from "./schema.ts";
+import { type StructuredOutput, structuredOutput } from "./structured.ts";
 import type { ToolUse } from "./tools.ts";
 
 /** A conversation that is to go on, as every API that has messages comes to it. */
@@ -35,6 +37,8 @@ export type Conversation = {
   readonly maxTokens: number | null | undefined;
   /** Log-probabilities with so many alternatives. */
   readonly topLogprobs?: number | undefined;
+  /** What a field of this API alone asks of the text. */
+  readonly output?: StructuredOutput | undefined;
   /** Reasoning stays in the content, between marks. */
   readonly inline?: boolean;
 };
@@ -44,6 +48,7 @@ export type PlannedAnswer = {
   /** The effort the model was told; absent where its format has none. */
   readonly effort?: "none" | "low" | "medium" | "high";
   readonly ignored: readonly string[];
+  readonly output?: StructuredOutput | undefined;
 };
 
 /** Writes the prompt and says how the answer is read. */
@@ -59,25 +64,33 @@ export function planAnswer(
   if (budget && (body.n ?? 1) > 1) {
     throw badField("n", "1 where reasoning is bounded", String(body.n));
   }
+  const output = structuredOutput(body, conversation.output);
   const written = chat.prompt(messages, options);
   const started = startAnswer(model, start, options, written);
   const parser = () => started.parser(chat.parser(options, written));
   // with the call's end for a stop token there is no second call
   const callEnds = conversation.use.single && !body.ignore_eos ? (chat.callEnds ?? []) : [];
+  const request = engineRequest(context, body, {
+    ...{ tokenizer, maxTokens },
+    formatStops: [...chat.stopTokens, ...callEnds],
+  });
+  const constrained = constrainAnswer(model, {
+    ...{ output, use: conversation.use, options, prompt: written, started: started.tokens },
+    stops: request.stopTokens.filter((token) => !callEnds.includes(token)),
+  });
+  const { constraint } = constrained;
   const plan: GenerationPlan = {
     stops: stopStringsOf(body),
     parser: inline ? () => inlineReasoning(parser(), reasoningMarks(chat.name)) : parser,
     request: {
       prompt: [...written, ...started.tokens],
-      ...engineRequest(context, body, {
-        ...{ tokenizer, maxTokens },
-        formatStops: [...chat.stopTokens, ...callEnds],
-      }),
+      ...request,
+      ...(constraint ? { constraint } : {}),
       ...(topLogprobs === undefined ? {} : { topLogprobs }),
     },
     ...(budget ? { budget } : {}),
   };
-  return { plan, ...told };
+  return { plan, ...told, ignored: [...told.ignored, ...constrained.ignored], output };
 }
 
 type Reasoning = Omit<PlannedAnswer, "plan"> & {

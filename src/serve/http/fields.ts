@@ -36,7 +36,7 @@ const drop = "Leave the field out";
 const later = "Ask for it in the prompt instead, or leave the field out";
 const textOnly = (value: unknown): boolean =>
   Array.isArray(value) && value.every((entry) => entry === "text");
-const ofType = (type: string) => (value: unknown) =>
+const _ofType = (type: string) => (value: unknown) =>
   typeof value === "object" && (value as { type?: unknown }).type === type;
 
 /** Fields that would change the answer and have no implementation: refused by name unless they ask for nothing. */
@@ -46,16 +46,6 @@ export const refusedFields: ReadonlyMap<string, Refused> = new Map<string, Refus
     "function_call",
     { what: "function calling", fix: drop, harmless: (value) => value === "none" || value === "auto" },
   ],
-  ["response_format", { what: "structured output", fix: later, harmless: ofType("text") }],
-  ["psionic_grammar", { what: "structured output", fix: later }],
-  ["psionic_structured_output", { what: "structured output", fix: later }],
-  ["grammar", { what: "structured output", fix: later }],
-  ["json_schema", { what: "structured output", fix: later }],
-  ["structured_outputs", { what: "structured output", fix: later }],
-  ["guided_json", { what: "structured output", fix: later }],
-  ["guided_regex", { what: "structured output", fix: later }],
-  ["guided_choice", { what: "structured output", fix: later }],
-  ["guided_grammar", { what: "structured output", fix: later }],
   ["audio", { what: "audio output", fix: drop }],
   ["modalities", { what: "output other than text", fix: drop, harmless: textOnly }],
   ["web_search_options", { what: "web search", fix: drop, emptyCounts: true }],

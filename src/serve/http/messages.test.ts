@@ -220,7 +220,7 @@ const wrong: readonly (readonly [string, unknown, string?])[] = [
   ["tool_choice", { type: "tool", name: "f" }],
   ["tool_choice", { type: "tool" }, "tool_choice.name"],
   ["mcp_servers", [{ url: "x" }]],
-  ["output_config", { format: { type: "json_schema" } }, "output_config.format"],
+  ["output_config", { format: { type: "json_schema" } }, "output_config.format.schema"],
   ["model", "claude-x"],
 ];
 

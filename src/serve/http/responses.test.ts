@@ -380,7 +380,7 @@ const wrong: readonly (readonly [string, unknown, string?])[] = [
   ["max_output_tokens", 0],
   ["background", true],
   ["prompt", { id: "p" }],
-  ["text", { format: { type: "json_schema", name: "x", schema: {} } }, "text.format"],
+  ["text", { format: { type: "json_schema", name: "x", schema: { not: {} } } }, "text.format.schema"],
   ["text", { verbosity: "low" }, "text.verbosity"],
   ["tools", [{ type: "function" }], "tools[0].name"],
   ["tools", [weather, weather], "tools[1].name"],

@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import type { RequestLimits } from "./options.ts";
+import { structuredEntries } from "./structured.ts";
 
 /** Clients send `null` for what they do not set. */
 export function maybe<S extends v.GenericSchema>(schema: S) {
@@ -85,6 +86,7 @@ export function generationEntries(limits: RequestLimits) {
     xtc_probability: maybe(number(0, 1)),
     xtc_threshold: maybe(number(0, 1)),
     logit_bias: maybe(v.unknown()),
+    ...structuredEntries,
     cache_prompt: maybe(flag),
     psionic_prefix_cache: maybe(
       v.object(

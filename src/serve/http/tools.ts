@@ -3,7 +3,7 @@ import type { ChatTool } from "../../models/chat/index.ts";
 import { describe, printable, validateAt } from "./body.ts";
 import { badField, unsupportedField } from "./errors.ts";
 import type { ServedModel } from "./options.ts";
-import { maybe, text } from "./schema.ts";
+import { flag, maybe, text } from "./schema.ts";
 
 /** Which tools an answer may or must call. */
 export type ToolChoice =
@@ -14,6 +14,8 @@ export type ToolChoice =
 export type OfferedTools = {
   readonly tools: readonly ChatTool[];
   readonly ignored: readonly string[];
+  /** Names of those that are marked strict. */
+  readonly strict: ReadonlySet<string>;
   /** Where a tool came from that was offered as one of a group, by the name it is offered under. */
   readonly grouped: ReadonlyMap<string, GroupedTool>;
 };
@@ -62,6 +64,7 @@ const functionTool = v.object(
     description: maybe(text),
     parameters: maybe(v.record(text, v.unknown(), "a JSON schema object")),
     input_schema: maybe(v.record(text, v.unknown(), "a JSON schema object")),
+    strict: maybe(flag),
   },
   "an object",
 );
@@ -73,6 +76,7 @@ export function readTools(tools: readonly unknown[] | null | undefined, form: To
   const offered = new Map<string, ChatTool>();
   const grouped = new Map<string, GroupedTool>();
   const ignored = new Set<string>();
+  const strict = new Set<string>();
   const read = (list: readonly unknown[], where: string, namespace?: string): void => {
     list.forEach((tool, i) => {
       const param = `${where}[${i}]`;
@@ -88,7 +92,7 @@ export function readTools(tools: readonly unknown[] | null | undefined, form: To
         ignored.add(`tools.${printable(type)}`);
         return;
       }
-      const one = readFunction(tool, param, form);
+      const { strict: isStrict, ...one } = readFunction(tool, param, form);
       const origin = namespace === undefined ? undefined : { namespace, name: one.name };
       const shown = origin ? { ...one, name: groupedName(origin) } : one;
       if (offered.has(shown.name)) {
@@ -96,20 +100,22 @@ export function readTools(tools: readonly unknown[] | null | undefined, form: To
       }
       if (origin) grouped.set(shown.name, origin);
       offered.set(shown.name, shown);
+      if (isStrict) strict.add(shown.name);
       if (offered.size > maxTools) throw badField("tools", `at most ${maxTools} tools`, "more");
     });
   };
   read(tools ?? [], "tools");
-  return { tools: [...offered.values()], ignored: [...ignored], grouped };
+  return { tools: [...offered.values()], ignored: [...ignored], grouped, strict };
 }
 
-function readFunction(tool: object, param: string, form: ToolForm): ChatTool {
+function readFunction(tool: object, param: string, form: ToolForm): ChatTool & { readonly strict: boolean } {
   const where = form.at === "" ? param : `${param}.${form.at}`;
   const inner: unknown = form.at === "" ? tool : (tool as Record<string, unknown>)[form.at];
   const { name: own, description, ...rest } = validateAt(functionTool, inner, where);
   const schema = rest[form.schema] ?? undefined;
   return {
     name: own,
+    strict: rest.strict ?? false,
     ...(description ? { description } : {}),
     ...(schema === undefined ? {} : { parameters: schema }),
   };
@@ -144,6 +150,8 @@ export type ToolUse = {
   readonly forced?: { readonly tool?: string };
   /** The answer ends with its first call. */
   readonly single?: true;
+  /** Tools whose arguments must match all of their schemas. */
+  readonly strict?: ReadonlySet<string>;
 };
 
 /**
@@ -151,7 +159,7 @@ export type ToolUse = {
  * calls may follow one another.
  */
 export function toolUse(
-  { tools, ignored }: OfferedTools,
+  { tools, ignored, strict }: OfferedTools,
   choice: ToolChoice | undefined,
   { chat }: ServedModel,
   parallel: boolean | null | undefined = true,
@@ -168,7 +176,7 @@ export function toolUse(
     const fix = 'Leave tools out, or set tool_choice to "none".';
     throw unsupportedField("tools", "tool calling", `This model's chat format has none. ${fix}`);
   }
-  const use: ToolUse = { tools, ...(parallel === false ? { single: true } : {}) };
+  const use: ToolUse = { tools, strict, ...(parallel === false ? { single: true } : {}) };
   if (choice === undefined || choice.kind === "auto") return use;
   const tool = choice.kind === "named" ? choice.name : tools.length === 1 ? tools[0]!.name : undefined;
   if (tool !== undefined && !tools.some((offered) => offered.name === tool)) {

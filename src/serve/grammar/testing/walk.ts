@@ -64,7 +64,7 @@ export function openWalk({ tokenizer, grammars, stop }: Vocabulary, grammar: Gra
   const program = compileGrammar(grammar);
   const digest = `walk ${digests++}`;
   return (random: () => number, { patience = 20, most = 400 } = {}): Walk => {
-    const constraint = grammars.open({ program, digest, consumed: [] }, [stop]);
+    const constraint = grammars.open({ program, digest, consumed: [], stops: [stop] });
     const tokens: number[] = [];
     let whole = false;
     while (tokens.length < most) {

@@ -59,6 +59,8 @@ export function anthropicEntries(limits: RequestLimits, counted: boolean) {
     ...conversationEntries(limits),
     max_tokens: counted ? maybe(most) : most,
     stop_sequences: stopStrings,
+    /** The name of `output_config.format` in the API's beta. */
+    output_format: v.optional(v.unknown()),
   };
 }
 
@@ -69,10 +71,6 @@ export function refuseUnserved(body: AnthropicFields, raw: object): void {
   const { mcp_servers: servers } = raw as { readonly mcp_servers?: unknown };
   if (Array.isArray(servers) && servers.length > 0) {
     throw unsupportedField("mcp_servers", "calling other servers", "Offer their tools in tools.");
-  }
-  const format = body.output_config?.format ?? undefined;
-  if (format !== undefined) {
-    throw unsupportedField("output_config.format", "structured output", "Ask for it in the prompt instead.");
   }
   if (typeof body.stop_sequences === "string") {
     throw badField("stop_sequences", "an array of strings", describe(body.stop_sequences));

@@ -38,7 +38,7 @@ export function responseHead(state: ServerState, facts: Facts, stored: boolean):
     service_tier: "default",
     store: stored,
     temperature: sampling.greedy ? 0 : sampling.temperature,
-    text: { format: { type: "text" }, verbosity: "medium" },
+    text: { format: body.text?.format ?? { type: "text" }, verbosity: "medium" },
     tool_choice: body.tool_choice ?? "auto",
     tools: body.tools ?? [],
     top_logprobs: planned.plan.request.topLogprobs ?? 0,

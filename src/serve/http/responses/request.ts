@@ -1,5 +1,4 @@
 import * as v from "valibot";
-import { describe } from "../body.ts";
 import { badField, unsupportedField } from "../errors.ts";
 import type { RequestLimits } from "../options.ts";
 import { budgetEntries, efforts } from "../reasoning.ts";
@@ -82,18 +81,6 @@ export function refuseUnserved(body: ResponseFields): void {
   if (verbosity !== "medium") {
     throw unsupportedField("text.verbosity", "verbosity", "Ask for it in the instructions, or leave it out.");
   }
-  checkFormat(body.text?.format ?? undefined);
-}
-
-function checkFormat(format: unknown): void {
-  if (format === undefined) return;
-  if (typeof format !== "object") throw badField("text.format", "an object with a type", describe(format));
-  const { type } = format as { readonly type?: unknown };
-  if (type === "text") return;
-  if (type !== "json_schema" && type !== "json_object") {
-    throw badField("text.format.type", "text, json_object or json_schema", describe(type));
-  }
-  throw unsupportedField("text.format", "structured output", "Ask for it in the instructions instead.");
 }
 
 const included = ["reasoning.encrypted_content", "message.output_text.logprobs"];

@@ -13,6 +13,7 @@ import { reasoningParserName } from "../parser_names.ts";
 import { budgetEntries, budgetOf, efforts } from "../reasoning.ts";
 import { respond } from "../respond.ts";
 import { flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
+import { structuredHeaders } from "../structured.ts";
 import { chatTools, readToolChoice, readTools, toolUse } from "../tools.ts";
 
 function chatEntries(limits: RequestLimits) {
@@ -53,7 +54,7 @@ export const chatCompletions: Route = {
     const ignored = sortFields(raw as object, entries, reads);
     const { info } = model.engine;
     const reasoningParser = checkReasoning(body, model);
-    const { plan, ignored: unused } = chatPlan(context, model, body);
+    const { plan, ignored: unused, output } = chatPlan(context, model, body);
     const sent = raw as { readonly messages: readonly object[] };
     ignored.push(...unusedMembers(sent.messages, chat.capabilities.names), ...unused);
     record.ignored = ignored.length;
@@ -61,7 +62,7 @@ export const chatCompletions: Route = {
       model,
       plans: [plan],
       stream: body.stream ?? false,
-      headers: ignoredHeaders(ignored),
+      headers: { ...ignoredHeaders(ignored), ...structuredHeaders(output) },
       shape: chatAnswer({
         ...answerFrame(state, info, "chatcmpl"),
         model: name,

@@ -4,6 +4,7 @@ import { textParser } from "../../text_parser.ts";
 import { answerFrame } from "../answer_frame.ts";
 import { describe, readJson, validate } from "../body.ts";
 import { completionAnswer } from "../completion_answer.ts";
+import { constrainText } from "../constrain.ts";
 import type { Route, RouteContext } from "../context.ts";
 import { badField } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
@@ -11,6 +12,7 @@ import type { RequestLimits, ServedModel } from "../options.ts";
 import { respond } from "../respond.ts";
 import { engineRequest, stopStringsOf } from "../sampling.ts";
 import { flag, generationEntries, integer, maybe } from "../schema.ts";
+import { structuredHeaders, structuredOutput } from "../structured.ts";
 import { checkTokens } from "./tokenize.ts";
 
 function completionEntries(limits: RequestLimits) {
@@ -47,7 +49,7 @@ export const completions: Route = {
       model,
       plans: prompts.map((prompt) => completionPlan(context, model, body, prompt)),
       stream: body.stream ?? false,
-      headers: ignoredHeaders(ignored),
+      headers: { ...ignoredHeaders(ignored), ...structuredHeaders(structuredOutput(body)) },
       shape: completionAnswer({
         ...answerFrame(state, info, "cmpl"),
         model: name,
@@ -64,18 +66,22 @@ export const completions: Route = {
 
 function completionPlan(
   context: RouteContext,
-  { tokenizer }: ServedModel,
+  model: ServedModel,
   body: CompletionFields,
   prompt: readonly number[],
 ): GenerationPlan {
   const maxTokens = body.max_tokens ?? body.n_predict;
   const logprobs = body.logprobs ?? undefined;
+  const { tokenizer } = model;
+  const request = engineRequest(context, body, { tokenizer, formatStops: [], maxTokens });
+  const constraint = constrainText(model, structuredOutput(body), request.stopTokens);
   return {
     stops: stopStringsOf(body),
     parser: () => textParser(tokenizer),
     request: {
       prompt,
-      ...engineRequest(context, body, { tokenizer, formatStops: [], maxTokens }),
+      ...request,
+      ...(constraint ? { constraint } : {}),
       ...(logprobs === undefined ? {} : { topLogprobs: logprobs }),
       ...(body.echo && logprobs !== undefined ? { promptLogprobs: true } : {}),
     },

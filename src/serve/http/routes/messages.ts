@@ -18,6 +18,7 @@ import { truthHeaders } from "../headers.ts";
 import type { ServedModel } from "../options.ts";
 import { budgetOf } from "../reasoning.ts";
 import { respond } from "../respond.ts";
+import { responseFormat, structuredHeaders } from "../structured.ts";
 import { anthropicTools, readTools, toolUse } from "../tools.ts";
 
 type Request = {
@@ -60,6 +61,9 @@ async function readRequest(context: RouteContext, counted: boolean): Promise<Req
     budget: budgetOf(body),
     strict: false,
     maxTokens: undefined,
+    output:
+      responseFormat(body.output_config?.format, "output_config.format") ??
+      responseFormat(body.output_format, "output_format"),
   });
   const ignored = [...unknown, ...offered.ignored, ...input.ignored, ...planned.ignored];
   record.ignored = ignored.length;
@@ -97,7 +101,7 @@ export const messages: Route = {
       model,
       plans: [planned.plan],
       stream: body.stream ?? false,
-      headers: ignoredHeaders(ignored),
+      headers: { ...ignoredHeaders(ignored), ...structuredHeaders(planned.output) },
       shape: anthropicAnswer({
         ...answerFrame(state, model.engine.info, "msg"),
         model: name,

@@ -14,6 +14,7 @@ import { responseAnswer } from "../responses/answer.ts";
 import { type Continued, continueConversation } from "../responses/conversation.ts";
 import { responseHead } from "../responses/head.ts";
 import { type ResponseFields, refuseUnserved, responseEntries, unusedParts } from "../responses/request.ts";
+import { responseFormat, structuredHeaders } from "../structured.ts";
 import { type OfferedTools, readToolChoice, readTools, responseTools, toolUse } from "../tools.ts";
 
 type Request = {
@@ -51,6 +52,7 @@ async function readRequest(context: RouteContext): Promise<Request> {
     budget: budgetOf(body),
     strict: false,
     maxTokens: body.max_output_tokens,
+    output: responseFormat(body.text?.format, "text.format"),
     topLogprobs: wantsLogprobs(body) ? (body.top_logprobs ?? 0) : undefined,
   });
   const ignored = [
@@ -116,7 +118,7 @@ export const responses: Route = {
       model,
       plans: [planned.plan],
       stream: body.stream ?? false,
-      headers: ignoredHeaders(read.ignored),
+      headers: { ...ignoredHeaders(read.ignored), ...structuredHeaders(planned.output) },
       shape,
       cancel: cancelling.signal,
     });
