@@ -41,7 +41,7 @@ export function codexModel(info: EngineInfo, chat: ChatFormat, defaultEffort: "l
     // Codex's patches are a tool with a grammar of its own, which is not served; files are edited by commands
     apply_patch_tool_type: null,
     truncation_policy: { mode: "tokens", limit: Math.min(outputTokens, Math.floor(contextLength / 4)) },
-    supports_parallel_tool_calls: false,
+    supports_parallel_tool_calls: (chat.callEnds?.length ?? 0) > 0,
     context_window: contextLength,
     effective_context_window_percent: 95,
     experimental_supported_tools: [],
