@@ -128,14 +128,21 @@ function ggufModels(all: readonly HubFile[]): (Chosen & { readonly choice: strin
     const whole = file.path.replace(/-\d{5}-of-\d{5}\.gguf$/, ".gguf");
     groups.set(whole, [...(groups.get(whole) ?? []), file]);
   }
-  return [...groups].map(([whole, files]) => {
+  const short = [...groups.keys()].map((path) => quantisationOf(path));
+  return [...groups].map(([whole, files], i) => {
     const sorted = [...files].sort((a, b) => (a.path < b.path ? -1 : 1));
-    return {
-      choice: whole.replace(/\.gguf$/, "").replaceAll("/", "--"),
-      main: sorted[0]!.path,
-      files: sorted,
-    };
+    const tag = short[i];
+    const alone = tag !== undefined && short.filter((other) => other === tag).length === 1;
+    const choice = alone ? tag : whole.replace(/\.gguf$/, "").replaceAll("/", "--");
+    return { choice, main: sorted[0]!.path, files: sorted };
   });
+}
+
+/** The quantisation that a file's name ends in. */
+function quantisationOf(path: string): string | undefined {
+  return /(?:^|[-_.])((?:UD-)?(?:I?Q\d\w*|TQ\d\w*|B?F16|F32|MXFP4\w*))\.gguf$/i
+    .exec(path)?.[1]
+    ?.toUpperCase();
 }
 
 /** Whether a path has the quantisation as a part of its own. */

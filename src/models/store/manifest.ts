@@ -36,7 +36,7 @@ export type StoredModel = { readonly manifest: Manifest; readonly folder: string
 
 const manifestName = "manifest.json";
 
-/** The folder below which models lie: `hub/ORG/REPO/CHOICE` or `url/NAME`. */
+/** The folder below which models lie: `hub/ORG/REPO/CHOICE`, `hub/ORG/REPO/REPO` of a checkpoint, or `url/NAME`. */
 export function modelsFolder(): string {
   return join(psionicHome(), "models");
 }
@@ -45,7 +45,9 @@ export function modelsFolder(): string {
 export function folderOf(name: string): string {
   const [repository, choice] = split(name);
   if (!repository.includes("/")) return join(modelsFolder(), "url", repository);
-  return join(modelsFolder(), "hub", ...repository.split("/"), choice ?? "checkpoint");
+  const parts = repository.split("/");
+  // a checkpoint is called by its folder
+  return join(modelsFolder(), "hub", ...parts, choice ?? parts.at(-1)!);
 }
 
 function split(name: string): [string, string | undefined] {

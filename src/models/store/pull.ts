@@ -1,4 +1,13 @@
-import { existsSync, linkSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { unexpected } from "../../core/error.ts";
 import { recordDigest } from "../files/content_digest.ts";
@@ -59,13 +68,17 @@ export async function pullModel(asked: string, options: PullOptions = {}): Promi
   const pulling = folder + pullSuffix;
   mkdirSync(pulling, { recursive: true });
   if (before) linkUnchanged(before, plan, pulling);
-  const files = await new Transfer(pulling, {
+  const transfer = new Transfer(pulling, {
     settings,
     connections: options.connections ?? defaultConnections,
     chunkBytes: options.chunkBytes ?? defaultChunkBytes,
     onProgress: options.onProgress ?? (() => {}),
     ...(options.freeBytes ? { freeBytes: options.freeBytes } : {}),
-  }).run(plan.files);
+  });
+  const files = await transfer.run(plan.files).catch((error: unknown) => {
+    removeIfEmpty(pulling);
+    throw error;
+  });
   const { name, source, revision, main } = plan;
   checkModel(pulling, main, name);
   const manifest: Manifest = { version: 1, name, source, revision, main, files, pulledAtMs: Date.now() };
@@ -167,6 +180,11 @@ function linkUnchanged({ manifest, folder }: StoredModel, plan: Plan, pulling: s
     const entry = { bytes, sha256, verified, etag };
     writeFileSync(`${to}.done`, JSON.stringify({ content: sha256, entry, mtimeMs: stat.mtimeMs }));
   }
+}
+
+/** A pull that brought nothing leaves nothing. */
+function removeIfEmpty(folder: string): void {
+  if (readdirSync(folder).length === 0) rmSync(folder, { recursive: true });
 }
 
 /** A page with an error is no model, however well its digest fits. */

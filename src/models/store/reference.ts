@@ -68,7 +68,7 @@ export function fileNameOf(url: URL): string {
   } catch (cause) {
     throw unexpected("invalid_argument", "pull", "an address that decodes", url.href, { cause });
   }
-  if (!name.endsWith(".gguf")) {
+  if (!/[^.].*\.gguf$/.test(name)) {
     throw unexpected("invalid_argument", "pull", "an address that ends in .gguf", url.href, {
       fix: "A checkpoint is pulled from a hub: org/repo",
     });

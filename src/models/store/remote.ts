@@ -98,6 +98,7 @@ async function askOnce(
   try {
     response = await fetch(url, {
       redirect: "manual",
+      decompress: false,
       // digests and ranges are of the bytes as they are
       headers: { "user-agent": `psionic/${version}`, "accept-encoding": "identity", ...headers, ...auth },
       signal: AbortSignal.any([stop.signal, signal]),

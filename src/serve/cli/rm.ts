@@ -1,6 +1,13 @@
+import { existsSync, rmSync } from "node:fs";
 import { unexpected } from "../../core/error.ts";
 import { FileLock } from "../../models/store/lock.ts";
-import { removeStored, type StoredModel } from "../../models/store/manifest.ts";
+import {
+  findStored,
+  folderOf,
+  pullSuffix,
+  removeStored,
+  type StoredModel,
+} from "../../models/store/manifest.ts";
 import { type AnyCommand, command } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes } from "../../terminal/table.ts";
@@ -19,6 +26,7 @@ export const rm: AnyCommand = command({
   },
   examples: ["psionic rm ggml-org/gemma-3-1b-it-GGUF:Q4_K_M", "psionic rm gemma --force"],
   async run({ args }) {
+    if (await removedUnfinished(args.model, args.json ?? false)) return;
     const stored = storedModel(args.model);
     const facts = storedFacts(stored);
     if (!args.force) refuseServed(stored);
@@ -30,6 +38,19 @@ export const rm: AnyCommand = command({
     await print(`Removed ${facts.name}, ${readableBytes(facts.bytes)}`);
   },
 });
+
+/** What an interrupted pull has left of a model that is not there. */
+async function removedUnfinished(name: string, json: boolean): Promise<boolean> {
+  if (findStored(name) || !/^[\w.-]+(\/[\w.-]+)?(:[\w.-]+)?$/.test(name) || name.includes("..")) return false;
+  const folder = folderOf(name);
+  if (!existsSync(folder + pullSuffix)) return false;
+  {
+    using _lock = new FileLock(`${folder}.lock`, name);
+    rmSync(folder + pullSuffix, { recursive: true });
+  }
+  await (json ? printJson({ removed: name, unfinished: true }) : print(`Removed what there was of ${name}`));
+  return true;
+}
 
 function refuseServed({ manifest, folder, path }: StoredModel): void {
   const server = registeredServers().find(

@@ -60,7 +60,7 @@ async function modelSet(plan: ServePlan, log: ServerLog, progress: Progress | un
   const options = idleUnloadMs === undefined ? {} : { idleUnloadMs };
   const [only] = models;
   if (only && models.length === 1 && folder === undefined) {
-    const source = onlySource(only.path, engine, report);
+    const source = onlySource(only.path, engine, { aliases: [only.alias], onProgress: report });
     return new ModelSet([source], { ...options, preload: source, revive: false });
   }
   const named = models.map(({ path, alias }) =>

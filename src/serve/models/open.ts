@@ -18,24 +18,35 @@ export type SharedOptions = Omit<
   "modelPath" | "memoryBytes" | "sharesMemory" | "wholeContext"
 >;
 
+type SourceOptions = { readonly aliases?: readonly string[]; readonly onProgress?: OnProgress };
+
+function named(aliases: readonly string[]): readonly string[] {
+  return aliases.filter((alias) => alias !== "");
+}
+
 /** The only model of a server: nothing is read before it is loaded, which tells what it is called. */
-export function onlySource(path: string, options: SharedOptions, onProgress?: OnProgress): ModelSource {
-  return { name: "", aliases: [], open: () => openServedModel({ ...options, modelPath: path }, onProgress) };
+export function onlySource(
+  path: string,
+  options: SharedOptions,
+  { aliases = [], onProgress }: SourceOptions = {},
+): ModelSource {
+  return {
+    name: "",
+    aliases: named(aliases),
+    open: () => openServedModel({ ...options, modelPath: path }, onProgress),
+  };
 }
 
 /** A model of files: headers are read and checked now, everything else when it is loaded. */
 export function fileSource(
   path: string,
   options: SharedOptions,
-  {
-    aliases = [],
-    onProgress,
-  }: { readonly aliases?: readonly string[]; readonly onProgress?: OnProgress } = {},
+  { aliases = [], onProgress }: SourceOptions = {},
 ): ModelSource {
   const files = openModelFiles(path);
   return {
     name: basename(files.path),
-    aliases: aliases.filter((alias) => alias !== ""),
+    aliases: named(aliases),
     header: headerOf(files, backendTruths[options.backend]),
     open: ({ memoryBytes, shared, whole }) =>
       openServedModel(

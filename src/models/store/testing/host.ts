@@ -33,12 +33,12 @@ export type Host = Disposable & {
 export function startHost(reply: (request: HostRequest) => HostReply | Promise<HostReply>): Host {
   const requests: string[] = [];
   const seen: HostRequest[] = [];
-  const listener = Bun.listen<{ text: string; out: Uint8Array; closes: boolean }>({
+  const listener = Bun.listen<Connection>({
     hostname: "127.0.0.1",
     port: 0,
     socket: {
       open(socket) {
-        socket.data = { text: "", out: new Uint8Array(0), closes: false };
+        socket.data = { text: "", out: new Uint8Array(0), closes: false, dropped: false };
       },
       async data(socket, bytes) {
         socket.data.text += bytes.toString("latin1");
@@ -67,7 +67,11 @@ export function startHost(reply: (request: HostRequest) => HostReply | Promise<H
   return { url: origin, origin, requests, seen, [Symbol.dispose]: () => listener.stop(true) };
 }
 
-type HostSocket = Socket<{ text: string; out: Uint8Array; closes: boolean }>;
+type Connection = { text: string; out: Uint8Array; closes: boolean; dropped: boolean };
+type HostSocket = Socket<Connection>;
+
+/** What was sent before a connection breaks off has arrived by then. */
+const dropMs = 20;
 
 function send(socket: HostSocket, reply: HostReply): void {
   const body = typeof reply.body === "string" ? Buffer.from(reply.body) : (reply.body ?? new Uint8Array(0));
@@ -82,6 +86,7 @@ function send(socket: HostSocket, reply: HostReply): void {
   ].join("\r\n");
   socket.data.out = Buffer.concat([Buffer.from(head), body.subarray(0, cut)]);
   socket.data.closes = reply.stallAfter === undefined;
+  socket.data.dropped = reply.dropAfter !== undefined;
   flush(socket);
 }
 
@@ -89,7 +94,9 @@ function flush(socket: HostSocket): void {
   const { data } = socket;
   const sent = Math.max(0, socket.write(data.out));
   data.out = data.out.subarray(sent);
-  if (data.out.length === 0 && data.closes) socket.end();
+  if (data.out.length > 0 || !data.closes) return;
+  if (data.dropped) setTimeout(() => socket.end(), dropMs);
+  else socket.end();
 }
 
 export type FileReplyOptions = {
