@@ -86,7 +86,8 @@ class Gemma4Reader implements GenerationParser {
   /** An end that is missing is added where the model ended the answer; a call that was cut stays open. */
   finish(stopToken: number | undefined): readonly ParsedEvent[] {
     this.reader.flush();
-    this.reader.readMark(stopToken);
+    // a call's end may be what stopped the answer
+    this.reader.readEnd(stopToken, "<tool_call|>");
     if (this.state === "channel") this.endChannelName();
     if (this.state === "call" && stopToken !== undefined) this.closeCall("");
     this.state = "content";

@@ -43,10 +43,9 @@ export class MarkReader<M extends string> {
     else this.handler.mark(mark);
   }
 
-  /** The token that ended the answer counts only where it is a mark. */
-  readMark(token: number | undefined): void {
-    const mark = token === undefined ? undefined : this.marks.get(token);
-    if (mark !== undefined) this.handler.mark(mark);
+  /** The token that ended the answer, where it is this mark. */
+  readEnd(token: number | undefined, mark: M): void {
+    if (token !== undefined && this.marks.get(token) === mark) this.handler.mark(mark);
   }
 
   /** Ends a character whose other bytes do not come. */

@@ -64,7 +64,7 @@ class Qwen35Reader implements GenerationParser {
   finish(stopToken: number | undefined): readonly ParsedEvent[] {
     this.reader.flush();
     // a call's end may be what stopped the answer
-    this.reader.readMark(stopToken);
+    this.reader.readEnd(stopToken, "</tool_call>");
     const { call } = this;
     if (call !== undefined) {
       if (stopToken !== undefined && call.inHead) this.closeCall(call, "");
