@@ -1,6 +1,6 @@
-import { at, type Json } from "../json.ts";
+import { at, type Json, textAt } from "../json.ts";
 import { must, type Probe, skip } from "../probe.ts";
-import { chat, modelEntry } from "../shapes.ts";
+import { chat, modelEntry, readChoice } from "../shapes.ts";
 import type { Target } from "../target.ts";
 
 const tuple = [
@@ -15,6 +15,22 @@ const tuple = [
 
 /** Header of a member of the tuple. */
 const headerOf = (name: string): string => `x-psionic-${name.replaceAll("_", "-")}`;
+
+/** Forms of output, and what then must be said. */
+const structures = [
+  {
+    psionic_structured_output: { kind: "choice", values: ["left", "right"] },
+    fits: /^(left|right)$/,
+  },
+  {
+    psionic_structured_output: { kind: "regex", pattern: "[0-9]{3}-[a-f]{2}" },
+    fits: /^[0-9]{3}-[a-f]{2}$/,
+  },
+  {
+    psionic_structured_output: { kind: "grammar", syntax: "gbnf", grammar: 'root ::= "a" [0-9] "b"' },
+    fits: /^a[0-9]b$/,
+  },
+] as const;
 
 async function psionicEntry(target: Target): Promise<Json> {
   const entry = await modelEntry(target);
@@ -47,6 +63,22 @@ export const psionicProbes: readonly Probe[] = [
         at(health, "fallback_policy"),
       );
       return tuple.map((name) => `${name}=${String(at(health, name))}`).join(" ");
+    },
+  },
+  {
+    name: "psionic.structured",
+    requires: "choice, regex and grammar hold, each alone and after one another",
+    run: async (target) => {
+      await psionicEntry(target);
+      for (const { psionic_structured_output, fits } of structures) {
+        const reply = await target.post(
+          "/v1/chat/completions",
+          chat(target, { psionic_structured_output, max_tokens: 400 }),
+        );
+        const text = textAt(readChoice(reply), "message", "content");
+        must(fits.test(text), `text that fits ${fits}`, text);
+      }
+      return undefined;
     },
   },
   {
