@@ -1,0 +1,46 @@
+/** Files that are whole or absent after a crash: written aside, synced, renamed, with the folder synced as well. */
+import { closeSync, fsyncSync, mkdirSync, openSync, statfsSync } from "node:fs";
+import { dirname } from "node:path";
+import { AsideFile } from "../core/aside.ts";
+import { unexpected } from "../core/error.ts";
+
+/** Makes the entries of a folder last. */
+export function syncFolder(path: string): void {
+  const handle = openSync(path, "r");
+  try {
+    fsyncSync(handle);
+  } finally {
+    closeSync(handle);
+  }
+}
+
+/** Writes pretty JSON of two blanks without a final newline, as receipts are kept; the text that was written. */
+export function writeJson(path: string, value: unknown): string {
+  const text = JSON.stringify(value, null, 2);
+  writeWhole(path, [new TextEncoder().encode(text)]);
+  return text;
+}
+
+/** Replaces a file by the given parts in one step. */
+export function writeWhole(path: string, parts: Iterable<Uint8Array>): void {
+  mkdirSync(dirname(path), { recursive: true });
+  using file = new AsideFile(path, path);
+  for (const part of parts) file.write(part);
+  file.keep();
+  syncFolder(dirname(path));
+}
+
+/** Bytes that may still be written below `path`. */
+export function freeBytes(path: string): number {
+  const { bavail, bsize } = statfsSync(path);
+  return bavail * bsize;
+}
+
+/** Throws `disk_full` where `bytes` do not fit. */
+export function checkRoom(path: string, bytes: number, free = freeBytes(path)): void {
+  if (bytes <= free) return;
+  throw unexpected("disk_full", path, `${bytes} bytes free for a checkpoint`, `${free}`, {
+    fix: "Free space or choose another run root; the last checkpoint is intact",
+    details: { bytes, free },
+  });
+}
