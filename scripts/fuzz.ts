@@ -1,7 +1,8 @@
 /**
  * Damaged inputs of every kind that comes from strangers: GGUF and safetensors headers, tokenizer tables, answers of
  * models, request bodies. Anything but a typed error ends the run.
- * Usage: bun scripts/fuzz.ts [--seconds 120 | --count N] [--seed N]   Time is shared out evenly, cases by their cost.
+ * Usage: bun scripts/fuzz.ts [--seconds 120 | --count N] [--seed N]   Time is shared out evenly, cases by their cost: N
+ * answers over the three families, and for the other kinds a part of N beside them.
  * Output: one line per kind on stdout, progress on stderr; exits 1 at the first thing that broke, with the seed and the case.
  */
 import { join } from "node:path";
@@ -31,7 +32,9 @@ const kinds: readonly Kind[] = [
     run: (seed, limit) => fileHeaders("fuzzSafetensors", seed, limit),
   },
   { name: "tokenizer tables", part: 0.02, run: tokenizerTables },
-  { name: "Harmony answers", part: 0.3, run: harmonyAnswers },
+  { name: "Harmony answers", part: 0.34, run: harmonyAnswers },
+  { name: "Qwen 3.5 answers", part: 0.33, run: (seed, limit) => callAnswers("qwen35", seed, limit) },
+  { name: "Gemma 4 answers", part: 0.33, run: (seed, limit) => callAnswers("gemma4", seed, limit) },
   { name: "request bodies", part: 0.08, run: requestBodies },
 ];
 
@@ -53,6 +56,18 @@ async function harmonyAnswers(seed: number, limit: FuzzLimit) {
   const { fuzzHarmony } = await import("../src/models/chat/index.ts");
   const model = join(import.meta.dir, "..", "fixtures", "docs-oss-13m-mxfp4.gguf");
   const { cases, tokens, unparsed } = fuzzHarmony(openTokenizer(openModelFiles(model)), seed, limit);
+  return { cases, tokens, "fitted no rule": unparsed };
+}
+
+async function callAnswers(family: "qwen35" | "gemma4", seed: number, limit: FuzzLimit) {
+  const { fuzzGemma4, fuzzQwen35 } = await import("../src/models/chat/index.ts");
+  const { gemmaTokenizer, qwenTokenizer } = await import("../src/models/chat/testing/vocabulary.ts");
+  const run = family === "qwen35" ? fuzzQwen35 : fuzzGemma4;
+  const { cases, tokens, unparsed } = run(
+    family === "qwen35" ? qwenTokenizer() : gemmaTokenizer(),
+    seed,
+    limit,
+  );
   return { cases, tokens, "fitted no rule": unparsed };
 }
 
