@@ -132,6 +132,8 @@ describe("other ways of writing it", () => {
       "qwen35moe.attention.head_count_kv": { type: "array", elementType: "i32", value: [0, 0, 0, 2] },
     });
     expect(logits(write(changed))).toEqual(expected);
+    const stacked = writeCheckpoint(place("hf"), qwen35Config(sparse), qwen35Entries(sparse, other));
+    expect(normalisedSquaredError(logits(stacked), expected)).toBeLessThan(rounding);
   });
 
   test("a file whose value heads are grouped says so", () => {

@@ -54,12 +54,13 @@ const parts: Readonly<Record<string, string>> = {
   "ffn_down_shexp.weight": "mlp.shared_expert.down_proj.weight",
 };
 
-/** Entries in f32; every expert apart. */
+/** Entries in f32; every expert apart, or stacked where gate and up are one tensor. */
 export function qwen35Entries(s: ModelShape, model: RandomModel, prefix = "model."): Entry[] {
-  return model.tensors.flatMap((tensor) => entriesOf(s, tensor, prefix));
+  const merged = model.tensors.some(({ name }) => name.includes("ffn_gate_up_exps"));
+  return model.tensors.flatMap((tensor) => entriesOf(s, tensor, prefix, merged));
 }
 
-function entriesOf(s: ModelShape, tensor: TensorToWrite, prefix: string): Entry[] {
+function entriesOf(s: ModelShape, tensor: TensorToWrite, prefix: string, merged: boolean): Entry[] {
   const { name, shape } = tensor;
   const values = dequantised(tensor);
   const f32 = (theirs: string, data: Float32Array, dims = shape): Entry => ({
@@ -70,12 +71,15 @@ function entriesOf(s: ModelShape, tensor: TensorToWrite, prefix: string): Entry[
   const lessOne = values.map((x) => x - 1);
   if (name === "output_norm.weight") return [f32(`${prefix}norm.weight`, lessOne)];
   const [, layer, part] = /^blk\.(\d+)\.(.+)$/.exec(name) as unknown as [string, string, string];
+  const stem = `${prefix}layers.${layer}.mlp.experts.`;
+  if (part === "ffn_gate_up_exps.weight") return [f32(`${stem}gate_up_proj`, values)];
+  if (part === "ffn_down_exps.weight" && merged) return [f32(`${stem}down_proj`, values)];
   const experts = /^ffn_(gate|up|down)_exps\.weight$/.exec(part);
   if (experts) {
     const [count, rows, columns] = shape as [number, number, number];
     return Array.from({ length: count }, (_, e) =>
       f32(
-        `${prefix}layers.${layer}.mlp.experts.${e}.${experts[1]}_proj.weight`,
+        `${stem}${e}.${experts[1]}_proj.weight`,
         values.slice(e * rows * columns, (e + 1) * rows * columns),
         [rows, columns],
       ),

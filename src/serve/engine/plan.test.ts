@@ -65,6 +65,22 @@ test("an asked context that does not fit is refused with the numbers", () => {
   expect(() => planMemory(shape(4096), { slots: 0 }, 8 * gib)).toThrow("slots");
 });
 
+test("states of recurrent layers: a slot for each sequence first, then copies, fewer where memory is short", () => {
+  const recurrent = { layers: [0, 1], convolution: [3, 1024], memory: [16, 128, 128] };
+  const one = 2 * 4 * (3 * 1024 + 16 * 128 * 128);
+  const plan = (gibibytes: number, slots?: number) =>
+    planMemory({ ...shape(4096), recurrent }, slots ? { slots } : {}, gibibytes * gib);
+  const ample = plan(16);
+  expect(ample.stateSlots).toBe(8 + 32);
+  expect(ample.memory.cacheBytes).toBe(planMemory(shape(4096), {}, 16 * gib).memory.cacheBytes + 40 * one);
+  expect(planMemory(shape(4096), {}, 16 * gib).stateSlots).toBe(0);
+  const short = plan(1.5, 8);
+  expect(short.stateSlots).toBeGreaterThanOrEqual(8);
+  expect(short.stateSlots).toBeLessThan(40);
+  expect(short.memory.totalBytes).toBeLessThan(1.5 * gib);
+  expect(() => plan(1.5, 256)).toThrow("memory plan");
+});
+
 test("this machine's memory is a positive number", () => {
   expect(availableMemory()).toBeGreaterThan(2 ** 26);
 });

@@ -47,6 +47,55 @@ function text(salt: number, pages: number): number[] {
   return Array.from({ length: pages * pageSize }, (_, i) => salt * 100_000 + Math.floor(i / pageSize));
 }
 
+describe("prefix tree with recurrent states", () => {
+  const pool = new PagePool(12);
+  const states = new PagePool(3);
+  const tree = new PrefixTree([{ window: 0, pool }], states);
+  /** Records `pages` pages with a state after `at` of them, and lets go of everything. */
+  const record = (tokens: readonly number[], pages: number, at: number) => {
+    const table = Int32Array.from({ length: pages }, () => pool.allocate(() => tree.evict(0)));
+    const slot = states.allocate(() => tree.evictState());
+    tree.insert("", tokens, pages, [table], { slot, pages: at });
+    states.release(slot);
+    for (const page of [...table].reverse()) pool.release(page);
+  };
+  const match = (tokens: readonly number[]) => {
+    const { matched, resumable } = tree.match("", tokens, 100);
+    return [matched, resumable];
+  };
+
+  test("a sequence goes on at the deepest state; a second state of a place is not kept", () => {
+    record(text(1, 4), 4, 3);
+    expect(match(text(1, 4))).toEqual([4, 3]);
+    expect(match(text(1, 2))).toEqual([2, 0]);
+    record(text(1, 4), 4, 3);
+    expect(states.unused).toBe(2);
+    record(text(1, 4), 4, 4);
+    expect(match(text(1, 4))).toEqual([4, 4]);
+    const slot = tree.acquireState("", text(1, 4), 4);
+    expect(states.holders(slot)).toBe(1);
+    expect(tree.acquireState("", text(1, 4), 2)).toBe(-1);
+    states.release(slot);
+  });
+
+  test("states go in order of last use and leave the pages; pages that go take theirs along", () => {
+    record(text(2, 3), 3, 2);
+    record(text(3, 2), 2, 2);
+    expect(match(text(1, 4))).toEqual([4, 4]);
+    expect(match(text(2, 3))).toEqual([3, 2]);
+    expect(match(text(3, 2))).toEqual([2, 2]);
+    record(text(4, 3), 3, 3);
+    expect(match(text(1, 4))).toEqual([4, 0]);
+    record(text(5, 3), 3, 3);
+    expect(match(text(1, 4))).toEqual([1, 0]);
+    expect(match(text(2, 3))).toEqual([3, 0]);
+    record(text(6, 4), 4, 4);
+    expect(match(text(2, 3))).toEqual([0, 0]);
+    tree.dropTenant("");
+    expect([states.unused, pool.unused, tree.size]).toEqual([3, 12, 0]);
+  });
+});
+
 describe("prefix tree", () => {
   test("windows are kept before the end and one page further back only", () => {
     const rig = new Rig(40, 40);
