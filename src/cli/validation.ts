@@ -33,25 +33,21 @@ type Seen = { readonly coverage: Coverage; readonly claim: string; readonly evid
 /** The machine as the matrix asks about it; tests put others in its place. */
 export type Machine = {
   readonly platform: string;
-  /** Devices that CUDA opens, and why there are none. */
-  readonly cuda: { readonly devices: number; readonly reason: string };
+  /** CUDA opens a device. */
+  readonly cuda: boolean;
   /** Linux shows AMD's compute driver. */
   readonly kfd: boolean;
 };
 
 export function thisMachine(): Machine {
-  const { devices, reason } = findCuda(1);
-  return {
-    platform: process.platform,
-    cuda: { devices: devices.length, reason: reason ?? "" },
-    kfd: existsSync("/dev/kfd"),
-  };
+  const cuda = findCuda(1).devices.length > 0;
+  return { platform: process.platform, cuda, kfd: existsSync("/dev/kfd") };
 }
 
 /** Runs what can be run here and collects what was seen: a row per backend and product. */
 export async function validationMatrix(machine: Machine = thisMachine()): Promise<Claim[]> {
   const claims = await executions("cpu", "reference");
-  if (machine.cuda.devices > 0) claims.push(...(await executions("cuda", "nvidia")));
+  if (machine.cuda) claims.push(...(await executions("cuda", "nvidia")));
   else claims.push(refusal("cuda", "cuda.refusal.unavailable", () => openDevice("cuda").close()));
   if (machine.platform === "darwin") {
     const evidence = "this build has no Metal backend";
