@@ -38,6 +38,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     description: "List running servers with their models",
     load: async () => (await import("../serve/cli/ps.ts")).ps,
   },
+  service: {
+    description: "Make a systemd or launchd service of the server",
+    load: async () => (await import("../serve/cli/service.ts")).service,
+  },
   tokenize: {
     description: "Turn text into token ids",
     load: async () => (await import("../models/cli/tokenize.ts")).tokenize,
