@@ -1,5 +1,12 @@
 import { harmonyFormat } from "../../../models/chat/harmony.ts";
-import type { ChatFormat, ChatMessage, ParsedEvent } from "../../../models/chat/index.ts";
+import {
+  type ChatFormat,
+  type ChatMessage,
+  type ChatModel,
+  chatFormatFor,
+  type ParsedEvent,
+} from "../../../models/chat/index.ts";
+import { gemmaTokenizer, qwenTokenizer } from "../../../models/chat/testing/vocabulary.ts";
 import { makeTokenizer, type Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
 import { makeVocabulary, TokenType } from "../../../models/tokenizer/vocabulary.ts";
 import { type Script, ScriptedEngine } from "../../scripted_engine.ts";
@@ -91,6 +98,19 @@ export function harmonyModel(options: Script | string): ServedModel & { readonly
   const script = typeof options === "string" ? { answers: [options] } : options;
   const engine = new ScriptedEngine({ contextLength: 8192, ...script }, tokenizer);
   return { engine, tokenizer, chat: harmonyFormat(tokenizer) };
+}
+
+/** The same for another family: `setting` is what its file would say. */
+export function familyModel(
+  family: "gemma4" | "qwen35",
+  options: Script | string,
+  { setting = () => undefined, names = [] }: Partial<Pick<ChatModel, "setting" | "names">> = {},
+): ServedModel & { readonly engine: ScriptedEngine } {
+  const tokenizer = family === "gemma4" ? gemmaTokenizer() : qwenTokenizer();
+  const script = typeof options === "string" ? { answers: [options] } : options;
+  const engine = new ScriptedEngine({ contextLength: 8192, ...script }, tokenizer);
+  const chat = chatFormatFor({ architecture: family, template: undefined, tokenizer, setting, names });
+  return { engine, tokenizer, chat };
 }
 
 /** A Harmony answer that thinks and then speaks. */
