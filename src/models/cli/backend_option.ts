@@ -1,5 +1,5 @@
 import { findCuda, hasNvidiaHardware } from "../../backends/index.ts";
-import { PsionicError } from "../../core/error.ts";
+import { PsionicError, unexpected } from "../../core/error.ts";
 import { list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { messages } from "../../terminal/output.ts";
 
@@ -22,6 +22,7 @@ export const backendOption = {
 /** The backend that computes. `auto` says so when a GPU is there that it cannot take. */
 export function resolveBackend(asked: string): "cpu" | "cuda" {
   if (asked === "cpu" || asked === "cuda") return asked;
+  if (asked === "metal") throw metalRefusal();
   if (asked !== "auto") {
     const text = `[backend] expected auto, cpu or cuda, got ${asked}. This build has no ${asked} backend`;
     throw new PsionicError("unsupported", text);
@@ -30,6 +31,23 @@ export function resolveBackend(asked: string): "cpu" | "cuda" {
   if (devices.length > 0) return "cuda";
   if (hardware) messages.warn(`Computing on the CPU; the GPU is not used: ${reason}`);
   return "cpu";
+}
+
+/** The Metal lane computes on a Mac or not at all; who asks for it never gets another device instead. */
+export function metalRefusal(platform: string = process.platform): PsionicError {
+  const reason = platform === "darwin" ? "" : `${platform}, where there is no Metal, and `;
+  return unexpected(
+    "unsupported",
+    "backend",
+    "a Mac with Apple silicon and a build with Metal kernels for metal",
+    `${reason}no metal backend in this build`,
+    {
+      fix:
+        "backend=metal, execution_mode=native, fallback_policy=refuse: that lane is refused here and never runs on the " +
+        "CPU. Ask for --backend auto, cpu or cuda",
+      details: { backend: "metal", execution_mode: "native", fallback_policy: "refuse", platform },
+    },
+  );
 }
 
 /** The first device; nothing is loaded where the system shows none. */
