@@ -62,6 +62,7 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
     const answer = page.locator(".answer[aria-busy=false]");
     await answer.waitFor();
     expect(await answer.locator(".markdown").textContent()).toBe(sentence);
+    await answer.locator(".figures", { hasText: "tok/s" }).waitFor();
     expect(await answer.locator(".figures").textContent()).toMatch(
       /^\d+ tokens · [\d.,]+ tok\/s · first after .+ · prompt \d+/,
     );

@@ -10,6 +10,7 @@ export class AnswerView {
   readonly actions: HTMLElement;
   private readonly text: MarkdownView;
   private readonly waiting: HTMLElement;
+  private readonly waitingFor = element("span");
   private readonly thoughts: HTMLDetailsElement;
   private readonly thoughtsText: HTMLElement;
   private readonly thoughtsLabel: HTMLElement;
@@ -18,12 +19,7 @@ export class AnswerView {
   private readonly figures: HTMLElement;
 
   constructor(turn: AnswerTurn) {
-    this.waiting = element(
-      "p",
-      { class: "waiting" },
-      element("span", { class: "dots" }),
-      "Reading the prompt",
-    );
+    this.waiting = element("p", { class: "waiting" }, element("span", { class: "dots" }), this.waitingFor);
     this.thoughtsLabel = element("span", {}, "Reasoning");
     this.thoughtsText = element("div", { class: "thoughts-text" });
     this.thoughts = element(
@@ -44,6 +40,11 @@ export class AnswerView {
       ...[this.waiting, this.thoughts, text, this.calls, this.trouble],
       element("footer", {}, this.figures, this.actions),
     );
+  }
+
+  /** Says what happens until the first piece is there. */
+  wait(text: string): void {
+    this.waitingFor.textContent = text;
   }
 
   /** Shows the answer as it stands; `elapsedMs` and `pieces` while it is being written. */
@@ -130,11 +131,11 @@ function progress({ elapsedMs, pieces }: { readonly elapsedMs: number; readonly 
 function summary({ figures, stopped, finish }: AnswerTurn): string {
   const parts: string[] = stopped ? ["Stopped"] : [];
   if (figures) {
-    const { usage, firstMs, streamMs } = figures;
+    const { usage, times } = figures;
     const tokens = usage.completion_tokens;
     parts.push(plural(tokens, "token"));
-    if (tokens > 1 && streamMs > 0) parts.push(`${rate(((tokens - 1) * 1000) / streamMs)} tok/s`);
-    parts.push(`first after ${duration(firstMs)}`);
+    if (times?.itl_ms) parts.push(`${rate(1000 / times.itl_ms)} tok/s`);
+    if (times?.ttft_ms) parts.push(`first after ${duration(times.ttft_ms)}`);
     const cached = usage.prompt_tokens_details?.cached_tokens ?? 0;
     parts.push(`prompt ${count(usage.prompt_tokens)}${cached > 0 ? `, ${count(cached)} cached` : ""}`);
   }

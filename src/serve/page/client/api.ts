@@ -19,7 +19,7 @@ export class ApiError extends Error {
 export type ModelCard = {
   readonly id: string;
   readonly display_name?: string;
-  readonly context_length?: number;
+  readonly context_length?: number | null;
   readonly capabilities?: readonly string[];
   readonly meta?: Readonly<Record<string, unknown>>;
   readonly [name: string]: unknown;

@@ -1,5 +1,5 @@
 import { AnswerView } from "./answer_view.ts";
-import { ApiError, streamChat, type Usage } from "./api.ts";
+import { ApiError, streamChat } from "./api.ts";
 import {
   type AnswerTurn,
   awaitsResults,
@@ -7,6 +7,7 @@ import {
   readTurns,
   requestBody,
   type ShownError,
+  type Times,
   type ToolTurn,
   type Turn,
   take,
@@ -21,6 +22,8 @@ import { resultForm } from "./tool_results.ts";
 export type ChatOptions = {
   readonly settings: () => Settings;
   readonly model: () => string;
+  /** What the server is doing until the first piece comes. */
+  readonly waiting: () => string;
   /** Says something to those who listen instead of looking. */
   readonly announce: (text: string) => void;
   /** An answer begins or has ended. */
@@ -112,6 +115,7 @@ export class Chat {
     const turn = emptyAnswer(model());
     const body = requestBody(this.turns, settings(), turn.model);
     const view = this.viewOf(turn);
+    view.wait(this.options.waiting());
     this.turns.push(turn);
     this.list.append(view.node);
     this.follow();
@@ -135,9 +139,6 @@ export class Chat {
     signal: AbortSignal,
   ): Promise<ApiError | undefined> {
     const startedAt = performance.now();
-    let firstAt: number | undefined;
-    let lastAt = startedAt;
-    let usage: Usage | undefined;
     let pieces = 0;
     let ended = false;
     const show = paced(() => {
@@ -149,30 +150,33 @@ export class Chat {
       const stream = await streamChat(body, signal);
       for await (const piece of stream.pieces) {
         take(turn, piece);
-        if (piece.type === "usage") usage = piece.usage;
-        else if (piece.type !== "finish") {
-          lastAt = performance.now();
-          firstAt ??= lastAt;
-          pieces += 1;
-        }
+        if (piece.type === "usage") turn.figures = { usage: piece.usage, requestId: stream.requestId };
+        else if (piece.type !== "finish") pieces += 1;
         show();
       }
     } catch (thrown) {
-      if (signal.aborted) {
-        turn.stopped = true;
-        return undefined;
+      if (!signal.aborted) {
+        turn.error = shownError(thrown);
+        return thrown instanceof ApiError ? thrown : undefined;
       }
-      turn.error = shownError(thrown);
-      return thrown instanceof ApiError ? thrown : undefined;
+      turn.stopped = true;
     } finally {
       clearInterval(ticking);
       ended = true;
-      if (usage && firstAt !== undefined) {
-        const totalMs = performance.now() - startedAt;
-        turn.figures = { usage, firstMs: firstAt - startedAt, streamMs: lastAt - firstAt, totalMs };
-      }
     }
     return undefined;
+  }
+
+  /** Adds the times of the server's log to the answers that they belong to. */
+  addTimes(log: readonly (Times & { readonly request_id: string; readonly state: string })[]): void {
+    for (const turn of this.turns) {
+      if (turn.role !== "assistant" || !turn.figures || turn.figures.times) continue;
+      const { figures } = turn;
+      const row = log.find(({ request_id, state }) => request_id === figures.requestId && state === "done");
+      if (row === undefined) continue;
+      turn.figures = { ...figures, times: { ttft_ms: row.ttft_ms, itl_ms: row.itl_ms } };
+      this.viewOf(turn).update(turn);
+    }
   }
 
   private viewOf(turn: AnswerTurn): AnswerView {

@@ -26,14 +26,16 @@ export type Turn = UserTurn | ToolTurn | AnswerTurn;
 
 export type ShownError = { readonly message: string; readonly code?: string; readonly requestId?: string };
 
-/** Counts of the server, and times as this page saw them. */
+/** What the server counted and measured. */
 export type Figures = {
   readonly usage: Usage;
-  readonly firstMs: number;
-  /** From the first piece to the last. */
-  readonly streamMs: number;
-  readonly totalMs: number;
+  /** Under which the server's log has the times. */
+  readonly requestId: string | undefined;
+  readonly times?: Times;
 };
+
+/** Milliseconds; null where there was no such time, between the tokens of an answer of one token, say. */
+export type Times = { readonly ttft_ms: number | null; readonly itl_ms: number | null };
 
 export function emptyAnswer(model: string): AnswerTurn {
   return { role: "assistant", model, text: "", reasoning: "", toolCalls: [] };

@@ -25,13 +25,15 @@ const models = new ModelsView((card, all) => {
 const chat: Chat = new Chat({
   settings: () => settings.current,
   model: () => models.current?.id ?? "",
+  waiting: () => (models.isLoaded ? "Reading the prompt" : "Loading the model"),
   announce: (text) => {
     announcer.textContent = text;
   },
   onWriting: (writing) => {
     composer.setWriting(writing);
-    byId<HTMLButtonElement>("clear").disabled = false;
     live.ask();
+    // the answer may have loaded its model
+    if (!writing && !models.isLoaded) void loadModels();
   },
   edit: (text) => composer.edit(text),
   askKey,
@@ -52,6 +54,7 @@ let lately: LiveState | undefined;
 
 function showLive(state: LiveState): void {
   lately = state;
+  chat.addTimes(state.requests);
   const { load, samples } = state;
   const last = samples.at(-1);
   const { hit_rate: hits } = load.prefix_cache;

@@ -38,6 +38,11 @@ export class ModelsView {
     return this.cards.find(({ id }) => id === this.choice.value) ?? this.cards[0];
   }
 
+  /** False for a model that is loaded when it is first asked; a server that does not say has it loaded. */
+  get isLoaded(): boolean {
+    return (this.current?.psionic_load_status ?? "loaded") === "loaded";
+  }
+
   /** Why there is no model to name. */
   trouble(error: ApiError): void {
     this.only.hidden = false;

@@ -108,7 +108,7 @@ export class ServerView {
     const pages = samples.map((sample) => sample.cache_pages_used);
     this.cache.update(
       cache.hit_rate === null ? "–" : percent(cache.hit_rate),
-      "of requests hit",
+      "hit rate",
       {
         values: pages,
         label: `Cache pages in use over five minutes: now ${memory.cache_pages_used}`,
@@ -165,11 +165,12 @@ function modelNode(card: ModelCard): HTMLElement {
   const about = element("dl", { class: "facts" });
   const tuple = element("dl", { class: "facts" });
   const facts = [
+    ["State", text(card.psionic_load_error) ?? text(card.psionic_load_status)],
     ["Architecture", text(meta.architecture)],
     ["Parameters", number("n_params", magnitude)],
     ["Quantization", text(meta.quantization)],
     ["Weights", number("size", bytes)],
-    ["Context", card.context_length === undefined ? undefined : plural(card.context_length, "token")],
+    ["Context", typeof card.context_length === "number" ? plural(card.context_length, "token") : undefined],
     ["Trained for", number("n_ctx_train", (value) => plural(value, "token"))],
     ["Vocabulary", number("n_vocab", count)],
     ["Can", card.capabilities?.join(", ")],
