@@ -16,6 +16,8 @@ export type Script = {
   /** Thrown instead of the token with this number. */
   readonly failAt?: { readonly token: number; readonly error: Error };
   readonly refuse?: Error;
+  /** The engine has ended with this before anything was asked. */
+  readonly failure?: Error;
 };
 
 /**
@@ -33,6 +35,7 @@ export class ScriptedEngine implements Engine {
 
   constructor(script: Script, tokenizer: Tokenizer) {
     this.script = script;
+    this.failure = script.failure;
     this.tokenizer = tokenizer;
     this.info = scriptedInfo(script.contextLength ?? 512, tokenizer.vocabularySize);
   }

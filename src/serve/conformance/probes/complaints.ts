@@ -221,6 +221,18 @@ export const complaintProbes: readonly Probe[] = [
     },
   },
   {
+    name: "complaints.health",
+    requires: "a server whose engine is gone says so in /health, with a status that supervisors understand",
+    threads: "exo-explore/exo#1458",
+    script: { answers: [""], failure: new Error("gone") },
+    run: async (target) => {
+      const reply = await target.get("/health");
+      if (reply.status === 200) skip("its engine is alive");
+      must(reply.status === 503, "status 503", reply.status);
+      return undefined;
+    },
+  },
+  {
     name: "complaints.silence",
     requires: "headers at once and comments while a long prompt is read, so that no client gives up",
     threads: "anomalyco/opencode#2974, #3265, cline/cline#9328, ggml-org/llama.cpp#25158",
