@@ -1,6 +1,7 @@
 import { declarationPieces, isMapping, mappingPieces, quoted } from "./gemma4_notation.ts";
 import { gemma4Parser } from "./gemma4_parser.ts";
 import { encodePieces, joinPieces, marked, plain, textOf } from "./pieces.ts";
+import { gemma4Shape } from "./shapes.ts";
 import { chatTemplate } from "./template.ts";
 import type {
   ChatFormat,
@@ -28,7 +29,7 @@ export type Gemma4Options = {
 /** The format of Gemma 4. */
 export function gemma4Format(tokenizer: ChatTokenizer, options: Gemma4Options): ChatFormat {
   const { template: source, emptyThought } = options;
-  const template = source === undefined ? undefined : chatTemplate(source, tokenizer);
+  const template = source === undefined ? undefined : chatTemplate(source, tokenizer, MARKS);
   // there a result can be an object, and in older templates nowhere else
   const folds = source?.includes("tool_responses") ?? false;
   const id = (mark: string): number | undefined => tokenizer.idOf(mark);
@@ -57,6 +58,12 @@ export function gemma4Format(tokenizer: ChatTokenizer, options: Gemma4Options): 
     stopTokens: ["<turn|>", "<eos>", "<|tool_response>"].flatMap((mark) => id(mark) ?? []),
     callEnds: ["<tool_call|>"].flatMap((mark) => id(mark) ?? []),
     reasoningEnds: reasoning ? ["\n<channel|>"] : [],
+    marks: MARKS,
+    shape: (wish, chat = {}, prompt) => {
+      const names = (chat.tools ?? []).map(({ name }) => name).filter((name) => name === (wish.tool ?? name));
+      const thinks = chat.templateArguments?.enable_thinking === true;
+      return gemma4Shape(wish, calls ? names : [], isOpen(prompt) ? "open" : thinks ? "may" : "never");
+    },
     opening: (begin, chat = {}, prompt) => {
       const thinks = chat.templateArguments?.enable_thinking === true;
       const begun = isOpen(prompt) ? "\n<channel|>" : thinks ? "<|channel>thought\n<channel|>" : "";

@@ -1,6 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import { encodePieces, joinPieces, marked, plain } from "./pieces.ts";
 import { qwen35Parser } from "./qwen35_parser.ts";
+import { qwen35Call, thinkShape } from "./shapes.ts";
 import { spacedJson } from "./spaced_json.ts";
 import { chatTemplate } from "./template.ts";
 import type {
@@ -58,7 +59,8 @@ export type Qwen35Options = {
 
 /** The format of Qwen 3.5 and 3.6. */
 export function qwen35Format(tokenizer: ChatTokenizer, options: Qwen35Options): ChatFormat {
-  const template = options.template === undefined ? undefined : chatTemplate(options.template, tokenizer);
+  const template =
+    options.template === undefined ? undefined : chatTemplate(options.template, tokenizer, MARKS);
   const id = (mark: string): number | undefined => tokenizer.idOf(mark);
   const [think, thinkEnd, start] = [id("<think>"), id("</think>"), id("<|im_start|>")];
   const reasoning = thinkEnd !== undefined;
@@ -86,6 +88,12 @@ export function qwen35Format(tokenizer: ChatTokenizer, options: Qwen35Options): 
     stopTokens: ["<|im_end|>", "<|endoftext|>"].flatMap((mark) => id(mark) ?? []),
     callEnds: ["</tool_call>"].flatMap((mark) => id(mark) ?? []),
     reasoningEnds: reasoning ? ["\n</think>\n\n"] : [],
+    marks: MARKS,
+    shape: (wish, chat = {}, prompt) => {
+      const names = (chat.tools ?? []).map(({ name }) => name).filter((name) => name === (wish.tool ?? name));
+      const call = calls && names.length > 0 ? qwen35Call(names) : undefined;
+      return thinkShape(wish, call, isOpen(prompt, chat) ? "open" : "never");
+    },
     opening: (begin, chat = {}, prompt) => {
       const end = isOpen(prompt, chat) ? "\n</think>\n\n" : "";
       if (begin.kind === "content") return end;

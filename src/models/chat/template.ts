@@ -27,9 +27,16 @@ export type ChatTemplate = {
   readonly opensThought: (options: ChatOptions) => boolean;
 };
 
-/** Reads a model file's template; throws `file_malformed` where it is none. */
-export function chatTemplate(source: string, tokenizer: ChatTokenizer): ChatTemplate {
-  const renderer = makeRenderer(source, tokenizer);
+/**
+ * Reads a model file's template; throws `file_malformed` where it is none. `marks`: texts of the format that messages
+ * must not become even where the template does not use them.
+ */
+export function chatTemplate(
+  source: string,
+  tokenizer: ChatTokenizer,
+  marks: readonly string[] = [],
+): ChatTemplate {
+  const renderer = makeRenderer(source, tokenizer, marks);
   const support = systemSupport(renderer);
   const developer = /['"]developer['"]/.test(source);
   const words = new Set(source.match(/\w+/g));
@@ -64,12 +71,13 @@ export function templateFormat(source: string, tokenizer: ChatTokenizer): ChatFo
 
 type Renderer = (messages: readonly ChatMessage[], options: ChatOptions) => PromptPiece[];
 
-function makeRenderer(source: string, tokenizer: ChatTokenizer): Renderer {
-  const strict = rendererWith(source, tokenizer, templateText(tokenizer, source, false));
+function makeRenderer(source: string, tokenizer: ChatTokenizer, marks: readonly string[]): Renderer {
+  const guarded = [source, ...marks].join("\n");
+  const strict = rendererWith(source, tokenizer, templateText(tokenizer, guarded, false));
   // Only a template that builds control tokens from parts leaves some unmarked in a conversation that has none.
   const probe = tryRender(() => strict.text([{ role: "user", content: "a" }], {}));
   if (probe === undefined || !strict.marks.isComposed(probe)) return strict.pieces;
-  return rendererWith(source, tokenizer, templateText(tokenizer, source, true)).pieces;
+  return rendererWith(source, tokenizer, templateText(tokenizer, guarded, true)).pieces;
 }
 
 function rendererWith(source: string, tokenizer: ChatTokenizer, marks: TemplateText) {
