@@ -62,6 +62,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     description: "Probe a server for what its clients require",
     load: async () => (await import("../serve/cli/conformance.ts")).conformance,
   },
+  train: {
+    description: "Train a model in a run root, go on with a run, or show how it stands",
+    load: async () => (await import("../train/cli/train.ts")).train,
+  },
   doctor: {
     description: "Say what this machine offers and why something is not used",
     load: async () => (await import("./doctor.ts")).doctor,

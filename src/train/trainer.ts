@@ -66,7 +66,14 @@ export class Trainer implements Disposable {
   #step = 0;
   #order: { readonly epoch: number; readonly indices: Uint32Array } | undefined;
 
-  constructor(device: Device, model: TrainedModel, windows: Windows, config: TrainerConfig) {
+  /** `initial` none: the buffers are zeros, for whoever fills them or wants their sizes alone. */
+  constructor(
+    device: Device,
+    model: TrainedModel,
+    windows: Windows,
+    config: TrainerConfig,
+    initial: "seed" | "none" = "seed",
+  ) {
     checkConfig(model, windows, config);
     this.device = device;
     this.model = model;
@@ -75,7 +82,7 @@ export class Trainer implements Disposable {
     this.parameters = new Parameters(device, model, config.precision);
     this.optimizer = new Optimizer(this.parameters, config.groups, config.clip);
     this.average = config.average && new WeightAverage(this.parameters, config.average);
-    this.parameters.initialise(config.seed);
+    if (initial === "seed") this.parameters.initialise(config.seed);
   }
 
   /** Steps done. */

@@ -1,0 +1,283 @@
+import { existsSync } from "node:fs";
+import { homedir } from "node:os";
+import { basename, join, resolve } from "node:path";
+import type { ErrorCode } from "../../core/error.ts";
+import { PsionicError } from "../../core/error.ts";
+import type { Json } from "../../models/files/strict_json.ts";
+import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from "../../terminal/command.ts";
+import { print, printJson } from "../../terminal/output.ts";
+import { readableBytes, readableCount } from "../../terminal/table.ts";
+import { gitState } from "../git_state.ts";
+import { laneOf } from "../lanes/index.ts";
+import { type RunOptions, type RunOutcome, resumeRun, startRun } from "../run.ts";
+import { ownPaths, type Run, readDocument, retainedPaths, surfaces } from "../run_root.ts";
+import { checkedSettings } from "../settings.ts";
+import { TrainingBar } from "./bar.ts";
+
+/** Exit codes by what went wrong; docs/training.md lists them. Everything else is 1. */
+const exitCodes: Partial<Readonly<Record<ErrorCode, number>>> = {
+  not_finite: 3,
+  digest_mismatch: 4,
+  file_malformed: 4,
+  disk_full: 7,
+  locked: 8,
+};
+
+const value = (hint: string, description: string) =>
+  ({ type: "string", valueHint: hint, description }) as const;
+
+type Given = Readonly<Record<string, string | boolean | undefined>>;
+const text = (given: Given, name: string): string | undefined => {
+  const found = given[name];
+  return typeof found === "string" ? found : undefined;
+};
+
+export const train = command({
+  meta: {
+    name: "train",
+    description: "Train a model in a run root, go on with a run, or show how it stands",
+  },
+  args: {
+    action: {
+      type: "positional",
+      required: true,
+      description: "start, resume or status",
+      valueHint: "ACTION",
+    },
+    lane: { ...value("NAME", "What is trained"), default: "reference_pilot" },
+    "output-root": value("FOLDER", "start: the run root itself; default ~/scratch/<lane>_runs/<run id>"),
+    "run-root": value("FOLDER", "resume, status: the run root"),
+    "run-id": value("ID", "start: name of the run; default the lane's with the time"),
+    model: value("NAME", "pilot, or a small one: tiny, tiny_gpt2, tiny_gpt_oss"),
+    "max-steps": value("N", "Optimiser steps in all; resume may raise it"),
+    "steps-per-window": value("N", "A checkpoint every N steps"),
+    "windows-per-cadence": value("N", "Windows of a cadence, for receipts"),
+    sequences: value("N", "Sequences of a microbatch"),
+    accumulation: value("N", "Microbatches of a step"),
+    length: value("TOKENS", "Tokens of a sequence"),
+    "learning-rate": value("RATE", "Learning rate"),
+    optimizer: { type: "enum", options: list("adam_w", "muon"), description: "Optimiser of the matrices" },
+    precision: { type: "enum", options: list("f32", "bf16"), description: "Type of the matrices in a step" },
+    recompute: {
+      type: "boolean",
+      description: "Run blocks again in the backward pass: less memory, more time",
+    },
+    seed: value("N", "Seed of initial values and of the order of data"),
+    threads: value("N", "Threads; 0: one per core"),
+    mode: { type: "enum", options: list("auto", "local_reference"), description: "Where: this host" },
+    "remote-host": value("HOST", "Not in this version"),
+    "git-ref": value("REF", "The source that receipts name"),
+    "allow-dirty-tree": { type: "boolean", description: "Train from a checkout with uncommitted changes" },
+    "dry-run": { type: "boolean", description: "Plan and write the preflight, train nothing" },
+    json: { type: "boolean", description: "Write one JSON document to stdout" },
+  },
+  examples: [
+    "psionic train start --lane reference_pilot",
+    "psionic train start --model tiny --max-steps 200 --output-root run --json",
+    "psionic train resume --run-root run --max-steps 400",
+    "psionic train status --run-root run",
+  ],
+  async run({ args }) {
+    const given = args as Given;
+    const action = text(given, "action");
+    try {
+      if (action === "start") await start(given);
+      else if (action === "resume") await resume(given);
+      else if (action === "status") await status(given);
+      else throw new UsageError(`expected start, resume or status, got ${action}`);
+    } catch (error) {
+      const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
+      if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
+      throw error;
+    }
+  },
+});
+
+/** Options that are settings of a run, as the command line spells them, with the reader of each. */
+const settingOptions: Readonly<Record<string, (given: Given, name: string) => Json | undefined>> = {
+  model: text,
+  optimizer: text,
+  precision: text,
+  recompute: (given, name) => (typeof given[name] === "boolean" ? given[name] : undefined),
+  "learning-rate": (given, name) => decimalNumber(text(given, name), `--${name}`, 1e-12, 100),
+  ...Object.fromEntries(
+    ["max-steps", "steps-per-window", "windows-per-cadence", "sequences", "accumulation", "length"].map(
+      (name) => [name, (given: Given) => wholeNumber(text(given, name), `--${name}`, 1)],
+    ),
+  ),
+  seed: (given, name) => wholeNumber(text(given, name), `--${name}`, 0, 2 ** 32 - 1),
+};
+
+function givenSettings(given: Given): Record<string, Json> {
+  const settings: Record<string, Json> = {};
+  for (const [option, read] of Object.entries(settingOptions)) {
+    const found = read(given, option);
+    if (found !== undefined) settings[option.replaceAll("-", "_")] = found;
+  }
+  return settings;
+}
+
+function refuseRemote(given: Given): void {
+  if (text(given, "remote-host") === undefined) return;
+  throw new PsionicError(
+    "unsupported",
+    "[train] expected a run on this host, got --remote-host. Leave it out",
+  );
+}
+
+async function start(given: Given): Promise<void> {
+  refuseRemote(given);
+  if (text(given, "run-root") !== undefined)
+    throw new UsageError("start takes --output-root, resume --run-root");
+  const lane = laneOf(text(given, "lane") ?? "reference_pilot");
+  const settings = checkedSettings("train start", lane, { ...lane.defaults, ...givenSettings(given) });
+  const stamp = new Date().toISOString().replace(/[-:]|\.\d+/g, "");
+  const runId = text(given, "run-id") ?? `${lane.runPrefix}-${stamp}`;
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(runId)) {
+    throw new UsageError(`--run-id takes letters, digits, dots and dashes, got ${runId}`);
+  }
+  const root = resolve(text(given, "output-root") ?? join(homedir(), "scratch", lane.runFolder, runId));
+  const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
+  const run: Run = { root, runId, lane, git, settings };
+  await watched(given, run, surfaces(lane).start_surface_id, retainedPaths.launch_manifest_path, startRun);
+}
+
+async function resume(given: Given): Promise<void> {
+  refuseRemote(given);
+  const root = runRoot(given);
+  const { run_id, lane: name, ...stored } = readDocument(root, ownPaths.settings);
+  const lane = laneOf(String(name));
+  const kept = checkedSettings(join(root, ownPaths.settings), lane, { ...stored, lane: lane.name });
+  const changed = givenSettings(given);
+  const free = ["max_steps", "steps_per_window", "windows_per_cadence", "recompute"];
+  for (const key of Object.keys(changed)) {
+    if (free.includes(key) || changed[key] === kept[key as keyof typeof kept]) continue;
+    throw new UsageError(`a run goes on with the ${key} it began with, ${kept[key as keyof typeof kept]}`);
+  }
+  const settings = checkedSettings("train resume", lane, { ...kept, ...changed });
+  const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
+  const run: Run = { root, runId: String(run_id ?? basename(root)), lane, git, settings };
+  await watched(given, run, surfaces(lane).resume_surface_id, retainedPaths.resume_manifest_path, resumeRun);
+}
+
+function runRoot(given: Given): string {
+  const root = text(given, "run-root");
+  if (root === undefined) throw new UsageError("missing --run-root");
+  if (!existsSync(root)) {
+    throw new PsionicError("file_not_found", `[train] expected a run root at ${root}, got nothing`);
+  }
+  return resolve(root);
+}
+
+/** Runs with a bar on stderr and the outcome on stdout; the first signal ends the run after its step, with a checkpoint. */
+async function watched(
+  given: Given,
+  run: Run,
+  surface: string,
+  manifest: string,
+  go: (run: Run, options: RunOptions) => Promise<RunOutcome>,
+): Promise<void> {
+  const bar = new TrainingBar();
+  let stop: NodeJS.Signals | undefined;
+  const hear = (signal: NodeJS.Signals): void => {
+    if (stop !== undefined) process.exit(130);
+    stop = signal;
+    bar.line(`${signal}: ending after this step, with a checkpoint`);
+  };
+  process.on("SIGINT", hear).on("SIGTERM", hear);
+  let outcome: RunOutcome;
+  try {
+    outcome = await go(run, {
+      threads: wholeNumber(text(given, "threads"), "--threads", 0, 1024) ?? 0,
+      dryRun: given["dry-run"] === true,
+      stopping: () => stop !== undefined,
+      watcher: {
+        plan: (p) =>
+          bar.line(
+            `${run.lane.name}: ${readableCount(p.parameters)} parameters, ${readableBytes(p.stateBytes)} of state, ${readableBytes(p.stepBytes)} for a step; run root ${run.root}`,
+          ),
+        step: (record, live) => bar.step(record, live),
+        checkpoint: (saved, ms) =>
+          bar.line(`checkpoint of step ${saved.step}: ${readableBytes(saved.bytes)} in ${Math.round(ms)} ms`),
+      },
+    });
+  } finally {
+    bar.end();
+    process.off("SIGINT", hear).off("SIGTERM", hear);
+  }
+  await report(given, run, surface, manifest, outcome);
+  if (outcome.phase === "training_interrupted") {
+    throw new PsionicError(
+      "cancelled",
+      `[train] ended by ${stop} after step ${outcome.completedSteps}; resume with --run-root ${run.root}`,
+    );
+  }
+}
+
+async function report(
+  given: Given,
+  run: Run,
+  surface: string,
+  manifest: string,
+  o: RunOutcome,
+): Promise<void> {
+  const loss = (n: number | null): string => (n === null ? "not_measured" : n.toFixed(4));
+  const lines: Record<string, string | number> = {
+    status: o.phase,
+    surface_id: surface,
+    run_id: run.runId,
+    run_root: run.root,
+    [manifest.includes("resume") ? "resume_manifest" : "launch_manifest"]: manifest,
+    current_status: retainedPaths.current_status_path,
+    retained_summary: retainedPaths.retained_summary_path,
+    checkpoint_pointer: retainedPaths.latest_checkpoint_pointer_path,
+    hardware_qualification: retainedPaths.hardware_qualification_path,
+    hardware_admission_state: o.hardware,
+    run_shape_qualification: retainedPaths.run_shape_qualification_path,
+    run_shape_admission_state: o.runShape,
+    dashboard: retainedPaths.current_dashboard_path,
+    launcher_log: retainedPaths.launcher_log_path,
+    last_completed_step: o.completedSteps,
+    checkpoint_label: o.checkpointLabel,
+    checkpoint_object_digest: o.checkpointDigest ?? "none",
+    initial_loss: loss(o.initialLoss),
+    final_loss: loss(o.finalLoss),
+    initial_held_out_loss: loss(o.initialValidationLoss),
+    final_held_out_loss: loss(o.finalValidationLoss),
+    tokens_per_second: Math.round(o.tokensPerSecond),
+    mfu_percent: (100 * o.mfu).toFixed(1),
+  };
+  if (given.json === true)
+    await printJson({ run_id: run.runId, run_root: run.root, surface_id: surface, ...o });
+  else
+    await print(
+      Object.entries(lines)
+        .map(([key, v]) => `${key}=${v}`)
+        .join("\n"),
+    );
+}
+
+async function status(given: Given): Promise<void> {
+  const root = runRoot(given);
+  const current = readDocument(root, retainedPaths.current_status_path);
+  const summary = readDocument(root, retainedPaths.retained_summary_path);
+  const surface = (current.launcher_surfaces as { readonly status_surface_id?: Json } | undefined)
+    ?.status_surface_id;
+  const shown: Record<string, Json> = {
+    run_id: current.run_id ?? null,
+    phase: current.phase ?? null,
+    last_completed_step: current.last_completed_step ?? null,
+    latest_checkpoint_label: current.latest_checkpoint_label ?? null,
+    selected_git_ref: summary.selected_git_ref ?? null,
+    git_commit_sha: summary.git_commit_sha ?? null,
+    dirty_tree_admission: summary.dirty_tree_admission ?? null,
+    status_surface_id: surface ?? null,
+  };
+  if (given.json === true) await printJson(shown);
+  else
+    await print(
+      Object.entries(shown)
+        .map(([key, v]) => `${key}=${v}`)
+        .join("\n"),
+    );
+}

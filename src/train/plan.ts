@@ -1,0 +1,49 @@
+import { freemem } from "node:os";
+import { openDevice } from "../backends/index.ts";
+import { unexpected } from "../core/error.ts";
+import type { RunParts } from "./lanes/lane.ts";
+import { parameterCount } from "./model.ts";
+import { Trainer } from "./trainer.ts";
+
+/** Bytes that training takes, from a step over shapes alone. */
+export type MemoryPlan = {
+  readonly parameters: number;
+  /** Parameters, gradients, moments and averages. */
+  readonly stateBytes: number;
+  /** Activations and gradients of a microbatch, with scratch. */
+  readonly stepBytes: number;
+  readonly totalBytes: number;
+};
+
+export function planMemory({ model, train, config }: RunParts): MemoryPlan {
+  const device = openDevice("meta");
+  try {
+    using trainer = new Trainer(device, model, train, config, "none");
+    const stateBytes = device.live().bytes;
+    trainer.step();
+    const stepBytes = device.arena.peakBytes;
+    return { parameters: parameterCount(model), stateBytes, stepBytes, totalBytes: stateBytes + stepBytes };
+  } finally {
+    device.close();
+  }
+}
+
+/** Throws `admission_refused` where the plan does not fit what this process may still take. */
+export function checkMemory(plan: MemoryPlan, available = availableBytes()): void {
+  if (plan.totalBytes <= available) return;
+  throw unexpected(
+    "admission_refused",
+    "train",
+    `${plan.totalBytes} bytes of memory`,
+    `${available} available`,
+    {
+      fix: "Use fewer or shorter sequences, --recompute, or a smaller model",
+      details: { ...plan, available },
+    },
+  );
+}
+
+function availableBytes(): number {
+  const limit = process.constrainedMemory();
+  return limit > 0 ? Math.min(freemem(), Math.max(0, limit - process.memoryUsage().rss)) : freemem();
+}

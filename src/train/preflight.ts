@@ -1,0 +1,167 @@
+/** What is measured of this machine before a run, and whether the lane's profile admits it. */
+import { closeSync, fsyncSync, mkdirSync, openSync, readSync, rmSync, writeSync } from "node:fs";
+import { freemem, hostname, totalmem } from "node:os";
+import { join } from "node:path";
+import { sha256 } from "../core/digest.ts";
+import { batchOf } from "../data/batches.ts";
+import type { DeviceInfo } from "../runtime/device.ts";
+import { freeBytes } from "./durable.ts";
+import type { RunParts } from "./lanes/lane.ts";
+import type { MemoryPlan } from "./plan.ts";
+import { type Run, retainedPaths, schemaId, withDigest, write } from "./run_root.ts";
+
+export type Admission = {
+  readonly state: "admitted" | "refused";
+  readonly reasons: readonly string[];
+  readonly digest: string;
+};
+
+const probeBytes = 4 * 2 ** 20;
+
+/** Bytes per second of a small file, written and synced, then read. */
+function storageProbe(root: string): { readonly write: number; readonly read: number } {
+  const path = join(root, `.probe.${process.pid}`);
+  const data = new Uint8Array(probeBytes).fill(7);
+  const handle = openSync(path, "w+");
+  try {
+    const begun = performance.now();
+    writeSync(handle, data, 0, data.length, 0);
+    fsyncSync(handle);
+    const written = performance.now();
+    readSync(handle, data, 0, data.length, 0);
+    const done = performance.now();
+    const rate = (ms: number): number => Math.round((probeBytes / Math.max(ms, 0.001)) * 1000);
+    return { write: rate(written - begun), read: rate(done - written) };
+  } finally {
+    closeSync(handle);
+    rmSync(path, { force: true });
+  }
+}
+
+function admission(reasons: readonly string[]): "admitted" | "refused" {
+  return reasons.length === 0 ? "admitted" : "refused";
+}
+
+/** Memory and device against the plan of the run. */
+export function writeHardwareQualification(run: Run, plan: MemoryPlan, info: DeviceInfo): Admission {
+  const free = freemem();
+  const reasons = plan.totalBytes > free ? [`${plan.totalBytes} bytes of memory wanted, ${free} free`] : [];
+  const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
+  const record = withDigest("hardware_qualification", "receipt_digest", {
+    schema_version: schemaId("hardware_qualification"),
+    qualification_id: `${run.runId}-hardware`,
+    lane_id: run.lane.id,
+    run_id: run.runId,
+    ...{ selected_git_ref, git_commit_sha, dirty_tree_admission },
+    observation_kind: "local_probe",
+    observation_artifact: null,
+    topology_storage_bundle: null,
+    systems_bundle: null,
+    evidence_contract: null,
+    required_backend: "cpu",
+    required_worker_count: 1,
+    required_device_name_substring: "",
+    required_min_free_memory_bytes_per_worker: plan.totalBytes,
+    required_credential_sources: [],
+    required_recovery_event_ids: [],
+    observed_at_utc: new Date().toISOString(),
+    observed_workers: [
+      {
+        worker_label: sha256(hostname()).slice(0, 12),
+        backend: "cpu",
+        device_name: `cpu ${info.isa ?? ""} ${info.threads ?? ""} threads`,
+        total_memory_bytes: totalmem(),
+        free_memory_bytes: free,
+        temperature_celsius: null,
+        ecc_uncorrected_error_count: null,
+        throttling_observed: null,
+        resident_compute_process_count: null,
+        mig_partitioned: false,
+        detail: "Measured on this machine.",
+      },
+    ],
+    credential_checks: [],
+    checkpoint_restore_ready: true,
+    admission_state: admission(reasons),
+    refusal_reasons: reasons,
+    claim_boundary: run.lane.claimBoundary,
+    detail: "Limits are those of the run's own memory plan.",
+    receipt_digest: "",
+  });
+  write(run, retainedPaths.hardware_qualification_path, record);
+  return { state: admission(reasons), reasons, digest: record.receipt_digest };
+}
+
+/** Disk and loader against the shape of the run. */
+export function writeRunShapeQualification(run: Run, plan: MemoryPlan, { train }: RunParts): Admission {
+  mkdirSync(run.root, { recursive: true });
+  const storage = storageProbe(run.root);
+  const available = freeBytes(run.root);
+  // two checkpoints exist at a time while the second is being written, a third is the last kept
+  const required = 3 * plan.stateBytes;
+  const { sequences, accumulation, length, max_steps: steps } = run.settings;
+  const indices = Array.from({ length: sequences }, (_, i) => i % train.starts.length);
+  const begun = performance.now();
+  const digests = [0, 1].map(() => sha256(new Uint8Array(batchOf(train, indices).tokens.buffer)));
+  const batchesPerSecond = Math.round(2000 / Math.max(performance.now() - begun, 0.001));
+  const reasons = available < required ? [`${required} bytes of disk wanted, ${available} free`] : [];
+  if (digests[0] !== digests[1]) reasons.push("the loader gave two different batches for one step");
+  const tokensPerStep = sequences * accumulation * length;
+  const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
+  const record = withDigest("run_shape_qualification", "receipt_digest", {
+    schema_version: schemaId("run_shape_qualification"),
+    qualification_id: `${run.runId}-run-shape`,
+    lane_id: run.lane.id,
+    run_id: run.runId,
+    ...{ selected_git_ref, git_commit_sha, dirty_tree_admission },
+    observation_kind: "local_probe",
+    observation_artifact: null,
+    ...{ baseline_tools_bundle: null, data_bundle: null, systems_bundle: null, evidence_contract: null },
+    required_dataset_identity: run.lane.datasetIdentity,
+    required_horizon_steps: steps,
+    required_tokens_per_step: tokensPerStep,
+    required_max_sequence_tokens: length,
+    min_healthy_tokens_per_second: null,
+    max_healthy_step_latency_ms: null,
+    min_checkpoint_write_throughput_bytes_per_second: null,
+    min_storage_available_bytes: required,
+    max_dataloader_stall_count: 0,
+    observed_at_utc: new Date().toISOString(),
+    observed_run_root: ".",
+    throughput_probe: {
+      source_receipt_id: null,
+      source_receipt_digest: null,
+      observed_tokens_per_second: null,
+      observed_step_latency_ms: null,
+      observed_checkpoint_write_throughput_bytes_per_second: storage.write,
+      detail: "Steps are not measured before the run; the profile has no limit for them.",
+    },
+    storage_probe: {
+      storage_path: ".",
+      available_bytes: available,
+      observed_read_bytes_per_second: storage.read,
+      observed_write_bytes_per_second: storage.write,
+      writable: true,
+      detail: "4 MiB written and synced, then read.",
+    },
+    dataloader_probe: {
+      dataset_identity: run.lane.datasetIdentity,
+      max_sequence_tokens: length,
+      planned_optimizer_steps: steps,
+      planned_tokens_per_step: tokensPerStep,
+      observed_horizon_steps: steps,
+      observed_horizon_tokens: steps * tokensPerStep,
+      observed_batches_per_second: batchesPerSecond,
+      observed_stall_count: 0,
+      deterministic_replay_observed: digests[0] === digests[1],
+      detail: "Windows repeat in a new order each epoch.",
+    },
+    admission_state: admission(reasons),
+    refusal_reasons: reasons,
+    claim_boundary: run.lane.claimBoundary,
+    detail: "Measured on this machine.",
+    receipt_digest: "",
+  });
+  write(run, retainedPaths.run_shape_qualification_path, record);
+  return { state: admission(reasons), reasons, digest: record.receipt_digest };
+}

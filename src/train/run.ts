@@ -1,0 +1,349 @@
+/** A run from its first step or from a checkpoint to its last: steps, trace, checkpoints, status. */
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { measureRoofline, openDevice } from "../backends/index.ts";
+import { PsionicError, unexpected } from "../core/error.ts";
+import type { Device } from "../runtime/device.ts";
+import {
+  loadCheckpoint,
+  type RunIdentity,
+  removeOldCheckpoints,
+  type SavedCheckpoint,
+  saveCheckpoint,
+} from "./checkpoint.ts";
+import { writeDashboard } from "./dashboard.ts";
+import { writeJson, writeWhole } from "./durable.ts";
+import type { RunParts } from "./lanes/lane.ts";
+import { writeLaunchManifest, writeOperatorManifest, writeResumeManifest } from "./manifests.ts";
+import { checkMemory, type MemoryPlan, planMemory } from "./plan.ts";
+import { type Admission, writeHardwareQualification, writeRunShapeQualification } from "./preflight.ts";
+import { type Resolution, resolvePointer } from "./resume.ts";
+import {
+  acceptCheckpoint,
+  labelOf,
+  lockRun,
+  log,
+  ownPaths,
+  type Phase,
+  pendingLabel,
+  type Run,
+  surfaces,
+  write,
+  writePendingPointer,
+  writeStatus,
+} from "./run_root.ts";
+import { runIdentity, settingsSchema } from "./settings.ts";
+import { NotFiniteError, type StepRecord, Trainer } from "./trainer.ts";
+
+/** Checkpoints that stay: the last, and the one before it. */
+const keptCheckpoints = 2;
+
+/** What a run tells whoever watches it. */
+export type Watcher = {
+  plan?(plan: MemoryPlan): void;
+  step?(record: StepRecord, live: Live): void;
+  checkpoint?(saved: SavedCheckpoint, durationMs: number): void;
+};
+
+/** Measured while the run goes on; `mfu` is the share of this machine's measured peak, 0..1. */
+export type Live = {
+  readonly lastStep: number;
+  readonly tokensPerSecond: number;
+  readonly mfu: number;
+  readonly remainingMs: number;
+};
+
+export type RunOptions = {
+  readonly threads: number;
+  readonly dryRun: boolean;
+  readonly watcher: Watcher;
+  /** Asked between steps; a run that is to stop writes a checkpoint first. */
+  readonly stopping: () => boolean;
+};
+
+export type RunOutcome = {
+  readonly phase: Phase;
+  readonly completedSteps: number;
+  readonly hardware: Admission["state"];
+  readonly runShape: Admission["state"];
+  readonly initialLoss: number | null;
+  readonly finalLoss: number | null;
+  readonly initialValidationLoss: number | null;
+  readonly finalValidationLoss: number | null;
+  readonly tokensPerSecond: number;
+  readonly mfu: number;
+  readonly checkpointDigest: string | null;
+  readonly checkpointLabel: string;
+};
+
+/** Begins a run in a root that holds none. */
+export async function startRun(run: Run, options: RunOptions): Promise<RunOutcome> {
+  if (existsSync(run.root) && readdirSync(run.root).some((name) => name !== ownPaths.lock)) {
+    throw unexpected("invalid_request", "train start", `an empty folder as run root`, run.root, {
+      fix: "Use train resume --run-root to go on with a run, or another --output-root",
+    });
+  }
+  mkdirSync(run.root, { recursive: true });
+  using _lock = lockRun(run.root);
+  write(run, ownPaths.settings, { schema_version: settingsSchema, run_id: run.runId, ...run.settings });
+  writePendingPointer(run);
+  return prepared(run, options, { step: 0 });
+}
+
+/** Goes on with a run from the checkpoint that its pointer names. */
+export async function resumeRun(run: Run, options: RunOptions): Promise<RunOutcome> {
+  using _lock = lockRun(run.root);
+  const found: Resolution = resolvePointer(run);
+  if (found.state === "refused") {
+    writeStatus(run, "resume_refused_auto_resume", { label: pendingLabel, step: 0 }, found.reason);
+    log(run, "resume_refused_auto_resume", surfaces(run.lane).resume_surface_id);
+    throw new PsionicError("digest_mismatch", `[train resume] ${found.reason}`, { run_root: run.root });
+  }
+  return prepared(run, options, found.state === "begin" ? { step: 0 } : found);
+}
+
+type From = { readonly step: number; readonly folder?: string; readonly digest?: string };
+
+async function prepared(run: Run, options: RunOptions, from: From): Promise<RunOutcome> {
+  const parts = run.lane.parts(run.settings);
+  const plan = planMemory(parts);
+  options.watcher.plan?.(plan);
+  const device = openDevice("cpu", { threads: options.threads });
+  try {
+    const hardware = writeHardwareQualification(run, plan, device.backend.info());
+    const runShape = writeRunShapeQualification(run, plan, parts);
+    const resumed = from.folder !== undefined;
+    const manifest = resumed ? writeResumeManifest : writeLaunchManifest;
+    manifest(run, hardware, runShape, from.step);
+    writeOperatorManifest(run);
+    const surface = resumed ? surfaces(run.lane).resume_surface_id : surfaces(run.lane).start_surface_id;
+    const staged: Phase = options.dryRun
+      ? resumed
+        ? "resume_dry_run_planned"
+        : "dry_run_planned"
+      : resumed
+        ? "resume_staged"
+        : "launch_staged";
+    const at = { label: from.step > 0 ? labelOf(run, from.step) : pendingLabel, step: from.step };
+    writeStatus(run, staged, at, "Preflight has been written.");
+    const states = { hardware_admission_state: hardware.state, run_shape_admission_state: runShape.state };
+    log(run, staged, surface, states);
+    if (options.dryRun) return planned(staged, at, hardware, runShape);
+    checkMemory(plan);
+    for (const { state, reasons } of [hardware, runShape]) {
+      if (state === "refused")
+        throw unexpected("admission_refused", "train", "a machine that the run fits on", reasons.join("; "));
+    }
+    return await trained(run, options, parts, device, from, {
+      hardware: hardware.state,
+      runShape: runShape.state,
+    });
+  } finally {
+    device.close();
+  }
+}
+
+function planned(
+  phase: Phase,
+  at: { label: string; step: number },
+  hardware: Admission,
+  runShape: Admission,
+): RunOutcome {
+  const none = { initialLoss: null, finalLoss: null, initialValidationLoss: null, finalValidationLoss: null };
+  const measured = { tokensPerSecond: 0, mfu: 0, checkpointDigest: null, checkpointLabel: at.label };
+  return {
+    phase,
+    completedSteps: at.step,
+    hardware: hardware.state,
+    runShape: runShape.state,
+    ...none,
+    ...measured,
+  };
+}
+
+async function trained(
+  run: Run,
+  options: RunOptions,
+  parts: RunParts,
+  device: Device,
+  from: From,
+  admitted: Pick<RunOutcome, "hardware" | "runShape">,
+): Promise<RunOutcome> {
+  const identity = runIdentity(run.lane, run.settings, parts);
+  const peak = measureRoofline("cpu", 16 * 2 ** 20).f32GflopPerSecond * 1e9;
+  using trainer = new Trainer(device, parts.model, parts.train, parts.config, from.folder ? "none" : "seed");
+  if (from.folder) loadCheckpoint(trainer, from.folder, identity, from.digest);
+  const course = new Course(run, options, trainer, identity, peak);
+  course.begin(parts);
+  try {
+    await course.steps();
+  } catch (error) {
+    const at = { label: course.checkpointLabel, step: trainer.completedSteps };
+    const phase = error instanceof NotFiniteError ? "training_stopped_not_finite" : "training_failed";
+    writeStatus(run, phase, at, error instanceof Error ? error.message : String(error));
+    log(run, phase, surfaces(run.lane).start_surface_id);
+    throw error;
+  }
+  return course.end(parts, admitted);
+}
+
+/** One stretch of a run in this process. */
+class Course {
+  readonly #run: Run;
+  readonly #options: RunOptions;
+  readonly #trainer: Trainer;
+  readonly #identity: RunIdentity;
+  readonly #peakFlops: number;
+  #trace: StepRecord[] = [];
+  #tokens = 0;
+  #busyMs = 0;
+  #saved: SavedCheckpoint | undefined;
+  #checkpointMs: number | undefined;
+  #initialValidation: number | null = null;
+  #interrupted = false;
+
+  constructor(run: Run, options: RunOptions, trainer: Trainer, identity: RunIdentity, peakFlops: number) {
+    this.#run = run;
+    this.#options = options;
+    this.#trainer = trainer;
+    this.#identity = identity;
+    this.#peakFlops = peakFlops;
+    this.checkpointLabel = trainer.completedSteps > 0 ? labelOf(run, trainer.completedSteps) : pendingLabel;
+  }
+
+  checkpointLabel: string;
+
+  begin(parts: RunParts): void {
+    this.#trace = keepTrace(join(this.#run.root, ownPaths.steps), this.#trainer.completedSteps);
+    if (this.#trainer.completedSteps === 0)
+      this.#initialValidation = this.#trainer.evaluate(parts.validation);
+    this.#status("training", "Steps are being run.");
+  }
+
+  async steps(): Promise<void> {
+    const { max_steps: last, steps_per_window: window } = this.#run.settings;
+    while (this.#trainer.completedSteps < last) {
+      // signals are heard between steps
+      await new Promise((resolve) => setImmediate(resolve));
+      if (this.#options.stopping()) {
+        this.#interrupted = true;
+        break;
+      }
+      const record = this.#trainer.step();
+      this.#trace.push(record);
+      this.#tokens += record.tokens;
+      this.#busyMs += record.durationMs;
+      appendFileSync(join(this.#run.root, ownPaths.steps), `${JSON.stringify(record)}\n`);
+      this.#options.watcher.step?.(record, this.#live());
+      if (record.step % window === 0 && record.step < last) this.#checkpoint();
+    }
+    const done = this.#trainer.completedSteps;
+    if (done > 0 && this.#saved?.step !== done && this.checkpointLabel !== labelOf(this.#run, done))
+      this.#checkpoint();
+  }
+
+  #checkpoint(): void {
+    const begun = performance.now();
+    const folder = join(this.#run.root, "checkpoints");
+    this.#saved = saveCheckpoint(this.#trainer, folder, this.#identity);
+    acceptCheckpoint(this.#run, this.#saved);
+    removeOldCheckpoints(folder, keptCheckpoints, [this.#saved.step]);
+    this.#checkpointMs = performance.now() - begun;
+    this.checkpointLabel = labelOf(this.#run, this.#saved.step);
+    this.#status("training", "A checkpoint was accepted.");
+    this.#options.watcher.checkpoint?.(this.#saved, this.#checkpointMs);
+  }
+
+  #live(): Live {
+    const seconds = this.#busyMs / 1000;
+    const tokensPerSecond = seconds > 0 ? this.#tokens / seconds : 0;
+    const flops = this.#trainer.model.flopsPerToken(this.#run.settings.length);
+    const lastStep = this.#run.settings.max_steps;
+    const left = (lastStep - this.#trainer.completedSteps) * this.#trainer.tokensPerStep;
+    return {
+      lastStep,
+      tokensPerSecond,
+      mfu: (flops * tokensPerSecond) / this.#peakFlops,
+      remainingMs: tokensPerSecond > 0 ? (left / tokensPerSecond) * 1000 : 0,
+    };
+  }
+
+  #status(phase: Phase, detail: string): void {
+    writeStatus(
+      this.#run,
+      phase,
+      { label: this.checkpointLabel, step: this.#trainer.completedSteps },
+      detail,
+    );
+    writeDashboard(this.#run, phase, {
+      trace: this.#trace,
+      tokensPerSecond: this.#live().tokensPerSecond,
+      saved: this.#saved,
+      checkpointMs: this.#checkpointMs,
+      label: this.checkpointLabel,
+    });
+  }
+
+  end(parts: RunParts, admitted: Pick<RunOutcome, "hardware" | "runShape">): RunOutcome {
+    const phase: Phase = this.#interrupted ? "training_interrupted" : "training_complete";
+    const finalValidation = this.#interrupted ? null : this.#trainer.evaluate(parts.validation);
+    this.#status(phase, this.#interrupted ? "Stopped by a signal; resume goes on." : "All steps were run.");
+    const { tokensPerSecond, mfu } = this.#live();
+    const outcome: RunOutcome = {
+      phase,
+      completedSteps: this.#trainer.completedSteps,
+      ...admitted,
+      initialLoss: this.#trace[0]?.loss ?? null,
+      finalLoss: this.#trace.at(-1)?.loss ?? null,
+      initialValidationLoss: this.#initialValidation,
+      finalValidationLoss: finalValidation,
+      tokensPerSecond,
+      mfu,
+      checkpointDigest: this.#saved?.digest ?? null,
+      checkpointLabel: this.checkpointLabel,
+    };
+    writeJson(join(this.#run.root, ownPaths.summary), {
+      schema_version: "psionic.psion_reference_pilot_operator_summary.v1",
+      ...{
+        run_id: this.#run.runId,
+        lane_id: this.#run.lane.id,
+        phase,
+        completed_steps: outcome.completedSteps,
+      },
+      loss_initial_milli: milli(outcome.initialLoss),
+      loss_final_milli: milli(outcome.finalLoss),
+      held_out_loss_initial_milli: milli(outcome.initialValidationLoss),
+      held_out_loss_final_milli: milli(outcome.finalValidationLoss),
+      mean_tokens_per_second: Math.round(tokensPerSecond),
+      peak_share_bps: Math.round(mfu * 10000),
+      checkpoint_object_digest: outcome.checkpointDigest,
+      claim_boundary: this.#run.lane.claimBoundary,
+    });
+    log(this.#run, phase, surfaces(this.#run.lane).start_surface_id, {
+      last_completed_step: outcome.completedSteps,
+      checkpoint_label: this.checkpointLabel,
+    });
+    return outcome;
+  }
+}
+
+const milli = (loss: number | null): number | null => (loss === null ? null : Math.round(loss * 1000));
+
+/** The trace of the steps up to `step`; later ones, which are run again, leave the file. */
+function keepTrace(path: string, step: number): StepRecord[] {
+  mkdirSync(dirname(path), { recursive: true });
+  const records: StepRecord[] = [];
+  if (existsSync(path)) {
+    for (const line of readFileSync(path, "utf8").split("\n")) {
+      try {
+        const record = JSON.parse(line) as StepRecord;
+        if (record.step === records.length + 1 && record.step <= step) records.push(record);
+      } catch {
+        // the last line of a process that died may be a part of one
+      }
+    }
+  }
+  const text = records.map((r) => `${JSON.stringify(r)}\n`).join("");
+  writeWhole(path, [new TextEncoder().encode(text)]);
+  return records;
+}
