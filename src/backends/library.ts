@@ -1,5 +1,8 @@
+import { readFileSync } from "node:fs";
 import { type KernelLibrary, loadLibrary } from "../../ffi/load.ts";
 import { libraryInMemory, libraryPath } from "../../ffi/locate.ts";
+import { unexpected } from "../core/error.ts";
+import { memoryFile } from "../core/memory_file.ts";
 import type { BackendName } from "../ir/op.ts";
 
 const loaded = new Map<BackendName, KernelLibrary>();
@@ -12,6 +15,21 @@ export function kernelLibrary(backend: BackendName): KernelLibrary {
     loaded.set(backend, library);
   }
   return library;
+}
+
+/** From now on this thread calls the library at a path: a copy that it has to itself. Called before anything is opened. */
+export function useLibrary(backend: BackendName, path: string): void {
+  loaded.set(backend, loadLibrary(backend, path));
+}
+
+/**
+ * Path of a further copy of a backend's library. A library holds one device: its thread pool, its stream. Copies share
+ * nothing, so that several engines of a process compute side by side. Each is kept until the process ends.
+ */
+export function copyLibrary(backend: BackendName): string {
+  const path = memoryFile(`psionic_${backend}`, readFileSync(libraryPath(backend)));
+  if (path !== undefined) return path;
+  throw unexpected("unsupported", "models", "Linux for several models loaded at once", process.platform);
 }
 
 function open(backend: BackendName): KernelLibrary {

@@ -178,6 +178,8 @@ export type EngineOptions = {
   readonly threads?: number;
   readonly isa?: string;
   readonly numerics?: "reference" | "ggml";
+  /** A copy of the kernel library for this engine alone, where another one is loaded beside it. */
+  readonly libraryPath?: string;
   /** Host memory that the plan may count with, where the model computes in it; absent: what is free. */
   readonly memoryBytes?: number;
   /** Other models want memory too: caches of a default size hold one full context. */

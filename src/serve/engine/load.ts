@@ -1,4 +1,4 @@
-import { openDevice } from "../../backends/index.ts";
+import { openDevice, useLibrary } from "../../backends/index.ts";
 import { ContentDigest } from "../../models/files/content_digest.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import type { Model } from "../../models/model.ts";
@@ -16,12 +16,14 @@ import { quantization } from "./quantization.ts";
 import { backendTruths } from "./truth.ts";
 
 /** Opens the device that was asked for; throws when it is not there. */
-export function openEngineDevice({ backend, device, threads, isa }: DeviceChoice): Device {
+export function openEngineDevice(choice: DeviceChoice): Device {
+  const { backend, device, threads, isa, libraryPath } = choice;
+  if (libraryPath !== undefined) useLibrary(backend, libraryPath);
   if (backend === "cuda") return openDevice("cuda", { number: device });
   return openDevice("cpu", { threads, isa });
 }
 
-type DeviceChoice = Pick<EngineOptions, "backend" | "device" | "threads" | "isa">;
+type DeviceChoice = Pick<EngineOptions, "backend" | "device" | "threads" | "isa" | "libraryPath">;
 
 /** Opens the device, plans its memory, places the weights and allocates the caches. */
 export async function loadEngine(

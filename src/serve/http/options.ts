@@ -10,6 +10,8 @@ export type ServedModel = {
   readonly chat: ChatFormat;
   /** The template text of the model file, for `/props`. */
   readonly chatTemplate?: string;
+  /** Called once its engine is closed. */
+  readonly release?: () => void;
 };
 
 /** Bounds of what one request may ask for; beyond them it gets a 4xx. */

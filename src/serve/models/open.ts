@@ -1,6 +1,6 @@
 import { readdirSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { unexpected } from "../../core/error.ts";
+import { PsionicError, unexpected } from "../../core/error.ts";
 import { indexName } from "../../models/files/shards.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import { splitName } from "../../models/files/split.ts";
@@ -8,9 +8,11 @@ import { supportedArchitectures } from "../../models/registry.ts";
 import type { OnProgress } from "../engine/index.ts";
 import { quantization } from "../engine/quantization.ts";
 import { backendTruths } from "../engine/truth.ts";
+import type { ServedModel } from "../http/options.ts";
 import type { BackendTruth, EngineOptions } from "../protocol.ts";
 import { openServedModel } from "../served_model.ts";
-import type { ModelHeader, ModelSource } from "./source.ts";
+import { takeLibrary } from "./library_copies.ts";
+import type { LoadRoom, ModelHeader, ModelSource } from "./source.ts";
 
 /** Engine options that all models of a server share. */
 export type SharedOptions = Omit<
@@ -48,16 +50,34 @@ export function fileSource(
     name: basename(files.path),
     aliases: named(aliases),
     header: headerOf(files, backendTruths[options.backend]),
-    open: ({ memoryBytes, shared, whole }) =>
-      openServedModel(
-        {
-          ...options,
-          modelPath: files.path,
-          ...(shared ? { memoryBytes, sharesMemory: true, wholeContext: whole } : {}),
-        },
-        onProgress,
-      ),
+    open: (room) => openAlone(files.path, options, room, onProgress),
   };
+}
+
+/** Opens a model in an engine that shares no library with others. */
+async function openAlone(
+  modelPath: string,
+  options: SharedOptions,
+  { memoryBytes, shared, whole }: LoadRoom,
+  onProgress: OnProgress | undefined,
+): Promise<ServedModel> {
+  const library = takeLibrary(options.backend);
+  try {
+    const served = await openServedModel(
+      {
+        ...{ ...options, modelPath },
+        ...(library.path === undefined ? {} : { libraryPath: library.path }),
+        ...(shared ? { memoryBytes, sharesMemory: true, wholeContext: whole } : {}),
+      },
+      onProgress,
+    );
+    return { ...served, release: () => library.release(served.engine.failure !== undefined) };
+  } catch (error) {
+    const clean =
+      error instanceof PsionicError && error.code !== "native_failed" && error.code !== "internal";
+    library.release(!clean);
+    throw error;
+  }
 }
 
 function headerOf(files: ModelFiles, backend: BackendTruth): ModelHeader {

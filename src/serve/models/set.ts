@@ -231,6 +231,7 @@ export class ModelSet {
     entry.served = undefined;
     entry.state = "unloading";
     await served.engine.close(force);
+    served.release?.();
     entry.state = "unloaded";
     this.tell({ type: "unloaded", name: entry.name, served, reason });
   }
