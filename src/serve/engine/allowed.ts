@@ -10,7 +10,7 @@ export function isAllowed({ words }: TokenMask, token: number): boolean {
 /** The allowed ones of candidates, in their order. */
 export function allowedOf(c: Ranked, mask: TokenMask): Ranked {
   let kept = 0;
-  for (const id of c.ids) if (isAllowed(mask, id)) kept += 1;
+  for (let i = 0; i < c.ids.length; i++) if (isAllowed(mask, c.ids[i]!)) kept += 1;
   if (kept === c.ids.length) return c;
   const ids = new Int32Array(kept);
   const values = new Float32Array(kept);

@@ -89,8 +89,8 @@ const bytesPerState = 600;
 
 function population(words: Mask): number {
   let count = 0;
-  for (const word of words) {
-    let x = word;
+  for (let i = 0; i < words.length; i++) {
+    let x = words[i]!;
     x -= (x >>> 1) & 0x55555555;
     x = (x & 0x33333333) + ((x >>> 2) & 0x33333333);
     count += Math.imul((x + (x >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;

@@ -9,7 +9,8 @@ import { chars, choice, type Expr, optional, repeat, rule, seq, text } from "./e
 export const comma: Expr = seq(text(","), optional(text(" ")));
 export const colon: Expr = seq(text(":"), optional(text(" ")));
 
-const characters = charSet(allRanges, "jsonAny");
+/** Any character of a JSON string. */
+export const characters = charSet(allRanges, "jsonAny");
 /** Characters that stand in JSON strings as they are. */
 export const plainRanges: readonly number[] = without(allRanges, [0, 0x1f, 0x22, 0x22, 0x5c, 0x5c]);
 
@@ -76,8 +77,18 @@ export function literal(value: unknown): string {
 
 /** Names of properties other than the ones given, written without escapes. */
 export function otherName(names: readonly string[]): Expr {
-  const any = chars(charSet(plainRanges, "utf8"));
-  const rest = repeat(any, 0, Infinity);
+  return quoted(
+    otherText(
+      names.filter((name) => literal(name) === `"${name}"`),
+      plainRanges,
+    ),
+  );
+}
+
+/** Texts of these characters other than the ones given. */
+export function otherText(names: readonly string[], ranges: readonly number[]): Expr {
+  const rest = repeat(chars(charSet(ranges, "utf8")), 0, Infinity);
+  if (names.length === 0) return rest;
   // what the names have in common is walked letter by letter; every way out of it is another name
   const from = (group: readonly (readonly number[])[], at: number): Expr => {
     const nexts = new Map<number, (readonly number[])[]>();
@@ -89,18 +100,14 @@ export function otherName(names: readonly string[]): Expr {
       else nexts.set(point, [name]);
     }
     const taken = [...nexts.keys()].sort((a, b) => a - b).flatMap((point) => [point, point]);
-    const out = seq(chars(charSet(without(plainRanges, taken), "utf8")), rest);
+    const out = seq(chars(charSet(without(ranges, taken), "utf8")), rest);
     const deeper = [...nexts].map(([point, inner]) =>
       seq(text(String.fromCodePoint(point)), from(inner, at + 1)),
     );
     return choice(...(ends ? [] : [text("")]), out, ...deeper);
   };
-  const plain = names.filter((name) => literal(name) === `"${name}"`);
-  if (plain.length === 0) return quoted(rest);
-  return quoted(
-    from(
-      plain.map((name) => [...name].map((c) => c.codePointAt(0)!)),
-      0,
-    ),
+  return from(
+    names.map((name) => [...name].map((c) => c.codePointAt(0)!)),
+    0,
   );
 }

@@ -339,7 +339,8 @@ export class Machine {
     if (known) return known;
     let need = Infinity;
     let ends = false;
-    for (const node of nodes) {
+    for (let i = 0; i < nodes.length; i++) {
+      const node = nodes[i]!;
       need = Math.min(need, this.need[node]!);
       if (this.ends[node]) ends = true;
     }

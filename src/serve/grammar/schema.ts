@@ -1,11 +1,6 @@
-import { charSet } from "./chars.ts";
-import { chars, choice, type Expr, type Grammar, optional, repeat, rule, seq, text } from "./expr.ts";
-import { formats } from "./formats.ts";
-import * as json from "./json_text.ts";
-import { integerRange, numberRange } from "./number_ranges.ts";
+import { choice, type Expr, type Grammar, optional, repeat, rule, seq, text } from "./expr.ts";
+import { jsonNotation, type Notation } from "./notation.ts";
 import { refused, shown, shownPath, unsupportedKeyword } from "./refusal.ts";
-import { regexExpr } from "./regex.ts";
-import { parseRegex } from "./regex_syntax.ts";
 import { areDisjoint } from "./schema_disjoint.ts";
 import {
   annotations,
@@ -20,6 +15,14 @@ import {
   typeOfKeyword,
 } from "./schema_keywords.ts";
 import { bothOf, typesOf, valuesOf } from "./schema_merge.ts";
+import {
+  checkedOnValues,
+  isWithin,
+  numberExpr,
+  type SchemaPlace,
+  stringExpr,
+  wholeNumber,
+} from "./schema_scalars.ts";
 
 export type SchemaOptions = {
   /**
@@ -27,6 +30,8 @@ export type SchemaOptions = {
    * decides: an answer that was asked for in a form must have it, a tool's client checks what it gets.
    */
   readonly lenient?: boolean;
+  /** How values are written; absent: as JSON. */
+  readonly notation?: Notation;
   /** Distinguishes the rules of several schemas in one grammar. */
   readonly prefix?: string;
 };
@@ -50,11 +55,12 @@ export function schemaGrammar(schema: unknown, options: SchemaOptions = {}): Sch
 }
 
 class SchemaReader {
-  readonly rules = new Map<string, Expr>(json.jsonRules);
+  readonly rules: Map<string, Expr>;
   readonly notes: string[] = [];
   private readonly root: unknown;
   private readonly lenient: boolean;
   private readonly prefix: string;
+  private readonly notation: Notation;
   /** Rules of schemas, by identity where a schema is the client's, by text where it was put together here. */
   private readonly byIdentity = new Map<object, string>();
   private readonly byText = new Map<string, string>();
@@ -62,7 +68,9 @@ class SchemaReader {
   private count = 0;
   private depth = 0;
 
-  constructor(root: unknown, { lenient = false, prefix = "schema" }: SchemaOptions) {
+  constructor(root: unknown, { lenient = false, prefix = "schema", notation = jsonNotation }: SchemaOptions) {
+    this.notation = notation;
+    this.rules = new Map(notation.rules);
     this.root = root;
     this.lenient = lenient;
     this.prefix = prefix;
@@ -87,7 +95,7 @@ class SchemaReader {
 
   /** A schema's rule; the same schema has one rule, so that references may go in circles. */
   private expr(schema: unknown, path: string): Expr {
-    if (schema === true || schema === undefined) return json.valueRule;
+    if (schema === true || schema === undefined) return this.notation.value;
     if (schema === false) return choice();
     if (!isSchema(schema))
       throw refused(
@@ -228,7 +236,7 @@ class SchemaReader {
     const values = valuesOf(schema);
     if (values !== undefined) return this.listed(schema, values, types, path);
     if (types.length === typeNames.length - 1 && !Object.keys(schema).some((key) => typeOfKeyword[key]))
-      return json.valueRule;
+      return this.notation.value;
     return choice(
       ...types.map((type) => this.typed(type, schema, path)),
       ...(types.length === 1 ? [] : [choice()]),
@@ -265,7 +273,15 @@ class SchemaReader {
     const fitting = values.filter((value) => hasType(value, types) && isWithin(value, schema));
     if (fitting.length === 0)
       throw refused("schema", "values of the type that is asked for", "none", { keyword: "enum", path });
-    return { kind: "words", of: fitting.map(json.literal) };
+    return this.notation.values(fitting);
+  }
+
+  private place(path: string): SchemaPlace {
+    return {
+      ...{ path, notation: this.notation, lenient: this.lenient },
+      unsupported: (keyword, fix) => this.unsupported(keyword, path, fix),
+      wrong: (keyword, expected) => this.wrong(path, keyword, expected),
+    };
   }
 
   private typed(type: TypeName, schema: Schema, path: string): Expr {
@@ -275,10 +291,10 @@ class SchemaReader {
       case "boolean":
         return choice(text("true"), text("false"));
       case "string":
-        return this.string(schema, path);
+        return this.notation.string(stringExpr(schema, this.place(path)));
       case "integer":
       case "number":
-        return this.number(type, schema, path);
+        return numberExpr(type, schema, this.place(path));
       case "array":
         return this.array(schema, path);
       case "object":
@@ -286,97 +302,9 @@ class SchemaReader {
     }
   }
 
-  private count0(schema: Schema, keyword: string, path: string): number | undefined {
-    const value = schema[keyword];
-    if (value === undefined) return undefined;
-    if (typeof value !== "number" || !Number.isInteger(value) || value < 0)
-      throw this.wrong(path, keyword, "a whole number from 0");
-    return value;
-  }
-
-  private string(schema: Schema, path: string): Expr {
-    const min = this.count0(schema, "minLength", path) ?? 0;
-    const max = this.count0(schema, "maxLength", path) ?? Infinity;
-    const { pattern, format } = schema;
-    if (max < min) return choice();
-    if (pattern !== undefined) {
-      if (typeof pattern !== "string") throw this.wrong(path, "pattern", "a regular expression");
-      if (format !== undefined) this.unsupported("format beside pattern", path, "Keep the pattern alone");
-      return this.matching(pattern, min, max, path);
-    }
-    const known = typeof format === "string" ? formats.get(format) : undefined;
-    if (format !== undefined && known === undefined)
-      this.unsupported(`format ${shown(String(format))}`, path);
-    if (known === undefined) return json.stringOf(min, max);
-    if (min > 0 || max < Infinity)
-      this.unsupported(min > 0 ? "minLength beside format" : "maxLength beside format", path);
-    return json.quoted(regexExpr(known, { what: "schema", path, encoding: "json", search: false }));
-  }
-
-  private matching(pattern: string, min: number, max: number, path: string): Expr {
-    const place = `${path}.pattern`;
-    try {
-      const bounded = min > 0 || max < Infinity;
-      const counted = bounded ? countedSet(pattern, place) : undefined;
-      if (counted) {
-        const [least, most] = [Math.max(min, counted.min), Math.min(max, counted.max)];
-        return most < least
-          ? choice()
-          : json.quoted(repeat(chars(charSet(counted.ranges, "json")), least, most));
-      }
-      if (bounded)
-        this.unsupported(
-          min > 0 ? "minLength beside pattern" : "maxLength beside pattern",
-          path,
-          "Count in the pattern",
-        );
-      return json.quoted(regexExpr(pattern, { what: "schema", path: place, encoding: "json", search: true }));
-    } catch (error) {
-      if (!this.lenient) throw error;
-      this.notes.push(shownPath(place));
-      return json.stringOf(min, max);
-    }
-  }
-
-  private number(type: "integer" | "number", schema: Schema, path: string): Expr {
-    const bound = (keyword: string): number | undefined => {
-      const value = schema[keyword];
-      if (value === undefined) return undefined;
-      if (typeof value !== "number" || !Number.isFinite(value)) throw this.wrong(path, keyword, "a number");
-      if (Math.abs(value) > Number.MAX_SAFE_INTEGER)
-        throw this.wrong(path, keyword, `a number within ${Number.MAX_SAFE_INTEGER}`);
-      return value;
-    };
-    let [lo, hi] = [bound("minimum") ?? -Infinity, bound("maximum") ?? Infinity];
-    const [overLo, underHi] = [bound("exclusiveMinimum"), bound("exclusiveMaximum")];
-    const open = { lo: overLo !== undefined && overLo >= lo, hi: underHi !== undefined && underHi <= hi };
-    lo = Math.max(lo, overLo ?? -Infinity);
-    hi = Math.min(hi, underHi ?? Infinity);
-    if (lo === -Infinity && hi === Infinity) return type === "integer" ? json.integerText : json.numberText;
-    if (type === "integer") {
-      const from = open.lo && Number.isInteger(lo) ? lo + 1 : Math.ceil(lo);
-      const to = open.hi && Number.isInteger(hi) ? hi - 1 : Math.floor(hi);
-      return from > to ? choice() : integerRange(from, to);
-    }
-    const parts = [lo, hi].filter((value) => Number.isFinite(value) && !Number.isInteger(value));
-    if (parts.length > 0) {
-      const keyword =
-        parts[0] === lo
-          ? open.lo
-            ? "exclusiveMinimum"
-            : "minimum"
-          : open.hi
-            ? "exclusiveMaximum"
-            : "maximum";
-      this.unsupported(`${keyword} that is no whole number`, path, "Use whole bounds");
-      return json.numberText;
-    }
-    return lo > hi || (lo === hi && (open.lo || open.hi)) ? choice() : numberRange(lo, hi, open);
-  }
-
   private array(schema: Schema, path: string): Expr {
-    const min = this.count0(schema, "minItems", path) ?? 0;
-    const max = this.count0(schema, "maxItems", path) ?? Infinity;
+    const min = wholeNumber(schema, "minItems", this.place(path)) ?? 0;
+    const max = wholeNumber(schema, "maxItems", this.place(path)) ?? Infinity;
     const tuple = schema.prefixItems ?? (Array.isArray(schema.items) ? schema.items : []);
     if (!Array.isArray(tuple)) throw this.wrong(path, "prefixItems", "an array of schemas");
     const rest = Array.isArray(schema.items) ? (schema.additionalItems ?? true) : schema.items;
@@ -395,7 +323,7 @@ class SchemaReader {
     const closed = rest === false;
     const before = first.length;
     const required: readonly { of: Expr; optional: boolean }[] = first.map((one) => one);
-    const body = arrayBody(required, before, item, {
+    const body = arrayBody(this.notation.comma, required, before, item, {
       needed: closed ? 0 : needed,
       most: closed ? 0 : most,
       min,
@@ -421,7 +349,8 @@ class SchemaReader {
       });
     }
     const must = new Set(required as string[]);
-    const property = (name: string, value: Expr): Expr => seq(text(json.literal(name)), json.colon, value);
+    const property = (name: string, value: Expr): Expr =>
+      seq(this.notation.name(name), this.notation.colon, value);
     const items = [...names, ...missing].map((name) => ({
       of: property(
         name,
@@ -435,7 +364,7 @@ class SchemaReader {
     const body: Expr = {
       kind: "list",
       items,
-      separator: json.comma,
+      separator: this.notation.comma,
       ...(others === false ? {} : { more: this.other([...names, ...missing], others, path) }),
     };
     return seq(text("{"), body, text("}"));
@@ -455,48 +384,25 @@ class SchemaReader {
         },
       );
     }
-    return seq(json.otherName(names), json.colon, this.expr(value, `${path}.additionalProperties`));
+    return seq(
+      this.notation.otherName(names),
+      this.notation.colon,
+      this.expr(value, `${path}.additionalProperties`),
+    );
   }
-}
-
-const checkedOnValues = new Set([
-  ...["minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"],
-]);
-
-/** Whether a listed value keeps to the lengths and bounds beside it. */
-function isWithin(value: unknown, schema: Schema): boolean {
-  const over = (keyword: string, of: number): boolean => {
-    const bound = schema[keyword];
-    return typeof bound !== "number" || of >= bound;
-  };
-  const under = (keyword: string, of: number): boolean => {
-    const bound = schema[keyword];
-    return typeof bound !== "number" || of <= bound;
-  };
-  if (typeof value === "string")
-    return over("minLength", [...value].length) && under("maxLength", [...value].length);
-  if (typeof value !== "number") return true;
-  const { exclusiveMinimum: above, exclusiveMaximum: below } = schema;
-  return (
-    over("minimum", value) &&
-    under("maximum", value) &&
-    value !== above &&
-    value !== below &&
-    over("exclusiveMinimum", value) &&
-    under("exclusiveMaximum", value)
-  );
 }
 
 type Counts = { readonly needed: number; readonly most: number; readonly min: number };
 
 /** Places of a tuple in order, then items as often as is asked; fewer than the tuple has where `min` allows it. */
 function arrayBody(
+  comma: Expr,
   first: readonly { of: Expr }[],
   before: number,
   item: Expr,
   { needed, most, min }: Counts,
 ): Expr {
-  const separated = (of: Expr): Expr => seq(json.comma, of);
+  const separated = (of: Expr): Expr => seq(comma, of);
   let tail: Expr;
   if (before > 0) tail = repeat(separated(item), needed, most);
   else if (most === 0) return text("");
@@ -516,19 +422,6 @@ function arrayBody(
   return body;
 }
 
-/** A pattern that is one set of characters from beginning to end, with its counts. */
-function countedSet(
-  pattern: string,
-  path: string,
-): { ranges: readonly number[]; min: number; max: number } | undefined {
-  const regex = parseRegex(pattern, "schema", path);
-  if (regex.kind !== "seq" || regex.of.length !== 3) return undefined;
-  const [start, middle, end] = regex.of;
-  if (start?.kind !== "start" || end?.kind !== "end" || middle?.kind !== "repeat" || middle.of.kind !== "set")
-    return undefined;
-  return { ranges: middle.of.ranges, min: middle.min, max: middle.max };
-}
-
 function decoded(step: string): string {
   try {
     return decodeURIComponent(step);
@@ -538,7 +431,7 @@ function decoded(step: string): string {
   }
 }
 
-/** JSON of any kind, or any object. */
-export function jsonGrammar(kind: "value" | "object"): Grammar {
-  return { rules: json.jsonRules, root: kind === "value" ? json.valueRule : json.objectRule };
+/** Any value, or any object. */
+export function anyGrammar(kind: "value" | "object", notation: Notation = jsonNotation): Grammar {
+  return { rules: notation.rules, root: kind === "value" ? notation.value : notation.object };
 }

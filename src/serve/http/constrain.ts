@@ -1,13 +1,25 @@
 import { PsionicError } from "../../core/error.ts";
-import type { AnswerShape, AnswerWish, ChatFormat, ChatOptions, ChatTool } from "../../models/chat/index.ts";
+import type {
+  AnswerShape,
+  AnswerWish,
+  ArgumentNotation,
+  ChatFormat,
+  ChatOptions,
+  ChatTool,
+} from "../../models/chat/index.ts";
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
 import {
   answerGrammar,
+  anyGrammar,
   compileGrammar,
   type Grammar,
-  jsonGrammar,
+  gemmaNotation,
+  type Notation,
   type Program,
   packTokens,
+  qwenArguments,
+  type SchemaGrammar,
+  type SchemaOptions,
   schemaGrammar,
 } from "../grammar/index.ts";
 import type { RequestConstraint } from "../protocol.ts";
@@ -107,20 +119,28 @@ function compileAnswer(
   use: ToolUse,
 ): Compiled {
   const ignored: string[] = [];
+  const notations = notationsOf(shape);
+  const quote = tokenizer.idOf('<|"|>');
+  const writing: Writing = {
+    notation: (tool) => notations.get(tool) ?? "json",
+    gemma: quote === undefined ? undefined : gemmaNotation(quote),
+  };
   const compile = (args: ReadonlyMap<string, Grammar>): Program => {
     const content = output ? { content: outputGrammar(output) } : {};
     const grammar = answerGrammar(shape, { ...content, arguments: args }, (mark) => tokenizer.idOf(mark));
     return named400(output?.field ?? "tools", () => compileGrammar(grammar));
   };
-  const args = new Map(tools.map((tool, i) => [tool.name, argumentsGrammar(tool, i, use, ignored)] as const));
+  const args = new Map(
+    tools.map((tool, i) => [tool.name, argumentsGrammar(tool, i, use, { ignored, writing })] as const),
+  );
   try {
     return { program: compile(args), ignored };
   } catch (error) {
     if (output || use.strict?.size || args.size === 0) throw error;
     // together they are too much; the calls stay calls of these tools, their clients check the rest
-    const any = jsonGrammar("object");
+    const any = new Map(tools.map((tool) => [tool.name, anyArguments(tool, writing)]));
     return {
-      program: compile(new Map([...args.keys()].map((name) => [name, any]))),
+      program: compile(any),
       ignored: ["tools.parameters"],
     };
   }
@@ -128,25 +148,60 @@ function compileAnswer(
 
 /** A tool that is strict is held to all of its schema; of others what is not served is left out and named. */
 function argumentsGrammar(
-  { name, parameters }: ChatTool,
+  tool: ChatTool,
   index: number,
   use: ToolUse,
-  ignored: string[],
+  { ignored, writing }: { readonly ignored: string[]; readonly writing: Writing },
 ): Grammar {
-  if (parameters === undefined || Object.keys(parameters).length === 0) return jsonGrammar("object");
+  const { name, parameters } = tool;
+  if (parameters === undefined || Object.keys(parameters).length === 0) return anyArguments(tool, writing);
   const prefix = `tool ${index}`;
   const schema = { type: "object", ...parameters };
   const field = `tools.${printable(name)}.parameters`;
-  if (use.strict?.has(name)) return named400(field, () => checked(schemaGrammar(schema, { prefix })));
+  const read = (options: SchemaOptions): SchemaGrammar => {
+    const { gemma } = writing;
+    switch (writing.notation(name)) {
+      case "json":
+        return schemaGrammar(schema, options);
+      case "gemma4":
+        return schemaGrammar(schema, gemma ? { ...options, notation: gemma } : options);
+      case "qwen35":
+        // of the whole only its parameters are written, so what else it says is looked at here
+        return {
+          ...qwenArguments({ name, parameters: schema }, options),
+          notes: schemaGrammar(schema, options).notes,
+        };
+    }
+  };
+  if (use.strict?.has(name)) return named400(field, () => checked(read({ prefix })));
   try {
-    const grammar = checked(schemaGrammar(schema, { prefix, lenient: true }));
+    const grammar = checked(read({ prefix, lenient: true }));
     ignored.push(...grammar.notes.map((note) => `${field}.${printable(note)}`));
     return grammar;
   } catch (error) {
     if (!(error instanceof PsionicError)) throw error;
     ignored.push(field);
-    return jsonGrammar("object");
+    return anyArguments(tool, writing);
   }
+}
+
+/** How the model's format writes arguments. */
+type Writing = {
+  readonly notation: (tool: string) => ArgumentNotation;
+  readonly gemma: Notation | undefined;
+};
+
+function anyArguments({ name }: ChatTool, { notation, gemma }: Writing): Grammar {
+  if (notation(name) === "qwen35") return qwenArguments({ name }, {});
+  return anyGrammar("object", notation(name) === "gemma4" ? gemma : undefined);
+}
+
+function notationsOf(shape: AnswerShape, found = new Map<string, ArgumentNotation>()) {
+  if (shape.kind === "arguments") found.set(shape.tool, shape.notation);
+  else if (shape.kind === "seq" || shape.kind === "choice")
+    for (const part of shape.of) notationsOf(part, found);
+  else if (shape.kind === "repeat") notationsOf(shape.of, found);
+  return found;
 }
 
 /** A grammar that can be compiled on its own. */

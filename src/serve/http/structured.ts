@@ -1,6 +1,6 @@
 import * as v from "valibot";
 import { PsionicError } from "../../core/error.ts";
-import { type Grammar, jsonGrammar, parseGbnf, regexExpr, schemaGrammar } from "../grammar/index.ts";
+import { anyGrammar, type Grammar, parseGbnf, regexExpr, schemaGrammar } from "../grammar/index.ts";
 import { describe, printable } from "./body.ts";
 import { badField, HttpError, unsupportedField } from "./errors.ts";
 
@@ -220,7 +220,7 @@ export function outputGrammar({ field, kind, source }: StructuredOutput): Gramma
   return named400(field, () => {
     switch (kind) {
       case "json_object":
-        return jsonGrammar("object");
+        return anyGrammar("object");
       case "json_schema":
       case "tagged_structure":
         return schemaGrammar(source);
