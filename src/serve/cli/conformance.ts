@@ -2,6 +2,7 @@ import { modelPath } from "../../models/model_option.ts";
 import { type AnyCommand, command, UsageError, words } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
+import type { Target } from "../conformance/target.ts";
 import { type HermesArgs, rowArgs, runHermes } from "./conformance_hermes.ts";
 import { type EngineArgs, engineArgs, engineOptions } from "./engine_options.ts";
 
@@ -57,7 +58,7 @@ export const conformance: AnyCommand = command({
     const label = args["base-url"] === undefined ? "psionic" : "server";
     const open = async () => {
       const { target, own, close } = await openServer(args, rawArgs);
-      return { label, target, close, modelPath: own ? modelPath(args.model) : null };
+      return { label, target: await patient(target), close, modelPath: own ? modelPath(args.model) : null };
     };
     await runHermes(args, open, given(rawArgs, ["base-url", ...Object.keys(engineArgs)]), keyOf(args));
   },
@@ -86,6 +87,13 @@ async function probe(args: ServerArgs, rawArgs: readonly string[]): Promise<void
     progress.end();
     await close();
   }
+}
+
+/** The same server with more time for each answer: models think, and on a CPU they take their time. */
+async function patient({ root, model, apiKey }: Target): Promise<Target> {
+  const { makeTarget } = await import("../conformance/target.ts");
+  const { answerMs } = await import("../conformance/hermes/launch.ts");
+  return makeTarget(root, model, apiKey, answerMs);
 }
 
 type ServerArgs = EngineArgs &

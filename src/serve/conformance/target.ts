@@ -43,8 +43,8 @@ export type Target = {
   readonly open: (path: string, body: unknown, ask?: Ask) => Promise<Response>;
 };
 
-/** Longest wait for an answer, milliseconds. */
-const patience = 120_000;
+/** Longest wait for an answer of a probe, milliseconds. */
+const probeMs = 120_000;
 
 /** Longest wait for the first word of a server, milliseconds. */
 const firstMs = 15_000;
@@ -59,10 +59,16 @@ export function rootOf(baseUrl: string): string {
   return baseUrl.replace(/\/+$/, "").replace(/\/v1$/, "");
 }
 
-export function makeTarget(root: string, model: string, apiKey: string | undefined): Target {
+/** `patienceMs`: longest wait for one answer. */
+export function makeTarget(
+  root: string,
+  model: string,
+  apiKey: string | undefined,
+  patienceMs = probeMs,
+): Target {
   const send = (path: string, init: RequestInit, ask: Ask): Promise<Response> => {
     const key = ask.apiKey === undefined ? apiKey : ask.apiKey;
-    const limit = AbortSignal.timeout(patience);
+    const limit = AbortSignal.timeout(patienceMs);
     return fetch(root + path, {
       ...init,
       ...(ask.method ? { method: ask.method } : {}),
@@ -111,13 +117,18 @@ function isStream(response: Response): boolean {
 /** The first model that a server lists. */
 export async function firstModel(root: string, apiKey: string | undefined): Promise<string> {
   const ask = { signal: AbortSignal.timeout(firstMs) };
-  const list = await makeTarget(root, "", apiKey).get("/v1/models", ask);
-  const [first] = listAt(list.json, "data");
-  const id = textAt(first, "id");
+  const fix = "Is a server running there, and does it need --api-key? Name a model with --model";
+  const expected = "a model in the answer of /v1/models";
+  let list: Reply;
+  try {
+    list = await makeTarget(root, "", apiKey).get("/v1/models", ask);
+  } catch (cause) {
+    const got = cause instanceof Error ? cause.message : String(cause);
+    throw unexpected("io_failed", root, expected, got, { fix, cause });
+  }
+  const id = textAt(listAt(list.json, "data")[0], "id");
   if (list.status === 200 && id !== "") return id;
-  throw unexpected("io_failed", "base-url", "a model in the answer of /v1/models", `status ${list.status}`, {
-    fix: "Is a server running there, and does it need --api-key? Name a model with --model",
-  });
+  throw unexpected("io_failed", root, expected, `status ${list.status}`, { fix });
 }
 
 /** The JSON of an answer with status 200; anything else fails the probe. */

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { UsageError } from "../../../terminal/command.ts";
-import { at, listAt } from "../json.ts";
+import { at, textAt } from "../json.ts";
 import { firstModel, makeTarget, rootOf, type Target } from "../target.ts";
 
 /** A row of a comparison, as `--rows` names it. */
@@ -54,7 +54,10 @@ export type Programs = { readonly "llama.cpp": string; readonly ollama: string }
 /** Longest time that a backend may take to answer its first request, milliseconds. */
 const startMs = 300_000;
 
-/** Connects to a row's server, or starts it on a free port of this machine. */
+/** Longest wait for one answer of a model, milliseconds. */
+export const answerMs = 600_000;
+
+/** Connects to a row's server, or starts it on a free port of this machine; ready is what has answered a first request. */
 export async function startRow(
   row: RowSpec,
   programs: Programs,
@@ -62,50 +65,70 @@ export async function startRow(
 ): Promise<Started> {
   const begun = performance.now();
   const since = () => Math.round(performance.now() - begun) / 1000;
-  if (row.baseUrl !== undefined) {
-    try {
-      const target = makeTarget(row.baseUrl, row.model ?? (await firstModel(row.baseUrl, apiKey)), apiKey);
-      const { status } = await target.get("/v1/models");
-      if (status !== 200) return { status: "startup_failure", reason: `/v1/models answers ${status}` };
-      return { status: "ready", target, startupS: since(), close: async () => {} };
-    } catch (error) {
-      return { status: "startup_failure", reason: textOf(error) };
+  let close = async () => {};
+  try {
+    let root = row.baseUrl;
+    let { model } = row;
+    if (root === undefined) {
+      const port = await freePort();
+      const launch = commandOf(row, port, programs);
+      if ("status" in launch) return launch;
+      const child = startProgram(launch);
+      close = child.close;
+      root = `http://127.0.0.1:${port}`;
+      await child.ready(root);
+      // a file's server has a name of its own for it
+      if (row.backend !== "ollama") model = undefined;
     }
+    const key = row.baseUrl === undefined ? undefined : apiKey;
+    const target = makeTarget(root, model ?? (await firstModel(root, key)), key, answerMs);
+    const failure = await firstAnswer(target);
+    if (failure === undefined) return { status: "ready", target, startupS: since(), close };
+    await close();
+    return failure;
+  } catch (error) {
+    await close();
+    return { status: "startup_failure", reason: error instanceof Error ? error.message : String(error) };
   }
-  const port = await freePort();
-  const launch = commandOf(row, port, programs);
-  if ("status" in launch) return launch;
-  const child = Bun.spawn([...launch.command], {
+}
+
+type Failed = Extract<Started, { readonly reason: string }>;
+
+/** One token, so that a model which is loaded on demand is there before anything is timed. */
+async function firstAnswer(target: Target): Promise<Failed | undefined> {
+  const messages = [{ role: "user", content: "Hello" }];
+  const asked = { model: target.model, messages, max_tokens: 1, temperature: 0, seed: 0 };
+  const { status, json, text } = await target.post("/v1/chat/completions", asked);
+  if (status === 200) return undefined;
+  const reason = textAt(json, "error", "message") || `status ${status} ${text.slice(0, 100)}`;
+  const missing = status === 404 || at(json, "error", "code") === "model_not_found";
+  return { status: missing ? "missing_model" : "startup_failure", reason };
+}
+
+function startProgram({ command, env }: Launch) {
+  const child = Bun.spawn([...command], {
     ...({ stdin: "ignore", stdout: "ignore", stderr: "pipe" } as const),
-    env: { ...process.env, ...launch.env },
+    env: { ...process.env, ...env },
   });
   const said = new Response(child.stderr).text();
-  const close = async () => {
-    child.kill();
-    await child.exited;
+  return {
+    close: async () => {
+      child.kill();
+      await child.exited;
+    },
+    /** Waits until it lists its models; throws with its last words where it ends before that. */
+    ready: async (root: string) => {
+      if (await untilReady(root, child)) return;
+      child.kill();
+      const last = (await said).trim().split("\n").at(-1);
+      throw new Error(last || "the server did not get ready");
+    },
   };
-  const root = `http://127.0.0.1:${port}`;
-  const ready = await untilReady(root, child);
-  if (!ready) {
-    await close();
-    const last = (await said).trim().split("\n").at(-1) ?? "";
-    return { status: "startup_failure", reason: last || "it did not get ready" };
-  }
-  if (row.backend === "ollama" && !(await ollamaHas(root, row.model!))) {
-    await close();
-    return { status: "missing_model", reason: `ollama has no ${row.model}` };
-  }
-  const model = row.backend === "ollama" ? row.model! : await firstModel(root, undefined);
-  return { status: "ready", target: makeTarget(root, model, undefined), startupS: since(), close };
 }
 
 type Launch = { readonly command: readonly string[]; readonly env: Readonly<Record<string, string>> };
 
-function commandOf(
-  { backend, model }: RowSpec,
-  port: number,
-  programs: Programs,
-): Launch | Extract<Started, { readonly reason: string }> {
+function commandOf({ backend, model }: RowSpec, port: number, programs: Programs): Launch | Failed {
   const file = model!;
   if (backend !== "ollama" && !existsSync(file))
     return { status: "missing_model", reason: `no file ${file}` };
@@ -143,11 +166,6 @@ async function untilReady(root: string, child: Bun.Subprocess): Promise<boolean>
   return false;
 }
 
-async function ollamaHas(root: string, model: string): Promise<boolean> {
-  const { json } = await makeTarget(root, "", undefined).get("/api/tags");
-  return listAt(json, "models").some((entry) => at(entry, "name") === model);
-}
-
 function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();
@@ -157,8 +175,4 @@ function freePort(): Promise<number> {
       server.close(() => resolve(typeof address === "object" && address ? address.port : 0));
     });
   });
-}
-
-function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
