@@ -273,6 +273,17 @@ describe.skipIf(!existsSync(program))("dist/psionic", () => {
     }
   }, 60_000);
 
+  test("serve has the page with it", async () => {
+    const { child, url } = await serve();
+    const page = await fetch(url);
+    expect([page.status, page.headers.get("content-type")]).toEqual([200, "text/html; charset=utf-8"]);
+    const html = await page.text();
+    expect(html).toContain("<title>psionic</title>");
+    expect(html).toMatch(/<script>[\s\S]{10000,}<\/script>/);
+    child.kill("SIGTERM");
+    expect(await child.exited).toBe(0);
+  });
+
   test("a second Ctrl-C ends it at once", async () => {
     const { child, url } = await serve();
     const response = await longAnswer(url);

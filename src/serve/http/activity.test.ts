@@ -34,6 +34,7 @@ test("a request is in the log while it runs and after, with its timings", async 
     ...{ request_id: id, state: "done", status: 200, stream: true, method: "POST" },
     ...{
       route: "/v1/chat/completions",
+      model: "Test-Model.gguf",
       completion_tokens: 201,
       finish: "end_of_sequence_token",
       error: null,

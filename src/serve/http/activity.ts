@@ -19,6 +19,7 @@ export type RequestEntry = {
   readonly request_id: string;
   readonly method: string;
   readonly route: string;
+  readonly model: string | null;
   readonly started_at_ms: number;
   readonly state: "running" | "done";
   readonly stream: boolean | null;
@@ -173,6 +174,7 @@ function entryOf(
     request_id: record.id,
     method: record.method,
     route: record.route,
+    model: record.model ?? null,
     started_at_ms: startedAtMs,
     state: durationMs === undefined ? "running" : "done",
     stream: record.stream ?? null,

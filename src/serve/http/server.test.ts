@@ -90,7 +90,6 @@ test("unknown paths and wrong methods are quick, readable JSON", async () => {
     "/v1/v1/models",
     "/%ff",
     "/%zz",
-    "//",
     "/v1/models/a/b",
   ]) {
     const response = await server.get(path);

@@ -14,6 +14,7 @@ export type LoggedRequest = {
   readonly request_id: string;
   readonly method: string;
   readonly route: string;
+  readonly model?: string | null;
   readonly started_at_ms: number;
   readonly state: "running" | "done";
   readonly status: number | null;

@@ -25,6 +25,7 @@ function endOf(cause: string | null): string {
 const columns: readonly Column[] = [
   { title: "Time", of: ({ started_at_ms }) => clock(started_at_ms) },
   { title: "Request", of: ({ route }) => routeName(route) },
+  { title: "Model", of: ({ model }) => model ?? "" },
   { title: "Status", of: ({ state, status }) => (state === "running" ? "running" : String(status ?? none)) },
   {
     title: "Prompt",
@@ -56,7 +57,11 @@ export class RequestTable {
   constructor() {
     // on a phone the rows are laid out as cards, which takes a table's meaning away unless roles say it
     const head = columns.map(({ title, numeric }) =>
-      element("th", { role: "columnheader", scope: "col", class: numeric && "numeric" }, title),
+      element(
+        "th",
+        { role: "columnheader", scope: "col", class: numeric && "numeric", "data-title": title },
+        title,
+      ),
     );
     const table = element(
       "table",
@@ -70,6 +75,8 @@ export class RequestTable {
 
   update(requests: readonly LoggedRequest[]): void {
     this.nothing.hidden = requests.length > 0;
+    const models = new Set(requests.flatMap(({ model }) => model ?? []));
+    this.node.classList.toggle("one-model", models.size < 2);
     const wanted = new Set(requests.map(({ request_id }) => request_id));
     for (const [id, { row }] of this.shown) {
       if (wanted.has(id)) continue;
