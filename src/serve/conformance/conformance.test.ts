@@ -1,7 +1,11 @@
 /** Every probe against our own server, and against servers with one fault each, which the probe must find. */
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
+import { runCommand } from "citty";
 import { defaultModelPath } from "../../models/default_model.ts";
+import { checkedArguments } from "../../terminal/arguments.ts";
+import { UsageError } from "../../terminal/command.ts";
+import { conformance } from "../cli/conformance.ts";
 import { type OwnServer, ownServer, scriptedServer } from "./own.ts";
 import { groupOf, groups, type Probe, runProbe } from "./probe.ts";
 import { chosenProbes, probes } from "./probes/index.ts";
@@ -280,9 +284,12 @@ test("the command: exit codes 0, 1 and 2, a table and JSON", async () => {
   await proxy.stop(true);
   expect(failed).toMatchObject({ code: 1, err: expect.stringContaining("1 of 1 probes failed") });
   expect(failed.out).toContain("codex.models  fail");
+  expect(await psionic("harmony")).toMatchObject({ code: 2, err: expect.stringContaining("hermes") });
+}, 30_000);
+
+test("wrong usage is found before anything is asked", async () => {
   for (const wrong of [
     ["--only", "none"],
-    ["harmony"],
     ["--base-url", "http://a", "-c", "5"],
     ["--api-key", "k"],
     ["--rows", "a=b"],
@@ -290,6 +297,8 @@ test("the command: exit codes 0, 1 and 2, a table and JSON", async () => {
     ["hermes", "parallel", "--rows", "a=start:x"],
     ["hermes", "benchmark", "--base-url", "http://a", "--rows", "psionic=http://b"],
   ]) {
-    expect(await psionic(...wrong)).toMatchObject({ code: 2 });
+    const rawArgs = checkedArguments(wrong, conformance.args);
+    const failure = await runCommand(conformance, { rawArgs }).catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(UsageError);
   }
-}, 30_000);
+});
