@@ -15,9 +15,9 @@ export function contentDigest(headers: Headers): string | undefined {
   return listed(headers.get("content-digest"));
 }
 
-/** An entity tag without weakness mark and quotes. */
+/** What the host calls this version of the content: its entity tag without weakness mark and quotes, else its date. */
 export function entityTag(headers: Headers): string | null {
-  const tag = headers.get("x-linked-etag") ?? headers.get("etag");
+  const tag = headers.get("x-linked-etag") ?? headers.get("etag") ?? headers.get("last-modified");
   return tag === null ? null : tag.replace(/^W\//, "").replace(/^"|"$/g, "");
 }
 

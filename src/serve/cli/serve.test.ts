@@ -179,7 +179,9 @@ describe("the store", () => {
   test("pull, list, show, -m, rm; exit codes tell what went wrong", async () => {
     const model = ggufBytes(5000);
     using host = startHost((request) =>
-      request.path === "/tiny.gguf" ? fileReply(request, model) : { status: 404 },
+      request.path === "/tiny.gguf"
+        ? fileReply(request, model, { headers: { "last-modified": "Wed, 21 Oct 2015 07:28:00 GMT" } })
+        : { status: 404 },
     );
     const json = async (...words: string[]) => JSON.parse((await psionic([...words, "--json"])).out);
     expect(await json("list")).toEqual({ folder: at("home/models"), models: [] });
