@@ -1,5 +1,5 @@
 /**
- * The parts of scripts/soak.sh, which builds first. Usage: bun scripts/soak.ts MUTANTS [REQUESTS] [STREAMS]
+ * The parts of scripts/soak.sh, which builds first. Usage: bun scripts/soak.ts MUTANTS [REQUESTS] [STREAMS] [TRAININGS]
  * Output: one line per part and a summary on stdout, progress with rate and time left on stderr; exits 1 at the first
  * thing that broke.
  */
@@ -7,8 +7,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Progress } from "../src/terminal/progress.ts";
 import { fuzzAll } from "./fuzz.ts";
+import { killTrials } from "./kill-trials.ts";
 
-const [mutants = 1_000_000, requests = 10_000, streams = 200] = process.argv.slice(2).map(Number);
+const [mutants = 1_000_000, requests = 10_000, streams = 200, trainings = 200] = process.argv
+  .slice(2)
+  .map(Number);
 const root = join(import.meta.dir, "..");
 const seed = 1;
 /** Growth of the resident set between the first tenth of the requests and the end, bytes. */
@@ -118,5 +121,11 @@ try {
   served.child.kill("SIGTERM");
   await served.child.exited;
 }
+await part("training", async () => {
+  const { kills, digest } = await killTrials(trainings, seed);
+  return `${trainings} runs, killed ${kills} times and resumed, all ended in ${digest.slice(0, 16)}`;
+});
 const minutes = ((performance.now() - begun) / 60_000).toFixed(1);
-console.log(`Nothing broke: ${ran} mutants, ${requests} requests, ${streams} streams in ${minutes} minutes.`);
+console.log(
+  `Nothing broke: ${ran} mutants, ${requests} requests, ${streams} streams, ${trainings} trainings in ${minutes} minutes.`,
+);

@@ -78,15 +78,19 @@ export type RunOutcome = {
 
 /** Begins a run in a root that holds none. */
 export async function startRun(run: Run, options: RunOptions): Promise<RunOutcome> {
-  if (existsSync(run.root) && readdirSync(run.root).some((name) => name !== ownPaths.lock)) {
-    throw unexpected("invalid_request", "train start", `an empty folder as run root`, run.root, {
+  // a start that died before it wrote its settings was no run yet; what it left is written again
+  const leftovers = [ownPaths.lock, "checkpoints", "manifests"];
+  const settled = existsSync(join(run.root, ownPaths.settings));
+  const foreign = existsSync(run.root) && readdirSync(run.root).some((name) => !leftovers.includes(name));
+  if (settled || foreign) {
+    throw unexpected("invalid_request", "train start", "an empty folder as run root", run.root, {
       fix: "Use train resume --run-root to go on with a run, or another --output-root",
     });
   }
   mkdirSync(run.root, { recursive: true });
   using _lock = lockRun(run.root);
-  write(run, ownPaths.settings, { schema_version: settingsSchema, run_id: run.runId, ...run.settings });
   writePendingPointer(run);
+  write(run, ownPaths.settings, { schema_version: settingsSchema, run_id: run.runId, ...run.settings });
   return prepared(run, options, { step: 0 });
 }
 

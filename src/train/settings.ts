@@ -33,8 +33,8 @@ export function checkedSettings(
   if (settings.lane !== lane.name) refuse("lane", lane.name);
   if (!lane.models.includes(String(settings.model))) refuse("model", `one of ${lane.models.join(", ")}`);
   const rate = settings.learning_rate;
-  if (typeof rate !== "number" || !(rate > 0 && rate <= 100))
-    refuse("learning_rate", "a number above 0, at most 100");
+  if (typeof rate !== "number" || !(rate > 0 && Number.isFinite(rate)))
+    refuse("learning_rate", "a number above 0");
   if (settings.optimizer !== "adam_w" && settings.optimizer !== "muon") refuse("optimizer", "adam_w or muon");
   if (settings.precision !== "f32" && settings.precision !== "bf16") refuse("precision", "f32 or bf16");
   if (typeof settings.recompute !== "boolean") refuse("recompute", "true or false");

@@ -99,7 +99,7 @@ const settingOptions: Readonly<Record<string, (given: Given, name: string) => Js
   optimizer: text,
   precision: text,
   recompute: (given, name) => (typeof given[name] === "boolean" ? given[name] : undefined),
-  "learning-rate": (given, name) => decimalNumber(text(given, name), `--${name}`, 1e-12, 100),
+  "learning-rate": (given, name) => decimalNumber(text(given, name), `--${name}`, 1e-12, 1e30),
   ...Object.fromEntries(
     ["max-steps", "steps-per-window", "windows-per-cadence", "sequences", "accumulation", "length"].map(
       (name) => [name, (given: Given) => wholeNumber(text(given, name), `--${name}`, 1)],

@@ -1,0 +1,215 @@
+/** Runs as users start them: files, resuming, signals, and what is refused. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { killTrials } from "../../scripts/kill-trials.ts";
+import { progressText, TrainingBar } from "./cli/bar.ts";
+
+const main = join(import.meta.dir, "..", "main.ts");
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "psionic-run-"));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const tiny = ["--model", "tiny", "--threads", "1", "--sequences", "4", "--allow-dirty-tree"];
+
+type Ended = { readonly code: number; readonly out: string; readonly err: string };
+async function train(words: readonly string[], during?: (child: Bun.Subprocess) => void): Promise<Ended> {
+  const child = Bun.spawn([process.execPath, main, "train", ...words], { stdout: "pipe", stderr: "pipe" });
+  during?.(child);
+  const [out, err, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { code, out, err };
+}
+const json = (root: string, path: string) => JSON.parse(readFileSync(join(root, path), "utf8"));
+const steps = (root: string): { step: number; loss: number }[] =>
+  readFileSync(join(root, "metrics/steps.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+
+test("a run writes its root, ends with a lower loss, and goes on as if it had not ended", async () => {
+  const [root, whole] = [join(folder, "run"), join(folder, "whole")];
+  const begun = await train([
+    "start",
+    "--output-root",
+    root,
+    "--max-steps",
+    "5",
+    "--steps-per-window",
+    "3",
+    "--run-id",
+    "one",
+    ...tiny,
+  ]);
+  expect(begun.err).toContain("parameters");
+  expect(begun.code).toBe(0);
+  expect(begun.out).toContain(
+    "status=training_complete\nsurface_id=psion_reference_pilot.start\nrun_id=one\n",
+  );
+  expect(readdirSync(join(root, "checkpoints")).sort()).toEqual([
+    "latest_accepted_checkpoint_pointer.json",
+    "step-3",
+    "step-5",
+  ]);
+  expect(json(root, "checkpoints/latest_accepted_checkpoint_pointer.json")).toMatchObject({
+    schema_version: "psion.actual_pretraining_checkpoint_pointer.v1",
+    pointer_state: "accepted",
+    optimizer_step: 5,
+    checkpoint_manifest_relative_path: "checkpoints/step-5/checkpoint_manifest.json",
+  });
+  expect(json(root, "preflight/hardware_qualification.json").admission_state).toBe("admitted");
+  const status = await train(["status", "--run-root", root]);
+  expect(status.out).toStartWith(
+    "run_id=one\nphase=training_complete\nlast_completed_step=5\nlatest_checkpoint_label=psion-reference-pilot-step-5\n",
+  );
+  const resumed = await train([
+    "resume",
+    "--run-root",
+    root,
+    "--max-steps",
+    "9",
+    "--threads",
+    "1",
+    "--allow-dirty-tree",
+    "--json",
+  ]);
+  const straight = await train([
+    "start",
+    "--output-root",
+    whole,
+    "--max-steps",
+    "9",
+    "--run-id",
+    "one",
+    ...tiny,
+    "--json",
+  ]);
+  const [a, b] = [resumed, straight].map(({ out }) => JSON.parse(out));
+  expect(a.checkpointDigest).toBe(b.checkpointDigest);
+  expect(a.finalLoss).toBeLessThan(a.initialLoss);
+  expect(steps(root).map((s) => [s.step, s.loss])).toEqual(steps(whole).map((s) => [s.step, s.loss]));
+  expect(json(root, "checkpoints/auto_resume_receipt.json")).toMatchObject({
+    primary_pointer_state: "accepted",
+    chosen_optimizer_step: 5,
+  });
+  expect(json(root, "dashboard/current_dashboard.json").loss.visibility_state).toBe("emitted");
+  const log = readFileSync(join(root, "logs/launcher.log"), "utf8");
+  const phases = ["launch_staged", "training_complete", "resume_staged", "training_complete"];
+  expect([...log.matchAll(/phase=(\w+)/g)].map(([, phase]) => phase)).toEqual(phases);
+}, 60_000);
+
+test("kill -9 at any moment loses no more than the steps since the last checkpoint", async () => {
+  const { kills } = await killTrials(2, 11);
+  expect(kills).toBeGreaterThan(0);
+}, 120_000);
+
+test("SIGTERM ends after a step with a checkpoint, exit code 130, and resume goes on", async () => {
+  const root = join(folder, "signal");
+  let sent = false;
+  const ended = await train(
+    ["start", "--output-root", root, "--max-steps", "100000", "--steps-per-window", "100000", ...tiny],
+    (child) => {
+      const timer = setInterval(() => {
+        try {
+          if (steps(root).length < 2) return;
+        } catch {
+          return; // not there yet
+        }
+        clearInterval(timer);
+        sent = true;
+        child.kill("SIGTERM");
+      }, 20);
+    },
+  );
+  expect(sent).toBe(true);
+  expect(ended.code).toBe(130);
+  expect(ended.out).toContain("status=training_interrupted");
+  const { optimizer_step: step } = json(root, "checkpoints/latest_accepted_checkpoint_pointer.json");
+  expect(step).toBeGreaterThanOrEqual(2);
+  const resumed = await train([
+    "resume",
+    "--run-root",
+    root,
+    "--max-steps",
+    String(step + 1),
+    "--allow-dirty-tree",
+    "--json",
+  ]);
+  expect(JSON.parse(resumed.out).completedSteps).toBe(step + 1);
+}, 60_000);
+
+describe("what is refused", () => {
+  const refused = async (words: readonly string[], code: number, message: RegExp): Promise<void> => {
+    const ended = await train(words);
+    expect(ended.err).toMatch(message);
+    expect(ended.code).toBe(code);
+    expect(ended.out).toBe("");
+  };
+
+  test("lanes, hosts, models and options that are not there", async () => {
+    await refused(["start", "--lane", "no_such"], 1, /unsupported lane no_such. Lanes: reference_pilot/);
+    await refused(
+      ["start", "--lane", "actual_pretraining"],
+      1,
+      /actual_pretraining does not train in this version/,
+    );
+    await refused(["start", "--remote-host", "h"], 1, /got --remote-host/);
+    await refused(["start", "--model", "huge", "--allow-dirty-tree"], 1, /model: one of pilot, tiny/);
+    await refused(["begin"], 2, /expected start, resume or status, got begin/);
+    await refused(["resume"], 2, /missing --run-root/);
+    await refused(["status", "--run-root", join(folder, "none")], 1, /expected a run root/);
+    await refused(["start", "--max-steps", "0"], 2, /--max-steps takes a whole number of at least 1/);
+  }, 60_000);
+
+  test("a root that holds a run, other settings, damaged files, a loss that is no number", async () => {
+    const root = join(folder, "damaged");
+    await train(["start", "--output-root", root, "--max-steps", "1", ...tiny]);
+    await refused(["start", "--output-root", root, ...tiny], 1, /empty folder as run root.*train resume/);
+    const resume = ["resume", "--run-root", root, "--allow-dirty-tree"];
+    await refused([...resume, "--seed", "3"], 2, /goes on with the seed it began with, 1337/);
+    const tensors = join(root, "checkpoints/step-1/model.safetensors");
+    const bytes = readFileSync(tensors);
+    bytes[bytes.length - 3]! ^= 4;
+    writeFileSync(tensors, bytes);
+    await refused([...resume, "--max-steps", "2"], 4, /model\.safetensors\] expected SHA-256/);
+    const pointer = join(root, "checkpoints/latest_accepted_checkpoint_pointer.json");
+    writeFileSync(pointer, "{");
+    await refused(resume, 4, /unreadable checkpoint pointer/);
+    expect(json(root, "checkpoints/auto_resume_receipt.json").primary_pointer_state).toBe("corrupt");
+    const wild = join(folder, "wild");
+    const words = ["start", "--output-root", wild, "--learning-rate", "1e30", "--max-steps", "9", ...tiny];
+    await refused(
+      words,
+      3,
+      /finite numbers at step 2, got \S+ in (gradient|parameter) \S+\. The last checkpoint is intact/,
+    );
+    expect(json(wild, "status/current_run_status.json").phase).toBe("training_stopped_not_finite");
+  }, 60_000);
+});
+
+describe("progress", () => {
+  const record = { step: 5, loss: 8.2124, gradientNorm: 1, learningRate: 1e-3, tokens: 512, durationMs: 10 };
+  const live = { lastStep: 16, tokensPerSecond: 411.7, mfu: 0.3614, remainingMs: 13_200 };
+
+  test("names step, loss, tokens per second, share of the peak and time left", () => {
+    expect(progressText(record, live)).toBe("step 5/16  loss 8.212  412 tokens/s  MFU 36.1 %  ETA 14 s");
+  });
+
+  test("a bar on a terminal, few lines elsewhere", () => {
+    const written: string[] = [];
+    const stream = (isTTY: boolean) => ({ isTTY, columns: 100, write: (t: string) => written.push(t) });
+    const bar = new TrainingBar(stream(true), () => 0);
+    bar.step(record, live);
+    expect(written.splice(0)).toEqual([`\r[######..............] ${progressText(record, live)}\u001b[K`]);
+    let now = 0;
+    const plain = new TrainingBar(stream(false), () => now);
+    for (let step = 1; step <= 16; step++, now += 1000) plain.step({ ...record, step }, live);
+    expect(written.map((t) => t.slice(0, 8))).toEqual(["step 1/1", "step 6/1", "step 11/", "step 16/"]);
+  });
+});
