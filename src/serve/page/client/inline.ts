@@ -274,9 +274,14 @@ function destinationAt(
 
 /** The address in full when it leads to a page or a mailbox; undefined for scripts, data and everything else. */
 export function safeHref(destination: string): string | undefined {
-  const url = URL.parse(destination);
-  if (url === null || !["http:", "https:", "mailto:"].includes(url.protocol)) return undefined;
-  return url.href;
+  // URL.parse would not throw, but browsers of 2023 lack it
+  let url: URL;
+  try {
+    url = new URL(destination);
+  } catch {
+    return undefined;
+  }
+  return ["http:", "https:", "mailto:"].includes(url.protocol) ? url.href : undefined;
 }
 
 /** An address that stands in the text, or between angle brackets. */

@@ -1,13 +1,13 @@
 import { setApiKey } from "./api.ts";
 import { byId } from "./elements.ts";
 
+type Asked = { readonly promise: Promise<boolean>; readonly resolve: (given: boolean) => void };
+
 /** Asks for the server's key. It stays in this tab and goes nowhere but to this server. */
 export class KeyDialog {
   private readonly dialog = byId<HTMLDialogElement>("key");
   private readonly input = byId<HTMLInputElement>("key-input");
-  private asked:
-    | { readonly promise: Promise<boolean>; readonly resolve: (given: boolean) => void }
-    | undefined;
+  private asked: Asked | undefined;
 
   constructor() {
     byId<HTMLFormElement>("key-form").addEventListener("submit", (event) => {
@@ -25,11 +25,15 @@ export class KeyDialog {
   ask(message: string): Promise<boolean> {
     byId("key-message").textContent = message;
     if (this.asked) return this.asked.promise;
-    this.asked = Promise.withResolvers<boolean>();
+    let resolve: Asked["resolve"] = () => {};
+    const promise = new Promise<boolean>((given) => {
+      resolve = given;
+    });
+    this.asked = { promise, resolve };
     this.input.value = "";
     this.dialog.showModal();
     this.input.focus();
-    return this.asked.promise;
+    return promise;
   }
 
   private answer(given: boolean): void {

@@ -32,15 +32,30 @@ export type Block =
     }
   | { readonly type: "rule" };
 
-/** A block with the text it was made of: equal text means an equal block. */
-export type SourceBlock = { readonly source: string; readonly block: Block };
+/** A block with the text it was made of, and where that begins, in UTF-16 units: equal text means an equal block. */
+export type SourceBlock = { readonly source: string; readonly at: number; readonly block: Block };
 
 /** Lists and quotes inside each other beyond this are text. */
 const maxDepth = 8;
 const maxColumns = 64;
 
 export function parseMarkdown(text: string): SourceBlock[] {
-  return readBlocks(text.replace(/\r\n?/g, "\n").split("\n"), 0);
+  return readBlocks(withLineFeeds(text).split("\n"), 0);
+}
+
+/**
+ * The same for a text that has grown: `before` are the blocks of its beginning. A block ends where the first line of the
+ * next one says so, and only the last line of a text may still change: so all blocks but the last two stay.
+ */
+export function continueMarkdown(before: readonly SourceBlock[], text: string): SourceBlock[] {
+  const kept = before.slice(0, -2);
+  const from = before[kept.length]?.at ?? 0;
+  const rest = readBlocks(withLineFeeds(text).slice(from).split("\n"), 0);
+  return [...kept, ...rest.map((block) => ({ ...block, at: block.at + from }))];
+}
+
+function withLineFeeds(text: string): string {
+  return text.includes("\r") ? text.replace(/\r\n?/g, "\n") : text;
 }
 
 type Reading = { readonly block: Block; readonly end: number };
@@ -48,13 +63,17 @@ type Reading = { readonly block: Block; readonly end: number };
 function readBlocks(lines: readonly string[], depth: number): SourceBlock[] {
   const blocks: SourceBlock[] = [];
   let at = 0;
+  let place = 0;
   while (at < lines.length) {
     if (isBlank(lines[at])) {
+      place += lines[at]!.length + 1;
       at += 1;
       continue;
     }
     const { block, end } = readBlock(lines, at, depth);
-    blocks.push({ source: lines.slice(at, end).join("\n"), block });
+    const source = lines.slice(at, end).join("\n");
+    blocks.push({ source, at: place, block });
+    place += source.length + 1;
     at = end;
   }
   return blocks;
@@ -226,7 +245,6 @@ function readList(lines: readonly string[], at: number, first: Marker, depth: nu
     const next: Marker | undefined = markerOf(lines[end] ?? "");
     marker = next?.kind === first.kind && next.indent <= first.indent + 1 ? next : undefined;
   }
-  while (end > at && isBlank(lines[end - 1])) end -= 1;
   return { block: { type: "list", start: first.start, items }, end };
 }
 

@@ -1,20 +1,23 @@
 import { button, copy, element } from "./elements.ts";
 import type { Inline } from "./inline.ts";
-import { type Block, parseMarkdown, type SourceBlock } from "./markdown.ts";
+import { type Block, continueMarkdown, parseMarkdown, type SourceBlock } from "./markdown.ts";
 
-type Shown = { readonly source: string; readonly block: Block; readonly node: HTMLElement };
+type Shown = SourceBlock & { readonly node: HTMLElement };
 
 /** Markdown on the page. As text grows, blocks that are done stay as they are: selection and scroll position survive. */
 export class MarkdownView {
   private readonly into: HTMLElement;
   private shown: Shown[] = [];
+  private text = "";
 
   constructor(into: HTMLElement) {
     this.into = into;
   }
 
   update(text: string): void {
-    const blocks = parseMarkdown(text);
+    if (text === this.text) return;
+    const blocks = text.startsWith(this.text) ? continueMarkdown(this.shown, text) : parseMarkdown(text);
+    this.text = text;
     let same = 0;
     while (same < blocks.length && this.shown[same]?.source === blocks[same]!.source) same += 1;
     const [grown, before] = [blocks[same], this.shown[same]];
@@ -23,9 +26,9 @@ export class MarkdownView {
       same += 1;
     }
     for (const { node } of this.shown.splice(same)) node.remove();
-    for (const { source, block } of blocks.slice(same)) {
-      const node = blockNode(block);
-      this.shown.push({ source, block, node });
+    for (const block of blocks.slice(same)) {
+      const node = blockNode(block.block);
+      this.shown.push({ ...block, node });
       this.into.append(node);
     }
   }
