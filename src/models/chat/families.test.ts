@@ -1,8 +1,11 @@
 import { expect, test } from "bun:test";
+import { agreesWith, isProbed } from "./agreement.ts";
 import { textOf } from "./pieces.ts";
+import { renderQwen35 } from "./qwen35.ts";
 import { type ChatModel, chatFormatFor } from "./select.ts";
+import type { ChatTemplate } from "./template.ts";
 import { gemmaTokenizer, qwenTokenizer } from "./testing/vocabulary.ts";
-import type { ChatMessage, ChatTool } from "./types.ts";
+import type { ChatMessage, ChatOptions, ChatTool } from "./types.ts";
 
 const gemma = gemmaTokenizer();
 const qwen = qwenTokenizer();
@@ -105,6 +108,66 @@ test("a file's template writes, with tools and results; the answer is read by th
   expect(textOf(qwen35.render([image]))).toContain("<|vision_start|><|image_pad|><|vision_end|>x<|im_end|>");
   const plain = formatFor("qwen35", {}, { template: "{% for m in messages %}{{ m.content }}{% endfor %}" });
   expect(plain.capabilities.tools).toBe(false);
+});
+
+test("a template that writes as we do is known by it, and one that differs anywhere", () => {
+  const own = (talk: readonly ChatMessage[], chat: ChatOptions) => renderQwen35(talk, chat, false);
+  const like = (change: (text: string) => string, more: Partial<ChatTemplate> = {}): ChatTemplate => ({
+    render: (talk, chat = {}) => [{ text: change(textOf(own(talk, chat))), special: true }],
+    reads: () => false,
+    names: false,
+    opensThought: () => false,
+    ...more,
+  });
+  expect(
+    agreesWith(
+      like((text) => text),
+      own,
+    ),
+  ).toBe(true);
+  for (const [from, to] of [
+    ["\n</tool_call>", "</tool_call>"],
+    ["None", "null"],
+    ["late", " late"],
+    ["<IMPORTANT>", ""],
+  ] as const) {
+    expect(
+      agreesWith(
+        like((text) => text.replace(from, to)),
+        own,
+      ),
+    ).toBe(false);
+  }
+  expect(
+    agreesWith(
+      like((text) => text, { names: true }),
+      own,
+    ),
+  ).toBe(false);
+  expect(
+    agreesWith(
+      like((text) => text, { reads: (name) => name === "reasoning_effort" }),
+      own,
+    ),
+  ).toBe(false);
+  const refuses = like((text) => text, {
+    render: () => {
+      throw new Error("no");
+    },
+  });
+  expect(agreesWith(refuses, own)).toBe(false);
+});
+
+test("conversations beyond what was compared go through the template", () => {
+  const system: ChatMessage = { role: "system", content: "s" };
+  const result: ChatMessage = { role: "tool", content: "r", name: "f" };
+  expect(isProbed([system, user("a")], {})).toBe(true);
+  expect(isProbed(talk(""), { templateArguments: { enable_thinking: true } })).toBe(true);
+  expect(isProbed([user("a"), system], {})).toBe(false);
+  expect(isProbed([{ role: "developer", content: "d" }, user("a")], {})).toBe(false);
+  expect(isProbed([user("a"), result], {})).toBe(false);
+  expect(isProbed([system], {})).toBe(false);
+  expect(isProbed([user("a")], { templateArguments: { mood: "good" } })).toBe(false);
 });
 
 test("through a template, too, no text of anybody becomes a mark", () => {

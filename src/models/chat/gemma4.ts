@@ -1,3 +1,4 @@
+import { agreesWith, isProbed } from "./agreement.ts";
 import { declarationPieces, isMapping, mappingPieces, quoted } from "./gemma4_notation.ts";
 import { gemma4Parser } from "./gemma4_parser.ts";
 import { encodePieces, joinPieces, marked, plain, textOf } from "./pieces.ts";
@@ -36,11 +37,24 @@ export function gemma4Format(tokenizer: ChatTokenizer, options: Gemma4Options): 
   const [open, close, turn] = [id("<|channel>"), id("<channel|>"), id("<|turn>")];
   const reasoning = open !== undefined && close !== undefined;
   const calls = id("<|tool_call>") !== undefined && id("<tool_call|>") !== undefined;
+  const throughTemplate = (messages: readonly ChatMessage[], chat: ChatOptions): PromptPiece[] => {
+    const write = (talk: readonly ChatMessage[]): PromptPiece[] => template?.render(talk, chat) ?? [];
+    const question = (): string => textOf(write([{ role: "user", content: "a" }]));
+    return withOpenTurn(write(folds ? withResults(messages).map(folded) : messages), question);
+  };
+  // where the template writes as we do, long conversations need not go through it
+  const like = [emptyThought, !emptyThought].find(
+    (empty) =>
+      template !== undefined &&
+      agreesWith({ ...template, render: (talk, chat = {}) => throughTemplate(talk, chat) }, (talk, chat) =>
+        renderGemma4(talk, chat, empty),
+      ),
+  );
+  const ours = (messages: readonly ChatMessage[], chat: ChatOptions): boolean =>
+    template === undefined || (like !== undefined && isProbed(messages, chat));
   const render = (messages: readonly ChatMessage[], chat: ChatOptions = {}): PromptPiece[] => {
     const clean = messages.map(withoutThoughts);
-    if (template === undefined) return renderGemma4(clean, chat, emptyThought);
-    const pieces = template.render(folds ? withResults(clean).map(folded) : clean, chat);
-    return withOpenTurn(pieces);
+    return ours(clean, chat) ? renderGemma4(clean, chat, like ?? emptyThought) : throughTemplate(clean, chat);
   };
   const isOpen = (prompt: readonly number[] = []): boolean =>
     reasoning && prompt.findLast((token) => token === open || token === close || token === turn) === open;
@@ -73,7 +87,7 @@ export function gemma4Format(tokenizer: ChatTokenizer, options: Gemma4Options): 
     render,
     // through a template the text of messages has been kept apart already
     prompt: (messages, chat) =>
-      encodePieces(tokenizer, render(messages, chat), template === undefined ? MARKS : []),
+      encodePieces(tokenizer, render(messages, chat), ours(messages, chat ?? {}) ? MARKS : []),
     parser: (chat = {}, prompt) =>
       gemma4Parser(tokenizer, {
         ...(calls && chat.tools ? { tools: chat.tools } : {}),
@@ -84,7 +98,7 @@ export function gemma4Format(tokenizer: ChatTokenizer, options: Gemma4Options): 
 }
 
 /** Fills a gap of the reference template: behind an answer with calls, results and text it opens no turn. */
-function withOpenTurn(pieces: readonly PromptPiece[]): PromptPiece[] {
+function withOpenTurn(pieces: readonly PromptPiece[], question: () => string): PromptPiece[] {
   const thought = "<|channel>thought\n";
   const text = textOf(pieces);
   const extra = text.endsWith(`<turn|>\n${thought}`) ? thought.length : 0;
@@ -95,7 +109,9 @@ function withOpenTurn(pieces: readonly PromptPiece[]): PromptPiece[] {
     if (left > 0) kept.push({ ...piece, text: piece.text.slice(0, left) });
     left -= piece.text.length;
   }
-  return [...kept, marked("<|turn>model\n")];
+  // as it opens one behind a question
+  const opening = question().split("<turn|>\n").at(-1) ?? "";
+  return [...kept, marked(opening === "" ? "<|turn>model\n" : opening)];
 }
 
 /** Messages with the results that belong to them. */

@@ -94,21 +94,41 @@ function cutAtGuards(run: readonly PromptPiece[], guards: readonly string[]): st
   const text = textOf(run);
   if (text === "") return [];
   const cuts = new Set<number>();
+  const starts = startsOf(run);
   for (const guard of guards) {
     for (let at = text.indexOf(guard); at >= 0; at = text.indexOf(guard, at + 1)) {
-      if (touchesPlain(run, at, at + guard.length)) cuts.add(at + (guard.codePointAt(0)! > 0xffff ? 2 : 1));
+      if (touchesPlain(run, starts, at, at + guard.length))
+        cuts.add(at + (guard.codePointAt(0)! > 0xffff ? 2 : 1));
     }
   }
   const bounds = [0, ...[...cuts].sort((a, b) => a - b), text.length];
   return bounds.slice(1).map((end, i) => text.slice(bounds[i], end));
 }
 
-function touchesPlain(run: readonly PromptPiece[], start: number, end: number): boolean {
+/** Where each piece begins in the run's text. */
+function startsOf(run: readonly PromptPiece[]): readonly number[] {
   let at = 0;
-  for (const { text, special } of run) {
-    const next = at + text.length;
-    if (!special && at < end && next > start) return true;
-    at = next;
+  return run.map(({ text }) => {
+    const start = at;
+    at += text.length;
+    return start;
+  });
+}
+
+function touchesPlain(
+  run: readonly PromptPiece[],
+  starts: readonly number[],
+  from: number,
+  to: number,
+): boolean {
+  let low = 0;
+  for (let high = run.length; high - low > 1; ) {
+    const middle = (low + high) >> 1;
+    if (starts[middle]! <= from) low = middle;
+    else high = middle;
+  }
+  for (let i = low; i < run.length && starts[i]! < to; i++) {
+    if (!run[i]!.special && starts[i]! + run[i]!.text.length > from) return true;
   }
   return false;
 }

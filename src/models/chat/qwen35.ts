@@ -1,4 +1,5 @@
 import { unexpected } from "../../core/error.ts";
+import { agreesWith, isProbed } from "./agreement.ts";
 import { encodePieces, joinPieces, marked, plain } from "./pieces.ts";
 import { qwen35Parser } from "./qwen35_parser.ts";
 import { qwen35Call, thinkShape } from "./shapes.ts";
@@ -65,17 +66,28 @@ export function qwen35Format(tokenizer: ChatTokenizer, options: Qwen35Options): 
   const [think, thinkEnd, start] = [id("<think>"), id("</think>"), id("<|im_start|>")];
   const reasoning = thinkEnd !== undefined;
   const calls = id("<tool_call>") !== undefined && id("</tool_call>") !== undefined;
-  const thinks = ({ templateArguments: { enable_thinking: asked } = {} }: ChatOptions): boolean =>
-    reasoning && (typeof asked === "boolean" ? asked : options.thinks);
+  const thinks = (
+    { templateArguments: { enable_thinking: asked } = {} }: ChatOptions,
+    fallback = options.thinks,
+  ): boolean => reasoning && (typeof asked === "boolean" ? asked : fallback);
   /** Whether the prompt leaves a think block open. */
   const isOpen = (prompt: readonly number[] | undefined, chat: ChatOptions): boolean => {
     if (prompt === undefined) return template === undefined ? thinks(chat) : template.opensThought(chat);
     const last = prompt.findLast((token) => token === think || token === thinkEnd || token === start);
     return reasoning && last === think;
   };
+  // where the template writes as we do, long conversations need not go through it
+  const like = [options.thinks, !options.thinks].find(
+    (fallback) =>
+      template !== undefined &&
+      agreesWith(template, (talk, chat) => renderQwen35(talk, chat, thinks(chat, fallback))),
+  );
+  const ours = (messages: readonly ChatMessage[], chat: ChatOptions): boolean =>
+    template === undefined || (like !== undefined && isProbed(messages, chat));
   const render = (messages: readonly ChatMessage[], chat: ChatOptions = {}): PromptPiece[] => {
     const split = messages.map(splitReasoning);
-    return template?.render(split, chat) ?? renderQwen35(split, chat, thinks(chat));
+    if (template !== undefined && !ours(split, chat)) return template.render(split, chat);
+    return renderQwen35(split, chat, thinks(chat, like));
   };
   return {
     name: "qwen35",
@@ -103,7 +115,7 @@ export function qwen35Format(tokenizer: ChatTokenizer, options: Qwen35Options): 
     render,
     // through a template the text of messages has been kept apart already
     prompt: (messages, chat) =>
-      encodePieces(tokenizer, render(messages, chat), template === undefined ? MARKS : []),
+      encodePieces(tokenizer, render(messages, chat), ours(messages, chat ?? {}) ? MARKS : []),
     parser: (chat = {}, prompt) =>
       qwen35Parser(tokenizer, {
         ...(calls && chat.tools ? { tools: chat.tools } : {}),
