@@ -30,7 +30,7 @@ export function opsPage(): string {
   });
   return `# Ops
 Made from the op table (\`src/ir/ops\`) by \`bun scripts/ops-page.ts\`. Shapes, dtypes and the C prototypes:
-\`ffi/psionic.h\`. An op that a backend lacks is refused with the op's and the backend's name; nothing falls back. The
+\`ffi/psionic.h\` and, for training, \`ffi/psionic_train.h\`. An op that a backend lacks is refused with the op's and the backend's name; nothing falls back. The
 meta backend (shapes only) takes every op.
 
 | op | what it does | inputs | parameters | cpu |
