@@ -164,7 +164,8 @@ export class Transfer {
     const before = part.doneBytes;
     const digest = await part.verify((count) => {
       read += count;
-      this.options.onProgress("verify", read, part.bytes);
+      // as long as others are still coming, how far they are says more
+      if (this.done >= this.total) this.options.onProgress("verify", read, part.bytes);
     });
     if (this.settings.signal.aborted) throw cancelled();
     this.came(part.doneBytes - before);

@@ -33,6 +33,13 @@ export class ManagementEvents {
     for (const listener of this.listeners) listener(event);
   }
 
+  /** A model has come or gone, and with it a route. */
+  changed(state: ServerState): void {
+    if (this.listeners.size === 0) return;
+    const event = this.snapshot(state);
+    for (const listener of this.listeners) listener(event);
+  }
+
   /** The first event of a stream. */
   snapshot(state: ServerState): ManagementEvent {
     const status = managementStatus(state);

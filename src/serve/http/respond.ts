@@ -53,16 +53,17 @@ export async function respond(context: RouteContext, answering: Answering): Prom
   }
   context.allowSilence();
   record.stream = stream;
+  const name = record.model ?? "";
   state.events.select(state, {
     request_id: record.id,
     route: record.route,
+    model: name,
     worker: model.engine.info.backend.backend,
   });
   record.choices = plans.reduce((n, { request }) => n + request.choices, 0);
   const gone = new AbortController();
   const { cancel, shape } = answering;
   const signal = AbortSignal.any([context.signal, gone.signal, ...(cancel ? [cancel] : [])]);
-  const name = record.model ?? "";
   const atOnce = Math.max(1, model.engine.info.slots);
   const events = generateMany(model.engine, plans, atOnce, {
     signal,

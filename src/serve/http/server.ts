@@ -80,6 +80,9 @@ function makeState(
     draining: () => draining,
     nextId: (kind) => `psionic-${kind}-${prefix}-${++count}`,
   };
+  models.listen(({ type }) => {
+    if (type === "loaded" || type === "unloaded") state.events.changed(state);
+  });
   return {
     state,
     drain: () => {

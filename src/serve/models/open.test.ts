@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { writeManifest } from "../../models/store/manifest.ts";
 import { testServer } from "../http/testing/client.ts";
 import { distinctSources, fileSource, folderSources, type SharedOptions } from "./open.ts";
 import { ModelSet } from "./set.ts";
@@ -42,6 +43,22 @@ describe("looking for models", () => {
     });
     expect(skipped.map((one) => one.path)).toEqual([path("noise.gguf")]);
     expect(() => folderSources(path("none"), options)).toThrow("a folder that can be read");
+  });
+
+  test("pulled models of the store have the names they were pulled under", () => {
+    const place = path("store/hub/org/repo/Q8_0");
+    mkdirSync(place, { recursive: true });
+    symlinkSync(fixture, join(place, "m-Q8_0.gguf"));
+    mkdirSync(path("store/url/half.pull"), { recursive: true });
+    symlinkSync(fixture, path("store/url/half.pull/half.gguf"));
+    writeManifest(place, {
+      ...{ version: 1, name: "org/repo:Q8_0", source: "https://hub/org/repo", revision: null },
+      ...{ main: "m-Q8_0.gguf", files: [], pulledAtMs: 0 },
+    });
+    const { sources, skipped } = folderSources(path("store"), options);
+    expect(sources.map(({ name, aliases }) => [name, aliases])).toEqual([["m-Q8_0.gguf", ["org/repo:Q8_0"]]]);
+    expect(skipped).toEqual([]);
+    rmSync(path("store"), { recursive: true });
   });
 
   test("names must tell models apart; the same file twice is one", () => {

@@ -1,10 +1,11 @@
 import { readdirSync, statSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { PsionicError, unexpected } from "../../core/error.ts";
 import { indexName } from "../../models/files/shards.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import { splitName } from "../../models/files/split.ts";
 import { supportedArchitectures } from "../../models/registry.ts";
+import { pullSuffix, readStored } from "../../models/store/manifest.ts";
 import type { OnProgress } from "../engine/index.ts";
 import { quantization } from "../engine/quantization.ts";
 import { backendTruths } from "../engine/truth.ts";
@@ -98,8 +99,8 @@ function headerOf(files: ModelFiles, backend: BackendTruth): ModelHeader {
   };
 }
 
-/** Models below a folder are looked for so many folders deep: `publisher/repository/file`. */
-const deepest = 3;
+/** Models below a folder are looked for so many folders deep; in the store it is `hub/org/repository/choice`. */
+const deepest = 4;
 
 export type FoundModels = {
   readonly sources: readonly ModelSource[];
@@ -113,7 +114,9 @@ export function folderSources(folder: string, options: SharedOptions, onProgress
   const skipped: { path: string; reason: string }[] = [];
   for (const path of modelPaths(resolve(folder), deepest)) {
     try {
-      const source = fileSource(path, options, onProgress ? { onProgress } : {});
+      const stored = readStored(path) ?? readStored(dirname(path));
+      const aliases = stored ? [stored.manifest.name] : [];
+      const source = fileSource(path, options, { aliases, ...(onProgress ? { onProgress } : {}) });
       const { architecture } = source.header!;
       if (supportedArchitectures.includes(architecture)) sources.push(source);
       else skipped.push({ path, reason: `the family ${architecture} is not executed` });
@@ -134,7 +137,7 @@ function modelPaths(folder: string, depth: number): string[] {
   const weights = names.some((name) => name.endsWith(".safetensors") || name === indexName);
   if (names.includes("config.json") && weights) return [folder];
   return names.flatMap((name) => {
-    if (name.startsWith(".")) return [];
+    if (name.startsWith(".") || name.endsWith(pullSuffix)) return [];
     const path = join(folder, name);
     if (name.endsWith(".gguf")) return firstPart(path) ? [path] : [];
     return depth > 0 && isFolder(path) ? modelPaths(path, depth - 1) : [];

@@ -285,6 +285,23 @@ describe("over HTTP", () => {
     await until(() => set.rows[0]?.requests === 0);
   });
 
+  test("who watches hears of models that come and go", async () => {
+    const a = double("a.gguf");
+    const set = new ModelSet([a], { memoryBytes: 1000 * MiB, idleUnloadMs: 20 });
+    await using server = await testServer(set);
+    const events = await server.get("/psionic/management/events");
+    (await set.take("a"))?.release();
+    await until(() => a.live() === 0);
+    await server.stop();
+    const snapshots = (await events.text())
+      .split("\n")
+      .filter((line) => line.startsWith("data: "))
+      .map((line) => JSON.parse(line.slice(6)).payload)
+      .filter(({ kind }) => kind === "topology_snapshot")
+      .map(({ status }) => status.models[0].psionic_load_status);
+    expect(snapshots).toEqual(["unloaded", "loaded", "unloaded"]);
+  });
+
   test("why a model could not be loaded is for the log", async () => {
     const secret = unexpected("file_malformed", "/home/someone/x.gguf", "a model", "noise");
     const a = double("a.gguf");
