@@ -28,7 +28,7 @@ export type Conversation = {
   readonly effort?: Effort | undefined;
   /** Name of the field that asked for the effort. */
   readonly effortField: string;
-  /** Most tokens of reasoning; 0 = none. */
+  /** Most tokens of reasoning; 0 = none, infinite: reasoning is asked for. */
   readonly budget?: { readonly field: string; readonly tokens: number } | undefined;
   /** An effort or budget the chat format has no place for is a 400; otherwise its field counts as ignored. */
   readonly strict: boolean;
@@ -132,12 +132,12 @@ function reasoningOf({ state }: RouteContext, model: ServedModel, conversation: 
     if (strict) throw noEffort(effortField, chat);
     ignored.push(effortField);
   }
-  const budget =
-    asked && chat.capabilities.reasoning ? reasoningBudget(model, asked.tokens, hasTools) : undefined;
-  if (asked && chat.capabilities.reasoning && !budget) {
+  const bound = asked && Number.isFinite(asked.tokens) && chat.capabilities.reasoning ? asked : undefined;
+  const budget = bound && reasoningBudget(model, bound.tokens, hasTools);
+  if (bound && !budget) {
     if (strict)
-      throw unsupportedField(asked.field, "a reasoning budget", "This model's chat format has none.");
-    ignored.push(asked.field);
+      throw unsupportedField(bound.field, "a reasoning budget", "This model's chat format has none.");
+    ignored.push(bound.field);
   }
   const effort = level ?? state.settings.reasoningEffort;
   return {

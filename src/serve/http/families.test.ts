@@ -174,9 +174,12 @@ for (const family of families) {
     const quiet = await ask(other, { reasoning_effort: "none" });
     expect(quiet.body.choices[0].message).toEqual({ role: "assistant", content: "fine", refusal: null });
     expect(promptOf(off)).not.toContain("<|think|>");
-    await ask(other, { reasoning_effort: "low" });
-    expect(promptOf(off)).toContain(family === "qwen35" ? "assistant\n<think>\n" : "<|think|>\n");
-    expect(promptOf(off)).not.toContain("</think>");
+    const wishes = [{ reasoning_effort: "low" }, { thinking: { type: "enabled" }, n: 2 }];
+    for (const wish of wishes) {
+      await ask(other, wish);
+      expect(promptOf(off)).toContain(family === "qwen35" ? "assistant\n<think>\n" : "<|think|>\n");
+      expect(promptOf(off)).not.toContain("</think>");
+    }
     const card = (await (await other.get("/v1/models")).json()).data[0];
     expect(card.psionic_tool_calling).toMatchObject({
       parser: form.toolParser,

@@ -30,7 +30,7 @@ export const budgetEntries = {
 
 type BudgetFields = v.InferOutput<v.ObjectSchema<typeof budgetEntries, undefined>>;
 
-/** The budget a request asks for; -1 asks for none. */
+/** The budget a request asks for; -1 asks for none. Thinking that is asked for without a bound has an infinite one. */
 export function budgetOf(
   body: BudgetFields,
 ): { readonly field: string; readonly tokens: number } | undefined {
@@ -39,7 +39,9 @@ export function budgetOf(
   const own = thinking?.budget_tokens ?? undefined;
   const field = own === undefined ? "thinking_budget_tokens" : "thinking.budget_tokens";
   const tokens = own ?? most ?? -1;
-  return tokens < 0 ? undefined : { field, tokens };
+  if (tokens >= 0) return { field, tokens };
+  const asks = thinking?.type === "enabled" || thinking?.type === "adaptive";
+  return asks ? { field: "thinking", tokens: Number.POSITIVE_INFINITY } : undefined;
 }
 
 /** The nearest of the three levels that models were trained with; `none` turns reasoning off. */
