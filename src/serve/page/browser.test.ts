@@ -238,13 +238,17 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
       const { page, complaints } = visited;
       await modelIs(page, "Test-Model.gguf");
       const check = async (where: string) => {
-        const wide = await page.evaluate(() => {
-          const limit = document.documentElement.clientWidth;
+        // a phone shows a wider page at once by making it smaller, so what it calls its width tells nothing
+        const wide = await page.evaluate((limit) => {
           const panels = [...document.querySelectorAll("html, body, #log, .panel, dialog")];
-          return panels
-            .filter((node) => node.scrollWidth > Math.max(limit, node.clientWidth))
-            .map((node) => node.id || node.tagName);
-        });
+          const wide = panels.filter((node) => node.scrollWidth > Math.min(limit, node.clientWidth || limit));
+          const parts = [...document.querySelectorAll(".top *, .bubble, .markdown > *, .card, .composer")];
+          const outside = parts.filter((node) => {
+            const { left, right } = node.getBoundingClientRect();
+            return left < 0 || right > limit;
+          });
+          return [...wide, ...outside].map((node) => node.id || node.className || node.tagName);
+        }, width);
         expect([where, width, wide]).toEqual([where, width, []]);
         expect([where, colorScheme, await lowContrast(page)]).toEqual([where, colorScheme, []]);
       };

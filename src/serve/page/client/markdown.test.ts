@@ -256,7 +256,7 @@ describe("whatever comes", () => {
           expect(blocks).toEqual(parseMarkdown(text));
         }
       }),
-      { numRuns: 300, seed: 4 },
+      { numRuns: 100, seed: 4 },
     );
   });
 
@@ -267,7 +267,7 @@ describe("whatever comes", () => {
           expect(parseMarkdown(source)[0]?.block).toEqual(block);
         }
       }),
-      { numRuns: 300, seed: 4 },
+      { numRuns: 100, seed: 4 },
     );
   });
 
