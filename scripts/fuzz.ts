@@ -1,6 +1,6 @@
 /**
  * Damaged inputs of every kind that comes from strangers: GGUF and safetensors headers, tokenizer tables, answers of
- * models, request bodies. Anything but a typed error ends the run.
+ * models, grammars, request bodies. Anything but a typed error ends the run.
  * Usage: bun scripts/fuzz.ts [--seconds 120 | --count N] [--seed N]   Time is shared out evenly, cases by their cost: N
  * answers over the three families, and for the other kinds a part of N beside them.
  * Output: one line per kind on stdout, progress on stderr; exits 1 at the first thing that broke, with the seed and the case.
@@ -35,6 +35,7 @@ const kinds: readonly Kind[] = [
   { name: "Harmony answers", part: 0.34, run: harmonyAnswers },
   { name: "Qwen 3.5 answers", part: 0.33, run: (seed, limit) => callAnswers("qwen35", seed, limit) },
   { name: "Gemma 4 answers", part: 0.33, run: (seed, limit) => callAnswers("gemma4", seed, limit) },
+  { name: "schemas, patterns and grammars", part: 0.02, run: grammars },
   { name: "request bodies", part: 0.08, run: requestBodies },
 ];
 
@@ -69,6 +70,17 @@ async function callAnswers(family: "qwen35" | "gemma4", seed: number, limit: Fuz
     limit,
   );
   return { cases, tokens, "fitted no rule": unparsed };
+}
+
+async function grammars(seed: number, limit: FuzzLimit) {
+  const { fuzzGrammars } = await import("../src/serve/grammar/fuzz.ts");
+  const model = join(import.meta.dir, "..", "fixtures", "docs-oss-13m-mxfp4.gguf");
+  const { cases, followed, refused, tokens } = fuzzGrammars(
+    openTokenizer(openModelFiles(model)),
+    seed,
+    limit,
+  );
+  return { cases, followed, "ended in typed errors": refused, tokens };
 }
 
 async function requestBodies(seed: number, limit: FuzzLimit) {

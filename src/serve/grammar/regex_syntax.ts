@@ -1,4 +1,4 @@
-import { allRanges, complement, lastCharacter, normalRanges } from "./chars.ts";
+import { complement, lastCharacter, normalRanges } from "./chars.ts";
 import { refused, shown, unsupportedKeyword } from "./refusal.ts";
 
 /** A regular expression as it is read: the part of ECMAScript's syntax that says something about whole texts. */
@@ -13,6 +13,8 @@ export type Regex =
 export const maxPattern = 20_000;
 const maxNesting = 100;
 const maxCount = 10_000;
+/** Unicode properties, each of which takes some time to look up. */
+const mostInPattern = 8;
 
 /** Reads a pattern; throws `unsupported` that names what is not served, or what is wrong. */
 export function parseRegex(pattern: string, what: string, path = ""): Regex {
@@ -48,6 +50,7 @@ class Reader {
   private readonly path: string;
   private at = 0;
   private depth = 0;
+  private readonly properties = new Set<string>();
 
   constructor(text: readonly string[], what: string, path: string) {
     this.text = text;
@@ -254,6 +257,10 @@ class Reader {
   private property(negative: boolean): readonly number[] {
     const end = this.take("{") ? this.text.indexOf("}", this.at) : -1;
     const name = end < 0 ? "" : this.text.slice(this.at, end).join("");
+    this.properties.add(name);
+    if (this.properties.size > mostInPattern) {
+      throw this.wrong(`at most ${mostInPattern} different properties`, "more");
+    }
     const ranges = /^[\w=]{1,40}$/.test(name) ? unicodeProperty(name) : undefined;
     if (!ranges) throw this.unsupported(`\\p{${shown(name)}}`);
     this.at = end + 1;
@@ -268,26 +275,32 @@ const mostProperties = 64;
 /** The characters with a Unicode property, as the runtime knows it. */
 function unicodeProperty(name: string): readonly number[] | undefined {
   if (properties.has(name)) return properties.get(name);
-  let test: RegExp;
+  let runs: RegExp;
   try {
-    test = new RegExp(`^\\p{${name}}$`, "u");
+    runs = new RegExp(`\\p{${name}}+`, "gu");
   } catch {
     // no property of this name
     return undefined;
   }
   const ranges: number[] = [];
-  for (let i = 0; i < allRanges.length; i += 2) {
-    let from = -1;
-    for (let point = allRanges[i]!; point <= allRanges[i + 1]! + 1; point++) {
-      const inside = point <= allRanges[i + 1]! && test.test(String.fromCodePoint(point));
-      if (inside && from < 0) from = point;
-      if (!inside && from >= 0) {
-        ranges.push(from, point - 1);
-        from = -1;
-      }
+  for (let first = 0; first <= lastCharacter; first += stretch) {
+    if (first === surrogates) continue;
+    const units = first > 0xffff ? 2 : 1;
+    for (const { index, 0: run } of textOfStretch(first).matchAll(runs)) {
+      const from = first + index / units;
+      ranges.push(from, from + run.length / units - 1);
     }
   }
   if (properties.size >= mostProperties) properties.clear();
-  properties.set(name, ranges);
-  return ranges;
+  const joined = normalRanges(ranges);
+  properties.set(name, joined);
+  return joined;
+}
+
+/** Characters that are looked at together; surrogates are one such stretch. */
+const stretch = 0x800;
+const surrogates = 0xd800;
+
+function textOfStretch(first: number): string {
+  return String.fromCodePoint(...Array.from({ length: stretch }, (_, i) => first + i));
 }

@@ -13,6 +13,8 @@ export type Vocabulary = {
   readonly grammars: Grammars;
   readonly stop: number;
   readonly width: number;
+  /** Tokens of nothing but ends of strings, lists and objects. */
+  readonly ends: ReadonlySet<number>;
 };
 
 /** The default model's vocabulary. */
@@ -20,7 +22,12 @@ export function defaultVocabulary(): Vocabulary {
   const tokenizer = openTokenizer(openModelFiles(defaultModelPath()));
   const grammars = new Grammars(tokenizer.vocabularySize);
   grammars.learn(packTokens(tokenizer, new Set()));
-  return { tokenizer, grammars, stop: tokenizer.eos!, width: tokenizer.vocabularySize };
+  const ends = new Set<number>();
+  for (let id = 0; id < tokenizer.vocabularySize; id++) {
+    const isEnd = /^["\]}]+$/.test(Buffer.from(tokenizer.tokenBytes(id)).toString("latin1"));
+    if (isEnd && !tokenizer.isControl(id)) ends.add(id);
+  }
+  return { tokenizer, grammars, stop: tokenizer.eos!, width: tokenizer.vocabularySize, ends };
 }
 
 /** Numbers in [0, 1), the same for the same seed. */
@@ -36,9 +43,11 @@ export function seeded(seed: number): () => number {
 
 export function allowedTokens({ words }: TokenMask): number[] {
   const ids: number[] = [];
-  words.forEach((word, w) => {
-    for (let bit = 0; bit < 32; bit++) if ((word >>> bit) & 1) ids.push(w * 32 + bit);
-  });
+  for (let w = 0; w < words.length; w++) {
+    for (let rest = words[w]!; rest !== 0; rest &= rest - 1) {
+      ids.push(w * 32 + 31 - Math.clz32(rest & -rest));
+    }
+  }
   return ids;
 }
 
@@ -60,7 +69,7 @@ export function randomWalk(
 }
 
 /** The same for several walks through one grammar. */
-export function openWalk({ tokenizer, grammars, stop }: Vocabulary, grammar: Grammar) {
+export function openWalk({ tokenizer, grammars, stop, ends }: Vocabulary, grammar: Grammar) {
   const program = compileGrammar(grammar);
   const digest = `walk ${digests++}`;
   return (random: () => number, { patience = 20, most = 400 } = {}): Walk => {
@@ -79,7 +88,7 @@ export function openWalk({ tokenizer, grammars, stop }: Vocabulary, grammar: Gra
         break;
       }
       const texts = allowed.filter((id) => id !== stop);
-      const token = late ? closing(tokenizer, texts, random) : texts[Math.floor(random() * texts.length)]!;
+      const token = late ? closing(ends, texts, random) : texts[Math.floor(random() * texts.length)]!;
       constraint.accept(token);
       tokens.push(token);
     }
@@ -88,9 +97,8 @@ export function openWalk({ tokenizer, grammars, stop }: Vocabulary, grammar: Gra
 }
 
 /** One of the tokens that tend to bring a text to its end. */
-function closing(tokenizer: Tokenizer, tokens: readonly number[], random: () => number): number {
-  const text = (id: number): string => Buffer.from(tokenizer.tokenBytes(id)).toString("latin1");
-  const ends = tokens.filter((id) => /^["\]}]+$/.test(text(id)));
-  const from = ends.length > 0 && random() < 0.9 ? ends : tokens;
+function closing(ends: ReadonlySet<number>, tokens: readonly number[], random: () => number): number {
+  const closers = tokens.filter((id) => ends.has(id));
+  const from = closers.length > 0 && random() < 0.9 ? closers : tokens;
   return from[Math.floor(random() * from.length)]!;
 }
