@@ -43,7 +43,7 @@ const GEMMA4: readonly string[] = [
 
 /** Feeds mutated answers to Qwen 3.5's parser; an error names the seed and the case. */
 export function fuzzQwen35(tokenizer: ChatTokenizer, seed: number, limit: FuzzLimit): FuzzCount {
-  const parser = (of: ChatTokenizer, thinking: boolean) => qwen35Parser(of, { tools: fuzzTools, thinking });
+  const parser: MakeParser = (of, options) => qwen35Parser(of, options);
   return fuzzStreams({ name: "qwen35", answers: QWEN35, tokenizer, seed, limit }, (stream, random) =>
     checkStream(tokenizer, parser, { stream, random, repairs: false }),
   );
@@ -51,13 +51,14 @@ export function fuzzQwen35(tokenizer: ChatTokenizer, seed: number, limit: FuzzLi
 
 /** Feeds mutated answers to Gemma 4's parser; an error names the seed and the case. */
 export function fuzzGemma4(tokenizer: ChatTokenizer, seed: number, limit: FuzzLimit): FuzzCount {
-  const parser = (of: ChatTokenizer, thinking: boolean) => gemma4Parser(of, { tools: fuzzTools, thinking });
+  const parser: MakeParser = (of, options) => gemma4Parser(of, options);
   return fuzzStreams({ name: "gemma4", answers: GEMMA4, tokenizer, seed, limit }, (stream, random) =>
     checkStream(tokenizer, parser, { stream, random, repairs: true }),
   );
 }
 
-type MakeParser = (tokenizer: ChatTokenizer, thinking: boolean) => GenerationParser;
+type ParserOptions = { readonly tools: readonly ChatTool[]; readonly thinking: boolean };
+type MakeParser = (tokenizer: ChatTokenizer, options: ParserOptions) => GenerationParser;
 type Random = (n: number) => number;
 
 /**
@@ -69,17 +70,20 @@ function checkStream(
   make: MakeParser,
   { stream, random, repairs }: { stream: readonly number[]; random: Random; repairs: boolean },
 ): number {
-  const thinking = random(2) === 0;
+  const options = { thinking: random(2) === 0, tools: random(8) === 0 ? [] : fuzzTools };
   const stop = random(3) === 0 ? undefined : 0;
-  const parser = make(tokenizer, thinking);
+  const parser = make(tokenizer, options);
   const events = readAll(parser, stream, stop);
   for (const event of events) {
     if (event.type !== "toolCall" && event.text === "") throw new Error("an event without text");
   }
   checkCalls(events);
+  if (options.tools.length === 0 && events.some(({ type }) => type === "toolCall")) {
+    throw new Error("a call that nobody can run");
+  }
   const answer = collect(events);
   const joined = joinedStream(tokenizer, stream, random);
-  const again = collect(readAll(make(joined.tokenizer, thinking), joined.stream, stop));
+  const again = collect(readAll(make(joined.tokenizer, options), joined.stream, stop));
   if (JSON.stringify(answer) !== JSON.stringify(again)) {
     throw new Error(`joined tokens say ${JSON.stringify(again)}, single ones ${JSON.stringify(answer)}`);
   }
@@ -92,7 +96,14 @@ function checkStream(
 }
 
 function readAll(parser: GenerationParser, stream: readonly number[], stop: number | undefined) {
-  return [...stream.flatMap((token) => [...parser.push(token)]), ...parser.finish(stop)];
+  const events = stream.flatMap((token) => {
+    const parsed = parser.push(token);
+    const { region } = parser;
+    if (region?.kind === "arguments" && region.tool === "") throw new Error("arguments of nobody");
+    if (parser.inContent && region?.kind !== "content") throw new Error("content elsewhere");
+    return [...parsed];
+  });
+  return [...events, ...parser.finish(stop)];
 }
 
 /** An answer's parts put together. */
