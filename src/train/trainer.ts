@@ -114,16 +114,24 @@ export class Trainer implements Disposable {
     });
   }
 
-  /** One optimiser step. */
+  /** One optimiser step on the windows that are due. */
   step(): StepRecord {
+    const micro = Array.from({ length: this.config.accumulation }, (_, i) => i);
+    return this.stepOn(micro.map((i) => () => batchOf(this.#windows, this.#indices(i))));
+  }
+
+  /** One optimiser step on given microbatches of one size. */
+  stepOn(microbatches: readonly (() => HostBatch)[]): StepRecord {
     const begun = performance.now();
-    const { accumulation } = this.config;
     const step = this.#step + 1;
     this.parameters.clearGradients();
     let loss = 0;
     let extraLoss: number | undefined;
-    for (let micro = 0; micro < accumulation; micro++) {
-      const part = this.#accumulate(batchOf(this.#windows, this.#indices(micro)), 1 / this.tokensPerStep);
+    let tokens = 0;
+    for (const make of microbatches) {
+      const host = make();
+      tokens += host.tokens.length;
+      const part = this.accumulate(host, 1 / (host.tokens.length * microbatches.length));
       loss += part.loss;
       if (part.extra !== undefined) extraLoss = (extraLoss ?? 0) + part.extra;
       if (!Number.isFinite(part.loss + (part.extra ?? 0))) throw this.#notFinite(step, "loss", part.loss);
@@ -142,13 +150,13 @@ export class Trainer implements Disposable {
       ...(extraLoss !== undefined && { extraLoss }),
       gradientNorm: norm,
       learningRate,
-      tokens: this.tokensPerStep,
+      tokens,
       durationMs: performance.now() - begun,
     };
   }
 
-  /** Adds the gradients of one microbatch; its share of the step's loss. */
-  #accumulate(host: HostBatch, scale: number): { readonly loss: number; readonly extra?: number } {
+  /** Adds the gradients of one microbatch, its losses weighed by `scale`; its share of the step's loss. */
+  accumulate(host: HostBatch, scale: number): { readonly loss: number; readonly extra?: number } {
     using _scope = this.device.scope();
     const batch = upload(this.device, host);
     using tape = new Tape(this.device, this.parameters.trained);
