@@ -18,7 +18,6 @@ import {
   glu,
   headNorm,
   kvWrite,
-  matmul,
   moeCombine,
   rmsNorm,
   rmsNormGroups,
@@ -38,7 +37,7 @@ import {
   type Linear,
   linear,
 } from "./layers.ts";
-import type { Model, Step } from "./model.ts";
+import { decoder, type Model, type Step } from "./model.ts";
 import { rotary } from "./rotary.ts";
 import type { Weights } from "./weights.ts";
 
@@ -90,7 +89,6 @@ type Parts = {
   readonly perLayer?: PerLayerEmbedding;
   readonly layers: readonly Layer[];
   readonly outputNorm: Tensor; // [D]
-  readonly head: Linear; // [V, D]
 };
 
 export function loadGemma4(c: Gemma4Config, w: Weights): Model {
@@ -111,14 +109,16 @@ export function loadGemma4(c: Gemma4Config, w: Weights): Model {
     ...(c.perLayerWidth > 0 && { perLayer: loadPerLayer(c, w) }),
     layers,
     outputNorm: w.vector("output_norm.weight", c.width),
-    head,
   };
   return {
     config: c,
     cacheGroups: groups,
     parameters: w.parameters,
     weightBytes: w.residentBytes,
-    forward: (step) => forward(c, parts, step),
+    ...decoder(
+      (step) => hidden(c, parts, step),
+      (x) => logits(c, head, x),
+    ),
     free: () => w.free(),
   };
 }
@@ -211,8 +211,8 @@ function loadSparse(c: Gemma4Config, w: Weights, i: number): Sparse {
   };
 }
 
-/** Logits f32 [R, V] of the wanted rows. */
-function forward(c: Gemma4Config, parts: Parts, step: Step): Tensor {
+/** Normed hidden states f32 [R, D] of the wanted rows. */
+function hidden(c: Gemma4Config, parts: Parts, step: Step): Tensor {
   let h = embedding(parts.table, step.tokens, c.embeddingScale); // [T, D]
   const device = h.device;
   let p = parts.perLayer && perLayerInputs(c, parts.perLayer, step, h); // [T, L * W]
@@ -245,8 +245,13 @@ function forward(c: Gemma4Config, parts: Parts, step: Step): Tensor {
     }
     h = kept;
   }
-  const logits = matmul(rmsNorm(h, parts.outputNorm, c.eps), parts.head.weight, parts.head.bias);
-  return c.finalSoftcap > 0 ? softcap(logits, c.finalSoftcap) : logits;
+  return rmsNorm(h, parts.outputNorm, c.eps);
+}
+
+/** Logits f32 [R, V] for normed hidden states [R, D]. */
+function logits(c: Gemma4Config, head: Linear, x: Tensor): Tensor {
+  const all = linear(x, head);
+  return c.finalSoftcap > 0 ? softcap(all, c.finalSoftcap) : all;
 }
 
 /** P f32 [T, L * W]: what each layer adds for each token. h0 [T, D] is the scaled embedding. */

@@ -8,7 +8,7 @@
  *   h += sum over top-k of w_e (Wd_e clamped_swiglu(Wg_e b + bg_e, Wu_e b + bu_e) + bd_e)   b = RMS(h)
  */
 import { unexpected } from "../core/error.ts";
-import { addRmsNorm, embedding, gatherRows, matmul, rmsNorm, router } from "../runtime/functions.ts";
+import { addRmsNorm, embedding, gatherRows, rmsNorm, router } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import {
   type AttentionShape,
@@ -29,7 +29,7 @@ import {
   refusedInCheckpoints,
   refusedInGguf,
 } from "./llama_config.ts";
-import type { Model, ModelConfig, Step } from "./model.ts";
+import { decoder, type Model, type ModelConfig, type Step } from "./model.ts";
 import { type RopeScaling, rotary } from "./rotary.ts";
 import type { Settings } from "./settings.ts";
 import { periodic, slidingFromCheckpoint, slidingFromGguf } from "./sliding_layers.ts";
@@ -197,7 +197,10 @@ export function loadGptOss(c: GptOssConfig, w: Weights): Model {
     cacheGroups: groups,
     parameters: w.parameters,
     weightBytes: w.residentBytes,
-    forward: (step) => forward(c, { table, layers, places, outputNorm, head }, step),
+    ...decoder(
+      (step) => hidden(c, { table, layers, places, outputNorm }, step),
+      (x) => linear(x, head),
+    ),
     free: () => w.free(),
   };
 }
@@ -256,12 +259,11 @@ type Parts = {
   readonly layers: readonly Layer[];
   readonly places: readonly CachePlace[];
   readonly outputNorm: Tensor; // [D]
-  readonly head: Linear; // [V, D]
 };
 
-/** Logits f32 [R, V] of the wanted rows. */
-function forward(c: GptOssConfig, parts: Parts, step: Step): Tensor {
-  const { table, layers, places, outputNorm, head } = parts;
+/** Normed hidden states f32 [R, D] of the wanted rows. */
+function hidden(c: GptOssConfig, parts: Parts, step: Step): Tensor {
+  const { table, layers, places, outputNorm } = parts;
   let h = embedding(table, step.tokens); // [T, D]
   const device = h.device;
   for (const [i, layer] of layers.entries()) {
@@ -286,7 +288,7 @@ function forward(c: GptOssConfig, parts: Parts, step: Step): Tensor {
     }
     h = kept;
   }
-  return matmul(rmsNorm(h, outputNorm, c.eps), head.weight, head.bias);
+  return rmsNorm(h, outputNorm, c.eps);
 }
 
 /** Routes the normed stream b [T, D] to its experts and adds their weighted results to h. */

@@ -12,7 +12,6 @@ import {
   addRmsNorm,
   embedding,
   gatherRows,
-  matmul,
   moeCombine,
   rmsNorm,
   router,
@@ -33,7 +32,7 @@ import {
   linear,
 } from "./layers.ts";
 import type { LlamaConfig } from "./llama_config.ts";
-import type { Model, Step } from "./model.ts";
+import { decoder, type Model, type Step } from "./model.ts";
 import { rotary } from "./rotary.ts";
 import type { Weights } from "./weights.ts";
 
@@ -69,7 +68,10 @@ export function loadLlama(c: LlamaConfig, w: Weights): Model {
     cacheGroups: groups,
     parameters: w.parameters,
     weightBytes: w.residentBytes,
-    forward: (step) => forward(c, { table, layers, places, outputNorm, head }, step),
+    ...decoder(
+      (step) => hidden(c, { table, layers, places, outputNorm }, step),
+      (x) => logits(c, head, x),
+    ),
     free: () => w.free(),
   };
 }
@@ -176,12 +178,11 @@ type Parts = {
   readonly layers: readonly Layer[];
   readonly places: readonly CachePlace[];
   readonly outputNorm: Tensor; // [D]
-  readonly head: Linear; // [V, D]
 };
 
-/** Logits f32 [R, V] of the wanted rows. */
-function forward(c: LlamaConfig, parts: Parts, step: Step): Tensor {
-  const { table, layers, places, outputNorm, head } = parts;
+/** Normed hidden states f32 [R, D] of the wanted rows. */
+function hidden(c: LlamaConfig, parts: Parts, step: Step): Tensor {
+  const { table, layers, places, outputNorm } = parts;
   let h = embedding(table, step.tokens, c.embeddingScale); // [T, D]
   const device = h.device;
   for (const [i, layer] of layers.entries()) {
@@ -208,8 +209,13 @@ function forward(c: LlamaConfig, parts: Parts, step: Step): Tensor {
     }
     h = kept;
   }
-  const logits = matmul(rmsNorm(h, outputNorm, c.eps), head.weight, head.bias);
-  return c.finalSoftcap > 0 ? softcap(logits, c.finalSoftcap) : logits;
+  return rmsNorm(h, outputNorm, c.eps);
+}
+
+/** Logits f32 [R, V] for normed hidden states [R, D]. */
+function logits(c: LlamaConfig, head: Linear, x: Tensor): Tensor {
+  const all = linear(x, head);
+  return c.finalSoftcap > 0 ? softcap(all, c.finalSoftcap) : all;
 }
 
 /** Adds what the layer's MLP or experts make of the normed stream b [T, D] to h. */

@@ -90,8 +90,23 @@ export type ModelConfig = {
   readonly layers: number;
 };
 
-/** A loaded decoder. `forward` gives logits f32 [R, V] in the caller's scope and writes keys, values and states into the pools. */
-export interface Model {
+/**
+ * What a decoder computes, in the caller's scope: `hidden` writes keys, values and states into the pools and gives the
+ * normed hidden states f32 [R, D] of the wanted rows, `logits` what the head makes of them, f32 [R, V], and `forward`
+ * both, one after the other.
+ */
+export type Decoder = {
+  readonly hidden: (step: Step) => Tensor;
+  readonly logits: (hidden: Tensor) => Tensor;
+  readonly forward: (step: Step) => Tensor;
+};
+
+export function decoder(hidden: Decoder["hidden"], logits: Decoder["logits"]): Decoder {
+  return { hidden, logits, forward: (step) => logits(hidden(step)) };
+}
+
+/** A loaded decoder. */
+export interface Model extends Decoder {
   readonly config: ModelConfig;
   readonly cacheGroups: readonly CacheGroup[];
   /** Absent: no layer is recurrent. */
@@ -101,6 +116,5 @@ export interface Model {
   readonly parameters: number;
   /** Bytes this model keeps resident for weights. */
   readonly weightBytes: number;
-  forward(step: Step): Tensor;
   free(): void;
 }

@@ -18,7 +18,6 @@ import {
   embedding,
   gatedDeltaRule,
   gatherRows,
-  matmul,
   rmsNorm,
   rmsNormGated,
   router,
@@ -38,7 +37,7 @@ import {
   type Linear,
   linear,
 } from "./layers.ts";
-import type { Model, Step } from "./model.ts";
+import { decoder, type Model, type Step } from "./model.ts";
 import type { Qwen35Config } from "./qwen35_config.ts";
 import { passDraftBlocks } from "./qwen35_draft.ts";
 import { rotary } from "./rotary.ts";
@@ -86,7 +85,6 @@ type Parts = {
   readonly attention: AttentionShape;
   readonly layers: readonly Layer[];
   readonly outputNorm: Tensor; // [D]
-  readonly head: Linear; // [V, D]
 };
 
 export function loadQwen35(c: Qwen35Config, w: Weights): Model {
@@ -117,7 +115,6 @@ export function loadQwen35(c: Qwen35Config, w: Weights): Model {
     },
     layers,
     outputNorm: norm(c, w, "output_norm", c.width),
-    head,
   };
   const notes = passDraftBlocks(c, w);
   const channels = 2 * c.keyHeads * c.keyDim + c.valueHeads * c.valueDim;
@@ -134,7 +131,10 @@ export function loadQwen35(c: Qwen35Config, w: Weights): Model {
     notes,
     parameters: w.parameters,
     weightBytes: w.residentBytes,
-    forward: (step) => forward(c, parts, step),
+    ...decoder(
+      (step) => hidden(c, parts, step),
+      (x) => linear(x, head),
+    ),
     free: () => w.free(),
   };
 }
@@ -236,8 +236,8 @@ function loadSparse(c: Qwen35Config, w: Weights, i: number): Sparse {
   };
 }
 
-/** Logits f32 [R, V] of the wanted rows. */
-function forward(c: Qwen35Config, parts: Parts, step: Step): Tensor {
+/** Normed hidden states f32 [R, D] of the wanted rows. */
+function hidden(c: Qwen35Config, parts: Parts, step: Step): Tensor {
   let h = embedding(parts.table, step.tokens); // [T, D]
   const device = h.device;
   for (const [i, { mixer, mixerNorm, mlpNorm, mlp }] of parts.layers.entries()) {
@@ -262,7 +262,7 @@ function forward(c: Qwen35Config, parts: Parts, step: Step): Tensor {
     }
     h = kept;
   }
-  return matmul(rmsNorm(h, parts.outputNorm, c.eps), parts.head.weight, parts.head.bias);
+  return rmsNorm(h, parts.outputNorm, c.eps);
 }
 
 /** What the value heads read from their memories, normed and gated, f32 [T, Hv * Ev], for the normed stream a [T, D]. */
