@@ -125,6 +125,16 @@ test("templates that write as a known style are recognised by what they write", 
   expect(formatFor(CHATML.replace("<|im_end|>\\n", "<|im_end|>")).name).toBe("template");
 });
 
+test("the highest effort is what the template calls it", () => {
+  const levels = (names: string): string =>
+    `{% if reasoning_effort not in [${names}] %}{{ raise_exception('no such effort') }}{% endif %}{{ reasoning_effort }}`;
+  const effort = (names: string): string =>
+    text(formatFor(levels(names)), [user("a")], { reasoningEffort: "high" });
+  expect(effort("'low', 'medium', 'xhigh'")).toBe("xhigh");
+  expect(effort("'low', 'high', 'xhigh'")).toBe("high");
+  expect(effort("'high'")).toBe("high");
+});
+
 test("known styles in full", () => {
   const talk = [system("S"), user(" a "), assistant("b"), user("c")];
   expect(text(formatFor(CHATML), talk)).toBe(

@@ -85,9 +85,11 @@ function rendererWith(source: string, tokenizer: ChatTokenizer, marks: TemplateT
   const tokenText = (id: number | undefined): string =>
     id === undefined ? "" : marks.ofTemplate(tokenizer.tokenText(id));
   const fixed = { bos_token: tokenText(tokenizer.bos), eos_token: tokenText(tokenizer.eos) };
+  // some templates know a level beyond high in its place
+  const high = /['"]xhigh['"]/.test(source) && !/['"]high['"]/.test(source) ? "xhigh" : "high";
   const text = (messages: readonly ChatMessage[], options: ChatOptions): string => {
     const variables = {
-      ...argumentsOf(options, marks),
+      ...argumentsOf(options, marks, high),
       ...fixed,
       ...toolsOf(options, marks),
       messages: messages.map((message) => templateMessage(message, marks)),
@@ -135,7 +137,11 @@ const OWN_VARIABLES: ReadonlySet<string> = new Set([
   "add_generation_prompt",
 ]);
 
-function argumentsOf(options: ChatOptions, marks: TemplateText): Record<string, unknown> {
+function argumentsOf(
+  options: ChatOptions,
+  marks: TemplateText,
+  high: "high" | "xhigh",
+): Record<string, unknown> {
   const { reasoningEffort, templateArguments = {}, currentDate } = options;
   for (const name of Object.keys(templateArguments)) {
     if (!isReserved(name) && !OWN_VARIABLES.has(name)) continue;
@@ -145,7 +151,7 @@ function argumentsOf(options: ChatOptions, marks: TemplateText): Record<string, 
     });
   }
   return {
-    ...(reasoningEffort && { reasoning_effort: reasoningEffort }),
+    ...(reasoningEffort && { reasoning_effort: reasoningEffort === "high" ? high : reasoningEffort }),
     ...(currentDate && { date_string: marks.ofMessage(currentDate, false) }),
     ...(markAll(templateArguments, marks) as Record<string, unknown>),
   };
