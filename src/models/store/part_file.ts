@@ -28,6 +28,8 @@ export type PartIdentity = {
 export class PartFile implements Disposable {
   readonly bytes: number;
   readonly chunkBytes: number;
+  /** Whether an earlier process has left some of it. */
+  readonly resumed: boolean;
   readonly #path: string;
   readonly #data: number;
   #journal: number;
@@ -45,6 +47,7 @@ export class PartFile implements Disposable {
       openSync(this.#dataPath, known && existsSync(this.#dataPath) ? "r+" : "w+"),
     );
     this.#journal = disk(path, () => openSync(this.#journalPath, known ? "a" : "w"));
+    this.resumed = (known?.size ?? 0) > 0;
     if (known) for (const [index, digest] of known) this.#done.set(index, digest);
     else this.#note(JSON.stringify(identity));
     // a line that was cut must not run into the next one
@@ -95,28 +98,29 @@ export class PartFile implements Disposable {
   }
 
   /**
-   * Reads everything once: chunks whose bytes are not those of the journal are taken to be missing. The digest of the
-   * whole; undefined where chunks are missing. `onBytes` hears how many bytes were read.
+   * Reads everything once and gives the digest of the whole. With `chunks`, those whose bytes are not what the journal
+   * says are taken to be missing, and the digest is undefined where there are any. `onBytes` hears how many bytes were
+   * read, and ends the reading by throwing.
    */
-  async verify(onBytes: (count: number) => void): Promise<string | undefined> {
+  async verify(chunks: boolean, onBytes: (count: number) => void): Promise<string | undefined> {
     const whole = new Bun.CryptoHasher("sha256");
     const piece = new Uint8Array(Math.min(2 ** 22, Math.max(1, this.bytes)));
     for (let chunk = 0; chunk < this.chunkCount; chunk++) {
       const [from, to] = this.range(chunk);
-      const hasher = new Bun.CryptoHasher("sha256");
+      const hasher = chunks ? new Bun.CryptoHasher("sha256") : undefined;
       for (let at = from; at < to; ) {
         const count = disk(this.#path, () =>
           readSync(this.#data, piece, 0, Math.min(piece.length, to - at), at),
         );
         if (count === 0) break;
-        hasher.update(piece.subarray(0, count));
+        hasher?.update(piece.subarray(0, count));
         whole.update(piece.subarray(0, count));
         at += count;
         onBytes(count);
         // signals and other files have a turn
         await Bun.sleep(0);
       }
-      if (this.#done.get(chunk) !== hasher.digest("hex")) this.#done.delete(chunk);
+      if (hasher && this.#done.get(chunk) !== hasher.digest("hex")) this.#done.delete(chunk);
     }
     return this.missing.length === 0 ? whole.digest("hex") : undefined;
   }

@@ -1,6 +1,14 @@
 /** Pulling from a host that drops, lies, stalls, redirects and refuses. */
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sha256 } from "../../core/digest.ts";
@@ -309,6 +317,26 @@ describe("going on", () => {
     expect(asked).toHaveLength(chunks - 3 + 1);
   });
 
+  test("damage on the disk, where the host gives a digest: the chunk that is damaged comes again, no other", async () => {
+    const stop = new AbortController();
+    const headers = { "x-checksum-sha256": sha256(model) };
+    using host = startHost((request) => {
+      if (startOf(request) >= 3 * chunkBytes && !stop.signal.aborted) stop.abort();
+      return fileReply(request, model, { etag: "one", headers });
+    });
+    await failure(pullModel(`${host.url}/model.gguf`, { ...quick, connections: 1, signal: stop.signal }));
+    const part = join(`${folderOf("model")}.pull`, "model.gguf.part");
+    const broken = bytesOf(part);
+    broken[chunkBytes + 10] = broken[chunkBytes + 10]! ^ 1;
+    writeFileSync(part, broken);
+    const from = host.requests.length;
+    const { model: stored } = await pullModel(`${host.url}/model.gguf`, quick);
+    expect(bytesOf(stored.path)).toEqual(model);
+    const asked = host.requests.slice(from + 1);
+    expect(asked.filter((one) => one.endsWith(rangeOf(1)))).toHaveLength(1);
+    expect(asked.filter((one) => one.endsWith(rangeOf(0)) || one.endsWith(rangeOf(2)))).toEqual([]);
+  });
+
   test("of another version at the host nothing is taken over", async () => {
     const stop = new AbortController();
     let etag = "one";
@@ -334,6 +362,16 @@ describe("going on", () => {
     writeFileSync(`${stored.folder}.lock`, JSON.stringify({ pid: 2 ** 22 + 1, started: "1" }));
     expect((await pullModel(`${host.url}/model.gguf`, quick)).state).toBe("pulled");
     expect(existsSync(`${stored.folder}.lock`)).toBe(false);
+  });
+
+  test("stopped just before it got its name, a model gets it without a byte coming again", async () => {
+    using host = modelHost();
+    const { model: stored } = await pullModel(`${host.url}/model.gguf`, quick);
+    renameSync(stored.folder, `${stored.folder}.pull`);
+    const count = host.requests.length;
+    expect((await pullModel(`${host.url}/model.gguf`, quick)).state).toBe("already there");
+    expect(host.requests.slice(count)).toEqual(["/model.gguf bytes=0-0"]);
+    expect(readdirSync(join(home, "models", "url"))).toEqual(["model"]);
   });
 
   test("a process that is killed leaves what the next one goes on with", async () => {

@@ -63,9 +63,11 @@ export async function pullModel(asked: string, options: PullOptions = {}): Promi
   options.onPlan?.({ name: plan.name, files: plan.files.length });
   mkdirSync(dirname(folder), { recursive: true });
   using _lock = new FileLock(`${folder}.lock`, plan.name);
+  const pulling = folder + pullSuffix;
+  // an earlier pull was stopped between its last file and its name
+  if (readStored(pulling)) swap(pulling, folder);
   const before = readStored(folder);
   if (before && (await isCurrent(before, plan, settings))) return { model: before, state: "already there" };
-  const pulling = folder + pullSuffix;
   mkdirSync(pulling, { recursive: true });
   if (before) linkUnchanged(before, plan, pulling);
   const transfer = new Transfer(pulling, {

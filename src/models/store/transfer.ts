@@ -20,7 +20,7 @@ export const defaultConnections = 8;
 export const defaultChunkBytes = 16 * 2 ** 20;
 /** Left free on the disk. */
 const spareBytes = 64 * 2 ** 20;
-const mostRounds = 3;
+const mostRounds = 5;
 
 /** Runs so many tasks at once, in the order they were given. */
 class Pool {
@@ -133,14 +133,20 @@ export class Transfer {
   private async complete(file: RemoteFile, part: PartFile, expected: string | null): Promise<string> {
     const { wanted, facts } = file;
     let got = "";
+    // what this process has not seen come is checked; otherwise the digest of the whole says whether that is needed
+    let byChunk = part.resumed && expected === null;
     for (let round = 0; round < mostRounds; round++) {
       if (part.missing.length > 0) await this.fetch(file, part.missing);
-      const digest = await this.verified(part);
+      const digest = await this.verified(part, byChunk);
       if (digest === undefined) continue;
       got = digest;
       const right = expected === null ? true : digest === expected;
       const blobRight = wanted.gitBlob === null || expected !== null || part.gitBlob() === wanted.gitBlob;
       if (right && blobRight) return digest;
+      if (!byChunk) {
+        byChunk = true;
+        continue;
+      }
       // each chunk is as it came, so some came wrong: the ones that come differently now
       if (!facts.ranges) part.restart();
       else if (!(await this.fetchAgain(file, part))) break;
@@ -159,15 +165,15 @@ export class Transfer {
     );
   }
 
-  private async verified(part: PartFile): Promise<string | undefined> {
+  private async verified(part: PartFile, byChunk: boolean): Promise<string | undefined> {
     let read = 0;
     const before = part.doneBytes;
-    const digest = await part.verify((count) => {
+    const digest = await part.verify(byChunk, (count) => {
+      if (this.settings.signal.aborted) throw cancelled();
       read += count;
       // as long as others are still coming, how far they are says more
       if (this.done >= this.total) this.options.onProgress("verify", read, part.bytes);
     });
-    if (this.settings.signal.aborted) throw cancelled();
     this.came(part.doneBytes - before);
     return digest;
   }
