@@ -119,7 +119,7 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
       expect(await page.evaluate(() => document.activeElement?.id)).toBe("message");
     }
     expect(complaints).toEqual([]);
-  }, 30_000);
+  }, 60_000);
 
   test("markdown becomes elements; markup from the model or the person does not", async () => {
     const attack = [
@@ -184,7 +184,7 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
     expect(refused).toBe("TypeError");
     // that refusal is all the browser complained about
     expect(complaints.filter((text) => !text.includes("TrustedHTML"))).toEqual([]);
-  }, 30_000);
+  }, 60_000);
 
   test("a server with keys: the page asks for one, keeps it in the tab, and asks again when it is wrong", async () => {
     await using server = await testServer(scriptedModel("Hello."), {
@@ -218,7 +218,7 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
     await dialog.waitFor();
     expect(await page.evaluate(() => JSON.stringify(sessionStorage).includes("right-key"))).toBe(false);
     expect(complaints).toEqual([]);
-  }, 30_000);
+  }, 60_000);
 
   test("on a phone nothing is wider than the screen, and text has contrast in both schemes", async () => {
     await using server = await testServer(
@@ -328,7 +328,7 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
         .map((node) => node.outerHTML.slice(0, 80)),
     );
     expect(nameless).toEqual([]);
-  }, 30_000);
+  }, 60_000);
 
   test("settings go with the request, tools are called and answered, and the model can be chosen", async () => {
     const scripted = harmonyModel({
@@ -377,7 +377,7 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
     await page.locator(".answer .markdown", { hasText: "Snow." }).waitFor();
     expect(scripted.engine.requests.at(-1)?.sampling.temperature).toBe(0.5);
     expect(complaints).toEqual([]);
-  }, 30_000);
+  }, 60_000);
 
   test("errors are shown in the server's words: refused, broken off, loading, gone", async () => {
     const later = Promise.withResolvers<ServedModel>();
@@ -408,5 +408,5 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
     await page.locator("#notice", { hasText: "cannot be reached" }).waitFor();
     await page.click("text=Try again");
     await page.locator(".trouble", { hasText: "cannot be reached" }).waitFor();
-  }, 30_000);
+  }, 60_000);
 });

@@ -73,7 +73,8 @@ function show(id: string, text: string): void {
 
 function onReach(error: ApiError | undefined): void {
   document.body.classList.toggle("unreached", error !== undefined);
-  notice.hidden = error === undefined;
+  // a missing key is asked for in a dialog
+  notice.hidden = error === undefined || error.status === 401;
   notice.textContent = error?.message ?? "";
   if (error?.status === 401) void askKey(error.message);
   else if (error === undefined) void loadModels();
