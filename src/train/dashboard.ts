@@ -3,10 +3,10 @@
 import { sha256 } from "../core/digest.ts";
 import type { SavedCheckpoint } from "./checkpoint.ts";
 import { ownPaths, type Phase, type Run, retainedPaths, schemaId, write } from "./run_root.ts";
-import type { StepRecord } from "./trainer.ts";
+import type { TracedStep } from "./trainer.ts";
 
 export type Figures = {
-  readonly trace: readonly StepRecord[];
+  readonly trace: readonly TracedStep[];
   readonly tokensPerSecond: number;
   readonly saved: SavedCheckpoint | undefined;
   readonly checkpointMs: number | undefined;

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { killTrials } from "../../scripts/kill-trials.ts";
 import { progressText, TrainingBar } from "./cli/bar.ts";
+import { placeOf } from "./receipts.ts";
 
 const main = join(import.meta.dir, "..", "main.ts");
 let folder: string;
@@ -94,6 +95,14 @@ test("a run writes its root, ends with a lower loss, and goes on as if it had no
   expect(a.checkpointDigest).toBe(b.checkpointDigest);
   expect(a.finalLoss).toBeLessThan(a.initialLoss);
   expect(steps(root).map((s) => [s.step, s.loss])).toEqual(steps(whole).map((s) => [s.step, s.loss]));
+  const receipts = readFileSync(join(root, "metrics/step_receipts.jsonl"), "utf8").trim().split("\n");
+  expect(receipts.length).toBe(9);
+  const fourth = JSON.parse(receipts[3]!);
+  expect(fourth.schedule).toEqual({
+    ...{ global_step: 4, window_index: 2, step_in_window: 1, cadence_index: 2, window_in_cadence: 1 },
+  });
+  expect(fourth.group_telemetry.map((g: { group_id: string }) => g.group_id)).toEqual(["plain", "decayed"]);
+  expect(fourth.receipt_digest).toMatch(/^[0-9a-f]{64}$/);
   expect(json(root, "checkpoints/auto_resume_receipt.json")).toMatchObject({
     primary_pointer_state: "accepted",
     chosen_optimizer_step: 5,
@@ -191,6 +200,15 @@ describe("what is refused", () => {
     );
     expect(json(wild, "status/current_run_status.json").phase).toBe("training_stopped_not_finite");
   }, 60_000);
+});
+
+test("places in windows and cadences: 12 steps, 3 a window, 2 windows a cadence", () => {
+  const places = Array.from({ length: 12 }, (_, i) => placeOf(i + 1, 3, 2));
+  expect(places.map((p) => p.window_index)).toEqual([1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);
+  expect(places.map((p) => p.cadence_index)).toEqual([1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
+  expect(places[4]).toEqual({
+    ...{ global_step: 5, window_index: 2, step_in_window: 2, cadence_index: 1, window_in_cadence: 2 },
+  });
 });
 
 describe("progress", () => {

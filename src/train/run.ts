@@ -17,6 +17,7 @@ import type { RunParts } from "./lanes/lane.ts";
 import { writeLaunchManifest, writeOperatorManifest, writeResumeManifest } from "./manifests.ts";
 import { checkMemory, type MemoryPlan, planMemory } from "./plan.ts";
 import { type Admission, writeHardwareQualification, writeRunShapeQualification } from "./preflight.ts";
+import { type StepReceipt, stepReceipt } from "./receipts.ts";
 import { type Resolution, resolvePointer } from "./resume.ts";
 import {
   acceptCheckpoint,
@@ -33,7 +34,7 @@ import {
   writeStatus,
 } from "./run_root.ts";
 import { runIdentity, settingsSchema } from "./settings.ts";
-import { NotFiniteError, type StepRecord, Trainer } from "./trainer.ts";
+import { NotFiniteError, type StepRecord, type TracedStep, Trainer } from "./trainer.ts";
 
 /** Checkpoints that stay: the last, and the one before it. */
 const keptCheckpoints = 2;
@@ -198,7 +199,7 @@ class Course {
   readonly #trainer: Trainer;
   readonly #identity: RunIdentity;
   readonly #peakFlops: number;
-  #trace: StepRecord[] = [];
+  #trace: TracedStep[] = [];
   #tokens = 0;
   #busyMs = 0;
   #saved: SavedCheckpoint | undefined;
@@ -218,7 +219,9 @@ class Course {
   checkpointLabel: string;
 
   begin(parts: RunParts): void {
-    this.#trace = keepTrace(join(this.#run.root, ownPaths.steps), this.#trainer.completedSteps);
+    const done = this.#trainer.completedSteps;
+    this.#trace = keepSteps(this.#path(ownPaths.steps), done, (line: TracedStep) => line.step);
+    keepSteps(this.#path(ownPaths.receipts), done, (line: StepReceipt) => line.schedule.global_step);
     if (this.#trainer.completedSteps === 0)
       this.#initialValidation = this.#trainer.evaluate(parts.validation);
     this.#status("training", "Steps are being run.");
@@ -234,16 +237,27 @@ class Course {
         break;
       }
       const record = this.#trainer.step();
-      this.#trace.push(record);
+      this.#record(record);
       this.#tokens += record.tokens;
       this.#busyMs += record.durationMs;
-      appendFileSync(join(this.#run.root, ownPaths.steps), `${JSON.stringify(record)}\n`);
       this.#options.watcher.step?.(record, this.#live());
       if (record.step % window === 0 && record.step < last) this.#checkpoint();
     }
     const done = this.#trainer.completedSteps;
     if (done > 0 && this.#saved?.step !== done && this.checkpointLabel !== labelOf(this.#run, done))
       this.#checkpoint();
+  }
+
+  #path(name: string): string {
+    return join(this.#run.root, name);
+  }
+
+  #record(record: StepRecord): void {
+    const { groups: _groups, ...traced } = record;
+    this.#trace.push(traced);
+    appendFileSync(this.#path(ownPaths.steps), `${JSON.stringify(traced)}\n`);
+    const receipt = stepReceipt(this.#run, record, Date.now());
+    appendFileSync(this.#path(ownPaths.receipts), `${JSON.stringify(receipt)}\n`);
   }
 
   #checkpoint(): void {
@@ -333,21 +347,20 @@ class Course {
 
 const milli = (loss: number | null): number | null => (loss === null ? null : Math.round(loss * 1000));
 
-/** The trace of the steps up to `step`; later ones, which are run again, leave the file. */
-function keepTrace(path: string, step: number): StepRecord[] {
+/** The lines of steps 1 to `step`; later ones, which are run again, leave the file. */
+function keepSteps<T>(path: string, step: number, stepOf: (line: T) => number): T[] {
   mkdirSync(dirname(path), { recursive: true });
-  const records: StepRecord[] = [];
-  if (existsSync(path)) {
-    for (const line of readFileSync(path, "utf8").split("\n")) {
-      try {
-        const record = JSON.parse(line) as StepRecord;
-        if (record.step === records.length + 1 && record.step <= step) records.push(record);
-      } catch {
-        // the last line of a process that died may be a part of one
-      }
+  const kept: T[] = [];
+  for (const text of existsSync(path) ? readFileSync(path, "utf8").split("\n") : []) {
+    try {
+      const line = JSON.parse(text) as T;
+      const at = stepOf(line);
+      if (at === kept.length + 1 && at <= step) kept.push(line);
+    } catch {
+      // the last line of a process that died may be a part of one
     }
   }
-  const text = records.map((r) => `${JSON.stringify(r)}\n`).join("");
+  const text = kept.map((line) => `${JSON.stringify(line)}\n`).join("");
   writeWhole(path, [new TextEncoder().encode(text)]);
-  return records;
+  return kept;
 }

@@ -46,6 +46,7 @@ export const retainedPaths = {
 export const ownPaths = {
   settings: "manifests/run_settings.json",
   steps: "metrics/steps.jsonl",
+  receipts: "metrics/step_receipts.jsonl",
   summary: "reference_pilot_operator_summary.json",
   operator_manifest: "reference_pilot_operator_manifest.json",
   lock: "run.lock",

@@ -40,6 +40,21 @@ export type StepRecord = {
   readonly learningRate: number;
   readonly tokens: number;
   readonly durationMs: number;
+  readonly groups: readonly GroupRecord[];
+};
+
+/** What the trace of a run keeps of a step. */
+export type TracedStep = Omit<StepRecord, "groups">;
+
+/** One group of parameters in a step; norms are of all its parameters together. */
+export type GroupRecord = {
+  readonly id: string;
+  readonly optimizer: string;
+  readonly learningRate: number;
+  readonly weightDecay: number;
+  readonly gradientNorm: number;
+  readonly clippedGradientNorm: number;
+  readonly parameterNorm: number;
 };
 
 /** A loss or gradient that is no number: training stops, parameters are those of the step before. */
@@ -137,7 +152,7 @@ export class Trainer implements Disposable {
       if (!Number.isFinite(part.loss + (part.extra ?? 0))) throw this.#notFinite(step, "loss", part.loss);
     }
     using _scope = this.device.scope();
-    const { norm, factor } = this.optimizer.norm();
+    const { norm, factor, groups } = this.optimizer.norm();
     if (!Number.isFinite(norm)) throw this.#notFinite(step, "gradients", norm);
     const learningRate = rateAt(this.config.schedule, this.config.learningRate, step);
     this.optimizer.step(step, learningRate, factor);
@@ -152,7 +167,21 @@ export class Trainer implements Disposable {
       learningRate,
       tokens,
       durationMs: performance.now() - begun,
+      groups: this.#groupRecords(groups, learningRate, this.#number(factor)),
     };
+  }
+
+  #groupRecords(norms: readonly number[], learningRate: number, factor: number): GroupRecord[] {
+    const parameterNorms = this.optimizer.parameterNorms();
+    return this.optimizer.groups.map(({ id, optimizer, rateScale }, i) => ({
+      id,
+      optimizer: optimizer.kind,
+      learningRate: learningRate * rateScale,
+      weightDecay: optimizer.weight_decay,
+      gradientNorm: norms[i]!,
+      clippedGradientNorm: norms[i]! * factor,
+      parameterNorm: parameterNorms[i]!,
+    }));
   }
 
   /** Adds the gradients of one microbatch, its losses weighed by `scale`; its share of the step's loss. */

@@ -1,5 +1,5 @@
 import type { Live } from "../run.ts";
-import type { StepRecord } from "../trainer.ts";
+import type { TracedStep } from "../trainer.ts";
 
 type Stream = { readonly isTTY?: boolean; readonly columns?: number; write(text: string): unknown };
 
@@ -18,7 +18,7 @@ export class TrainingBar {
     this.#now = now;
   }
 
-  step(record: StepRecord, live: Live): void {
+  step(record: TracedStep, live: Live): void {
     const terminal = this.#stream.isTTY === true;
     const last = record.step >= live.lastStep;
     if (!terminal && !last && this.#now() - this.#lastAt < plainLineMs) return;
@@ -48,7 +48,7 @@ export class TrainingBar {
 }
 
 /** `step 5/16  loss 8.212  412 tokens/s  MFU 36.1 %  ETA 14 s` */
-export function progressText({ step, loss }: StepRecord, live: Live): string {
+export function progressText({ step, loss }: TracedStep, live: Live): string {
   const left = Math.ceil(live.remainingMs / 1000);
   const eta = left < 120 ? `${left} s` : `${Math.ceil(left / 60)} min`;
   const share = (100 * live.mfu).toFixed(1);

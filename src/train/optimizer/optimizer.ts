@@ -3,7 +3,7 @@ import { adam, momentum, muonUpdate, sgd } from "../../ir/ops/adam.ts";
 import { clipFactor, sumSquares } from "../../ir/ops/sum.ts";
 import { apply } from "../../runtime/apply.ts";
 import type { Device } from "../../runtime/device.ts";
-import type { Tensor } from "../../runtime/tensor.ts";
+import { rowsOf, type Tensor } from "../../runtime/tensor.ts";
 import { type ParameterPlace, type Parameters, part } from "../parameters.ts";
 import { checkOptimizer, type OptimizerConfig, type ParameterGroup } from "./config.ts";
 import { orthogonalised } from "./muon.ts";
@@ -54,11 +54,40 @@ export class Optimizer implements Disposable {
     this.second = moments ? device.empty("f32", [parameters.elements]) : undefined;
   }
 
-  /** The global norm of the gradients and the factor that clips them; a scope of the caller owns the factor. */
-  norm(): { readonly norm: number; readonly factor: Tensor } {
-    const squares = apply(sumSquares, [this.#parameters.gradients], {});
-    const [factor, norm] = apply(clipFactor, [squares[0]!], { limit: this.#clip });
-    return { norm: new Float64Array(this.#device.download(norm!).buffer)[0]!, factor: factor! };
+  /** The global norm of the gradients, that of each group, and the factor that clips them, which the caller's scope owns. */
+  norm(): { readonly norm: number; readonly factor: Tensor; readonly groups: readonly number[] } {
+    const squares = this.#squares(this.#parameters.gradients);
+    const [factor, norm] = apply(clipFactor, [squares], { limit: this.#clip });
+    return { norm: this.#doubles(norm!)[0]!, factor: factor!, groups: this.#byGroup(squares) };
+  }
+
+  /** Norms of the parameters of each group. */
+  parameterNorms(): readonly number[] {
+    using _scope = this.#device.scope();
+    return this.#byGroup(this.#squares(this.#parameters.values));
+  }
+
+  /** f64 [runs]: the sum of squares of each run of a flat buffer. */
+  #squares(flat: Tensor): Tensor {
+    const squares = this.#device.temporary({ dtype: "f64", shape: [this.#runs.length] });
+    for (const [i, run] of this.#runs.entries()) {
+      apply(sumSquares, [part(flat, run, [run.count])], {}, [rowsOf(squares, i, 1)]);
+    }
+    return squares;
+  }
+
+  #byGroup(squares: Tensor): readonly number[] {
+    const sums = this.#groups.map(() => 0);
+    for (const [i, value] of this.#doubles(squares).entries()) sums[this.#runs[i]!.group]! += value;
+    return sums.map(Math.sqrt);
+  }
+
+  #doubles(t: Tensor): Float64Array {
+    return new Float64Array(this.#device.download(t).buffer);
+  }
+
+  get groups(): readonly ParameterGroup[] {
+    return this.#groups;
   }
 
   /** Updates all parameters for step `step`, which counts from 1. */
