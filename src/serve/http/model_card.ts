@@ -6,6 +6,7 @@ import type { BackendTruth, EngineInfo } from "../protocol.ts";
 import { mediaFields } from "./media.ts";
 import { toolParserName } from "./parser_names.ts";
 import { storeLimits } from "./responses/store.ts";
+import { structuredCapabilities } from "./structured.ts";
 
 export const servedEndpoints = [
   "/v1/chat/completions",
@@ -137,7 +138,10 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
       max_responses: storeLimits.responses,
       max_conversations: storeLimits.conversations,
     },
+    psionic_structured_outputs: structuredCapabilities.structured_outputs,
+    psionic_structured_output_capabilities: structuredCapabilities.structured_output_capabilities,
     ...(chat.capabilities.tools ? { psionic_tool_calling: toolCalling(chat) } : {}),
+    ...embeddingFields(info),
     psionic_execution_profile: executionProfile,
     psionic_plan_digest: info.planDigest,
   };
@@ -145,13 +149,13 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
 
 const startedAt = Date.now();
 
-function toolCalling({ name, opening }: ChatFormat) {
+function toolCalling({ name, opening, shape }: ChatFormat) {
   return {
     support_level: "fallback",
     supported_modes: ["none", "auto", ...(opening ? ["required", "named"] : [])],
     parser: toolParserName(name),
-    // the client checks what a model wrote
-    argument_validation: "none",
+    // masks hold to what of a schema is served; the client checks the rest
+    argument_validation: shape ? "json_schema_subset" : "none",
   };
 }
 

@@ -258,6 +258,14 @@ const modes: Readonly<Record<StructuredOutput["kind"], readonly [mode: string, p
   tagged_structure: ["fallback_tagged_structure", "tagged_json_schema"],
 };
 
+/** What can be asked for, in the words of the serving contract; the form is held to whatever the model. */
+export const structuredCapabilities = {
+  structured_outputs: Object.values(modes).map(([, parser]) => parser),
+  structured_output_capabilities: Object.entries(modes).map(([kind, [mode, parser]]) => ({
+    ...{ kind, support_level: "fallback", mode, parser },
+  })),
+};
+
 /** How the answer's form is held to, in the words of the serving contract. */
 export function structuredHeaders(output: StructuredOutput | undefined): Readonly<Record<string, string>> {
   if (!output) return {};

@@ -3,6 +3,7 @@ import type { Route } from "../context.ts";
 import { drainingError, HttpError, json, loadFailedError, loadingError } from "../errors.ts";
 import { mediaFields } from "../media.ts";
 import { modelFacts, servedEndpoints, truthFields } from "../model_card.ts";
+import { structuredCapabilities } from "../structured.ts";
 
 /** Liveness for anyone; facts about the default model for callers with a key. 503 until the server can answer. */
 export const health: Route = {
@@ -33,6 +34,8 @@ export const health: Route = {
       memory_pressure_reporting: "not_implemented",
       default_model_supported_endpoints: servedEndpoints,
       supported_endpoints: servedEndpoints,
+      structured_output_fallbacks: structuredCapabilities.structured_outputs,
+      structured_output_capabilities: structuredCapabilities.structured_output_capabilities,
       ...(engine ? engineFacts(engine.info) : {}),
       ...mediaFields(first.served?.chat.media),
     });
