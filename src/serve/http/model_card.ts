@@ -141,7 +141,6 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
     psionic_structured_outputs: structuredCapabilities.structured_outputs,
     psionic_structured_output_capabilities: structuredCapabilities.structured_output_capabilities,
     ...(chat.capabilities.tools ? { psionic_tool_calling: toolCalling(chat) } : {}),
-    ...embeddingFields(info),
     psionic_execution_profile: executionProfile,
     psionic_plan_digest: info.planDigest,
   };
