@@ -95,7 +95,10 @@ test("secrets come from the environment or a file, are masked, and no argument c
 
 test("what is printed is a file that says the same", () => {
   const { settings } = settled(["-m", 'a"b', "--no-webui", "--cors-origin", "*"]);
-  const path = file("e.toml", settingsText(settings, args));
+  const text = settingsText(settings, args, ["config"]);
+  expect(text).toContain("# max-queue is not set");
+  expect(text).not.toContain("config");
+  const path = file("e.toml", text);
   const again = settled([], { file: readSettingsFile(path) });
   const values = (all: typeof settings) => all.map((s) => [s.name, s.values]);
   expect(values(again.settings)).toEqual(values(settings));

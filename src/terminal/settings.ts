@@ -179,9 +179,17 @@ export function readSettingsFile(path: string): SettingsFile {
   return { path, values: values as Record<string, unknown> };
 }
 
-/** The settings as a TOML file, each with its origin behind it; secrets masked. */
-export function settingsText(settings: readonly Setting[], args: ArgsDef): string {
-  const rows = settings.map((setting) => {
+/**
+ * The settings as a TOML file, each with its origin behind it; secrets masked, options that are not set as comments.
+ * `flagsOnly`: options that no file may have.
+ */
+export function settingsText(
+  settings: readonly Setting[],
+  args: ArgsDef,
+  flagsOnly: readonly string[] = [],
+): string {
+  const shown = settings.filter(({ name }) => !flagsOnly.includes(name));
+  const rows = shown.map((setting) => {
     const { name, values, origin, where, secret } = setting;
     const type = args[name]?.type;
     const texts = values.map((value) =>
@@ -195,5 +203,10 @@ export function settingsText(settings: readonly Setting[], args: ArgsDef): strin
     };
   });
   const width = Math.max(0, ...rows.map(({ left }) => left.length));
-  return `${rows.map(({ left, right }) => `${left.padEnd(width)}  ${right}`).join("\n")}\n`;
+  const lines = rows.map(({ left, right }) => `${left.padEnd(width)}  ${right}`);
+  const unset = Object.entries(args).filter(
+    ([name, { type }]) =>
+      type !== "positional" && !flagsOnly.includes(name) && !shown.some((setting) => setting.name === name),
+  );
+  return `${[...lines, ...unset.map(([name]) => `# ${name} is not set`)].join("\n")}\n`;
 }

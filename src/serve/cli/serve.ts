@@ -15,7 +15,7 @@ import { type Setting, settingsText, valuesOf } from "../../terminal/settings.ts
 import type { ServerOptions } from "../http/options.ts";
 import { engineSettings } from "./engine_options.ts";
 import { serveArgs } from "./serve_args.ts";
-import { serveSettings } from "./serve_settings.ts";
+import { flagsOnly, serveSettings } from "./serve_settings.ts";
 import { type ServerLog, serverLog } from "./server_log.ts";
 import { type ServePlan, serveUntilSignal } from "./serving.ts";
 
@@ -36,7 +36,8 @@ export const serve: AnyCommand = command({
   ],
   async run({ rawArgs }) {
     const { settings, rawArgs: settled } = serveSettings(rawArgs);
-    if (valuesOf(rawArgs, "print-config").includes("true")) return print(settingsText(settings, serveArgs));
+    if (valuesOf(rawArgs, "print-config").includes("true"))
+      return print(settingsText(settings, serveArgs, flagsOnly));
     const args = parseArgs<typeof serveArgs>(settled, serveArgs);
     const log = serverLog(args["log-format"] === "json" ? "json" : "text");
     const file = settings.find(({ origin }) => origin === "file")?.where;

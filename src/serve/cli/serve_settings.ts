@@ -7,6 +7,9 @@ import { serveArgs } from "./serve_args.ts";
 /** Variables of the environment that set options of `serve` begin with this. */
 export const settingsPrefix = "PSIONIC_SERVE";
 
+/** Options that only make sense on a command line. */
+export const flagsOnly = ["config", "print-config"];
+
 /** Where the settings file lies when none is named. */
 export function defaultSettingsFile(): string {
   return join(process.env.XDG_CONFIG_HOME || join(homedir(), ".config"), "psionic", "serve.toml");
@@ -16,7 +19,7 @@ export function defaultSettingsFile(): string {
 export function serveSettings(given: readonly string[]): Settled {
   return settle({
     ...{ args: serveArgs, given, environment: process.env, prefix: settingsPrefix },
-    ...{ flagsOnly: ["config", "print-config"], secrets: ["api-key"] },
+    ...{ flagsOnly, secrets: ["api-key"] },
     paths: ["model", "models-dir", "api-key-file"],
     file: settingsFile(given),
   });

@@ -17,7 +17,7 @@ import {
 } from "../service/place.ts";
 import { checkName, launchdPlist, type ServicePlan, systemdUnit } from "../service/unit.ts";
 import { serveArgs } from "./serve_args.ts";
-import { settingsPrefix } from "./serve_settings.ts";
+import { flagsOnly, settingsPrefix } from "./serve_settings.ts";
 
 export const service: AnyCommand = command({
   meta: {
@@ -135,7 +135,7 @@ function checkedConfig(path: string): string {
   const file = readSettingsFile(resolve(path));
   settle({
     ...{ args: serveArgs, given: [], environment: {}, prefix: settingsPrefix, file },
-    ...{ flagsOnly: ["config", "print-config"], secrets: ["api-key"] },
+    ...{ flagsOnly, secrets: ["api-key"] },
   });
   return file.path;
 }

@@ -19,13 +19,14 @@ export type RequestRecord = {
   ignored?: number;
 };
 
-/** One line for people: `POST /v1/chat/completions 200 312 ms id=… prompt=64 cached=48 completion=31 …`. */
+/** One line for people: `POST /v1/chat/completions 200 312 ms id=… model=… prompt=64 cached=48 completion=31 …`. */
 export function textLine(record: RequestRecord, durationMs: number): string {
   const { summary } = record;
   const parts = [
     `${record.method} ${record.route} ${record.status} ${durationMs.toFixed(1)} ms`,
     `id=${record.id}`,
   ];
+  if (record.model !== undefined) parts.push(`model=${record.model}`);
   if (record.stream) parts.push("stream");
   if ((record.choices ?? 1) > 1) parts.push(`n=${record.choices}`);
   if (summary) {
