@@ -32,7 +32,7 @@ import {
   linear,
 } from "./layers.ts";
 import type { LlamaConfig } from "./llama_config.ts";
-import { decoder, type Model, type Step } from "./model.ts";
+import { type Classifier, decoder, type Model, type Step } from "./model.ts";
 import { rotary } from "./rotary.ts";
 import type { Weights } from "./weights.ts";
 
@@ -63,9 +63,11 @@ export function loadLlama(c: LlamaConfig, w: Weights): Model {
   const head = w.linear(tied ? "token_embd" : "output", c.vocabularySize, c.width);
   const table = tied ? head.weight : w.table("token_embd", c.vocabularySize, c.width);
   const outputNorm = norm(c, w, "output_norm", c.width);
+  const classifier = loadClassifier(c, w);
   return {
     config: c,
     cacheGroups: groups,
+    ...(classifier && { classifier }),
     parameters: w.parameters,
     weightBytes: w.residentBytes,
     ...decoder(
@@ -74,6 +76,15 @@ export function loadLlama(c: LlamaConfig, w: Weights): Model {
     ),
     free: () => w.free(),
   };
+}
+
+/** Of rerankers: what is made of a hidden state in the place of logits. */
+function loadClassifier(c: LlamaConfig, w: Weights): Classifier | undefined {
+  if (!w.has("cls.output.weight")) return undefined;
+  const weights = w.hostRows("cls.output.weight", c.width);
+  const labels = weights.length / c.width;
+  const bias = w.has("cls.output.bias") ? w.hostVector("cls.output.bias", labels) : new Float32Array(labels);
+  return { weights, bias };
 }
 
 function norm(c: LlamaConfig, w: Weights, name: string, width: number): Tensor {

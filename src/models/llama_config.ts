@@ -158,7 +158,7 @@ export function refusedInGguf(
     expert_group_count: [0, 1],
     embedding_length_per_layer_input: [0],
     nextn_predict_layers: [0],
-    pooling_type: [0],
+    pooling_type: [0, 1, 2, 3, 4],
   };
   return Object.fromEntries(Object.entries(neutral).map(([name, values]) => [key(name), values]));
 }

@@ -81,6 +81,9 @@ export type Step = {
   readonly outputRows: Tensor;
 };
 
+/** Scores of labels from a hidden state: weights f32 [labels, D] and bias f32 [labels], on the host. */
+export type Classifier = { readonly weights: Float32Array; readonly bias: Float32Array };
+
 export type ModelConfig = {
   readonly architecture: string;
   readonly name: string;
@@ -111,6 +114,8 @@ export interface Model extends Decoder {
   readonly cacheGroups: readonly CacheGroup[];
   /** Absent: no layer is recurrent. */
   readonly recurrent?: RecurrentShape;
+  /** What a reranker's files have in the place of a vocabulary: scores of pooled hidden states. */
+  readonly classifier?: Classifier;
   /** What a user should know of how the file was read, in sentences. */
   readonly notes?: readonly string[];
   readonly parameters: number;

@@ -107,6 +107,12 @@ export class Weights {
     return toF32(stored);
   }
 
+  /** Host copy of a float matrix of as many rows as it has, f32 [rows, columns]. */
+  hostRows(name: string, columns: number): Float32Array {
+    const { shape } = this.#source.get(name);
+    return toF32(this.#checked(name, [shape.length > 1 ? shape[0]! : 1, columns]));
+  }
+
   /** Packed [outputs, inputs] with its bias if the file has one. */
   linear(name: string, outputs: number, inputs: number): Linear {
     return this.#joined([{ name, outputs }], inputs);

@@ -1,4 +1,5 @@
 /** What crosses between the HTTP side (main thread) and the engine (worker): plain data only. */
+import type { Pooling } from "../models/pooling.ts";
 import type { ConstraintSource } from "./grammar/index.ts";
 
 /** Sampling of one request. Absent fields take no part; a request that sets none of them decodes greedily. */
@@ -44,6 +45,11 @@ export type GenerateRequest = {
   readonly prefixCache?: "auto" | "bypass" | "invalidate";
   /** Only requests of equal tenant share cached prefixes. */
   readonly tenant?: string;
+  /**
+   * One vector of the prompt instead of text: nothing is generated (`maxTokens` 0, one choice), and the prefix cache is
+   * neither read nor written.
+   */
+  readonly embedding?: boolean;
   /** Tokens are chosen among those that a grammar allows. */
   readonly constraint?: RequestConstraint;
 };
@@ -64,6 +70,8 @@ export type GenerateEvent =
       readonly type: "promptLogprobs";
       readonly tokens: readonly (TokenLogprob & { top: readonly TokenLogprob[] })[];
     }
+  /** The vector that was asked for: float32, little-endian, in base64. */
+  | { readonly type: "embedding"; readonly base64: string }
   | {
       readonly type: "token";
       readonly choice: number;
@@ -109,6 +117,8 @@ export type EngineInfo = {
     readonly weightBytes: number;
     readonly quantization: string;
   };
+  /** How vectors are made; absent: the engine makes none. */
+  readonly embedding?: EmbeddingFacts;
   readonly backend: BackendTruth;
   /** Facts of a device with memory of its own: name, driver, memory. */
   readonly device?: Readonly<Record<string, string | number>>;
@@ -121,6 +131,14 @@ export type EngineInfo = {
   readonly loadMs: number;
   /** What was chosen for the user, in sentences for the log: a context cut to memory, slots that share pages. */
   readonly notes?: readonly string[];
+};
+
+export type EmbeddingFacts = {
+  /** Numbers of a vector; of a classifier, its labels. */
+  readonly dimensions: number;
+  readonly pooling: Pooling;
+  /** Whether the model's files say so; otherwise it is what we do where they are silent. */
+  readonly declared: boolean;
 };
 
 /** The truth tuple: which code executes a request (serving contract, section 2). */

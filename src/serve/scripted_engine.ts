@@ -82,6 +82,10 @@ export class ScriptedEngine implements Engine {
     const total = request.prompt.length;
     await pause(prefillMs, signal);
     yield { type: "prefill", processed: total, total, cached: 4 };
+    if (request.embedding) {
+      const vector = scriptedVector(request.prompt, this.info.embedding!.dimensions);
+      yield { type: "embedding", base64: Buffer.from(vector.buffer).toString("base64") };
+    }
     if (request.promptLogprobs) {
       const tokens = request.prompt.slice(1).map((token) => ({ token, logprob: -2, top: [] }));
       yield { type: "promptLogprobs", tokens };
@@ -156,6 +160,15 @@ export class ScriptedEngine implements Engine {
   async close(): Promise<void> {}
 }
 
+/** A vector of length 1 that differs with the tokens. */
+function scriptedVector(prompt: readonly number[], dimensions: number): Float32Array {
+  const raw = Array.from({ length: dimensions }, (_, i) =>
+    prompt.reduce((sum, token, at) => sum + Math.sin(token * (i + 1) + at), 0),
+  );
+  const norm = Math.hypot(...raw);
+  return Float32Array.from(raw, (x) => x / norm);
+}
+
 function alternatives(token: number, count: number) {
   return Array.from({ length: count }, (_, i) => ({ token: (token + i) % 256, logprob: -0.5 - i }));
 }
@@ -198,6 +211,7 @@ function scriptedInfo(contextLength: number, vocabularySize: number): EngineInfo
       fallbackPolicy: "refuse",
       performanceClass: "portable_cpu_degraded",
     },
+    embedding: { dimensions: 8, pooling: "mean", declared: false },
     contextLength,
     slots: 4,
     maxQueue: 8,

@@ -35,7 +35,12 @@ export function openText(modelPath: string): Omit<ServedModel, "engine"> {
     setting: (key) => files.setting(key),
     names: [basename(files.path), textOrNone(files.setting("general.name")) ?? ""],
   });
-  return { tokenizer, chat, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
+  const rerankTemplate = textOrNone(files.setting("tokenizer.chat_template.rerank"));
+  return {
+    ...{ tokenizer, chat },
+    ...(chatTemplate === undefined ? {} : { chatTemplate }),
+    ...(rerankTemplate === undefined ? {} : { rerankTemplate }),
+  };
 }
 
 /** The template text: of the GGUF's metadata, or of a checkpoint's tokenizer config or `chat_template.jinja`. */

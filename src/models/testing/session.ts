@@ -16,6 +16,8 @@ export type Session = {
   readonly model: Model;
   /** Logits f32 [T, V] of every position, computed in the given parts one after the other. */
   run(parts: readonly (readonly number[])[]): Float32Array;
+  /** Normed hidden states f32 [T, D] of every position, computed at once. */
+  hidden(tokens: readonly number[]): Float32Array;
   close(): void;
 };
 
@@ -31,11 +33,11 @@ export function openSession(
   const states = model.recurrent && makeStatePool(device, model.recurrent, 2);
   const table = Int32Array.from({ length: pages }, (_, i) => pages - 1 - i);
   const i32 = (data: Int32Array) => device.fromHost("i32", [data.length], data);
-  const step = (part: readonly number[], position: number): Float32Array => {
+  const step = (part: readonly number[], position: number, compute = model.forward): Float32Array => {
     using _step = device.scope();
     const rows = Int32Array.from(part, (_, i) => i);
     const sequences = i32(new Int32Array(part.length));
-    const logits = model.forward({
+    const results = compute({
       tokens: i32(Int32Array.from(part)),
       positions: i32(rows.map((i) => i + position)),
       sequences,
@@ -44,7 +46,7 @@ export function openSession(
       pools,
       outputRows: i32(rows),
     });
-    return device.downloadF32(logits);
+    return device.downloadF32(results);
   };
   return {
     model,
@@ -58,6 +60,7 @@ export function openSession(
       }
       return all;
     },
+    hidden: (tokens) => step(tokens, 0, model.hidden),
     close() {
       for (const pool of pools) freeCachePool(device, pool);
       if (states) freeStatePool(device, states);

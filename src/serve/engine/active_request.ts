@@ -2,6 +2,7 @@ import { unexpected } from "../../core/error.ts";
 import type { Grammars } from "../grammar/index.ts";
 import type { GenerateEvent, GenerateRequest, TokenLogprob } from "../protocol.ts";
 import type { SubmittedRequest } from "./messages.ts";
+import { Pool, type PoolingPlan } from "./pooling.ts";
 import { makeSamplers } from "./sampler.ts";
 import { isToken } from "./sampling_settings.ts";
 import { Sequence } from "./sequence.ts";
@@ -37,9 +38,15 @@ export type ActiveRequest = {
   reported: number;
   /** Entry i belongs to prompt token i + 1. */
   readonly promptLogprobs: PromptLogprob[];
+  /** Where hidden states go, of a request for a vector. */
+  readonly pool: Pool | undefined;
 };
 
-export type RequestLimits = { readonly contextLength: number; readonly vocabularySize: number };
+export type RequestLimits = {
+  readonly contextLength: number;
+  readonly vocabularySize: number;
+  readonly pooling?: PoolingPlan | undefined;
+};
 
 const maxChoices = 128;
 const maxTopLogprobs = 20;
@@ -78,6 +85,8 @@ export function checkRequest(request: Omit<GenerateRequest, "constraint">, limit
   if (!Number.isInteger(top) || top < 0 || top > maxTopLogprobs) {
     throw refused("topLogprobs", `0 to ${maxTopLogprobs}`, topLogprobs);
   }
+  if (request.embedding && (choices !== 1 || maxTokens !== 0))
+    throw refused("embedding", "one choice and no token to generate", `${choices} and ${maxTokens}`);
   const wrong = stopTokens.find((token) => !isToken(token, vocabularySize));
   if (wrong !== undefined) throw refused("stopTokens", `token ids below ${vocabularySize}`, wrong);
 }
@@ -98,7 +107,10 @@ export function openRequest(
     limits.vocabularySize,
     constraint !== undefined,
   );
-  const cacheMode = request.prefixCache ?? "auto";
+  if (request.embedding && !limits.pooling)
+    throw unexpected("unsupported", "embedding", "a model that gives hidden states", "another");
+  // every position must be computed, and what others may go on from is keys and values alone
+  const cacheMode = request.embedding ? "bypass" : (request.prefixCache ?? "auto");
   const active: ActiveRequest = {
     id,
     prompt: Int32Array.from(request.prompt),
@@ -121,6 +133,7 @@ export function openRequest(
     completionTokens: 0,
     reported: -1,
     promptLogprobs: [],
+    pool: request.embedding && limits.pooling ? new Pool(limits.pooling) : undefined,
   };
   const open = () => (constraint ? grammars.open(constraint) : undefined);
   active.sequences.push(...samplers.map((sampler, choice) => new Sequence(active, choice, sampler, open())));

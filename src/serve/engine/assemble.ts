@@ -9,6 +9,8 @@ export type Part = {
   readonly count: number;
   /** Places of the part, 0..count-1, whose logits are wanted: the last, or all of a prompt with log-probabilities. */
   readonly outputs: "none" | "last" | "all";
+  /** Places whose hidden states are wanted, `[first, end)`; absent: none. */
+  readonly hidden?: readonly [number, number];
 };
 
 /** Lays the parts of a step out as one flat batch. */
@@ -19,11 +21,12 @@ export function assemble(parts: readonly Part[], groupCount: number): Batch {
   const positions = new Int32Array(total);
   const sequences = new Int32Array(total);
   const outputRows: number[] = [];
+  const hiddenRows: number[] = [];
   const pageTables = Array.from({ length: groupCount }, () =>
     new Int32Array(parts.length * maxPages).fill(-1),
   );
   let at = 0;
-  parts.forEach(({ sequence, count, outputs }, s) => {
+  parts.forEach(({ sequence, count, outputs, hidden }, s) => {
     const from = sequence.computed;
     tokens.set(sequence.tokens.subarray(from, from + count), at);
     for (let i = 0; i < count; i++) {
@@ -31,6 +34,7 @@ export function assemble(parts: readonly Part[], groupCount: number): Batch {
       sequences[at + i] = s;
       if (outputs === "all" || (outputs === "last" && i === count - 1)) outputRows.push(at + i);
     }
+    for (let i = hidden?.[0] ?? 0; i < (hidden?.[1] ?? 0); i++) hiddenRows.push(at + i);
     pageTables.forEach((table, g) => {
       table.set(sequence.tables[g]!.subarray(0, maxPages), s * maxPages);
     });
@@ -46,6 +50,7 @@ export function assemble(parts: readonly Part[], groupCount: number): Batch {
     sequenceCount: parts.length,
     maxPages,
     outputRows: Int32Array.from(outputRows),
+    ...(hiddenRows.length > 0 && { hiddenRows: Int32Array.from(hiddenRows) }),
   };
 }
 

@@ -1,4 +1,5 @@
 import { unexpected } from "../../core/error.ts";
+import type { PoolingPlan } from "./pooling.ts";
 import type { Ranked } from "./select.ts";
 
 /** One step of the engine as plain arrays: T tokens of S sequences, R rows whose logits are wanted. */
@@ -17,6 +18,8 @@ export type Batch = {
   readonly maxPages: number;
   /** [R], ascending */
   readonly outputRows: Int32Array;
+  /** Rows whose hidden states are wanted, ascending; absent: none. */
+  readonly hiddenRows?: Int32Array;
 };
 
 /** State slots of a batch for a model with recurrent layers. */
@@ -36,11 +39,15 @@ export interface Logits {
   logSumExp(): Float32Array;
   /** A copy of one row, f32 [V]. */
   copy(row: number): Float32Array;
+  /** Hidden states of the batch's `hiddenRows`, f32 [H, D]. */
+  hidden(): Float32Array;
 }
 
 /** Runs steps: the model on its device, or a double in scheduler tests. */
 export interface StepExecutor {
   readonly vocabularySize: number;
+  /** How vectors are made of hidden states; absent: there are none to be had. */
+  readonly pooling?: PoolingPlan | undefined;
   /**
    * Runs a batch and hands its logits to `read`; nothing of them outlives the call. `meanwhile` is for other work of this
    * thread: called once before `read`, while the device computes if it does so on its own.

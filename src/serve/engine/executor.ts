@@ -9,16 +9,18 @@ import {
 } from "../../models/cache.ts";
 import type { CachePool, CacheType, Model, StatePool } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
-import { argmax, logSumExp, topK } from "../../runtime/functions.ts";
+import { argmax, gatherRows, logSumExp, topK } from "../../runtime/functions.ts";
 import { rowsOf, type Tensor } from "../../runtime/tensor.ts";
 import { spareRowPages } from "./backend_limits.ts";
 import { type Batch, type GroupShape, type Logits, type StepExecutor, slotsOf } from "./batch.ts";
+import type { PoolingPlan } from "./pooling.ts";
 import { RecordedSteps, type StepLimits } from "./recorded_steps.ts";
 import type { Ranked } from "./select.ts";
 
 /** Runs a model's forward pass over paged caches on a device. */
 export class ModelExecutor implements StepExecutor {
   readonly vocabularySize: number;
+  readonly pooling: PoolingPlan | undefined;
   readonly pools: readonly CachePool[];
   /** Of models with recurrent layers. */
   readonly states: StatePool | undefined;
@@ -33,7 +35,9 @@ export class ModelExecutor implements StepExecutor {
     groups: readonly GroupShape[],
     cacheType: CacheType,
     limits: StepLimits = limitsOf(groups),
+    pooling?: PoolingPlan,
   ) {
+    this.pooling = pooling;
     this.device = device;
     this.model = model;
     this.vocabularySize = model.config.vocabularySize;
@@ -56,11 +60,10 @@ export class ModelExecutor implements StepExecutor {
     // where calls return when they are done, other work comes before them
     const { asynchronous } = device.backend;
     if (!asynchronous) meanwhile();
-    const { logits, ids } = this.recorded?.takes(batch)
-      ? this.recorded.run(batch)
-      : { logits: this.forward(batch), ids: undefined };
+    const results: StepResults =
+      !batch.hiddenRows && this.recorded?.takes(batch) ? this.recorded.run(batch) : this.forward(batch);
     if (asynchronous) meanwhile();
-    read(new DeviceLogits(device, logits, ids));
+    read(new DeviceLogits(device, results));
     // in the middle of a prompt nothing is read; steps must not pile up behind which a new request would wait
     device.backend.synchronize();
   }
@@ -77,23 +80,45 @@ export class ModelExecutor implements StepExecutor {
     if (this.states) freeStatePool(this.device, this.states);
   }
 
-  private forward(batch: Batch): Tensor {
+  private forward(batch: Batch): StepResults {
     const { device, model, pools, states } = this;
     const ints = (data: Int32Array, ...shape: number[]) => device.fromHost("i32", shape, data);
     const total = batch.tokens.length;
     // kernels take at least one row; in the middle of a prompt the last one's logits are made and not read
-    const outputRows = batch.outputRows.length > 0 ? batch.outputRows : Int32Array.of(total - 1);
+    const { hiddenRows } = batch;
+    const outputRows =
+      batch.outputRows.length > 0 || hiddenRows ? batch.outputRows : Int32Array.of(total - 1);
+    const rows = hiddenRows ? merged(outputRows, hiddenRows) : outputRows;
     const sequences = ints(batch.sequences, total);
-    return model.forward({
+    const step = {
       tokens: ints(batch.tokens, total),
       positions: ints(batch.positions, total),
       sequences,
       pageTables: batch.pageTables.map((table) => ints(table, batch.sequenceCount, batch.maxPages)),
       pools,
       ...(states && { states: stepStates(device, states, sequences, slotsOf(batch)) }),
-      outputRows: ints(outputRows, outputRows.length),
-    });
+      outputRows: ints(rows, rows.length),
+    };
+    if (!hiddenRows) return { logits: model.forward(step) };
+    const all = model.hidden(step);
+    const places = (wanted: Int32Array) =>
+      wanted.length === rows.length
+        ? all
+        : gatherRows(
+            all,
+            ints(
+              wanted.map((row) => rows.indexOf(row)),
+              wanted.length,
+            ),
+          );
+    const logits = outputRows.length > 0 ? model.logits(places(outputRows)) : undefined;
+    return { logits, hidden: places(hiddenRows) };
   }
+}
+
+function present(results: Tensor | undefined, what: string): Tensor {
+  if (results) return results;
+  throw unexpected("internal", "step", `${what} among what was asked for`, "none");
 }
 
 /** Recorded steps for any batch and context that the pools could hold. */
@@ -103,23 +128,43 @@ function limitsOf(groups: readonly GroupShape[]): StepLimits {
 
 const mostSlots = 64;
 
-/** Logits [R, V] on the device; only what is asked for is copied. */
+/** What a step leaves on the device. */
+type StepResults = {
+  /** [R, V]; undefined where no row's are wanted. */
+  readonly logits: Tensor | undefined;
+  /** i32 [R], the likeliest token of each, where the step computed them already. */
+  readonly ids?: Tensor;
+  /** [H, D] */
+  readonly hidden?: Tensor;
+};
+
+/** The rows of both lists, each once, ascending. */
+function merged(a: Int32Array, b: Int32Array): Int32Array {
+  return Int32Array.from(new Set([...a, ...b])).sort();
+}
+
+/** Results of a step; only what is asked for is copied. */
 class DeviceLogits implements Logits {
   readonly rows: number;
   private readonly device: Device;
-  private readonly logits: Tensor;
-  /** i32 [R], where the step computed them already. */
-  private readonly best: Tensor | undefined;
+  private readonly results: StepResults;
 
-  constructor(device: Device, logits: Tensor, best?: Tensor) {
+  constructor(device: Device, results: StepResults) {
     this.device = device;
-    this.logits = logits;
-    this.best = best;
-    this.rows = logits.shape[0]!;
+    this.results = results;
+    this.rows = results.logits?.shape[0] ?? 0;
+  }
+
+  private get logits(): Tensor {
+    return present(this.results.logits, "logits");
+  }
+
+  hidden(): Float32Array {
+    return this.device.downloadF32(present(this.results.hidden, "hidden states"));
   }
 
   argmax(): Int32Array {
-    return this.device.downloadI32(this.best ?? argmax(this.logits));
+    return this.device.downloadI32(this.results.ids ?? argmax(this.logits));
   }
 
   topK(k: number): readonly Ranked[] {

@@ -1,7 +1,9 @@
 import { openDevice, useLibrary } from "../../backends/index.ts";
+import { unexpected } from "../../core/error.ts";
 import { ContentDigest } from "../../models/files/content_digest.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import type { Model } from "../../models/model.ts";
+import { type Pooling, poolingOf } from "../../models/pooling.ts";
 import { loadModel } from "../../models/registry.ts";
 import type { Device } from "../../runtime/device.ts";
 import type { EngineInfo, EngineOptions } from "../protocol.ts";
@@ -12,6 +14,7 @@ import { availableMemory } from "./memory.ts";
 import type { LoadProgress } from "./messages.ts";
 import { type ModelPlan, planModel } from "./model_plan.ts";
 import { pagesFor } from "./pages.ts";
+import type { PoolingPlan } from "./pooling.ts";
 import { quantization } from "./quantization.ts";
 import { backendTruths } from "./truth.ts";
 
@@ -43,11 +46,19 @@ export async function loadEngine(
       numerics: options.numerics ?? "reference",
       onProgress: reported("weights", onProgress),
     });
-    const executor = new ModelExecutor(device, model, plan.groups, plan.cacheType, {
-      slots: plan.slots,
-      maxPages: pagesFor(plan.contextLength),
-      stateSlots: plan.stateSlots,
-    });
+    const declared = poolingOf(files);
+    const executor = new ModelExecutor(
+      device,
+      model,
+      plan.groups,
+      plan.cacheType,
+      {
+        slots: plan.slots,
+        maxPages: pagesFor(plan.contextLength),
+        stateSlots: plan.stateSlots,
+      },
+      poolingPlan(model, declared),
+    );
     const digest = startDigest(files);
     return {
       executor,
@@ -57,6 +68,7 @@ export async function loadEngine(
       info: describeEngine(files, model, plan, device, {
         digest: digest.value ?? null,
         loadMs: performance.now() - start,
+        declared,
       }),
       digest,
       arenaPeakBytes: () => device.arena.peakBytes,
@@ -107,12 +119,32 @@ function reported(stage: string, onProgress: (progress: LoadProgress) => void) {
   };
 }
 
+/** Where the files say nothing: the mean of all hidden states. */
+function poolingPlan({ config, classifier }: Model, declared: Pooling | undefined): PoolingPlan {
+  const { width } = config;
+  if (declared !== "rank") return { pooling: declared ?? "mean", width };
+  if (classifier) return { pooling: "rank", width, classifier };
+  throw unexpected(
+    "file_malformed",
+    "pooling",
+    "cls.output.weight in a file whose pooling is a rank",
+    "none",
+  );
+}
+
+type LoadFacts = {
+  readonly digest: string | null;
+  readonly loadMs: number;
+  /** What the files say of pooling. */
+  readonly declared: Pooling | undefined;
+};
+
 function describeEngine(
   files: ModelFiles,
   model: Model,
   plan: ModelPlan,
   device: Device,
-  { digest, loadMs }: { readonly digest: string | null; readonly loadMs: number },
+  { digest, loadMs, declared }: LoadFacts,
 ): EngineInfo {
   const { architecture, name, vocabularySize, contextLength } = model.config;
   const { slots, maxQueue, memory, planDigest, notes } = plan;
@@ -124,6 +156,11 @@ function describeEngine(
       parameters: model.parameters,
       weightBytes: model.weightBytes,
       quantization: quantization(files),
+    },
+    embedding: {
+      dimensions: declared === "rank" ? (model.classifier?.bias.length ?? 0) : model.config.width,
+      pooling: declared ?? "mean",
+      declared: declared !== undefined,
     },
     backend: backendTruths[backend.name === "cuda" ? "cuda" : "cpu"],
     ...(backend.memory ? { device: backend.info() } : {}),

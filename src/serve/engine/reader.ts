@@ -1,6 +1,8 @@
 import type { TokenLogprob } from "../protocol.ts";
 import type { PromptLogprob } from "./active_request.ts";
+import type { Part } from "./assemble.ts";
 import type { Logits } from "./batch.ts";
+import type { Pool } from "./pooling.ts";
 import type { LogitRow } from "./sampler.ts";
 import type { Ranked } from "./select.ts";
 
@@ -52,6 +54,27 @@ export class LogitReader {
     this.ranked ??= this.logits.topK(this.largestK);
     const { ids, values } = this.ranked[row]!;
     return { ids: ids.subarray(0, k), values: values.subarray(0, k) };
+  }
+}
+
+/** Hands the hidden states of a step out part by part; they are copied when the first part has some. */
+export class HiddenReader {
+  private readonly logits: Logits;
+  private states: Float32Array | undefined;
+  private at = 0;
+
+  constructor(logits: Logits) {
+    this.logits = logits;
+  }
+
+  /** Those of the next part, f32 [rows, D]; undefined where it has none. */
+  take({ hidden = [0, 0] }: Part, pool: Pool | undefined): Float32Array | undefined {
+    const rows = hidden[1] - hidden[0];
+    if (!pool || rows <= 0) return undefined;
+    this.states ??= this.logits.hidden();
+    const from = this.at;
+    this.at += rows * pool.width;
+    return this.states.subarray(from, this.at);
   }
 }
 

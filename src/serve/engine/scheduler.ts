@@ -8,9 +8,10 @@ import type { GroupShape, Logits, StepExecutor } from "./batch.ts";
 import { PromptBudget } from "./budget.ts";
 import type { SubmittedRequest } from "./messages.ts";
 import { PagePool, pageSize } from "./pages.ts";
+import type { Pool } from "./pooling.ts";
 import { PrefixTree, type TreeGroup } from "./prefix_tree.ts";
 import { FairQueue } from "./queue.ts";
-import { LogitReader } from "./reader.ts";
+import { HiddenReader, LogitReader } from "./reader.ts";
 import type { Sequence } from "./sequence.ts";
 import { StateSlots } from "./state_slots.ts";
 
@@ -65,6 +66,7 @@ export class Scheduler {
   private readonly now: () => number;
   private readonly grammars: Grammars;
   private readonly largestOutput: number;
+  private readonly largestHidden: number;
   /** Counts steps, so that prompts take turns at the first share. */
   private turn = 0;
   /** After a sequence was set back nobody enters until one has left. */
@@ -88,6 +90,7 @@ export class Scheduler {
     this.grammars = new Grammars(executor.vocabularySize);
     const rowBytes = options.executor.vocabularySize * 4;
     this.largestOutput = Math.max(options.slots, Math.floor(outputBytesPerStep / rowBytes));
+    this.largestHidden = Math.max(1, Math.floor(outputBytesPerStep / (4 * (executor.pooling?.width ?? 1))));
   }
 
   get idle(): boolean {
@@ -116,7 +119,7 @@ export class Scheduler {
     const active = openRequest(
       id,
       request,
-      { contextLength, vocabularySize: executor.vocabularySize },
+      { contextLength, vocabularySize: executor.vocabularySize, pooling: executor.pooling },
       this.now(),
       this.grammars,
     );
@@ -292,9 +295,14 @@ export class Scheduler {
   private share(sequence: Sequence, left: number, rows: number): Part | undefined {
     const all = sequence.request.wantsPromptLogprobs && sequence.choice === 0 && !sequence.promptDone;
     const stop = this.nextStop(sequence);
-    const most = Math.min(sequence.pending, left, stop, all ? rows : Infinity);
+    const { pool } = sequence.request;
+    const most = Math.min(sequence.pending, left, stop, all ? rows : pool ? this.largestHidden : Infinity);
     const count = this.states ? wholePages(sequence, most) : most;
     const ends = count === sequence.pending;
+    if (pool && count > 0) {
+      const hidden = pool.wanted(sequence.computed, count, sequence.length);
+      return { sequence, count, outputs: "none", hidden };
+    }
     if (count <= 0 || (ends && rows <= 0)) return undefined;
     return { sequence, count, outputs: all ? "all" : ends ? "last" : "none" };
   }
@@ -334,9 +342,11 @@ export class Scheduler {
   /** Takes in the results of a step. */
   private take(parts: readonly Part[], logits: Logits): void {
     const reader = new LogitReader(logits, largestK(parts));
+    const vectors = new HiddenReader(logits);
     let row = 0;
     for (const part of parts) {
       const { sequence, count } = part;
+      const states = vectors.take(part, sequence.request.pool);
       if (sequence.finished) {
         // another choice of its request failed by its grammar
         row += outputCount(part);
@@ -344,6 +354,9 @@ export class Scheduler {
       }
       const from = sequence.computed;
       sequence.advance(this.groups, count);
+      const { pool } = sequence.request;
+      if (pool && from === 0) pool.reset();
+      if (pool && states) pool.add(states);
       if (part.outputs === "all") this.takePromptLogprobs(sequence, reader, row, from, count);
       row += outputCount(part);
       if (this.states) this.keepState(sequence, this.states);
@@ -351,7 +364,8 @@ export class Scheduler {
       const page = computed / pageSize;
       if (page > 0 && (page === branchPage || page === statePage)) this.record(sequence);
       if (!sequence.promptDone) this.progress(sequence);
-      if (sequence.promptDone && sequence.pending === 0) this.nextOrFail(sequence, reader, row - 1);
+      if (pool && sequence.promptDone) this.deliver(sequence, pool);
+      else if (sequence.promptDone && sequence.pending === 0) this.nextOrFail(sequence, reader, row - 1);
     }
   }
 
@@ -425,6 +439,14 @@ export class Scheduler {
     }
     if (constraint?.ended) this.finish(sequence, { reason: "stop" });
     else if (sequence.length >= request.limit) this.finish(sequence, this.limitReached(request));
+  }
+
+  /** The vector of a request whose prompt has been read. */
+  private deliver(sequence: Sequence, pool: Pool): void {
+    const { buffer } = pool.result();
+    const base64 = Buffer.from(buffer).toString("base64");
+    this.options.emit(sequence.request.id, { type: "embedding", base64 });
+    this.finish(sequence, { reason: "length" });
   }
 
   /** `next`, whose failures by the request's own grammar end that request alone. */

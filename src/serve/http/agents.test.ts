@@ -149,8 +149,10 @@ test("the model list serves OpenAI's, Codex's and Anthropic's clients at once", 
     id: model,
     type: "model",
     display_name: "Test Model",
-    capabilities: ["completion", "chat", "reasoning", "tools"],
-    psionic_supported_endpoints: ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"],
+    capabilities: ["completion", "chat", "reasoning", "tools", "embedding"],
+    psionic_supported_endpoints: [
+      ...["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"],
+    ],
     psionic_tool_calling: { parser: "gpt_oss_harmony" },
   });
   expect(list).toMatchObject({ object: "list", first_id: model, has_more: false });

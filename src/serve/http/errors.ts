@@ -92,8 +92,10 @@ export function drainingError(): HttpError {
 /** Where a route's request has the text that becomes the prompt. */
 const promptFields: Readonly<Record<string, string>> = {
   "/v1/chat/completions": "messages",
+  "/v1/embeddings": "input",
   "/v1/messages": "messages",
   "/v1/messages/count_tokens": "messages",
+  "/v1/rerank": "documents",
   "/v1/responses": "input",
   "/v1/responses/input_tokens": "input",
 };

@@ -13,7 +13,26 @@ export const servedEndpoints = [
   "/v1/completions",
   "/v1/responses",
   "/v1/messages",
+  "/v1/embeddings",
 ] as const;
+
+/** Paths that a loaded model answers at. */
+export function endpointsOf({ embedding }: EngineInfo): readonly string[] {
+  if (embedding?.pooling === "rank") return ["/v1/rerank"];
+  return embedding ? servedEndpoints : servedEndpoints.filter((path) => path !== "/v1/embeddings");
+}
+
+/** How vectors of a model are made, in its card. */
+function embeddingFields({ embedding }: EngineInfo) {
+  if (!embedding) return {};
+  const { dimensions, pooling, declared } = embedding;
+  return {
+    psionic_embedding_dimensions: dimensions,
+    psionic_embedding_normalization: pooling === "rank" ? "None" : "UnitLength",
+    psionic_embedding_pooling: pooling,
+    psionic_embedding_pooling_source: declared ? "model_file" : "default",
+  };
+}
 
 /** Names and truth of the loaded model as the wire spells them. */
 export function modelFacts(info: EngineInfo) {
@@ -61,21 +80,23 @@ export function cardOf(row: ModelRow) {
   const { name, served, header } = row;
   const state = { psionic_load_status: row.state, psionic_default: row.isDefault };
   if (served) return { ...modelCard(served.engine.info, served.chat), ...state };
-  const contextLength = header?.trainedContext ?? null;
+  const { lastLoad } = header ?? {};
+  const contextLength = lastLoad?.contextLength ?? header?.trainedContext ?? null;
   return {
     ...cardHead(name, header?.title ?? ""),
     ...contextNames(contextLength),
     meta: {
       n_ctx: contextLength,
-      n_ctx_train: contextLength,
+      n_ctx_train: header?.trainedContext ?? null,
       n_params: header?.parameters ?? null,
       size: header?.weightBytes ?? null,
       quantization: header?.quantization ?? null,
       architecture: header?.architecture ?? null,
     },
+    ...(lastLoad ? { capabilities: lastLoad.capabilities } : {}),
     modalities: { input: ["text"], output: ["text"] },
     psionic_model_id: row.id,
-    psionic_supported_endpoints: servedEndpoints,
+    psionic_supported_endpoints: lastLoad?.endpoints ?? servedEndpoints,
     psionic_model_family: header ? familyOf(header.architecture) : null,
     ...(header ? cardTruth(header.backend) : {}),
     ...state,
@@ -121,10 +142,10 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
       architecture: info.model.architecture,
       digest: info.model.digest,
     },
-    capabilities: capabilities(chat),
+    capabilities: capabilities(chat, info),
     modalities: { input: ["text"], output: ["text"] },
     psionic_model_id: modelId(info),
-    psionic_supported_endpoints: servedEndpoints,
+    psionic_supported_endpoints: endpointsOf(info),
     psionic_model_family: familyOf(info.model.architecture),
     ...cardTruth(info.backend),
     ...Object.fromEntries(
@@ -141,6 +162,7 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
     psionic_structured_outputs: structuredCapabilities.structured_outputs,
     psionic_structured_output_capabilities: structuredCapabilities.structured_output_capabilities,
     ...(chat.capabilities.tools ? { psionic_tool_calling: toolCalling(chat) } : {}),
+    ...embeddingFields(info),
     psionic_execution_profile: executionProfile,
     psionic_plan_digest: info.planDigest,
   };
@@ -158,7 +180,9 @@ function toolCalling({ name, opening, shape }: ChatFormat) {
   };
 }
 
-function capabilities(chat: ChatFormat): string[] {
+export function capabilities(chat: ChatFormat, { embedding }: EngineInfo): string[] {
+  if (embedding?.pooling === "rank") return ["rerank"];
   const { reasoning, tools } = chat.capabilities;
-  return ["completion", "chat", ...(reasoning ? ["reasoning"] : []), ...(tools ? ["tools"] : [])];
+  const more = { reasoning, tools, embedding: embedding !== undefined };
+  return ["completion", "chat", ...Object.entries(more).flatMap(([name, has]) => (has ? [name] : []))];
 }

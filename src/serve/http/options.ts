@@ -10,6 +10,8 @@ export type ServedModel = {
   readonly chat: ChatFormat;
   /** The template text of the model file, for `/props`. */
   readonly chatTemplate?: string;
+  /** How a reranker's file wants a query and a document written, with `{query}` and `{document}` in it. */
+  readonly rerankTemplate?: string;
   /** Called once its engine is closed. */
   readonly release?: () => void;
 };
@@ -22,6 +24,8 @@ export type RequestLimits = {
   readonly choices: number;
   /** Prompts in one call of /v1/completions. */
   readonly prompts: number;
+  /** Inputs in one call of /v1/embeddings, documents in one of /v1/rerank. */
+  readonly inputs: number;
   readonly stopStrings: number;
   /** UTF-16 units of one stop string. */
   readonly stopLength: number;
@@ -35,6 +39,7 @@ export const defaultLimits: RequestLimits = {
   partsPerMessage: 1024,
   choices: 16,
   prompts: 64,
+  inputs: 2048,
   stopStrings: 16,
   stopLength: 256,
   logitBiases: 4096,

@@ -64,7 +64,7 @@ test("model list and card", async () => {
       context_length: 512,
       max_model_len: 512,
       meta: { n_ctx: 512 },
-      capabilities: ["completion", "chat", "reasoning"],
+      capabilities: ["completion", "chat", "reasoning", "embedding"],
       modalities: { input: ["text"], output: ["text"] },
       psionic_model_family: "gpt_oss",
       psionic_served_backend: "cpu",

@@ -10,6 +10,7 @@ import { argmax, logSumExp, topK } from "../select.ts";
 
 export class PagedDouble implements StepExecutor {
   readonly vocabularySize: number;
+  readonly pooling = { pooling: "mean", width: 4 } as const;
   steps = 0;
   largestBatch = 0;
   failNext = false;
@@ -47,6 +48,7 @@ export class PagedDouble implements StepExecutor {
       topK: (k) => rows.map((row) => topK(row, k)),
       logSumExp: () => Float32Array.from(rows, logSumExp),
       copy: (row) => rows[row]!.slice(),
+      hidden: () => Float32Array.from([...(batch.hiddenRows ?? [])].flatMap((row) => hiddenOf(states[row]!))),
     });
   }
 
@@ -96,6 +98,11 @@ function mix(a: number, b: number): number {
   h ^= h >>> 13;
   h = Math.imul(h, 0xc2b2ae35);
   return (h ^ (h >>> 16)) | 0;
+}
+
+/** A pretended hidden state of `PagedDouble.pooling`'s width. */
+function hiddenOf(state: number): number[] {
+  return [state, mix(state, 1), mix(state, 2), mix(state, 3)].map((x) => x / 2 ** 31);
 }
 
 function logitsOf(state: number, size: number): Float32Array {

@@ -1,12 +1,14 @@
 import type { Route } from "../context.ts";
 import { chatCompletions } from "./chat.ts";
 import { completions } from "./completions.ts";
+import { embeddings } from "./embeddings.ts";
 import { health } from "./health.ts";
 import { activity, events, status } from "./management.ts";
 import { countTokens, messages } from "./messages.ts";
 import { metrics } from "./metrics.ts";
 import { models, oneModel } from "./models.ts";
 import { props } from "./props.ts";
+import { rerank } from "./rerank.ts";
 import { cancelResponse, deleteResponse, getResponse, inputItems } from "./response.ts";
 import { inputTokens, responses } from "./responses.ts";
 import { detokenize, tokenize } from "./tokenize.ts";
@@ -18,6 +20,8 @@ export const routes: readonly Route[] = [
   oneModel,
   chatCompletions,
   completions,
+  embeddings,
+  rerank,
   responses,
   inputTokens,
   getResponse,

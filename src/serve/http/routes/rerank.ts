@@ -1,0 +1,83 @@
+import { basename } from "node:path";
+import * as v from "valibot";
+import { describe, readJson, validate } from "../body.ts";
+import type { Route } from "../context.ts";
+import { badField, HttpError, json } from "../errors.ts";
+import { ignoredHeaders, sortFields } from "../fields.ts";
+import type { ServedModel } from "../options.ts";
+import { flag, integer, maybe, text } from "../schema.ts";
+import { embedAll, numbersOf, usageOf } from "../vectors.ts";
+
+const entries = {
+  model: maybe(text),
+  query: text,
+  documents: v.array(v.unknown(), "an array of texts"),
+  top_n: maybe(integer(1, 2 ** 31 - 1)),
+  return_documents: maybe(flag),
+};
+
+/** `{query, documents, top_n?, return_documents?}` to documents by their relevance, the greatest first. */
+export const rerank: Route = {
+  method: "POST",
+  path: "/rerank",
+  handle: async (context) => {
+    const { state, request, record } = context;
+    const { limits } = state.settings;
+    const raw = await readJson(request, limits.bodyBytes);
+    const body = validate(v.object(entries), raw);
+    const ignored = sortFields(raw as object, entries);
+    record.ignored = ignored.length;
+    const documents = readDocuments(body.documents, limits.inputs);
+    const { model, name } = await context.take(body.model);
+    const pairs = pairTokens(model);
+    const inputs = documents.map((document) => pairs(body.query, document));
+    const { vectors, headers } = await embedAll(context, model, inputs, "documents");
+    const scored = vectors.base64.map((base64, index) => ({
+      index,
+      relevance_score: numbersOf(base64)[0]!,
+      ...(body.return_documents ? { document: { text: documents[index]! } } : {}),
+    }));
+    scored.sort((a, b) => b.relevance_score - a.relevance_score || a.index - b.index);
+    const results = scored.slice(0, body.top_n ?? scored.length);
+    return json({ object: "list", model: name, results, usage: usageOf(vectors) }, 200, {
+      ...headers,
+      ...ignoredHeaders(ignored),
+    });
+  },
+};
+
+/** Texts, or objects with a `text`. */
+function readDocuments(documents: readonly unknown[], most: number): readonly string[] {
+  if (documents.length === 0 || documents.length > most)
+    throw badField("documents", `1 to ${most} texts`, String(documents.length));
+  return documents.map((document, i) => {
+    const inner =
+      typeof document === "object" && document !== null && "text" in document ? document.text : document;
+    if (typeof inner === "string") return inner;
+    throw badField(`documents[${i}]`, "a text", describe(inner));
+  });
+}
+
+/** Writes a query and a document as the model was trained to read them. Control tokens in either stay text. */
+function pairTokens({ engine, tokenizer, rerankTemplate }: ServedModel) {
+  const { embedding, backend, model } = engine.info;
+  if (embedding?.pooling !== "rank" || rerankTemplate === undefined) {
+    const missing = embedding?.pooling === "rank" ? "has no template for it" : "has no reranker's head";
+    throw new HttpError(
+      400,
+      `Worker ${backend.backend} lacks rerank support: the file of model ${basename(model.path)} ${missing}.`,
+      { code: "unsupported_capability", param: "model" },
+    );
+  }
+  const parts = rerankTemplate.split(/(\{query\}|\{document\})/);
+  return (query: string, document: string): number[] => {
+    const tokens = parts.flatMap((part, i) => {
+      const special = part !== "{query}" && part !== "{document}";
+      const written = special ? part : part === "{query}" ? query : document;
+      const outer = i === 0 ? { eos: false } : { bos: false, eos: false };
+      return written === "" && i > 0 ? [] : tokenizer.encode(written, { special, ...outer });
+    });
+    if (tokens.length === 0) throw badField("query", "at least one token", "none");
+    return tokens;
+  };
+}
