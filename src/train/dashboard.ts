@@ -19,6 +19,7 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
   const last = f.trace.at(-1);
   const written = f.saved && f.checkpointMs ? Math.round((f.saved.bytes / f.checkpointMs) * 1000) : null;
   const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
+  const alerts = alertsOf(phase, last?.step ?? 0);
   const record = {
     schema_version: schemaId("dashboard"),
     dashboard_id: `${run.runId}-dashboard`,
@@ -69,10 +70,82 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
       continuation_handoff_path: retainedPaths.continuation_handoff_path,
       detail: "The checkpoint that resume goes on from.",
     },
+    hardware: {
+      required_backend: "cpu",
+      required_worker_count: 1,
+      observed_worker_count: 1,
+      required_min_free_memory_bytes_per_worker: null,
+      min_observed_free_memory_bytes: null,
+      max_observed_temperature_celsius: null,
+      max_observed_ecc_uncorrected_error_count: null,
+      any_throttling_observed: null,
+      checkpoint_restore_ready: true,
+      health_state: "healthy",
+      detail: "What was measured before the run stands in preflight/hardware_qualification.json.",
+    },
+    alerts: {
+      active_alert_count: alerts.length,
+      highest_severity: alerts[0]?.severity ?? "none",
+      alert_feed_path: retainedPaths.active_alert_feed_path,
+      response_runbook_path: null,
+      detail: "Alerts of this process.",
+    },
+    support_refs: [],
     claim_boundary: run.lane.claimBoundary,
     detail: "Made from the run's own trace.",
     dashboard_digest: "",
   };
-  const digest = sha256(`psion_actual_pretraining_dashboard|${JSON.stringify(record)}`);
-  write(run, retainedPaths.current_dashboard_path, { ...record, dashboard_digest: digest });
+  write(run, retainedPaths.current_dashboard_path, {
+    ...record,
+    dashboard_digest: digestOf(record),
+  });
+  writeAlerts(run, alerts);
 }
+
+/** What is wrong with a run now, worst first. */
+export type Alert = {
+  readonly alert_id: string;
+  readonly alert_kind: string;
+  readonly severity: "critical" | "warning";
+  readonly state: "active";
+  readonly response_posture: string;
+  readonly source_relative_path: string;
+  readonly retained_redaction: "declared_source_names_only";
+  readonly summary: string;
+  readonly detail: string;
+};
+
+function alertsOf(phase: Phase, step: number): Alert[] {
+  if (phase !== "training_stopped_not_finite" && phase !== "training_failed") return [];
+  const notFinite = phase === "training_stopped_not_finite";
+  const kind = notFinite ? "loss_not_finite" : "training_failed";
+  return [
+    {
+      alert_id: `psion_actual_pretraining_dashboard::${kind}::${step}`,
+      alert_kind: kind,
+      severity: "critical",
+      state: "active",
+      response_posture: "inspect_current_status_before_resume",
+      source_relative_path: retainedPaths.current_status_path,
+      retained_redaction: "declared_source_names_only",
+      summary: notFinite ? "A loss or gradient is no number." : "The run ended with an error.",
+      detail: "The last checkpoint is intact; the status says what happened.",
+    },
+  ];
+}
+
+function writeAlerts(run: Run, active_alerts: readonly Alert[]): void {
+  const record = {
+    schema_version: schemaId("alert_feed"),
+    lane_id: run.lane.id,
+    run_id: run.runId,
+    alert_feed_path: retainedPaths.active_alert_feed_path,
+    active_alerts,
+    summary: active_alerts.length === 0 ? "No alert is active." : `${active_alerts.length} active.`,
+    alert_feed_digest: "",
+  };
+  write(run, retainedPaths.active_alert_feed_path, { ...record, alert_feed_digest: digestOf(record) });
+}
+
+const digestOf = (record: object): string =>
+  sha256(`psion_actual_pretraining_dashboard|${JSON.stringify(record)}`);

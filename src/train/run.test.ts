@@ -69,6 +69,11 @@ test("a run writes its root, ends with a lower loss, and goes on as if it had no
   expect(status.out).toStartWith(
     "run_id=one\nphase=training_complete\nlast_completed_step=5\nlatest_checkpoint_label=psion-reference-pilot-step-5\n",
   );
+  const board = await train(["dashboard", "--run-root", root]);
+  expect(board.out).toMatch(
+    /phase=training_complete\n(.*\n)*loss_visibility_state=emitted\nlatest_mean_loss_milli=\d+\n/,
+  );
+  expect(board.out).toEndWith("active_alert_count=0\nhighest_alert_severity=none\n");
   const resumed = await train([
     "resume",
     "--run-root",
@@ -153,6 +158,38 @@ test("SIGTERM ends after a step with a checkpoint, exit code 130, and resume goe
   expect(JSON.parse(resumed.out).completedSteps).toBe(step + 1);
 }, 60_000);
 
+test("scripts/TRAIN has the forms of the launcher", async () => {
+  const script = join(main, "../../scripts/TRAIN");
+  const run = async (...words: string[]): Promise<Ended> => {
+    const env = { ...process.env, PSIONIC_FROM_SOURCE: "1" };
+    const child = Bun.spawn(["bash", script, ...words], { stdout: "pipe", stderr: "pipe", env });
+    const [out, err, code] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+      child.exited,
+    ]);
+    return { code, out, err };
+  };
+  const root = join(folder, "script");
+  const planned = await run(
+    "--lane",
+    "reference_pilot",
+    "--dry-run",
+    "--output-root",
+    root,
+    "--allow-dirty-tree",
+  );
+  expect(planned.out).toContain("status=dry_run_planned\n");
+  expect(planned.code).toBe(0);
+  const status = await run("--lane", "reference_pilot", "status", "--run-root", root);
+  expect(status.out).toContain("phase=dry_run_planned\nlast_completed_step=0\n");
+  const unknown = await run("--lane", "no_such");
+  expect(unknown.code).toBe(1);
+  expect(unknown.err).toContain("error: unsupported lane no_such");
+  expect((await run("--dry-run")).err).toContain("error: actual_pretraining does not train in this version");
+  expect((await run("--help")).code).toBe(0);
+}, 60_000);
+
 describe("what is refused", () => {
   const refused = async (words: readonly string[], code: number, message: RegExp): Promise<void> => {
     const ended = await train(words);
@@ -170,7 +207,7 @@ describe("what is refused", () => {
     );
     await refused(["start", "--remote-host", "h"], 1, /got --remote-host/);
     await refused(["start", "--model", "huge", "--allow-dirty-tree"], 1, /model: one of pilot, tiny/);
-    await refused(["begin"], 2, /expected start, resume or status, got begin/);
+    await refused(["begin"], 2, /expected start, resume, status or dashboard, got begin/);
     await refused(["resume"], 2, /missing --run-root/);
     await refused(["status", "--run-root", join(folder, "none")], 1, /expected a run root/);
     await refused(["start", "--max-steps", "0"], 2, /--max-steps takes a whole number of at least 1/);
@@ -199,6 +236,8 @@ describe("what is refused", () => {
       /finite numbers at step 2, got \S+ in (gradient|parameter) \S+\. The last checkpoint is intact/,
     );
     expect(json(wild, "status/current_run_status.json").phase).toBe("training_stopped_not_finite");
+    const board = await train(["dashboard", "--run-root", wild]);
+    expect(board.out).toEndWith("alert[0]=loss_not_finite:critical:status/current_run_status.json\n");
   }, 60_000);
 });
 

@@ -183,9 +183,8 @@ async function trained(
   try {
     await course.steps();
   } catch (error) {
-    const at = { label: course.checkpointLabel, step: trainer.completedSteps };
     const phase = error instanceof NotFiniteError ? "training_stopped_not_finite" : "training_failed";
-    writeStatus(run, phase, at, error instanceof Error ? error.message : String(error));
+    course.fail(phase, error instanceof Error ? error.message : String(error));
     log(run, phase, surfaces(run.lane).start_surface_id);
     throw error;
   }
@@ -300,6 +299,15 @@ class Course {
       checkpointMs: this.#checkpointMs,
       label: this.checkpointLabel,
     });
+  }
+
+  /** Says why the run ended, where the disk still takes it. */
+  fail(phase: Phase, reason: string): void {
+    try {
+      this.#status(phase, reason);
+    } catch {
+      // the error that ended the run is the one to be told
+    }
   }
 
   end(parts: RunParts, admitted: Pick<RunOutcome, "hardware" | "runShape">): RunOutcome {

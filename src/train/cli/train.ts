@@ -3,7 +3,7 @@ import { homedir } from "node:os";
 import { basename, join, resolve } from "node:path";
 import type { ErrorCode } from "../../core/error.ts";
 import { PsionicError } from "../../core/error.ts";
-import type { Json } from "../../models/files/strict_json.ts";
+import { isObject, type Json } from "../../models/files/strict_json.ts";
 import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
@@ -46,7 +46,7 @@ export const train = command({
     },
     lane: { ...value("NAME", "What is trained"), default: "reference_pilot" },
     "output-root": value("FOLDER", "start: the run root itself; default ~/scratch/<lane>_runs/<run id>"),
-    "run-root": value("FOLDER", "resume, status: the run root"),
+    "run-root": value("FOLDER", "resume, status, dashboard: the run root"),
     "run-id": value("ID", "start: name of the run; default the lane's with the time"),
     model: value("NAME", "pilot, or a small one: tiny, tiny_gpt2, tiny_gpt_oss"),
     "max-steps": value("N", "Optimiser steps in all; resume may raise it"),
@@ -76,6 +76,7 @@ export const train = command({
     "psionic train start --model tiny --max-steps 200 --output-root run --json",
     "psionic train resume --run-root run --max-steps 400",
     "psionic train status --run-root run",
+    "psionic train dashboard --run-root run",
   ],
   async run({ args }) {
     const given = args as Given;
@@ -84,7 +85,8 @@ export const train = command({
       if (action === "start") await start(given);
       else if (action === "resume") await resume(given);
       else if (action === "status") await status(given);
-      else throw new UsageError(`expected start, resume or status, got ${action}`);
+      else if (action === "dashboard") await dashboard(given);
+      else throw new UsageError(`expected start, resume, status or dashboard, got ${action}`);
     } catch (error) {
       const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
       if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
@@ -280,4 +282,43 @@ async function status(given: Given): Promise<void> {
         .map(([key, v]) => `${key}=${v}`)
         .join("\n"),
     );
+}
+
+/** The figures of the dashboard and one line for each alert; only reads. */
+async function dashboard(given: Given): Promise<void> {
+  const root = runRoot(given);
+  const board = readDocument(root, retainedPaths.current_dashboard_path);
+  const feed = readDocument(root, retainedPaths.active_alert_feed_path);
+  const card = (name: string): { readonly [key: string]: Json } => {
+    const found = board[name];
+    return isObject(found ?? null) ? (found as { readonly [key: string]: Json }) : {};
+  };
+  const shown: Record<string, Json> = {
+    run_id: board.run_id ?? null,
+    phase: board.current_phase ?? null,
+    selected_git_ref: board.selected_git_ref ?? null,
+    git_commit_sha: board.git_commit_sha ?? null,
+    throughput_state: card("throughput").degradation_state ?? null,
+    observed_tokens_per_second: card("throughput").observed_tokens_per_second ?? null,
+    baseline_tokens_per_second: card("throughput").baseline_tokens_per_second ?? null,
+    loss_visibility_state: card("loss").visibility_state ?? null,
+    latest_mean_loss_milli: card("loss").latest_mean_loss_milli ?? null,
+    gradient_visibility_state: card("gradient").visibility_state ?? null,
+    checkpoint_label: card("checkpoint").checkpoint_label ?? null,
+    checkpoint_backup_state: card("checkpoint").checkpoint_backup_state ?? null,
+    checkpoint_eval_state: card("checkpoint").checkpoint_eval_state ?? null,
+    hardware_health_state: card("hardware").health_state ?? null,
+    active_alert_count: card("alerts").active_alert_count ?? null,
+    highest_alert_severity: card("alerts").highest_severity ?? null,
+  };
+  const alerts = Array.isArray(feed.active_alerts) ? feed.active_alerts.filter(isObject) : [];
+  if (given.json === true) {
+    await printJson({ ...shown, alerts });
+    return;
+  }
+  const lines = Object.entries(shown).map(([key, v]) => `${key}=${v}`);
+  const alertLines = alerts.map(
+    (a, i) => `alert[${i}]=${a.alert_kind}:${a.severity}:${a.source_relative_path}`,
+  );
+  await print([...lines, ...alertLines].join("\n"));
 }
