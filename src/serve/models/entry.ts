@@ -1,6 +1,6 @@
 import { basename } from "node:path";
+import { capabilities, endpointsOf } from "../http/model_card.ts";
 import type { ServedModel } from "../http/options.ts";
-import type { EngineInfo } from "../protocol.ts";
 import { idName, modelId, type Named } from "./names.ts";
 import type { LoadState, ModelHeader, ModelRow, ModelSource } from "./source.ts";
 
@@ -39,7 +39,7 @@ export class Entry implements Named {
     this.state = "loaded";
     this.loads += 1;
     this.error = undefined;
-    this.header ??= headerOf(served.engine.info);
+    this.header = headerOf(served);
   }
 
   get aliases(): readonly string[] {
@@ -69,7 +69,15 @@ export class Entry implements Named {
   }
 }
 
-function headerOf({ model, backend }: EngineInfo): ModelHeader {
+function headerOf({ engine, chat }: ServedModel): ModelHeader {
+  const { model, backend, contextLength } = engine.info;
   const { architecture, name, trainedContext, parameters, weightBytes, quantization, path } = model;
-  return { architecture, title: name, trainedContext, parameters, weightBytes, quantization, path, backend };
+  return {
+    ...{ architecture, title: name, trainedContext, parameters, weightBytes, quantization, path, backend },
+    lastLoad: {
+      contextLength,
+      capabilities: capabilities(chat, engine.info),
+      endpoints: endpointsOf(engine.info),
+    },
+  };
 }

@@ -1,6 +1,7 @@
 /** Several models in one process, over scripted engines: loading, unloading, memory, and what requests see of it. */
 import { describe, expect, test } from "bun:test";
 import { type PsionicError, unexpected } from "../../core/error.ts";
+import { cardOf } from "../http/model_card.ts";
 import type { ServedModel } from "../http/options.ts";
 import { testServer, until } from "../http/testing/client.ts";
 import { scriptedModel } from "../http/testing/scripted.ts";
@@ -199,6 +200,57 @@ describe("memory", () => {
   });
 });
 
+test("whatever requests do: what is held is open, what is open fits, and in the end nothing is held", async () => {
+  let seed = 7;
+  const random = (below: number): number => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    return Math.floor((seed / 2 ** 32) * below);
+  };
+  const pause = () => Bun.sleep(random(3));
+  const names = ["a", "b", "c", "d"];
+  const models = names.map((name) =>
+    double(`${name}.gguf`, {
+      gate: pause,
+      fail: () => (random(10) === 0 ? unexpected("io_failed", name, "a disk", "none") : undefined),
+    }),
+  );
+  const set = new ModelSet(models, { memoryBytes: 250 * MiB, idleUnloadMs: 4 });
+  const open = new Set<ServedModel["engine"]>();
+  let most = 0;
+  set.listen((event) => {
+    if (event.type === "loaded") open.add(event.served.engine);
+    if (event.type === "unloaded") open.delete(event.served.engine);
+    most = Math.max(most, open.size);
+  });
+  const outcomes = new Map<string, number>();
+  const client = async () => {
+    for (let i = 0; i < 40; i++) {
+      const leaving = new AbortController();
+      if (random(5) === 0) setTimeout(() => leaving.abort(), random(3));
+      try {
+        const taken = await set.take(names[random(names.length)], leaving.signal);
+        for (let k = random(4); k >= 0; k--) {
+          expect(open.has(taken!.served.engine)).toBe(true);
+          await pause();
+        }
+        taken!.release();
+        outcomes.set("served", (outcomes.get("served") ?? 0) + 1);
+      } catch (error) {
+        const { code } = error as PsionicError;
+        outcomes.set(code, (outcomes.get(code) ?? 0) + 1);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: 6 }, client));
+  expect([...outcomes.keys()].sort()).toEqual(["admission_refused", "cancelled", "io_failed", "served"]);
+  expect(most).toBe(2);
+  await set.close();
+  expect(set.rows.map(({ requests, state }) => [requests, state === "loaded"])).toEqual(
+    names.map(() => [0, false]),
+  );
+  expect(models.map(({ live }) => live())).toEqual([0, 0, 0, 0]);
+}, 30_000);
+
 describe("idle", () => {
   test("an unused model is unloaded after a while, one in use never", async () => {
     const a = double("a.gguf");
@@ -209,6 +261,9 @@ describe("idle", () => {
     taken?.release();
     await until(() => a.live() === 0);
     expect(set.rows[0]).toMatchObject({ state: "unloaded", loads: 1 });
+    const card = cardOf(set.rows[0]!);
+    expect(card).toMatchObject({ context_length: 512 });
+    expect(card.capabilities).toContain("reasoning");
     (await set.take("a"))?.release();
     expect(set.rows[0]).toMatchObject({ state: "loaded", loads: 2 });
     await set.close();

@@ -12,6 +12,12 @@ export type ModelHeader = {
   readonly weightBytes: number;
   readonly quantization: string;
   readonly path: string;
+  /** What was known when it was loaded last. */
+  readonly lastLoad?: {
+    readonly contextLength: number;
+    readonly capabilities: readonly string[];
+    readonly endpoints: readonly string[];
+  };
   /** Which code would execute it. */
   readonly backend: BackendTruth;
 };
