@@ -24,6 +24,8 @@ export class Place {
   readonly words: readonly string[];
   readonly low: number;
   readonly high: number;
+  /** A byte may follow within the rule. */
+  readonly takesBytes: boolean;
   /** The rule ends here and nothing can follow in it: who would return here returns further at once. */
   readonly last: boolean;
   next: (Place | null)[] | undefined;
@@ -43,11 +45,12 @@ export class Place {
     this.low = parts.low ?? 0;
     this.high = parts.high ?? 0;
     this.last = parts.last ?? false;
+    this.takesBytes = parts.takesBytes ?? true;
   }
 }
 
 type PlaceParts = Partial<
-  Pick<Place, "nodes" | "loop" | "count" | "within" | "words" | "low" | "high" | "last">
+  Pick<Place, "nodes" | "loop" | "count" | "within" | "words" | "low" | "high" | "last" | "takesBytes">
 >;
 const noNodes = new Int32Array(0);
 
@@ -100,6 +103,8 @@ export class State {
   readonly bytes: number[] = [];
   readonly after: (State | null)[] = [];
   mask: Mask | undefined;
+  /** Of a single reading: tokens whose first byte its place takes itself. */
+  direct: Mask | undefined;
   /** The deepest frame after opening; -1 before that was looked at. */
   deepest = -1;
 
@@ -187,6 +192,12 @@ export class Machine {
     const after = this.intern(places, frames);
     remember(state, byte, after);
     return after;
+  }
+
+  /** The state after a byte that a place takes itself. */
+  stepOwn(place: Place, frame: Frame, byte: number): State | null {
+    const next = this.nextPlace(place, byte);
+    return next && frame.depth + next.need <= maxDepth ? this.stateOf(next, frame) : null;
   }
 
   /** The state after a control token that the grammar names. */
@@ -323,12 +334,15 @@ export class Machine {
     };
     for (const node of from) visit(node);
     let takes = false;
+    let takesBytes = false;
     for (let i = 0; i < reached.length; i++) {
       const node = reached[i]!;
       for (let e = this.out.starts[node]!; e < this.out.starts[node + 1]!; e++) {
         const at = this.out.edges[e]! * edgeWords;
-        if (edges[at + 2] === edge.empty) visit(edges[at + 1]!);
+        const kind = edges[at + 2];
+        if (kind === edge.empty) visit(edges[at + 1]!);
         else takes = true;
+        if (kind === edge.bytes) takesBytes = true;
       }
     }
     for (const node of reached) this.mark[node] = 0;
@@ -344,7 +358,7 @@ export class Machine {
       need = Math.min(need, this.need[node]!);
       if (this.ends[node]) ends = true;
     }
-    const place = new Place(this.nextId(), need, ends, "nodes", { nodes, last: ends && !takes });
+    const place = new Place(this.nextId(), need, ends, "nodes", { nodes, last: ends && !takes, takesBytes });
     this.byNodes.set(key, place);
     return place;
   }

@@ -31,7 +31,10 @@ export class TokenMasks {
 
   /** Gives up what is remembered; it would be found again. */
   forget(): void {
-    for (const state of this.holders.splice(0)) state.mask = undefined;
+    for (const state of this.holders.splice(0)) {
+      state.mask = undefined;
+      state.direct = undefined;
+    }
     this.locals.clear();
     this.machine.forget();
     this.bytes = 0;
@@ -39,60 +42,73 @@ export class TokenMasks {
 
   private find(state: State): Mask {
     if (state.mask) return state.mask;
-    const mask = state.places.length === 1 ? this.findOne(state) : this.findAll(state);
+    this.machine.open(state);
+    const places = state.openPlaces!;
+    const parts: Mask[] = [];
+    for (let i = 0; i < places.length; i++) {
+      if (places[i]!.takesBytes) parts.push(this.direct(places[i]!, state.openFrames[i]!));
+    }
+    const mask = parts.length === 1 ? parts[0]! : new Int32Array(this.trie.maskWords);
+    if (parts.length > 1) for (const part of parts) unite(mask, part);
+    this.keep(state);
     state.mask = mask;
-    this.holders.push(state);
+    if (parts.length !== 1) this.bytes += mask.byteLength;
+    return mask;
+  }
+
+  /** Tokens whose first byte a place takes itself, not a rule that it calls or returns to. */
+  private direct(place: Place, frame: Frame): Mask {
+    const state = this.machine.stateOf(place, frame);
+    if (state.direct) return state.direct;
+    const inLoop = place.loop && place.within === 0;
+    const mask = inLoop ? this.findLoop(place, place.loop!, frame) : this.findLocal(place, frame);
+    this.keep(state);
+    state.direct = mask;
     this.bytes += mask.byteLength;
     return mask;
   }
 
-  private findAll({ places, frames }: State): Mask {
-    const mask = new Int32Array(this.trie.maskWords);
-    places.forEach((place, i) => {
-      unite(mask, this.find(this.machine.stateOf(place, frames[i]!)));
-    });
-    return mask;
+  private keep(state: State): void {
+    if (!state.mask && !state.direct) this.holders.push(state);
   }
 
-  private findOne(state: State): Mask {
-    const place = state.places[0]!;
-    const frame = state.frames[0]!;
-    if (place.loop && place.within === 0) return this.findLoop(state, place, place.loop, frame);
+  private findLocal(place: Place, frame: Frame): Mask {
     const local = this.local(place);
-    if (frame.parent === undefined) return local.inside;
-    const around = this.machine.stateOf(frame.place!, frame.parent);
+    if (frame.parent === undefined || local.exits.length === 0) {
+      if (frame.depth + local.depth <= maxDepth) return local.inside;
+    }
     const tooDeep = frame.depth + local.depth > maxDepth;
-    if (tooDeep || (local.exits.length > manyExits && this.firstBytes(around).length > fewBytes)) {
-      return this.walkAll(state);
+    const around = frame.parent && this.machine.stateOf(frame.place!, frame.parent);
+    if (tooDeep || !around || (local.exits.length > manyExits && this.firstBytes(around).length > fewBytes)) {
+      return this.walkAll(place, frame);
     }
     const mask = local.inside.slice();
-    if (local.endsAtOnce) unite(mask, this.find(around));
-    for (const node of local.exits) this.walk(node + 1, this.trie.end[node]!, around, mask);
+    for (let i = 0; i < local.exits.length; i++) this.walkBelow(local.exits[i]!, around, mask);
     return mask;
   }
 
-  private findLoop(state: State, place: Place, loop: Loop, frame: Frame): Mask {
+  private findLoop(place: Place, loop: Loop, frame: Frame): Mask {
     const counts = charCounts(this.trie, loop.key, loop.bytes);
     const left = loop.max - place.count;
     const inside = counts.upTo(left);
     if (frame.parent === undefined) return inside;
     const around = this.machine.stateOf(frame.place!, frame.parent);
     const first = this.firstBytes(around);
-    if (first.length > fewBytes) return this.walkAll(state);
+    if (first.length > fewBytes) return this.walkAll(place, frame);
     const mask = inside.slice();
-    if (place.ends) unite(mask, this.find(around));
     const least = Math.max(1, loop.min - place.count);
     const { trie } = this;
     for (const byte of first) {
       const next = this.machine.step(around, byte);
       if (!next) continue;
-      for (const node of trie.nodesWith(byte)) {
-        const above = trie.parent[node]!;
+      const nodes = trie.nodesWith(byte);
+      for (let i = 0; i < nodes.length; i++) {
+        const above = trie.parent[nodes[i]!]!;
         if (above < 0) continue;
         const count = counts.atNode[above]!;
         if (count === noCount || count < least || count > left) continue;
-        setTokens(mask, trie, node);
-        this.walkFrom(node, next, mask);
+        setTokens(mask, trie, nodes[i]!);
+        this.walkBelow(nodes[i]!, next, mask);
       }
     }
     return mask;
@@ -105,31 +121,34 @@ export class TokenMasks {
     return bytes;
   }
 
-  private walkAll(state: State): Mask {
-    const mask = new Int32Array(this.trie.maskWords);
-    this.walk(0, this.trie.size, state, mask);
+  /** Every token, from a place on; what the first byte leads to is the place's own. */
+  private walkAll(place: Place, frame: Frame): Mask {
+    const { trie, machine } = this;
+    const mask = new Int32Array(trie.maskWords);
+    for (let node = 0; node < trie.size; node = trie.end[node]!) {
+      const next = machine.stepOwn(place, frame, trie.byte[node]!);
+      if (!next) continue;
+      setTokens(mask, trie, node);
+      this.walkBelow(node, next, mask);
+    }
     return mask;
   }
 
-  private walkFrom(node: number, state: State, mask: Mask): void {
-    this.walk(node + 1, this.trie.end[node]!, state, mask);
-  }
-
-  /** Follows the nodes from `from` to `to`, all below one node at which the text is in `state`. */
-  private walk(from: number, to: number, state: State, mask: Mask): void {
-    if (from >= to) return;
+  /** Follows the nodes below one at which the text is in `state`. */
+  private walkBelow(above: number, state: State, mask: Mask): void {
     const { trie, machine } = this;
-    const base = trie.depth[from]!;
+    const base = trie.depth[above]!;
+    const to = trie.end[above]!;
     const path: State[] = [state];
-    for (let node = from; node < to; ) {
+    for (let node = above + 1; node < to; ) {
       const level = trie.depth[node]! - base;
-      const next = machine.step(path[level]!, trie.byte[node]!);
+      const next = machine.step(path[level - 1]!, trie.byte[node]!);
       if (next === null) {
         node = trie.end[node]!;
         continue;
       }
       setTokens(mask, trie, node);
-      path[level + 1] = next;
+      path[level] = next;
       node += 1;
     }
   }
@@ -140,13 +159,13 @@ export class TokenMasks {
     const { trie, machine } = this;
     const inside = new Int32Array(trie.maskWords);
     const exits: number[] = [];
-    const start = machine.stateOf(place, machine.root);
-    machine.open(start);
-    let depth = deepest(start);
-    const path: State[] = [start];
+    const path: State[] = [];
+    let depth = 0;
     for (let node = 0; node < trie.size; ) {
-      const level = trie.depth[node]!;
-      const next = machine.step(path[level - 1]!, trie.byte[node]!);
+      const level = trie.depth[node]! - 1;
+      const byte = trie.byte[node]!;
+      const next =
+        level === 0 ? machine.stepOwn(place, machine.root, byte) : machine.step(path[level - 1]!, byte);
       if (next === null) {
         node = trie.end[node]!;
         continue;
@@ -159,7 +178,7 @@ export class TokenMasks {
       path[level] = next;
       node += 1;
     }
-    const local = { inside, exits: Int32Array.from(exits), endsAtOnce: start.complete, depth };
+    const local = { inside, exits: Int32Array.from(exits), depth };
     this.locals.set(place, local);
     this.bytes += inside.byteLength + local.exits.byteLength;
     return local;
@@ -172,7 +191,6 @@ type Local = {
   readonly inside: Mask;
   /** Nodes of the tree of tokens at which the rule may end. */
   readonly exits: Int32Array;
-  readonly endsAtOnce: boolean;
   /** How many rules deeper the tokens go at most. */
   readonly depth: number;
 };
@@ -212,6 +230,7 @@ class CharCounts {
   /** Tokens by the characters they begin. */
   private readonly byCount: number[][] = [];
   private readonly masks: Mask[] = [];
+  private whole: Mask | undefined;
 
   constructor(trie: TokenTrie, bytes: CharBytes) {
     this.trie = trie;
@@ -239,13 +258,20 @@ class CharCounts {
 
   /** Tokens of at most `most` characters, a last one begun included. */
   upTo(most: number): Mask {
-    const count = Math.min(most, this.byCount.length - 1);
-    for (let n = this.masks.length; n <= count; n++) {
-      const mask = n === 0 ? new Int32Array(this.trie.maskWords) : this.masks[n - 1]!.slice();
-      for (const id of this.byCount[n] ?? []) mask[id >> 5]! |= 1 << (id & 31);
-      this.masks.push(mask);
+    if (most >= this.byCount.length - 1) {
+      this.whole ??= this.withTokens(new Int32Array(this.trie.maskWords), this.byCount.flat());
+      return this.whole;
     }
-    return this.masks[Math.max(count, 0)] ?? new Int32Array(this.trie.maskWords);
+    for (let n = this.masks.length; n <= most; n++) {
+      const fewer = n === 0 ? new Int32Array(this.trie.maskWords) : this.masks[n - 1]!.slice();
+      this.masks.push(this.withTokens(fewer, this.byCount[n] ?? []));
+    }
+    return this.masks[most]!;
+  }
+
+  private withTokens(mask: Mask, ids: readonly number[]): Mask {
+    for (let i = 0; i < ids.length; i++) mask[ids[i]! >> 5]! |= 1 << (ids[i]! & 31);
+    return mask;
   }
 }
 
