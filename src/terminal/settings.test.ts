@@ -109,6 +109,10 @@ test("what is wrong is said, and where", () => {
     settled([], { file: readSettingsFile(file(name, text)) });
   const cases: readonly (readonly [() => unknown, string])[] = [
     [config("f.toml", "prot = 1"), "f.toml: unknown setting prot; did you mean port?"],
+    [
+      () => settled([], { environment: { PSIONIC_SERVE_PROT: "1" } }),
+      "unknown variable PSIONIC_SERVE_PROT; did you mean PSIONIC_SERVE_PORT?",
+    ],
     [config("f.toml", 'config = "x"'), "unknown setting config"],
     [config("f.toml", "log-format = 'xml'"), "f.toml: --log-format takes one of text, json"],
     [config("f.toml", "webui = 'maybe'"), "f.toml: --webui takes no value, got maybe"],

@@ -44,6 +44,7 @@ export type SettingsFile = { readonly path: string; readonly values: Readonly<Re
 /** Merges what was said about each option: flags before the environment before the file before defaults. */
 export function settle(sources: SettingSources): Settled {
   const { args, given, secrets = [], flagsOnly = [], file } = sources;
+  refuseUnknownVariables(sources);
   const fromFile = fileValues(sources);
   const settings: Setting[] = [];
   for (const [name, def] of Object.entries(args)) {
@@ -76,6 +77,22 @@ export function settle(sources: SettingSources): Settled {
     }
   }
   return { settings, rawArgs: rawArguments(settings) };
+}
+
+/** A variable that is spelled wrongly would otherwise have no effect, without a word. */
+function refuseUnknownVariables({
+  args,
+  environment,
+  prefix,
+  secrets = [],
+  flagsOnly = [],
+}: SettingSources): void {
+  const known = [...Object.keys(args), ...secrets].map((name) => variableName(prefix, name));
+  const settable = known.filter((name) => !flagsOnly.some((flag) => variableName(prefix, flag) === name));
+  for (const [name, value] of Object.entries(environment)) {
+    if (!name.startsWith(`${prefix}_`) || known.includes(name) || value === undefined) continue;
+    throw new UsageError(`unknown variable ${name}${suggestion(name, settable)}`);
+  }
 }
 
 /** Values of an option in checked arguments. */

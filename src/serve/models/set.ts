@@ -195,7 +195,8 @@ export class ModelSet {
       return served;
     } catch (error) {
       entry.state = "failed";
-      entry.error = error instanceof PsionicError ? error.message : "it could not be loaded; see the log";
+      // messages have paths of this machine
+      entry.error = error instanceof PsionicError ? error.code : "internal";
       this.tell({ type: "failed", name: entry.name, error });
       throw error;
     }

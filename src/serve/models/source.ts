@@ -59,6 +59,6 @@ export type ModelRow = {
   /** Unix time of the last request's end, milliseconds. */
   readonly lastUsedMs: number | null;
   readonly loads: number;
-  /** Why the last load failed. */
+  /** Code of the error that the last load ended in. */
   readonly error?: string;
 };
