@@ -15,6 +15,8 @@ export class TokenMasks {
   private readonly trie: TokenTrie;
   private readonly locals = new Map<Place, Local>();
   private readonly holders: State[] = [];
+  /** Masks of places in loops, by what is left of their counts. */
+  private loops = new WeakMap<Frame, Map<string, Mask>>();
   /** Bytes of masks that are remembered. */
   bytes = 0;
 
@@ -36,6 +38,7 @@ export class TokenMasks {
       state.direct = undefined;
     }
     this.locals.clear();
+    this.loops = new WeakMap();
     this.machine.forget();
     this.bytes = 0;
   }
@@ -60,11 +63,36 @@ export class TokenMasks {
   private direct(place: Place, frame: Frame): Mask {
     const state = this.machine.stateOf(place, frame);
     if (state.direct) return state.direct;
-    const inLoop = place.loop && place.within === 0;
-    const mask = inLoop ? this.findLoop(place, place.loop!, frame) : this.findLocal(place, frame);
+    const { loop } = place;
+    const mask =
+      loop && place.within === 0
+        ? this.inLoop(place, loop, frame)
+        : this.counted(this.findLocal(place, frame));
     this.keep(state);
     state.direct = mask;
+    return mask;
+  }
+
+  private counted(mask: Mask): Mask {
     this.bytes += mask.byteLength;
+    return mask;
+  }
+
+  /** Counts that no token reaches are all the same. */
+  private inLoop(place: Place, loop: Loop, frame: Frame): Mask {
+    const far = this.trie.deepest + 1;
+    const left = Math.min(loop.max - place.count, far);
+    const least = Math.min(Math.max(1, loop.min - place.count), far);
+    const key = `${loop.key} ${least} ${left}`;
+    let masks = this.loops.get(frame);
+    if (!masks) {
+      masks = new Map();
+      this.loops.set(frame, masks);
+    }
+    const known = masks.get(key);
+    if (known) return known;
+    const mask = this.counted(this.findLoop(place, loop, frame));
+    masks.set(key, mask);
     return mask;
   }
 
