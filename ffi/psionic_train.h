@@ -47,7 +47,7 @@ PSI_API i32 psi_activation_grad(void* dx, void* dup, const void* dy, const void*
    vocabulary passes in chunks, so z never exists whole. x [tokens,width], w [vocabulary,width], bias [vocabulary] or NULL.
    Scratch: 4*(tokens*(chunk + 3) + width*(chunk + 48)), chunk = min(vocabulary, max(256, floor(2^22/tokens))); 0 for F64. */
 PSI_API i32 psi_cross_entropy(void* loss, void* lse, const void* x, const void* w, const void* bias, const void* targets, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);
-/* dx =; dw, dbias += (NULL: not wanted). Scratch: 4*(tokens*chunk + (max(width,chunk) + 48)*max(width,chunk,tokens)) */
+/* dx =; dw, dbias += (NULL: not wanted). Scratch: 4*(tokens*chunk + (width + 48)*(max(tokens,chunk) + 48)); 0 for F64. */
 PSI_API i32 psi_cross_entropy_grad(void* dx, void* dw, void* dbias, const void* dloss, const void* x, const void* w, const void* bias, const void* targets, const void* lse, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);
 /* Top `used` experts of logits [tokens,experts], descending, the lower index on ties. mode 1: weights are the softmax over
    all; 3: the softmax over the chosen */

@@ -194,8 +194,8 @@ PSI_API i32 psi_cross_entropy(void* loss, void* lse, const void* x, const void* 
 
 PSI_API i32 psi_cross_entropy_grad(void* dx, void* dw, void* dbias, const void* dloss, const void* x, const void* w, const void* bias, const void* targets, const void* lse, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes) {
   PSI_OPENED("psi_cross_entropy_grad");
-  const i64 chunk = chunk_of(tokens, vocabulary), wide = width > chunk ? width : chunk, most = wide > tokens ? wide : tokens;
-  const f64 needed = 4.0 * ((f64)tokens * (f64)chunk + (f64)(wide + 48) * (f64)most);
+  const i64 chunk = chunk_of(tokens, vocabulary), most = chunk > tokens ? chunk : tokens;
+  const f64 needed = 4.0 * ((f64)tokens * (f64)chunk + ((f64)width + 48) * (f64)(most + 48));
   i32 status = check("psi_cross_entropy_grad", dx && dloss && x && w && targets && lse, (const i32*)targets, tokens, width, vocabulary, dtype, softcap, needed, scratch, scratch_bytes);
   if (status != PSI_OK) return status;
   if (dtype == psi::F64) return psi_cross_entropy_grad_ref(dx, dw, dbias, dloss, x, w, bias, targets, lse, nullptr, tokens, width, vocabulary, dtype, softcap, 0);

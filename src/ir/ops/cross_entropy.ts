@@ -51,8 +51,7 @@ export const crossEntropyGrad: Op<CrossEntropyParams> = {
     if (x!.dtype === "f64") return 0;
     const [tokens, width] = x!.shape as [number, number];
     const chunk = chunkOf(tokens, w!.shape[0]!);
-    const wide = Math.max(width, chunk);
-    return 4 * (tokens * chunk + (wide + 48) * Math.max(wide, tokens));
+    return 4 * (tokens * chunk + (width + 48) * (Math.max(tokens, chunk) + 48));
   },
   cost: (inputs, _p, outputs) => ({
     flops: 6 * inputs[1]!.shape[0]! * inputs[2]!.shape[0]! * inputs[2]!.shape[1]!,
