@@ -36,13 +36,18 @@ test("every shell gets every command and option", async () => {
 
 test("bash takes the script and completes by it", async () => {
   const text = await script("bash");
-  const ask = (words: readonly string[]) => {
+  const ask = (words: readonly string[], before = "") => {
     const list = words.map((w) => `'${w}'`).join(" ");
-    const code = `${text}\nCOMP_WORDS=(${list}); COMP_CWORD=${words.length - 1}; _psionic; echo "\${COMPREPLY[@]}"`;
+    const code = `${before}\n${text}\nCOMP_WORDS=(${list}); COMP_CWORD=${words.length - 1}; _psionic; echo "\${COMPREPLY[@]}"`;
     return Bun.spawnSync(["bash", "-c", code]).stdout.toString().trim();
   };
   expect(ask(["psionic", "to"])).toBe("tokenize");
   expect(ask(["psionic", "serve", "--por"])).toBe("--port");
+  // a function of that name stands in for the program
+  const stored = (words: readonly string[]) =>
+    ask(words, 'psionic() { [ "$*" = "list --names" ] && echo org/repo:Q8_0; }');
+  expect(stored(["psionic", "run", "-m", "org/"])).toBe("org/repo:Q8_0");
+  expect(stored(["psionic", "rm", "org"])).toBe("org/repo:Q8_0");
 });
 
 test("a command's table and its own name agree", async () => {

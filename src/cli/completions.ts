@@ -35,12 +35,17 @@ export const completions = command({
 
 const writers: Readonly<Record<string, (all: readonly Loaded[]) => string>> = { bash, zsh, fish };
 
-/** Files complete after `-m` and wherever an option wants a value. */
+/** Prints the names of pulled models; they complete after `-m` and where a command wants one. */
+const modelNames = "psionic list --names 2>/dev/null";
+/** Commands whose argument is the name of a pulled model. */
+const ofModels = ["show", "rm"];
+
+/** Files complete after `-m`, beside pulled models, and wherever an option wants a value. */
 function bash(all: readonly Loaded[]): string {
   const cases = all.map(({ name, options }) => `    ${name}) words="${options.join(" ")}" ;;`);
   return `# bash completion for psionic
 _psionic() {
-  local word="\${COMP_WORDS[COMP_CWORD]}" words=""
+  local word="\${COMP_WORDS[COMP_CWORD]}" before="\${COMP_WORDS[COMP_CWORD-1]}" words=""
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W "${all.map(({ name }) => name).join(" ")} --help --version" -- "$word"))
     return
@@ -50,6 +55,8 @@ ${cases.join("\n")}
   esac
   if [[ "$word" == -* ]]; then
     COMPREPLY=($(compgen -W "$words" -- "$word"))
+  elif [[ "$before" == -m || "$before" == --model || " ${ofModels.join(" ")} " == *" \${COMP_WORDS[1]} "* ]]; then
+    COMPREPLY=($(compgen -W "$(${modelNames})" -- "$word") $(compgen -f -- "$word"))
   else
     COMPREPLY=($(compgen -f -- "$word"))
   fi
@@ -78,6 +85,9 @@ ${cases.join("\n")}
   if [[ "$PREFIX" == -* ]]; then
     compadd -- $choices
   else
+    if [[ "$words[CURRENT-1]" == (-m|--model) || "$words[2]" == (${ofModels.join("|")}) ]]; then
+      compadd -- \${(f)"$(${modelNames})"}
+    fi
     _files
   fi
 }
@@ -91,10 +101,16 @@ function fish(all: readonly Loaded[]): string {
     `complete -c psionic -n __fish_use_subcommand -f -a ${name} -d ${quoted(description)}`,
     ...options.map((o) => `complete -c psionic -n "__fish_seen_subcommand_from ${name}" ${fishOption(o)}`),
   ]);
-  return ["# fish completion for psionic", ...lines, ""].join("\n");
+  const names = ofModels.map(
+    (name) => `complete -c psionic -n "__fish_seen_subcommand_from ${name}" -f -a "(${modelNames})"`,
+  );
+  return ["# fish completion for psionic", ...lines, ...names, ""].join("\n");
 }
 
 function fishOption(spelling: string): string {
+  if (spelling === "--model" || spelling === "-m") {
+    return `${spelling === "-m" ? "-s m" : "-l model"} -r -F -a "(${modelNames})"`;
+  }
   if (spelling.startsWith("--")) return `-l ${spelling.slice(2)}`;
   return spelling.length === 2 ? `-s ${spelling.slice(1)}` : `-o ${spelling.slice(1)}`;
 }

@@ -9,10 +9,14 @@ export const list: AnyCommand = command({
     name: "list",
     description: "Lists the models in the store. Any command takes their names after -m.",
   },
-  args: { json: { type: "boolean", description: "Print the list as JSON" } },
+  args: {
+    names: { type: "boolean", description: "Print the names alone, one a line" },
+    json: { type: "boolean", description: "Print the list as JSON" },
+  },
   examples: ["psionic list", "psionic list --json"],
   async run({ args }) {
     const models = storedModels().map(storedFacts);
+    if (args.names) return models.length > 0 ? print(models.map(({ name }) => name).join("\n")) : undefined;
     if (args.json) return printJson({ folder: modelsFolder(), models });
     if (models.length === 0) return print(`Nothing in ${modelsFolder()}; psionic pull brings models there.`);
     const rows = models.map(({ name, bytes, files, pulled_at }) => [
