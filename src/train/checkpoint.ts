@@ -154,6 +154,13 @@ export function readState(folder: string, digest?: string): TrainerState {
   return value;
 }
 
+/** Reads a checkpoint's state and hashes all its files; throws where one is not the recorded one. */
+export function verifyCheckpoint(folder: string, digest: string): TrainerState {
+  const state = readState(folder, digest);
+  for (const file of state.files) checkFile(join(folder, file.path), file);
+  return state;
+}
+
 /** Puts a checkpoint into a trainer of the same settings; its files are checked by digest before anything is changed. */
 export function loadCheckpoint(
   trainer: Trainer,

@@ -1,10 +1,16 @@
 /** Files that are whole or absent after a crash: written aside, synced, renamed, with the folder synced as well. */
-import { closeSync, fsyncSync, mkdirSync, openSync, statfsSync } from "node:fs";
-import { dirname } from "node:path";
+import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync, statfsSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { AsideFile } from "../core/aside.ts";
 import { unexpected } from "../core/error.ts";
 
-/** Makes the entries of a folder last. */
+/** Makes the files of a folder last, then their names. */
+export function syncFiles(folder: string): void {
+  for (const name of readdirSync(folder)) syncFolder(join(folder, name));
+  syncFolder(folder);
+}
+
+/** Makes what was written to a file, or the entries of a folder, last. */
 export function syncFolder(path: string): void {
   const handle = openSync(path, "r");
   try {

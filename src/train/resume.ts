@@ -1,8 +1,10 @@
 /** Which checkpoint a run goes on from, and the receipt of how that was decided. */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { PsionicError } from "../core/error.ts";
-import { isObject, type Json } from "../models/files/strict_json.ts";
-import { readState } from "./checkpoint.ts";
+import type { Json } from "../models/files/strict_json.ts";
+import { type Accepted, backupPointerPath, restoreFromBackup, writeDrill } from "./backup.ts";
+import { verifyCheckpoint } from "./checkpoint.ts";
 import { type Run, readDocument, retainedPaths, schemaId, withDigest, write } from "./run_root.ts";
 
 export type Resolution =
@@ -11,12 +13,50 @@ export type Resolution =
   | { readonly state: "refused"; readonly reason: string };
 
 type PointerState = "accepted" | "stale" | "corrupt" | "missing";
+type Looked =
+  | { readonly state: "accepted"; readonly accepted: Accepted | undefined }
+  | { readonly state: Exclude<PointerState, "accepted">; readonly reason: string };
 
-/** Reads the pointer, its manifest and the checkpoint's own state; all three must say the same. */
+/**
+ * Reads the pointer, its manifest and the checkpoint's files, which must all say the same; where they do not, the backup
+ * takes their place if there is a whole one.
+ */
 export function resolvePointer(run: Run): Resolution {
-  const { pointerState, resolution } = looked(run);
-  const chosen = resolution.state === "found" ? resolution : undefined;
-  const folder = chosen && `checkpoints/step-${chosen.step}`;
+  const looked = lookAtPointer(run);
+  if (looked.state === "accepted") {
+    writeReceipt(run, "accepted", looked.accepted, { recovered: false, refusal: null });
+    return looked.accepted ? found(run, looked.accepted) : { state: "begin" };
+  }
+  const kind = looked.state === "stale" ? "stale_pointer" : "corrupt_pointer";
+  try {
+    if (!existsSync(join(run.root, retainedPaths.latest_checkpoint_backup_receipt_path))) {
+      throw new PsionicError("file_not_found", "there is no backup");
+    }
+    const restored = restoreFromBackup(run);
+    writeReceipt(run, looked.state, restored, { recovered: true, refusal: null });
+    writeDrill(run, kind, restored.step, null);
+    return found(run, restored);
+  } catch (error) {
+    const reason = `${looked.reason}; ${messageOf(error)}`;
+    writeReceipt(run, looked.state, undefined, { recovered: false, refusal: reason });
+    writeDrill(run, kind, 0, reason);
+    return { state: "refused", reason };
+  }
+}
+
+const found = (run: Run, { step, digest }: Accepted): Resolution => ({
+  state: "found",
+  step,
+  folder: join(run.root, "checkpoints", `step-${step}`),
+  digest,
+});
+
+function writeReceipt(
+  run: Run,
+  pointerState: PointerState,
+  chosen: Accepted | undefined,
+  { recovered, refusal }: { readonly recovered: boolean; readonly refusal: string | null },
+): void {
   const receipt = withDigest("auto_resume_receipt", "receipt_digest", {
     schema_version: schemaId("auto_resume_receipt"),
     lane_id: run.lane.id,
@@ -24,61 +64,63 @@ export function resolvePointer(run: Run): Resolution {
     ...run.git,
     requested_primary_pointer_path: retainedPaths.latest_checkpoint_pointer_path,
     backup_receipt_path: retainedPaths.latest_checkpoint_backup_receipt_path,
-    backup_pointer_path: "checkpoints/backups/latest_accepted_checkpoint_pointer.backup.json",
+    backup_pointer_path: backupPointerPath,
     primary_pointer_state: pointerState,
-    resolution_state: resolution.state === "refused" ? "refused" : "accepted_primary_pointer",
-    resume_source_kind: chosen ? "primary_pointer" : "none",
-    restored_primary_pointer: false,
-    chosen_checkpoint_label: chosen ? `${run.lane.runPrefix}-step-${chosen.step}` : null,
+    resolution_state:
+      refusal !== null ? "refused" : recovered ? "recovered_from_backup" : "accepted_primary_pointer",
+    resume_source_kind: chosen ? (recovered ? "backup_receipt" : "primary_pointer") : "none",
+    restored_primary_pointer: recovered,
+    chosen_checkpoint_label: chosen?.label ?? null,
     chosen_optimizer_step: chosen?.step ?? null,
     chosen_checkpoint_ref: chosen ? `checkpoint://${run.lane.id}/${run.runId}/step-${chosen.step}` : null,
-    chosen_checkpoint_manifest: folder ? `${folder}/checkpoint_manifest.json` : null,
-    refusal_reason: resolution.state === "refused" ? resolution.reason : null,
+    chosen_checkpoint_manifest: chosen ? manifestPath(chosen.step) : null,
+    refusal_reason: refusal,
     claim_boundary: run.lane.claimBoundary,
     detail:
-      resolution.state === "begin" ? "No checkpoint yet: the run begins at step 0." : "Digests were checked.",
+      chosen || refusal !== null ? "Digests were checked." : "No checkpoint yet: the run begins at step 0.",
     receipt_digest: "",
   });
   write(run, retainedPaths.auto_resume_receipt_path, receipt);
-  return resolution;
 }
 
-function looked(run: Run): { readonly pointerState: PointerState; readonly resolution: Resolution } {
-  const refused = (pointerState: PointerState, reason: string) =>
-    ({ pointerState, resolution: { state: "refused", reason } }) as const;
+/** What the pointer says and whether that is so; a pointer to come is good, and names nothing. */
+export function lookAtPointer(run: Run): Looked {
   let pointer: { readonly [key: string]: Json };
   try {
     pointer = readDocument(run.root, retainedPaths.latest_checkpoint_pointer_path);
   } catch (error) {
     const missing = error instanceof PsionicError && error.code === "file_not_found";
-    return refused(
-      missing ? "missing" : "corrupt",
-      `${missing ? "no" : "unreadable"} checkpoint pointer: ${messageOf(error)}`,
-    );
+    const what = missing ? "no checkpoint pointer" : "unreadable checkpoint pointer";
+    return { state: missing ? "missing" : "corrupt", reason: `${what}: ${messageOf(error)}` };
   }
-  if (pointer.pointer_state === "pending_first_checkpoint") {
-    return { pointerState: "accepted", resolution: { state: "begin" } };
-  }
-  const { optimizer_step: step, checkpoint_manifest_relative_path: path } = pointer;
+  if (pointer.pointer_state === "pending_first_checkpoint") return { state: "accepted", accepted: undefined };
+  const step = Number(pointer.optimizer_step);
+  const path = pointer.checkpoint_manifest_relative_path;
   if (
     pointer.pointer_state !== "accepted" ||
     !Number.isSafeInteger(step) ||
-    Number(step) < 1 ||
-    path !== manifestPath(Number(step))
+    step < 1 ||
+    path !== manifestPath(step)
   ) {
-    return refused("corrupt", "the checkpoint pointer names no checkpoint of this run");
+    return { state: "corrupt", reason: "the checkpoint pointer names no checkpoint of this run" };
   }
   try {
-    const manifest = readDocument(run.root, String(path));
+    const manifest = readDocument(run.root, path);
     checkManifest(run, pointer, manifest);
-    const folder = join(run.root, "checkpoints", `step-${step}`);
     const digest = String(manifest.checkpoint_object_digest);
-    const state = readState(folder, digest);
-    if (state.completed_steps !== step)
-      return refused("stale", `the checkpoint is of step ${state.completed_steps}, the pointer of ${step}`);
-    return { pointerState: "accepted", resolution: { state: "found", step: Number(step), folder, digest } };
+    const { completed_steps } = verifyCheckpoint(join(run.root, "checkpoints", `step-${step}`), digest);
+    if (completed_steps !== step) {
+      return {
+        state: "stale",
+        reason: `the checkpoint is of step ${completed_steps}, the pointer of ${step}`,
+      };
+    }
+    return { state: "accepted", accepted: { step, label: String(pointer.checkpoint_label), digest } };
   } catch (error) {
-    return refused("stale", `the checkpoint that the pointer names is not whole: ${messageOf(error)}`);
+    return {
+      state: "stale",
+      reason: `the checkpoint that the pointer names is not whole: ${messageOf(error)}`,
+    };
   }
 }
 
@@ -92,11 +134,13 @@ function checkManifest(
   manifest: { readonly [key: string]: Json },
 ): void {
   for (const key of ["lane_id", "run_id", "checkpoint_label", "optimizer_step", "checkpoint_ref"]) {
-    if (manifest[key] !== pointer[key])
+    if (manifest[key] !== pointer[key]) {
       throw new PsionicError("digest_mismatch", `${key} differs between pointer and manifest`);
+    }
   }
-  if (!isObject(manifest) || manifest.lane_id !== run.lane.id)
-    throw new PsionicError("digest_mismatch", "the manifest is of another lane");
+  if (manifest.lane_id !== run.lane.id || manifest.run_id !== run.runId) {
+    throw new PsionicError("digest_mismatch", "the manifest is of another run");
+  }
   const again = withDigest("checkpoint_manifest", "manifest_digest", { ...manifest, manifest_digest: "" });
   if (again.manifest_digest !== manifest.manifest_digest) {
     throw new PsionicError("digest_mismatch", "the manifest's digest is not that of its fields");

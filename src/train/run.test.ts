@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { killTrials } from "../../scripts/kill-trials.ts";
 import { progressText, TrainingBar } from "./cli/bar.ts";
 import { placeOf } from "./receipts.ts";
+import { retainedPaths } from "./run_root.ts";
 
 const main = join(import.meta.dir, "..", "main.ts");
 let folder: string;
@@ -158,6 +159,62 @@ test("SIGTERM ends after a step with a checkpoint, exit code 130, and resume goe
   expect(JSON.parse(resumed.out).completedSteps).toBe(step + 1);
 }, 60_000);
 
+test("a damaged checkpoint is restored from its backup, whose copy is hashed again", async () => {
+  const [root, copy] = [join(folder, "backed"), join(folder, "copy")];
+  const begun = await train(["start", "--output-root", root, "--max-steps", "2", ...tiny, "--json"]);
+  const { checkpointDigest: digest } = JSON.parse(begun.out);
+  const saved = await train(["backup", "--run-root", root, "--to", copy, "--allow-dirty-tree"]);
+  expect(saved.out).toContain(`checkpoint_object_digest=${digest}`);
+  expect(json(root, retainedPaths.latest_checkpoint_backup_receipt_path)).toMatchObject({
+    ...{ backup_state: "backed_up", upload_outcome: "succeeded", optimizer_step: 2 },
+  });
+  const flip = (path: string): void => {
+    const bytes = readFileSync(path);
+    bytes[bytes.length - 3]! ^= 4;
+    writeFileSync(path, bytes);
+  };
+  const resume = [
+    "resume",
+    "--run-root",
+    root,
+    "--max-steps",
+    "3",
+    "--threads",
+    "1",
+    "--allow-dirty-tree",
+    "--json",
+  ];
+  flip(join(root, "checkpoints/step-2/model.safetensors"));
+  const resumed = await train(resume);
+  expect(resumed.code).toBe(0);
+  expect(json(root, retainedPaths.auto_resume_receipt_path)).toMatchObject({
+    ...{
+      primary_pointer_state: "stale",
+      resolution_state: "recovered_from_backup",
+      resume_source_kind: "backup_receipt",
+    },
+  });
+  expect(json(root, "checkpoints/failures/stale_pointer_drill.json").outcome).toBe(
+    "recovered_without_manual_edit",
+  );
+  const whole = await train([
+    "start",
+    "--output-root",
+    join(folder, "apart"),
+    "--max-steps",
+    "3",
+    ...tiny,
+    "--json",
+  ]);
+  expect(JSON.parse(resumed.out).checkpointDigest).toBe(JSON.parse(whole.out).checkpointDigest);
+  writeFileSync(join(root, retainedPaths.latest_checkpoint_pointer_path), "{");
+  flip(join(copy, "step-2/optimizer.safetensors"));
+  const refused = await train(resume);
+  expect(refused.code).toBe(4);
+  expect(refused.err).toMatch(/unreadable checkpoint pointer.*optimizer\.safetensors\] expected SHA-256/);
+  expect(json(root, "status/current_run_status.json").phase).toBe("resume_refused_auto_resume");
+}, 60_000);
+
 test("scripts/TRAIN has the forms of the launcher", async () => {
   const script = join(main, "../../scripts/TRAIN");
   const run = async (...words: string[]): Promise<Ended> => {
@@ -207,7 +264,7 @@ describe("what is refused", () => {
     );
     await refused(["start", "--remote-host", "h"], 1, /got --remote-host/);
     await refused(["start", "--model", "huge", "--allow-dirty-tree"], 1, /model: one of pilot, tiny/);
-    await refused(["begin"], 2, /expected start, resume, status or dashboard, got begin/);
+    await refused(["begin"], 2, /expected start, resume, status, dashboard or backup, got begin/);
     await refused(["resume"], 2, /missing --run-root/);
     await refused(["status", "--run-root", join(folder, "none")], 1, /expected a run root/);
     await refused(["start", "--max-steps", "0"], 2, /--max-steps takes a whole number of at least 1/);

@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { measureRoofline, openDevice } from "../backends/index.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import type { Device } from "../runtime/device.ts";
+import { type Accepted, backUp } from "./backup.ts";
 import {
   loadCheckpoint,
   type RunIdentity,
@@ -18,7 +19,7 @@ import { writeLaunchManifest, writeOperatorManifest, writeResumeManifest } from 
 import { checkMemory, type MemoryPlan, planMemory } from "./plan.ts";
 import { type Admission, writeHardwareQualification, writeRunShapeQualification } from "./preflight.ts";
 import { type StepReceipt, stepReceipt } from "./receipts.ts";
-import { type Resolution, resolvePointer } from "./resume.ts";
+import { lookAtPointer, type Resolution, resolvePointer } from "./resume.ts";
 import {
   acceptCheckpoint,
   labelOf,
@@ -105,6 +106,21 @@ export async function resumeRun(run: Run, options: RunOptions): Promise<RunOutco
     throw new PsionicError("digest_mismatch", `[train resume] ${found.reason}`, { run_root: run.root });
   }
   return prepared(run, options, found.state === "begin" ? { step: 0 } : found);
+}
+
+/** Copies the accepted checkpoint to a folder, by default one of the run root. */
+export function backUpRun(run: Run, to: string | undefined): Accepted {
+  using _lock = lockRun(run.root);
+  const looked = lookAtPointer(run);
+  if (looked.state !== "accepted")
+    throw new PsionicError("digest_mismatch", `[train backup] ${looked.reason}`);
+  if (!looked.accepted) {
+    throw unexpected("invalid_request", "train backup", "a run with a checkpoint", "one without");
+  }
+  backUp(run, looked.accepted, to ?? join(run.root, "checkpoints", "backups"));
+  const at = { label: looked.accepted.label, step: looked.accepted.step };
+  writeStatus(run, "checkpoint_backed_up", at, "The accepted checkpoint has a second copy.");
+  return looked.accepted;
 }
 
 type From = { readonly step: number; readonly folder?: string; readonly digest?: string };

@@ -62,6 +62,7 @@ export type Phase =
   | "training_interrupted"
   | "training_stopped_not_finite"
   | "training_failed"
+  | "checkpoint_backed_up"
   | "resume_refused_auto_resume";
 
 export type Run = {

@@ -9,7 +9,7 @@ import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
-import { type RunOptions, type RunOutcome, resumeRun, startRun } from "../run.ts";
+import { backUpRun, type RunOptions, type RunOutcome, resumeRun, startRun } from "../run.ts";
 import { ownPaths, type Run, readDocument, retainedPaths, surfaces } from "../run_root.ts";
 import { checkedSettings } from "../settings.ts";
 import { TrainingBar } from "./bar.ts";
@@ -46,7 +46,8 @@ export const train = command({
     },
     lane: { ...value("NAME", "What is trained"), default: "reference_pilot" },
     "output-root": value("FOLDER", "start: the run root itself; default ~/scratch/<lane>_runs/<run id>"),
-    "run-root": value("FOLDER", "resume, status, dashboard: the run root"),
+    "run-root": value("FOLDER", "all but start: the run root"),
+    to: value("FOLDER", "backup: where the copy goes; default checkpoints/backups of the run root"),
     "run-id": value("ID", "start: name of the run; default the lane's with the time"),
     model: value("NAME", "pilot, or a small one: tiny, tiny_gpt2, tiny_gpt_oss"),
     "max-steps": value("N", "Optimiser steps in all; resume may raise it"),
@@ -77,6 +78,7 @@ export const train = command({
     "psionic train resume --run-root run --max-steps 400",
     "psionic train status --run-root run",
     "psionic train dashboard --run-root run",
+    "psionic train backup --run-root run --to /mnt/second/run",
   ],
   async run({ args }) {
     const given = args as Given;
@@ -86,7 +88,8 @@ export const train = command({
       else if (action === "resume") await resume(given);
       else if (action === "status") await status(given);
       else if (action === "dashboard") await dashboard(given);
-      else throw new UsageError(`expected start, resume, status or dashboard, got ${action}`);
+      else if (action === "backup") await backup(given);
+      else throw new UsageError(`expected start, resume, status, dashboard or backup, got ${action}`);
     } catch (error) {
       const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
       if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
@@ -144,8 +147,8 @@ async function start(given: Given): Promise<void> {
   await watched(given, run, surfaces(lane).start_surface_id, retainedPaths.launch_manifest_path, startRun);
 }
 
-async function resume(given: Given): Promise<void> {
-  refuseRemote(given);
+/** The run of a run root, with the settings that it was begun with and what may be changed of them. */
+function openedRun(given: Given, where: string): Run {
   const root = runRoot(given);
   const { run_id, lane: name, ...stored } = readDocument(root, ownPaths.settings);
   const lane = laneOf(String(name));
@@ -156,10 +159,36 @@ async function resume(given: Given): Promise<void> {
     if (free.includes(key) || changed[key] === kept[key as keyof typeof kept]) continue;
     throw new UsageError(`a run goes on with the ${key} it began with, ${kept[key as keyof typeof kept]}`);
   }
-  const settings = checkedSettings("train resume", lane, { ...kept, ...changed });
+  const settings = checkedSettings(where, lane, { ...kept, ...changed });
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
-  const run: Run = { root, runId: String(run_id ?? basename(root)), lane, git, settings };
-  await watched(given, run, surfaces(lane).resume_surface_id, retainedPaths.resume_manifest_path, resumeRun);
+  return { root, runId: String(run_id ?? basename(root)), lane, git, settings };
+}
+
+async function resume(given: Given): Promise<void> {
+  refuseRemote(given);
+  const run = openedRun(given, "train resume");
+  const surface = surfaces(run.lane).resume_surface_id;
+  await watched(given, run, surface, retainedPaths.resume_manifest_path, resumeRun);
+}
+
+async function backup(given: Given): Promise<void> {
+  const run = openedRun(given, "train backup");
+  const { label, digest } = backUpRun(run, text(given, "to"));
+  const lines = {
+    status: "checkpoint_backed_up",
+    run_id: run.runId,
+    run_root: run.root,
+    checkpoint_label: label,
+    checkpoint_object_digest: digest,
+    backup_receipt: retainedPaths.latest_checkpoint_backup_receipt_path,
+  };
+  if (given.json === true) await printJson(lines);
+  else
+    await print(
+      Object.entries(lines)
+        .map(([key, v]) => `${key}=${v}`)
+        .join("\n"),
+    );
 }
 
 function runRoot(given: Given): string {

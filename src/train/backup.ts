@@ -1,0 +1,159 @@
+/**
+ * A second copy of the accepted checkpoint, and the way back from it. The copy is of the real files, read again and hashed
+ * where it lies; what is restored is hashed again before it takes the checkpoint's place.
+ */
+import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { sha256 } from "../core/digest.ts";
+import { PsionicError, unexpected } from "../core/error.ts";
+import type { Json } from "../models/files/strict_json.ts";
+import { stepFolder, verifyCheckpoint } from "./checkpoint.ts";
+import { syncFiles, syncFolder, writeWhole } from "./durable.ts";
+import {
+  log,
+  type Run,
+  readDocument,
+  retainedPaths,
+  schemaId,
+  surfaces,
+  withDigest,
+  write,
+} from "./run_root.ts";
+
+const backups = "checkpoints/backups";
+export const backupPointerPath = `${backups}/latest_accepted_checkpoint_pointer.backup.json`;
+const backupManifestPath = (step: number): string =>
+  `${backups}/step-${step}/checkpoint_manifest.backup.json`;
+
+type Document = { readonly [key: string]: Json };
+export type Accepted = { readonly step: number; readonly label: string; readonly digest: string };
+
+const textOf = (root: string, path: string): string => readFileSync(join(root, path), "utf8");
+const reference = (root: string, path: string) => ({ path, sha256: sha256(textOf(root, path)) });
+
+/** A copy of a checkpoint's folder under its name below `to`, whole or not at all. */
+function copyCheckpoint(from: string, to: string, step: number): void {
+  mkdirSync(to, { recursive: true });
+  const aside = join(to, `.${stepFolder(step)}.${process.pid}.part`);
+  const target = join(to, stepFolder(step));
+  try {
+    cpSync(from, aside, { recursive: true });
+    syncFiles(aside);
+    if (existsSync(target)) rmSync(target, { recursive: true });
+    renameSync(aside, target);
+    syncFolder(to);
+  } catch (cause) {
+    rmSync(aside, { recursive: true, force: true });
+    const text = cause instanceof Error ? cause.message : String(cause);
+    const code = /ENOSPC|EDQUOT/.test(text) ? "disk_full" : "io_failed";
+    throw unexpected(code, "train backup", "a folder that takes a checkpoint", text, { cause });
+  }
+}
+
+/** Copies the accepted checkpoint below `to` and writes the receipt. */
+export function backUp(run: Run, accepted: Accepted, to: string): void {
+  const { step, digest } = accepted;
+  const target = resolve(to);
+  copyCheckpoint(join(run.root, "checkpoints", stepFolder(step)), target, step);
+  verifyCheckpoint(join(target, stepFolder(step)), digest);
+  const manifest = `checkpoints/${stepFolder(step)}/checkpoint_manifest.json`;
+  const copies = [
+    [retainedPaths.latest_checkpoint_pointer_path, backupPointerPath],
+    [manifest, backupManifestPath(step)],
+  ] as const;
+  for (const [from, copy] of copies)
+    writeWhole(join(run.root, copy), [new TextEncoder().encode(textOf(run.root, from))]);
+  const receipt = withDigest("checkpoint_backup_receipt", "receipt_digest", {
+    schema_version: schemaId("checkpoint_backup_receipt"),
+    lane_id: run.lane.id,
+    run_id: run.runId,
+    checkpoint_label: accepted.label,
+    optimizer_step: step,
+    checkpoint_ref: `checkpoint://${run.lane.id}/${run.runId}/step-${step}`,
+    ...run.git,
+    primary_pointer: reference(run.root, retainedPaths.latest_checkpoint_pointer_path),
+    primary_checkpoint_manifest: reference(run.root, manifest),
+    backup_pointer: reference(run.root, backupPointerPath),
+    backup_checkpoint_manifest: reference(run.root, backupManifestPath(step)),
+    remote_backup_root: target,
+    credential_source_names: [],
+    backup_state: "backed_up",
+    upload_outcome: "succeeded",
+    upload_failure_reason: null,
+    claim_boundary: run.lane.claimBoundary,
+    detail: "The copy was read again and hashed.",
+    receipt_digest: "",
+  });
+  write(run, retainedPaths.latest_checkpoint_backup_receipt_path, receipt);
+  const surface = surfaces(run.lane).start_surface_id.replace(/\.start$/, ".backup");
+  log(run, "checkpoint_backed_up", surface, { checkpoint_label: accepted.label, backup_state: "backed_up" });
+}
+
+/** The checkpoint of the backup receipt put back in its place with its pointer; throws where the copy is not whole. */
+export function restoreFromBackup(run: Run): Accepted {
+  const receipt = readDocument(run.root, retainedPaths.latest_checkpoint_backup_receipt_path);
+  const again = withDigest("checkpoint_backup_receipt", "receipt_digest", {
+    ...receipt,
+    receipt_digest: "",
+  } as Document & { receipt_digest: string });
+  const step = Number(receipt.optimizer_step);
+  const whole =
+    again.receipt_digest === receipt.receipt_digest &&
+    receipt.run_id === run.runId &&
+    receipt.backup_state === "backed_up" &&
+    Number.isSafeInteger(step);
+  if (!whole)
+    throw new PsionicError(
+      "digest_mismatch",
+      "[train resume] expected a backup receipt of this run, got another",
+    );
+  for (const [field, path] of [
+    ["backup_pointer", backupPointerPath],
+    ["backup_checkpoint_manifest", backupManifestPath(step)],
+  ] as const) {
+    const wanted = (receipt[field] as { readonly sha256?: Json } | undefined)?.sha256;
+    if (sha256(textOf(run.root, path)) !== wanted) {
+      throw new PsionicError(
+        "digest_mismatch",
+        `[train resume] expected ${path} as the backup receipt names it, got another`,
+      );
+    }
+  }
+  const manifest = readDocument(run.root, backupManifestPath(step));
+  const digest = String(manifest.checkpoint_object_digest);
+  const source = join(String(receipt.remote_backup_root), stepFolder(step));
+  verifyCheckpoint(source, digest);
+  copyCheckpoint(source, join(run.root, "checkpoints"), step);
+  verifyCheckpoint(join(run.root, "checkpoints", stepFolder(step)), digest);
+  const put = (from: string, to: string): void =>
+    writeWhole(join(run.root, to), [new TextEncoder().encode(textOf(run.root, from))]);
+  put(backupManifestPath(step), `checkpoints/${stepFolder(step)}/checkpoint_manifest.json`);
+  put(backupPointerPath, retainedPaths.latest_checkpoint_pointer_path);
+  return { step, label: String(receipt.checkpoint_label), digest };
+}
+
+/** What was done about a pointer that could not be used. */
+export function writeDrill(
+  run: Run,
+  kind: "corrupt_pointer" | "stale_pointer",
+  step: number,
+  refusal: string | null,
+): void {
+  const drill = withDigest("checkpoint_failure_drill", "receipt_digest", {
+    schema_version: schemaId("checkpoint_failure_drill"),
+    lane_id: run.lane.id,
+    run_id: run.runId,
+    drill_id: `psion_actual_pretraining_checkpoint_failure_drill::${step}::${kind}`,
+    drill_kind: kind,
+    trigger_surface: "resume",
+    ...run.git,
+    outcome: refusal === null ? "recovered_without_manual_edit" : "retained_refusal",
+    evidence_paths: [retainedPaths.auto_resume_receipt_path, retainedPaths.latest_checkpoint_pointer_path],
+    refusal_reason: refusal,
+    claim_boundary: run.lane.claimBoundary,
+    detail:
+      refusal === null ? "The checkpoint was restored from its backup." : "No backup could take its place.",
+    receipt_digest: "",
+  });
+  write(run, `checkpoints/failures/${kind}_drill.json`, drill);
+}
