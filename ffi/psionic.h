@@ -104,10 +104,17 @@ PSI_API i32 psi_moe_glu(void* y, const void* x, const void* w, const void* bias,
    mode 1: softmax over all then top-k; 2: sigmoid; 3: top-k then softmax. Ties take the lower index; order descending.
    expert_scale f32 [experts] or NULL multiplies the weights at the end. */
 PSI_API i32 psi_router(void* expert_ids, void* weights, const void* logits, const void* bias, const void* expert_scale, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
+/* CUDA only, for few rows. sum = x + delta (sum may be x); y = RMS norm of sum times w; expert_ids, weights by psi_router
+   of the logits y . router_w (+ router_bias): the bits of psi_add_rms_norm, psi_matmul and psi_router. router_w f32
+   [experts,width], width 516 to 4096 in fours; at most 64 rows and 1024 experts. */
+PSI_API i32 psi_add_norm_router(void* sum, void* y, void* expert_ids, void* weights, const void* x, const void* delta, const void* w, const void* router_w, const void* router_bias, i32 rows, i32 width, i32 experts, i32 used, i32 mode, i32 normalize, f32 eps, f32 scale);
 /* y[t] = sum_j weights[t,j] x[t*used+j], in order of j */
 PSI_API i32 psi_moe_combine(void* y, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
 /* CUDA only. y[t] = base[t] + the above: the bits of psi_moe_combine and psi_add. y may be base. */
 PSI_API i32 psi_moe_combine_add(void* y, const void* base, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
+/* CUDA only. sum[t] = base[t] + the above, y = RMS norm of sum times w [width]: the bits of psi_moe_combine_add and
+   psi_rms_norm. sum may be base. */
+PSI_API i32 psi_moe_combine_norm(void* sum, void* y, const void* base, const void* x, const void* weights, const void* w, i32 tokens, i32 used, i32 width, f32 eps);
 /* For each row and group g: RMS norm of x[row*stride + offset + g*width ...]; w f32 [width] or NULL; y has x's layout. */
 PSI_API i32 psi_rms_norm(void* y, const void* x, const void* w, i32 rows, i32 stride, i32 offset, i32 groups, i32 width, f32 eps);
 /* sum = x + delta; y = RMS norm of sum. sum may be x. */

@@ -48,7 +48,6 @@ __device__ __forceinline__ float scan_factors(const float* sums, i32 base, i32 c
 /* A block per head and token. */
 __global__ void __launch_bounds__(FOLD_THREADS) attention_fold(const Attention a) {
   let_next_start();
-  wait_for_inputs();
   PSI_DYNAMIC_SHARED(shared);
   float* ring = (float*)shared;
   float4* factors = (float4*)(ring + FOLD_BUFFERS * FOLD_FLOATS);
@@ -60,6 +59,7 @@ __global__ void __launch_bounds__(FOLD_THREADS) attention_fold(const Attention a
   const float *parts = a.partial + record * e, *sums = a.partial_sums + record * 2;
   const i32 each = e <= 64 ? 64 : e <= 128 ? 32 : e <= 256 ? 16 : 8; /* tiles of a stage */
   const i32 stages = PSI_DIVIDE_UP(count, each);
+  wait_for_inputs();
   auto issue = [&](i32 stage) {
     if (stage < stages)
       for (i32 i = threadIdx.x * 4; i < min(each, count - stage * each) * e; i += FOLD_THREADS * 4)

@@ -16,6 +16,9 @@ struct DecodeForm {
   static constexpr int SPLIT_BYTES = TEAMS * TEAM_BYTES, DIRECT_BYTES = SPLIT_BYTES + TEAMS * PARTIAL_FLOATS * 4;
 };
 
+/* Up to so many tokens it is found out what may be read ahead. */
+constexpr i32 MOST_TOKENS_AHEAD = 64;
+
 /* The heads of a group are cut into pieces of at most 16 rows. */
 __host__ __device__ __forceinline__ i32 decode_pieces(i32 group) { return PSI_DIVIDE_UP(group, 16); }
 
@@ -33,6 +36,15 @@ __device__ __forceinline__ DecodeRows decode_rows(const Attention& a, i32 token,
   r.count = min(most, a.group - piece * most);
   r.pages = a.page_table + (i64)a.token_sequence[token] * a.max_pages;
   return r;
+}
+
+/* Whether a tile lies before all that this step writes for the tokens of the call, so that it may be read before its inputs are there. */
+__device__ __forceinline__ bool is_old(const Attention& a, i32 token, i32 tile) {
+  const i32 end = (tile + 1) * ATTENTION_TILE, sequence = a.token_sequence[token];
+  if (a.tokens > MOST_TOKENS_AHEAD) return false;
+  bool touched = false;
+  for (i32 t = threadIdx.x % 32; t < a.tokens; t += 32) touched |= a.token_sequence[t] == sequence && a.token_position[t] < end;
+  return !__any_sync(~0u, touched);
 }
 
 template <int OPERAND, int HEAD>
@@ -161,7 +173,6 @@ template <int OPERAND, int HEAD>
 __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(const Attention a) {
   using Form = DecodeForm<HEAD>;
   let_next_start();
-  wait_for_inputs();
   PSI_DYNAMIC_SHARED(shared);
   DecodeTeam<OPERAND, HEAD> team(shared);
   const i32 parts = a.kv_heads * decode_pieces(a.group);
@@ -171,7 +182,10 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
   const i32 worker = threadIdx.x / (32 * Form::SHARERS) * gridDim.x + blockIdx.x, workers = gridDim.x * Form::TEAMS;
   const i32 share = all / workers, extra = all % workers;
   const i32 begin = worker * share + min(worker, extra), end = begin + share + (worker < extra ? 1 : 0);
-  if (begin >= end) return;
+  if (begin >= end) {
+    wait_for_inputs();
+    return;
+  }
 
   i32 token = 0, count = tiles_of(a, position_of(a, 0), first);
   i32 before = begin; /* items of the token before the one at hand */
@@ -181,7 +195,10 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
   }
   i32 part = before / count, tile = first + before % count;
   DecodeRows rows = decode_rows(a, token, part);
-  team.start(a, rows, tile);
+  const bool ahead = is_old(a, token, tile);
+  if (ahead) team.start(a, rows, tile);
+  wait_for_inputs();
+  if (!ahead) team.start(a, rows, tile);
   team.read_queries(a, rows);
   for (i32 item = begin; item < end; item++) {
     const bool more = item + 1 < end;
@@ -239,7 +256,6 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_direct(co
   constexpr int ROW_THREADS = Form::THREADS / 16, VECTORS = HEAD / 4 / ROW_THREADS;
   static_assert(HEAD / 4 % ROW_THREADS == 0, "threads that divide a row");
   let_next_start();
-  wait_for_inputs();
   PSI_DYNAMIC_SHARED(shared);
   DecodeTeam<OPERAND, HEAD> team(shared);
   float* partials = (float*)(shared + Form::SPLIT_BYTES);
@@ -248,13 +264,18 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_direct(co
   const int row = threadIdx.x / ROW_THREADS, column = threadIdx.x % ROW_THREADS * 4; /* what this thread folds */
 
   const i32 stop = min((i32)(blockIdx.y + 1) * each, a.tokens);
+  bool waited = false;
   for (i32 token = blockIdx.y * each; token < stop; token++) {
     if (!is_alone(a, token, team.lane)) continue;
     const DecodeRows rows = decode_rows(a, token, blockIdx.x);
     i32 first;
     const i32 end = tiles_of(a, rows.position, first) + first;
     float M = -INFINITY, L = 0, total[VECTORS][4] = {};
-    if (first + own < end) team.start(a, rows, first + own);
+    const bool some = first + own < end, ahead = some && !waited && is_old(a, token, first + own);
+    if (ahead) team.start(a, rows, first + own);
+    if (!waited) wait_for_inputs();
+    waited = true;
+    if (some && !ahead) team.start(a, rows, first + own);
     team.read_queries(a, rows);
     for (i32 round = first; round < end; round += Form::TEAMS) {
       const i32 tile = round + own;
@@ -300,6 +321,7 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_direct(co
         *(float4*)(y + d) = make_float4(total[v][0] * scale, total[v][1] * scale, total[v][2] * scale, total[v][3] * scale);
     }
   }
+  if (!waited) wait_for_inputs();
 }
 
 }  // namespace psi

@@ -16,6 +16,7 @@
 namespace psi {
 
 cudaStream_t stream = nullptr;
+u64 launches = 0;
 DeviceFacts device = {};
 
 namespace {

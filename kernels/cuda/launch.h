@@ -3,7 +3,9 @@
  * as a psionic status. With nvcc it is CUDA; without (PSI_STANDIN) kernels run on fibers of the CPU.
  *
  * Rules for kernels, so that a kernel may start while the one before it ends:
- * - every thread calls wait_for_inputs() before it touches anything but weights, also where it then returns at once;
+ * - every thread calls wait_for_inputs() before it touches anything but weights, also where it then returns at once.
+ *   What only the host writes, between steps, counts as weights: page tables, sequences, positions; and so do cached keys
+ *   and values of positions that no token of the step has;
  * - let_next_start() comes first, or as soon as most of the kernel's loads are under way.
  */
 #pragma once
@@ -17,6 +19,8 @@ namespace psi {
 
 /* The stream of all work; set by psi_open. Null: no device is open. */
 extern cudaStream_t stream;
+/* Kernels that were launched: tells a launcher whether another one came in between. */
+extern u64 launches;
 /* Facts about the open device. */
 struct DeviceFacts {
   i32 multiprocessors;
@@ -39,6 +43,7 @@ __device__ inline void let_next_start() {}
 template <class... P, class... A>
 i32 launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, A... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return PSI_OK;
+  launches++;
   std::tuple<P...> values(static_cast<P>(arguments)...);
   standin::enqueue([=] {
     const char* text = standin::run({grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared_bytes, [&] { std::apply(kernel, values); });
@@ -77,6 +82,7 @@ i32 launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t s
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return PSI_OK;
   if (shared_bytes > FREE_SHARED)
     if (i32 status = allow_shared(op, (const void*)kernel, shared_bytes)) return status;
+  launches++;
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;

@@ -1,7 +1,7 @@
 /* Chooses the form of a product with the chosen experts' matrices. The choice changes the time, never a bit. */
 #pragma once
 #include "moe.cuh"
-#include "moe_bulk.cuh"
+#include "moe_ring.cuh"
 
 namespace psi {
 
@@ -21,23 +21,32 @@ i32 launch_moe_decode(const char* op, const MoeArguments& p, i32 columns_at_once
   return launch(op, moe_decode_kernel<W, GROUPS, GATED>, grid, dim3(MOE_THREADS), (size_t)columns_at_once * moe_slot_bytes(s.units), p, s);
 }
 
+/* expert_ids of the last psi_moe_glu whose kernel let the next one start only when they were there, and its launch. */
+extern const i32* ready_ids;
+extern u64 ready_launch;
+
 template <class W, bool GATED>
 i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
   const i64 count = (i64)p.slots / p.slots_per_input * p.columns;
   const i32 columns = moe_columns_at_once(p, tokens);
   u16* rounded = (u16*)(((uintptr_t)scratch + 15) & ~(uintptr_t)15);
   p.rounded = rounded;
-  const i32 at_once = bulk_slots_at_once(p, tokens);
-  const i32 bytes = p.slots > FEWEST_BULK_SLOTS ? moe_bulk_bytes<W>(p, at_once) : 0;
-  if (bytes > 0) {
-    PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
-    return launch_moe_bulk<W, GATED>(op, p, at_once, bytes);
+  p.ids_ready = ready_launch == launches && ready_ids == p.expert_ids;
+  const auto note = [&](i32 status) {
+    if (GATED && status == PSI_OK) ready_ids = p.expert_ids, ready_launch = launches;
+    return status;
+  };
+  if (p.slots >= FEWEST_RING_SLOTS) {
+    const i32 groups = moe_ring_groups(p);
+    if (groups == 2 && moe_ring_stages<W>(p, 16) > 1) return note(launch_moe_ring<W, 2, GATED>(op, p));
+    if (moe_ring_stages<W>(p, 8) > 1) return note(launch_moe_ring<W, 1, GATED>(op, p));
   }
   if (columns > 8) {
     PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
-    return launch_moe_decode<W, 2, GATED>(op, p, columns);
+    p.ids_ready = 0;
+    return note(launch_moe_decode<W, 2, GATED>(op, p, columns));
   }
-  if (columns > 0) return launch_moe_decode<W, 1, GATED>(op, p, columns);
+  if (columns > 0) return note(launch_moe_decode<W, 1, GATED>(op, p, columns));
   i32* arrays = (i32*)(((uintptr_t)(rounded + count) + 3) & ~(uintptr_t)3);
   const SortedSlots groups = {arrays, arrays + p.experts + 1};
   PSI_TRY(sort_slots(op, groups, rounded, p.expert_ids, p.x, p.slots, p.experts, count));

@@ -10,6 +10,12 @@
 
 namespace psi {
 
+/* moe_launch.cuh */
+extern const i32* ready_ids;
+extern u64 ready_launch;
+const i32* ready_ids = nullptr;
+u64 ready_launch = 0;
+
 constexpr int SORT_THREADS = 1024, SORT_WARPS = SORT_THREADS / 32;
 
 struct SortArguments {

@@ -6,12 +6,14 @@ namespace psi {
 /* A thread per (row, `each` heads, pair). */
 __global__ void __launch_bounds__(256) rope_kernel(Rotation r, float* x, const i32* positions, i64 stride, i32 heads, i32 head_dim, i32 each, i64 threads) {
   let_next_start();
-  wait_for_inputs();
-  const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= threads) return;
+  const i64 i = min((i64)blockIdx.x * blockDim.x + threadIdx.x, threads - 1);
   const i32 pair = (i32)(i % r.pairs), sets = PSI_DIVIDE_UP(heads, each), set = (i32)(i / r.pairs % sets);
   const i64 row = i / r.pairs / sets;
-  turn_heads(r, x + row * stride, head_dim, set * each, min(set * each + each, heads), positions[row], pair);
+  float cosine, sine;
+  rotation_of(r, positions[row], pair, cosine, sine);
+  wait_for_inputs();
+  if ((i64)blockIdx.x * blockDim.x + threadIdx.x >= threads) return;
+  turn_heads(r, x + row * stride, head_dim, set * each, min(set * each + each, heads), pair, cosine, sine);
 }
 
 }  // namespace psi

@@ -17,29 +17,27 @@ struct RopeKvWrite {
   i64 turns, pieces; /* threads for q, and for keys and as many for values */
 };
 
-/* Element d of a rotated head. */
-__device__ __forceinline__ float turned(const Rotation& r, const float* head, i32 d, i32 position) {
+/* Element d of a rotated head, whose pair turns by `cosine` and `sine`. */
+__device__ __forceinline__ float turned(const Rotation& r, const float* head, i32 d, i32 pair, float cosine, float sine) {
   if (d >= 2 * r.pairs) return head[d];
-  const i32 pair = r.neox ? (d < r.pairs ? d : d - r.pairs) : d / 2;
   const bool second = r.neox ? d >= r.pairs : d % 2 == 1;
   const float a = head[r.neox ? pair : 2 * pair], b = head[r.neox ? pair + r.pairs : 2 * pair + 1];
-  float cosine, sine;
-  rotation_of(r, position, pair, cosine, sine);
   return second ? turned_second(a, b, cosine, sine) : turned_first(a, b, cosine, sine);
 }
 
-/* Blocks for q, then blocks for eight elements of k or v a thread. */
+/* Blocks for q, then blocks for eight elements of k or v a thread. Sines and places are found before q, k and v are there. */
 __global__ void __launch_bounds__(256) rope_kv_write_kernel(const RopeKvWrite o, i32 turning_blocks) {
   let_next_start();
-  wait_for_inputs();
   const Rotation& r = o.rotation;
   const CacheTarget& c = o.cache;
   if ((i32)blockIdx.x < turning_blocks) {
-    const i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= o.turns) return;
+    const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x, i = min(thread, o.turns - 1);
     const i32 pair = (i32)(i % r.pairs), sets = PSI_DIVIDE_UP(o.heads, o.each), set = (i32)(i / r.pairs % sets);
     const i64 row = i / r.pairs / sets;
-    turn_heads(r, o.q + row * o.q_stride, c.head_dim, set * o.each, min(set * o.each + o.each, o.heads), c.token_position[row], pair);
+    float cosine, sine;
+    rotation_of(r, c.token_position[row], pair, cosine, sine);
+    wait_for_inputs();
+    if (thread < o.turns) turn_heads(r, o.q + row * o.q_stride, c.head_dim, set * o.each, min(set * o.each + o.each, o.heads), pair, cosine, sine);
     return;
   }
   const i64 i = (i64)(blockIdx.x - turning_blocks) * blockDim.x + threadIdx.x;
@@ -48,17 +46,27 @@ __global__ void __launch_bounds__(256) rope_kv_write_kernel(const RopeKvWrite o,
   const i32 per_head = c.head_dim / 8, per_token = c.kv_heads * per_head;
   const i32 token = (i32)(piece / per_token), rest = (i32)(piece % per_token), head = rest / per_head, d = rest % per_head * 8;
   const float* from = (keys ? o.k + token * o.k_stride : o.v + token * o.v_stride) + (i64)head * c.head_dim;
-  float x[8];
+  i32 slot;
+  const i64 page = page_of(c, token, slot);
+  i32 pair[8] = {};
+  float cosine[8], sine[8], x[8];
   if (keys) {
     const i32 position = c.token_position[token];
 #pragma unroll
-    for (int j = 0; j < 8; j++) x[j] = turned(r, from, d + j, position);
+    for (int j = 0; j < 8; j++)
+      if (d + j < 2 * r.pairs) {
+        pair[j] = r.neox ? (d + j) % r.pairs : (d + j) / 2;
+        rotation_of(r, position, pair[j], cosine[j], sine[j]);
+      }
+  }
+  wait_for_inputs();
+  if (keys) {
+#pragma unroll
+    for (int j = 0; j < 8; j++) x[j] = turned(r, from, d + j, pair[j], cosine[j], sine[j]);
   } else {
 #pragma unroll
     for (int j = 0; j < 8; j++) x[j] = from[d + j];
   }
-  i32 slot;
-  const i64 page = page_of(c, token, slot);
   write_piece(c, keys ? c.k_cache : c.v_cache, page, slot, head, d, x, valid);
 }
 

@@ -25,9 +25,7 @@ __device__ __forceinline__ float turned_second(float a, float b, float cosine, f
 }
 
 /* Turns pair `pair` of heads first, first + 1, ..., below `end`, in place. */
-__device__ __forceinline__ void turn_heads(const Rotation& r, float* row, i32 head_dim, i32 first, i32 end, i32 position, i32 pair) {
-  float cosine, sine;
-  rotation_of(r, position, pair, cosine, sine);
+__device__ __forceinline__ void turn_heads(const Rotation& r, float* row, i32 head_dim, i32 first, i32 end, i32 pair, float cosine, float sine) {
   const i32 one = r.neox ? pair : 2 * pair, other = r.neox ? pair + r.pairs : 2 * pair + 1;
   for (i32 h = first; h < end; h++) {
     float *a = row + (i64)h * head_dim + one, *b = row + (i64)h * head_dim + other;

@@ -116,7 +116,7 @@ describe("combine", () => {
     [2, 5, 516],
     [1, 4, 2880],
   ])(
-    "%i tokens of %i experts, %i wide: alone, and added to the residual with the bits of add",
+    "%i tokens of %i experts, %i wide: alone, added to the residual with the bits of add, and normed with those of rms_norm",
     (tokens, used, width) => {
       const [x, weights] = [randomFloats(tokens * used * width, 2), randomFloats(tokens * used, 3)];
       const base = randomFloats(tokens * width, 4);
@@ -130,6 +130,47 @@ describe("combine", () => {
       check(cuda.psi_add!(sum, onDevice(base), y, count));
       check(cuda.psi_moe_combine_add!(fused, fused, xs, ws, tokens, used, width)); // in place
       expect(floatsFromDevice(fused, count)).toEqual(floatsFromDevice(sum, count));
+
+      const norm = onDevice(randomFloats(width, 5));
+      const [apart, together, total] = [deviceBytes(4 * count), deviceBytes(4 * count), onDevice(base)];
+      check(cuda.psi_rms_norm!(apart, fused, norm, tokens, width, 0, 1, width, 1e-5));
+      check(cuda.psi_moe_combine_norm!(total, together, total, xs, ws, norm, tokens, used, width, 1e-5));
+      expect(floatsFromDevice(total, count)).toEqual(floatsFromDevice(sum, count));
+      expect(floatsFromDevice(together, count)).toEqual(floatsFromDevice(apart, count));
     },
   );
+});
+
+describe("add_norm_router", () => {
+  test.each([
+    [3, 516, 9, 2],
+    [1, 2880, 32, 4],
+    [2, 1028, 40, 3],
+    [12, 520, 93, 5], // four experts a block, one in the last
+  ])("%i rows of %i, %i experts: the bits of the four ops", (rows, width, experts, used) => {
+    const [x, delta] = [randomFloats(rows * width, 1), randomFloats(rows * width, 2)];
+    const [w, routerWeight, bias] = [
+      randomFloats(width, 3),
+      randomFloats(experts * width, 4),
+      randomFloats(experts, 5),
+    ];
+    const [ws, rs, bs] = [onDevice(w), onDevice(routerWeight), onDevice(bias)];
+    const count = rows * width;
+    const apart = [onDevice(x), deviceBytes(4 * count)] as const;
+    const logits = deviceBytes(4 * rows * experts);
+    const chosen = [deviceBytes(4 * rows * used), deviceBytes(4 * rows * used)] as const;
+    check(cuda.psi_add_rms_norm!(apart[0], apart[1], apart[0], onDevice(delta), ws, rows, width, 1e-5));
+    check(cuda.psi_matmul!(logits, apart[1], rs, bs, null, rows, experts, width, 256, 0));
+    check(cuda.psi_router!(chosen[0], chosen[1], logits, null, null, rows, experts, used, 3, 0, 1));
+    const fused = [onDevice(x), deviceBytes(4 * count)] as const;
+    const own = [deviceBytes(4 * rows * used), deviceBytes(4 * rows * used)] as const;
+    const [sum, y] = fused;
+    const sizes = [rows, width, experts, used, 3, 0, 1e-5, 1];
+    check(cuda.psi_add_norm_router!(sum, y, own[0], own[1], sum, onDevice(delta), ws, rs, bs, ...sizes));
+    for (const i of [0, 1] as const) {
+      expect(floatsFromDevice(fused[i], count)).toEqual(floatsFromDevice(apart[i], count));
+    }
+    expect(intsFromDevice(own[0], rows * used)).toEqual(intsFromDevice(chosen[0], rows * used));
+    expect(floatsFromDevice(own[1], rows * used)).toEqual(floatsFromDevice(chosen[1], rows * used));
+  });
 });

@@ -223,6 +223,10 @@ struct WeightMXFP4 {
   }
   /* Whether some scale takes two multiplications; a kernel that is short of instructions asks once per unit. */
   __device__ __forceinline__ static bool is_wide(const Raw& r) { return (~r.scale & 0x80808080u) != 0; }
+  /* The same of a lane's part of a unit in shared memory. */
+  __device__ __forceinline__ static bool is_wide(const u8* tile, i32 units, i32 unit, i32 lane) {
+    return (~*(const u32*)(tile + scales_at(units) + (i64)unit * SCALE_BYTES + lane / 4 * 4) & 0x80808080u) != 0;
+  }
   __device__ __forceinline__ static void fragment(const Raw& r, int step, u32* a) { fragment(r, step, a, is_wide(r)); }
   __device__ __forceinline__ static void fragment(const Raw& r, int step, u32* a, bool wide) {
     constexpr u32 MAGNITUDE = 0x01c001c0u, SIGN = 0x80008000u;

@@ -1,6 +1,7 @@
 /**
- * Where a generation step's time goes: the calls of one step, op by op, each op's recorded alone and launched again and
- * again. The sum is more than the step, in which neighbours overlap.
+ * Where a generation step's time goes: the calls of one step, op by op. "alone" is an op's calls recorded without the others
+ * and launched again and again, "share" what the step takes longer with them than without. Experts alone read ids that
+ * other ops have overwritten; their share is true.
  * Usage: bun scripts/gpu/op_times.ts MODEL [--batch 1,8] [--depth 0,4096] [--prompt 0]    Output: microseconds per step.
  *        With --prompt N the step is a prompt of N tokens instead.
  */
@@ -120,14 +121,18 @@ function measure(batch: number, depth: number, prompt: number): void {
     calls = undefined;
     const groups = Map.groupBy(recorded, label);
     const runs = prompt > 0 ? 3 : 20;
+    const whole = time(recorded, runs);
     console.log(
-      `\n${prompt > 0 ? `prompt of ${prompt}` : `batch ${batch}`}, depth ${depth}: ${recorded.length} calls, ${time(recorded, runs).toFixed(0)} us`,
+      `\n${prompt > 0 ? `prompt of ${prompt}` : `batch ${batch}`}, depth ${depth}: ${recorded.length} calls, ${whole.toFixed(0)} us`,
     );
-    const lines = [...groups].map(([name, list]) => ({ name, count: list.length, us: time(list, runs) }));
-    for (const { name, count, us } of lines.sort((a, b) => b.us - a.us)) {
-      console.log(
-        `  ${us.toFixed(0).padStart(7)} us  ${(us / count).toFixed(2).padStart(9)} each  ${String(count).padStart(4)} x ${name}`,
-      );
+    const lines = [...groups].map(([name, list]) => {
+      const others = recorded.filter((call) => label(call) !== name);
+      return { name, count: list.length, alone: time(list, runs), share: whole - time(others, runs) };
+    });
+    for (const { name, count, alone, share } of lines.sort((a, b) => b.share - a.share)) {
+      const us = (total: number) =>
+        `${total.toFixed(0).padStart(7)} us ${(total / count).toFixed(2).padStart(8)} each`;
+      console.log(`  share ${us(share)}  alone ${us(alone)}  ${String(count).padStart(4)} x ${name}`);
     }
     void scope;
   }

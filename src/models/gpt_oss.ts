@@ -8,12 +8,13 @@
  *   h += sum over top-k of w_e (Wd_e clamped_swiglu(Wg_e b + bg_e, Wu_e b + bu_e) + bd_e)   b = RMS(h)
  */
 import { unexpected } from "../core/error.ts";
-import { addRmsNorm, embedding, gatherRows, rmsNorm, router } from "../runtime/functions.ts";
+import { embedding, gatherRows, rmsNorm } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import {
   type AttentionShape,
   type AttentionWeights,
   addCombined,
+  addCombinedAndNorm,
   attend,
   type CachePlace,
   cacheGroups,
@@ -21,6 +22,7 @@ import {
   type GateUp,
   type Linear,
   linear,
+  normAndRoute,
 } from "./layers.ts";
 import {
   checkpointScaling,
@@ -265,6 +267,7 @@ type Parts = {
 function hidden(c: GptOssConfig, parts: Parts, step: Step): Tensor {
   const { table, layers, places, outputNorm } = parts;
   let h = embedding(table, step.tokens); // [T, D]
+  const a = rmsNorm(h, layers[0]!.attentionNorm, c.eps); // each layer leaves the next one's
   const device = h.device;
   for (const [i, layer] of layers.entries()) {
     const last = i === layers.length - 1;
@@ -272,33 +275,28 @@ function hidden(c: GptOssConfig, parts: Parts, step: Step): Tensor {
     const kept = last ? device.temporary({ dtype: "f32", shape: [step.outputRows.shape[0]!, c.width] }) : h;
     {
       using _layer = device.scope();
-      let heads = attend(
-        rmsNorm(h, layer.attentionNorm, c.eps),
-        layer.attention,
-        layer.shape,
-        step,
-        places[i]!,
-      );
+      let heads = attend(a, layer.attention, layer.shape, step, places[i]!);
       if (last) {
         heads = gatherRows(heads, step.outputRows);
         h = gatherRows(h, step.outputRows);
       }
-      const b = addRmsNorm(h, linear(heads, layer.attention.output), layer.mlpNorm, c.eps); // h += ...
-      addExperts(c, layer, h, b, kept); // h += ...
+      const o = linear(heads, layer.attention.output);
+      const { results, weights } = experts(c, layer, h, o); // h += o
+      if (last) addCombined(h, results, weights, kept);
+      else addCombinedAndNorm(h, results, weights, layers[i + 1]!.attentionNorm, c.eps, a); // h += ...
     }
     h = kept;
   }
   return rmsNorm(h, outputNorm, c.eps);
 }
 
-/** Routes the normed stream b [T, D] to its experts and adds their weighted results to h. */
-function addExperts(c: GptOssConfig, layer: Layer, h: Tensor, b: Tensor, into: Tensor): void {
-  const { ids, weights } = router(linear(b, layer.router), undefined, {
-    mode: "softmaxOfChosen",
-    used: c.expertsUsed,
-    normalize: false,
-    scale: c.expertScale,
-  });
+/** Adds o [T, D] to h; the results of the experts that the normed sum is routed to, [T * k, D], and their weights. */
+function experts(c: GptOssConfig, layer: Layer, h: Tensor, o: Tensor) {
+  const routing = {
+    ...({ mode: "softmaxOfChosen", normalize: false } as const),
+    ...{ used: c.expertsUsed, scale: c.expertScale },
+  };
+  const { b, ids, weights } = normAndRoute(h, o, layer.mlpNorm, layer.router, routing, c.eps);
   const results = chosenExperts(b, ids, layer, { kind: "clamped", alpha, limit: c.swigluLimit });
-  addCombined(h, results, weights, into);
+  return { results, weights };
 }

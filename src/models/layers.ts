@@ -1,7 +1,12 @@
 /** Parts that several families share, written over tensors; a family's own file says how they are put together. */
+
+import { routesFused } from "../ir/ops/add_norm_router.ts";
 import type { MoeGluParams } from "../ir/ops/moe_glu.ts";
+import type { RouterParams } from "../ir/ops/router.ts";
 import {
   add,
+  addNormRouter,
+  addRmsNorm,
   attention,
   glu,
   headNorm,
@@ -9,10 +14,13 @@ import {
   matmul,
   moeCombine,
   moeCombineAdd,
+  moeCombineNorm,
   moeGlu,
   moeMatmul,
+  rmsNorm,
   rope,
   ropeKvWrite,
+  router,
   sigmoidGate,
 } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
@@ -117,6 +125,23 @@ export function gatedMlp(x: Tensor, gateUp: GateUp, down: Linear, kind: "silu" |
   return linear(glu(linear(x, gate), up ? linear(x, up) : undefined, { kind }), down);
 }
 
+/** h += o; the norm b of the sum, and the experts chosen for it by their ids and weights, [T, k]. */
+export function normAndRoute(
+  h: Tensor,
+  o: Tensor,
+  norm: Tensor,
+  w: Linear,
+  routing: RouterParams,
+  eps: number,
+): { readonly b: Tensor; readonly ids: Tensor; readonly weights: Tensor } {
+  if (h.device.backend.supports("add_norm_router") && routesFused(h, w.weight)) {
+    const { y, ids, weights } = addNormRouter(h, o, norm, w.weight, w.bias, { ...routing, eps });
+    return { b: y, ids, weights };
+  }
+  const b = addRmsNorm(h, o, norm, eps);
+  return { b, ...router(linear(b, w), undefined, routing) };
+}
+
 /** Gate-up and down projections of all experts of a layer: [E, 2F, D] or two of [E, F, D], and [E, D, F]. */
 export type Experts = { readonly gateUp: GateUp; readonly down: Linear };
 
@@ -138,6 +163,23 @@ export function chosenExperts(x: Tensor, ids: Tensor, w: Experts, params: MoeGlu
 export function addCombined(h: Tensor, results: Tensor, weights: Tensor, into: Tensor): Tensor {
   if (h.device.backend.supports("moe_combine_add")) return moeCombineAdd(h, results, weights, into);
   return add(h, moeCombine(results, weights), into);
+}
+
+/** h += the experts' weighted results; the norm of the next layer, [T, D], goes to `into`. */
+export function addCombinedAndNorm(
+  h: Tensor,
+  results: Tensor,
+  weights: Tensor,
+  norm: Tensor,
+  eps: number,
+  into: Tensor,
+): void {
+  if (h.device.backend.supports("moe_combine_norm")) {
+    moeCombineNorm(h, results, weights, norm, eps, into);
+    return;
+  }
+  addCombined(h, results, weights, h);
+  rmsNorm(h, norm, eps, into);
 }
 
 /** Groups the layers of a model by how they keep their cache; `place[i]` tells where layer i's lies. */

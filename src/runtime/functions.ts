@@ -1,6 +1,7 @@
 /** The ops as model code writes them: one typed line each. */
 import { add as addOp } from "../ir/ops/add.ts";
 import { addGated as addGatedOp } from "../ir/ops/add_gated.ts";
+import { type AddNormRouterParams, addNormRouter as addNormRouterOp } from "../ir/ops/add_norm_router.ts";
 import { addRmsNorm as addRmsNormOp } from "../ir/ops/add_rms_norm.ts";
 import { addScaled as addScaledOp } from "../ir/ops/add_scaled.ts";
 import { argmax as argmaxOp } from "../ir/ops/argmax.ts";
@@ -15,6 +16,7 @@ import { logSumExp as logSumExpOp } from "../ir/ops/log_sum_exp.ts";
 import { matmul as matmulOp } from "../ir/ops/matmul.ts";
 import { moeCombine as moeCombineOp } from "../ir/ops/moe_combine.ts";
 import { moeCombineAdd as moeCombineAddOp } from "../ir/ops/moe_combine_add.ts";
+import { moeCombineNorm as moeCombineNormOp } from "../ir/ops/moe_combine_norm.ts";
 import { type MoeGluParams, moeGlu as moeGluOp } from "../ir/ops/moe_glu.ts";
 import { moeMatmul as moeMatmulOp } from "../ir/ops/moe_matmul.ts";
 import { headNorm as headNormOp, rmsNorm as rmsNormOp } from "../ir/ops/rms_norm.ts";
@@ -37,8 +39,8 @@ export const embedding = (table: Tensor, ids: Tensor, scale = 1): Tensor =>
 export const matmul = (x: Tensor, w: Tensor, bias?: Tensor): Tensor => apply(matmulOp, [x, w, bias], {})[0]!;
 
 /** f32 [T, D] */
-export const rmsNorm = (x: Tensor, w: Tensor | undefined, eps: number): Tensor =>
-  apply(rmsNormOp, [x, w], { eps, offset: 0, groups: 1, width: x.shape[1]! })[0]!;
+export const rmsNorm = (x: Tensor, w: Tensor | undefined, eps: number, into?: Tensor): Tensor =>
+  apply(rmsNormOp, [x, w], { eps, offset: 0, groups: 1, width: x.shape[1]! }, into ? [into] : [])[0]!;
 
 /** Norms `groups` groups of `width` columns from `offset` on; the result has x's shape, with those columns alone set. */
 export const rmsNormGroups = (
@@ -63,6 +65,19 @@ export const headNorm = (
 /** x += delta in place; returns the norm of the sum. */
 export const addRmsNorm = (x: Tensor, delta: Tensor, w: Tensor, eps: number): Tensor =>
   apply(addRmsNormOp, [x, delta, w], { eps })[1]!;
+
+/** x += delta in place; the norm y of the sum and the experts chosen for it; where the backend supports `add_norm_router` */
+export const addNormRouter = (
+  x: Tensor,
+  delta: Tensor,
+  w: Tensor,
+  routerWeight: Tensor,
+  routerBias: Tensor | undefined,
+  params: AddNormRouterParams,
+): { readonly y: Tensor; readonly ids: Tensor; readonly weights: Tensor } => {
+  const [, y, ids, weights] = apply(addNormRouterOp, [x, delta, w, routerWeight, routerBias], params);
+  return { y: y!, ids: ids!, weights: weights! };
+};
 
 export const rope = (x: Tensor, positions: Tensor, invFreq: Tensor, params: RopeParams): Tensor =>
   apply(ropeOp, [x, positions, invFreq], params)[0]!;
@@ -141,6 +156,19 @@ export const moeGlu = (
 /** f32 [T, D] = base + moeCombine(x, weights); only where the backend supports `moe_combine_add` */
 export const moeCombineAdd = (base: Tensor, x: Tensor, weights: Tensor, into?: Tensor): Tensor =>
   apply(moeCombineAddOp, [base, x, weights], {}, into ? [into] : [])[0]!;
+
+/**
+ * base += moeCombine(x, weights); f32 [T, D] RMS norm of it times w [D]; only where the backend supports
+ * `moe_combine_norm`
+ */
+export const moeCombineNorm = (
+  base: Tensor,
+  x: Tensor,
+  weights: Tensor,
+  w: Tensor,
+  eps: number,
+  into: Tensor,
+): Tensor => apply(moeCombineNormOp, [base, x, weights, w], { eps }, [base, into])[1]!;
 
 export const add = (a: Tensor, b: Tensor, into?: Tensor): Tensor =>
   apply(addOp, [a, b], {}, into ? [into] : [])[0]!;

@@ -92,6 +92,13 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
   for (int i = 0; i < psi::standin::self->warp->lanes; i++) bits |= (psi_from_lane<int>(slots, i) != 0 ? 1u : 0u) << i;
   return bits;
 }
+template <class T>
+unsigned __match_any_sync(unsigned, T v) {
+  const char* slots = psi::standin::exchange(&v, sizeof v);
+  unsigned bits = 0;
+  for (int i = 0; i < psi::standin::self->warp->lanes; i++) bits |= (psi_from_lane<T>(slots, i) == v ? 1u : 0u) << i;
+  return bits;
+}
 inline int __any_sync(unsigned m, int predicate) { return __ballot_sync(m, predicate) != 0; }
 inline int __all_sync(unsigned m, int predicate) { return __ballot_sync(m, !predicate) == 0; }
 

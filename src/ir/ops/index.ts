@@ -1,6 +1,7 @@
 import type { Op } from "../op.ts";
 import { add } from "./add.ts";
 import { addGated } from "./add_gated.ts";
+import { addNormRouter } from "./add_norm_router.ts";
 import { addRmsNorm } from "./add_rms_norm.ts";
 import { addScaled } from "./add_scaled.ts";
 import { argmax } from "./argmax.ts";
@@ -15,6 +16,7 @@ import { logSumExp } from "./log_sum_exp.ts";
 import { matmul } from "./matmul.ts";
 import { moeCombine } from "./moe_combine.ts";
 import { moeCombineAdd } from "./moe_combine_add.ts";
+import { moeCombineNorm } from "./moe_combine_norm.ts";
 import { moeGlu } from "./moe_glu.ts";
 import { moeMatmul } from "./moe_matmul.ts";
 import { rmsNorm } from "./rms_norm.ts";
@@ -40,10 +42,12 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   attention,
   glu,
   router,
+  addNormRouter,
   moeMatmul,
   moeGlu,
   moeCombine,
   moeCombineAdd,
+  moeCombineNorm,
   add,
   addScaled,
   addGated,

@@ -2,10 +2,10 @@ import { unexpected } from "../../core/error.ts";
 import type { Op } from "../op.ts";
 import { expectSpec, f32Spec, i32Spec, totalBytes } from "../spec.ts";
 
-const modes = { softmax: 1, sigmoid: 2, softmaxOfChosen: 3 } as const;
+export const routerModes = { softmax: 1, sigmoid: 2, softmaxOfChosen: 3 } as const;
 
 export type RouterParams = {
-  readonly mode: keyof typeof modes;
+  readonly mode: keyof typeof routerModes;
   readonly used: number;
   /** Divide the chosen weights by their sum. */
   readonly normalize: boolean;
@@ -38,6 +38,6 @@ export const router: Op<RouterParams> = {
   arguments: ([ids, weights], [logits, bias, expertScale], p) => [
     ...[ids!.address, weights!.address, logits!.address, bias!.address, expertScale!.address],
     ...(logits!.shape as [number, number]),
-    ...[p.used, modes[p.mode], p.normalize ? 1 : 0, p.scale],
+    ...[p.used, routerModes[p.mode], p.normalize ? 1 : 0, p.scale],
   ],
 };

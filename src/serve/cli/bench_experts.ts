@@ -17,7 +17,7 @@ export class ExpertReads {
   }
 
   readonly hear: Listener = (call) => {
-    if (call.op.name === "router") this.heardRouter(call);
+    if (call.op.name === "router" || call.op.name === "add_norm_router") this.heardRouter(call);
     else if (call.inputs.some((t) => t?.packed && t.shape.length === 3)) this.heardExperts(call);
   };
 
@@ -32,7 +32,8 @@ export class ExpertReads {
   }
 
   private heardRouter({ outputs }: AppliedCall): void {
-    this.lastDistinct = new Set(this.device.downloadI32(outputs[0]!)).size;
+    const ids = outputs.find(({ dtype }) => dtype === "i32")!;
+    this.lastDistinct = new Set(this.device.downloadI32(ids)).size;
     this.routers += 1;
     this.chosen += this.lastDistinct;
   }
