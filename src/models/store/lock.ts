@@ -1,4 +1,13 @@
-import { linkSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  constants,
+  copyFileSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname } from "node:path";
 import { unexpected } from "../../core/error.ts";
 import { isAlive, ownIdentity, type ProcessIdentity } from "../../core/process_identity.ts";
@@ -37,6 +46,19 @@ export class FileLock implements Disposable {
 function tryLink(from: string, to: string): boolean {
   try {
     linkSync(from, to);
+    return true;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return false;
+    // memory cards and some shares have no second names
+    if (code === "EPERM" || code === "ENOTSUP" || code === "ENOSYS") return tryCopy(from, to);
+    throw unexpected("io_failed", "lock", "a folder that can be written", to, { cause: error });
+  }
+}
+
+function tryCopy(from: string, to: string): boolean {
+  try {
+    copyFileSync(from, to, constants.COPYFILE_EXCL);
     return true;
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;

@@ -177,10 +177,20 @@ function linkUnchanged({ manifest, folder }: StoredModel, plan: Plan, pulling: s
     const stat = known && statSync(from, { throwIfNoEntry: false });
     if (!known || stat?.size !== known.bytes || existsSync(to)) continue;
     mkdirSync(dirname(to), { recursive: true });
-    linkSync(from, to);
+    if (!linked(from, to)) return;
     const { bytes, verified, etag } = known;
     const entry = { bytes, sha256, verified, etag };
     writeFileSync(`${to}.done`, JSON.stringify({ content: sha256, entry, mtimeMs: stat.mtimeMs }));
+  }
+}
+
+/** Gives a file a second name; false on disks that have none, where it comes again. */
+function linked(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch {
+    return false;
   }
 }
 
