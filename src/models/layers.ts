@@ -125,6 +125,9 @@ export function gatedMlp(x: Tensor, gateUp: GateUp, down: Linear, kind: "silu" |
   return linear(glu(linear(x, gate), up ? linear(x, up) : undefined, { kind }), down);
 }
 
+/** A normed stream b [T, D] and the experts chosen for it, [T, k]. */
+export type Routed = { readonly b: Tensor; readonly ids: Tensor; readonly weights: Tensor };
+
 /** h += o; the norm b of the sum, and the experts chosen for it by their ids and weights, [T, k]. */
 export function normAndRoute(
   h: Tensor,
@@ -133,7 +136,7 @@ export function normAndRoute(
   w: Linear,
   routing: RouterParams,
   eps: number,
-): { readonly b: Tensor; readonly ids: Tensor; readonly weights: Tensor } {
+): Routed {
   if (h.device.backend.supports("add_norm_router") && routesFused(h, w.weight)) {
     const { y, ids, weights } = addNormRouter(h, o, norm, w.weight, w.bias, { ...routing, eps });
     return { b: y, ids, weights };

@@ -14,7 +14,6 @@ import {
   gatherRows,
   moeCombine,
   rmsNorm,
-  router,
   softcap,
 } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
@@ -30,6 +29,7 @@ import {
   gatedMlp,
   type Linear,
   linear,
+  normAndRoute,
 } from "./layers.ts";
 import type { LlamaConfig } from "./llama_config.ts";
 import { type Classifier, decoder, type Model, type Step } from "./model.ts";
@@ -215,8 +215,7 @@ function hidden(c: LlamaConfig, parts: Parts, step: Step): Tensor {
       }
       let o = linear(heads, layer.attention.output); // [T, D]
       if (layer.postAttentionNorm) o = rmsNorm(o, layer.postAttentionNorm, c.eps);
-      const b = addRmsNorm(h, o, layer.mlpNorm, c.eps); // h += o
-      addMlp(c, layer, h, b, kept); // h += ...
+      addMlp(c, layer, h, o, kept); // h += ...
     }
     h = kept;
   }
@@ -229,19 +228,23 @@ function logits(c: LlamaConfig, head: Linear, x: Tensor): Tensor {
   return c.finalSoftcap > 0 ? softcap(all, c.finalSoftcap) : all;
 }
 
-/** Adds what the layer's MLP or experts make of the normed stream b [T, D] to h. */
-function addMlp(c: LlamaConfig, { mlp, postMlpNorm }: Layer, h: Tensor, b: Tensor, into: Tensor): void {
+/** Adds o [T, D] to h, then what the layer's MLP or experts make of the normed sum. */
+function addMlp(c: LlamaConfig, layer: Layer, h: Tensor, o: Tensor, into: Tensor): void {
+  const { mlp, mlpNorm, postMlpNorm } = layer;
   const normed = (m: Tensor): Tensor => (postMlpNorm ? rmsNorm(m, postMlpNorm, c.eps) : m);
   if (mlp.kind === "dense") {
+    const b = addRmsNorm(h, o, mlpNorm, c.eps); // h += o
     add(h, normed(gatedMlp(b, mlp.gateUp, mlp.down, c.activation)), into);
     return;
   }
-  const { ids, weights } = router(linear(b, mlp.router), undefined, {
-    mode: c.routing,
-    used: c.expertsUsed,
-    normalize: c.normalizeExperts,
-    scale: c.expertScale,
-  });
+  const { b, ids, weights } = normAndRoute(
+    h,
+    o,
+    mlpNorm,
+    mlp.router,
+    { mode: c.routing, used: c.expertsUsed, normalize: c.normalizeExperts, scale: c.expertScale },
+    c.eps,
+  ); // h += o
   const results = chosenExperts(b, ids, mlp, { kind: c.activation });
   if (postMlpNorm) add(h, normed(moeCombine(results, weights)), into);
   else addCombined(h, results, weights, into);

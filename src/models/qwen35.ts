@@ -10,6 +10,7 @@
  *   sparse:     h += experts(b) + sigmoid(w b) * shared(b)
  *   logits = W RMS(h)
  */
+import type { RouterParams } from "../ir/ops/router.ts";
 import {
   add,
   addGated,
@@ -20,7 +21,6 @@ import {
   gatherRows,
   rmsNorm,
   rmsNormGated,
-  router,
 } from "../runtime/functions.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import {
@@ -36,6 +36,8 @@ import {
   gatedMlp,
   type Linear,
   linear,
+  normAndRoute,
+  type Routed,
 } from "./layers.ts";
 import { decoder, type Model, type Step } from "./model.ts";
 import type { Qwen35Config } from "./qwen35_config.ts";
@@ -256,9 +258,11 @@ function hidden(c: Qwen35Config, parts: Parts, step: Step): Tensor {
         h = gatherRows(h, step.outputRows);
       }
       const output = mixer.kind === "full" ? mixer.weights.output : mixer.output;
-      const b = addRmsNorm(h, linear(mixed, output), mlpNorm, c.eps); // h += o
-      if (mlp.kind === "dense") add(h, gatedMlp(b, mlp.gateUp, mlp.down, "silu"), kept);
-      else addExperts(c, mlp, h, b, kept);
+      const o = linear(mixed, output);
+      if (mlp.kind === "dense") {
+        const b = addRmsNorm(h, o, mlpNorm, c.eps); // h += o
+        add(h, gatedMlp(b, mlp.gateUp, mlp.down, "silu"), kept);
+      } else addExperts(mlp, h, normAndRoute(h, o, mlpNorm, mlp.router, routing(c), c.eps), kept);
     }
     h = kept;
   }
@@ -282,11 +286,13 @@ function deltaRule(c: Qwen35Config, w: DeltaRule, a: Tensor, step: Step): Tensor
   return rmsNormGated(read, z!.tensor, w.norm, { eps: c.eps, gateOffset: z!.offset });
 }
 
+const routing = (c: Qwen35Config): RouterParams => ({
+  ...{ mode: "softmax", used: c.expertsUsed, normalize: true, scale: c.expertScale },
+});
+
 /** h + the chosen experts' results + the shared expert's by its own gate. */
-function addExperts(c: Qwen35Config, mlp: Sparse, h: Tensor, b: Tensor, into: Tensor): void {
-  const { ids, weights } = router(linear(b, mlp.router), undefined, {
-    ...{ mode: "softmax", used: c.expertsUsed, normalize: true, scale: c.expertScale },
-  });
+function addExperts(mlp: Sparse, h: Tensor, routed: Routed, into: Tensor): void {
+  const { b, ids, weights } = routed;
   addCombined(h, chosenExperts(b, ids, mlp.experts, { kind: "silu" }), weights, into);
   const { shared } = mlp;
   if (!shared) return;
