@@ -113,7 +113,11 @@ async function buildExecutable(outfile: string, cuda: Cuda): Promise<void> {
     ...(await placeCuda(cuda, outfile)),
   ];
   const result = await Bun.build({
-    entrypoints: [join(root, "src", "main.ts"), join(root, "src", "serve", "engine", "worker.ts")],
+    entrypoints: [
+      join(root, "src", "main.ts"),
+      join(root, "src", "serve", "engine", "worker.ts"),
+      join(root, "src", "serve", "prefix_store", "writer.ts"),
+    ],
     root: join(root, "src"),
     target: "bun",
     format: "esm",

@@ -7,7 +7,7 @@ export type { CpuOptions } from "./cpu/backend.ts";
 export { allocateHost, type HostMemory } from "./cpu/host_memory.ts";
 export { type MappedFile, mapFile } from "./cpu/mapping.ts";
 export { type CudaFindings, findCuda, hasNvidiaHardware } from "./cuda/find.ts";
-export { copyLibrary, useLibrary } from "./library.ts";
+export { copyLibrary, kernelLibraryPath, useLibrary } from "./library.ts";
 export { measureRoofline, type Roofline } from "./roofline.ts";
 
 type DeviceOptions = { readonly cpu: CpuOptions; readonly cuda: CudaOptions; readonly meta: MetaOptions };

@@ -17,6 +17,11 @@ export function kernelLibrary(backend: BackendName): KernelLibrary {
   return library;
 }
 
+/** File of a backend's library, of which a copy is called where `useLibrary` said so. */
+export function kernelLibraryPath(backend: BackendName): string {
+  return kernelLibrary(backend).path;
+}
+
 /** From now on this thread calls the library at a path: a copy that it has to itself. Called before anything is opened. */
 export function useLibrary(backend: BackendName, path: string): void {
   loaded.set(backend, loadLibrary(backend, path));

@@ -179,7 +179,29 @@ export type EngineStats = {
   readonly arenaPeakBytes: number;
   /** Bytes taken of a device's own memory, by everybody on it; 0 where the device computes in the host's. */
   readonly deviceMemoryBytes: number;
+} & DiskStats;
+
+/** What the prefix cache's files did; all 0 where it has none. */
+export type DiskStats = {
+  /** Requests for which something was read. */
+  readonly diskHits: number;
+  readonly diskCachedTokens: number;
+  readonly diskReadBytes: number;
+  readonly diskWrittenBytes: number;
+  /** Bytes of all files of the folder, as last counted. */
+  readonly diskStoredBytes: number;
+  /** Files that were not what their names say. */
+  readonly diskRejected: number;
+  /** Files that could not be written. */
+  readonly diskFailures: number;
 };
+
+export const noDiskStats: DiskStats = {
+  ...{ diskHits: 0, diskCachedTokens: 0, diskReadBytes: 0, diskWrittenBytes: 0 },
+  ...{ diskStoredBytes: 0, diskRejected: 0, diskFailures: 0 },
+};
+
+export type PrefixDisk = { readonly folder: string; readonly limitBytes: number };
 
 export type EngineOptions = {
   readonly modelPath: string;
@@ -198,6 +220,8 @@ export type EngineOptions = {
   readonly numerics?: "reference" | "ggml";
   /** A copy of the kernel library for this engine alone, where another one is loaded beside it. */
   readonly libraryPath?: string;
+  /** Keeps the prefix cache in files of this folder, up to so many bytes; absent: in memory only. */
+  readonly prefixDisk?: PrefixDisk;
   /** Host memory that the plan may count with, where the model computes in it; absent: what is free. */
   readonly memoryBytes?: number;
   /** Other models want memory too: caches of a default size hold one full context. */

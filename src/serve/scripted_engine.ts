@@ -1,6 +1,12 @@
 import { unexpected } from "../core/error.ts";
 import type { Tokenizer } from "../models/tokenizer/tokenizer.ts";
-import type { Engine, EngineInfo, GenerateEvent, GenerateRequest } from "./protocol.ts";
+import {
+  type Engine,
+  type EngineInfo,
+  type GenerateEvent,
+  type GenerateRequest,
+  noDiskStats,
+} from "./protocol.ts";
 
 /** What a scripted engine says, and how. Control tokens of the tokenizer may stand in the texts. */
 export type Script = {
@@ -154,6 +160,7 @@ export class ScriptedEngine implements Engine {
       steps: 0,
       arenaPeakBytes: 0,
       deviceMemoryBytes: 0,
+      ...noDiskStats,
     };
   }
 

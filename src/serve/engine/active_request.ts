@@ -38,6 +38,8 @@ export type ActiveRequest = {
   reported: number;
   /** Entry i belongs to prompt token i + 1. */
   readonly promptLogprobs: PromptLogprob[];
+  /** What the prefix cache's files have of the prompt has been read. */
+  warmed: boolean;
   /** Where hidden states go, of a request for a vector. */
   readonly pool: Pool | undefined;
 };
@@ -133,6 +135,7 @@ export function openRequest(
     completionTokens: 0,
     reported: -1,
     promptLogprobs: [],
+    warmed: false,
     pool: request.embedding && limits.pooling ? new Pool(limits.pooling) : undefined,
   };
   const open = () => (constraint ? grammars.open(constraint) : undefined);

@@ -1,4 +1,5 @@
 import { unexpected } from "../../core/error.ts";
+import type { CacheMemory } from "./cache_memory.ts";
 import type { PoolingPlan } from "./pooling.ts";
 import type { Ranked } from "./select.ts";
 
@@ -48,6 +49,8 @@ export interface StepExecutor {
   readonly vocabularySize: number;
   /** How vectors are made of hidden states; absent: there are none to be had. */
   readonly pooling?: PoolingPlan | undefined;
+  /** The bytes behind pages and states; absent: they cannot be had. */
+  readonly cacheMemory?: CacheMemory;
   /**
    * Runs a batch and hands its logits to `read`; nothing of them outlives the call. `meanwhile` is for other work of this
    * thread: called once before `read`, while the device computes if it does so on its own.

@@ -16,14 +16,20 @@ import { type Command, type LoadProgress, type Report, statFields, type WorkerSt
 import { samplingSettings } from "./sampling_settings.ts";
 
 export type OnProgress = (progress: LoadProgress) => void;
+/** Told what a user should know of while the engine runs, in a sentence. */
+export type OnWarning = (message: string) => void;
 
 /** Starts the engine in its worker and loads the model; rejects with the typed error that loading ended in. */
-export function startEngine(options: EngineOptions, onProgress?: OnProgress): Promise<EngineClient> {
+export function startEngine(
+  options: EngineOptions,
+  onProgress?: OnProgress,
+  onWarning?: OnWarning,
+): Promise<EngineClient> {
   // In the executable, extra entry points keep their path below src/ and are named relative to it.
   const entry = Bun.isStandaloneExecutable
     ? "./serve/engine/worker.ts"
     : new URL("./worker.ts", import.meta.url);
-  return startWorker(entry, options, onProgress);
+  return startWorker(entry, options, onProgress, onWarning);
 }
 
 /** `startEngine` with another worker file. */
@@ -31,16 +37,22 @@ export async function startWorker(
   entry: string | URL,
   options: EngineOptions,
   onProgress: OnProgress = () => {},
+  onWarning: OnWarning = () => {},
 ): Promise<EngineClient> {
   const link = allocateLink();
   const stats = new SharedArrayBuffer(statFields.length * 8);
   // without it a worker has the environment that the process began with
   const worker = new Worker(entry, { env: process.env as Record<string, string> });
-  const client = new EngineClient(worker, new LinkEnd(link, "main"), new Float64Array(stats), onProgress);
+  const client = new EngineClient(worker, new LinkEnd(link, "main"), new Float64Array(stats), {
+    onProgress,
+    onWarning,
+  });
   worker.postMessage({ options, link, stats } satisfies WorkerStart);
   await client.ready;
   return client;
 }
+
+type Told = { readonly onProgress: OnProgress; readonly onWarning: OnWarning };
 
 const workerEnded = "[engine] expected a running engine, got a worker that ended. Restart the server";
 
@@ -51,7 +63,7 @@ export class EngineClient implements Engine {
   private readonly worker: Worker;
   private readonly link: LinkEnd;
   private readonly counters: Float64Array;
-  private readonly onProgress: OnProgress;
+  private readonly told: Told;
   private readonly streams = new Map<number, EventStream>();
   private readonly loaded = Promise.withResolvers<void>();
   private readonly ended = Promise.withResolvers<void>();
@@ -62,11 +74,11 @@ export class EngineClient implements Engine {
   private state: "running" | "closing" | "closed" | "broken" = "running";
   failure: PsionicError | undefined;
 
-  constructor(worker: Worker, link: LinkEnd, counters: Float64Array, onProgress: OnProgress) {
+  constructor(worker: Worker, link: LinkEnd, counters: Float64Array, told: Told) {
     this.worker = worker;
     this.link = link;
     this.counters = counters;
-    this.onProgress = onProgress;
+    this.told = told;
     this.ready = this.loaded.promise;
     worker.addEventListener("error", (event) => {
       const message = `[engine] expected a running worker, got ${event.message}`;
@@ -180,7 +192,10 @@ export class EngineClient implements Engine {
         this.streams.get(report.id)?.fail(errorFrom(report.error));
         break;
       case "progress":
-        this.onProgress(report.progress);
+        this.told.onProgress(report.progress);
+        break;
+      case "warning":
+        this.told.onWarning(report.message);
         break;
       case "ready":
         this.facts = report.info;

@@ -13,6 +13,7 @@ import { argmax, gatherRows, logSumExp, topK } from "../../runtime/functions.ts"
 import { rowsOf, type Tensor } from "../../runtime/tensor.ts";
 import { spareRowPages } from "./backend_limits.ts";
 import { type Batch, type GroupShape, type Logits, type StepExecutor, slotsOf } from "./batch.ts";
+import { type CacheMemory, cacheMemory } from "./cache_memory.ts";
 import type { PoolingPlan } from "./pooling.ts";
 import { RecordedSteps, type StepLimits } from "./recorded_steps.ts";
 import type { Ranked } from "./select.ts";
@@ -21,6 +22,7 @@ import type { Ranked } from "./select.ts";
 export class ModelExecutor implements StepExecutor {
   readonly vocabularySize: number;
   readonly pooling: PoolingPlan | undefined;
+  readonly cacheMemory: CacheMemory;
   readonly pools: readonly CachePool[];
   /** Of models with recurrent layers. */
   readonly states: StatePool | undefined;
@@ -48,6 +50,7 @@ export class ModelExecutor implements StepExecutor {
     );
     this.states =
       model.recurrent && makeStatePool(device, model.recurrent, limits.stateSlots ?? limits.slots);
+    this.cacheMemory = cacheMemory(device, this.pools, this.states);
     // pages beyond those that sequences get: the spare rows of recorded steps write there
     const dummyPages = model.cacheGroups.map((_, g) => groups[g]!.pages);
     const caches = { pools: this.pools, states: this.states };

@@ -1,19 +1,22 @@
-import { openDevice, useLibrary } from "../../backends/index.ts";
+import { readFileSync } from "node:fs";
+import { kernelLibraryPath, openDevice, useLibrary } from "../../backends/index.ts";
 import { unexpected } from "../../core/error.ts";
 import { ContentDigest } from "../../models/files/content_digest.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
-import type { Model } from "../../models/model.ts";
+import type { CacheType, Model } from "../../models/model.ts";
 import { type Pooling, poolingOf } from "../../models/pooling.ts";
 import { loadModel } from "../../models/registry.ts";
 import type { Device } from "../../runtime/device.ts";
-import type { EngineInfo, EngineOptions } from "../protocol.ts";
+import { makeStore } from "../prefix_store/files.ts";
+import type { EngineInfo, EngineOptions, PrefixDisk } from "../protocol.ts";
 import { backendLimits } from "./backend_limits.ts";
+import type { DiskTierOptions } from "./disk_tier.ts";
 import { ModelExecutor } from "./executor.ts";
 import type { LoadedEngine } from "./loop.ts";
 import { availableMemory } from "./memory.ts";
 import type { LoadProgress } from "./messages.ts";
 import { type ModelPlan, planModel } from "./model_plan.ts";
-import { pagesFor } from "./pages.ts";
+import { pageSize, pagesFor } from "./pages.ts";
 import type { PoolingPlan } from "./pooling.ts";
 import { quantization } from "./quantization.ts";
 import { backendTruths } from "./truth.ts";
@@ -65,6 +68,9 @@ export async function loadEngine(
       groups: plan.groups,
       stateSlots: plan.stateSlots,
       promptLimits: backendLimits[options.backend].prompt,
+      ...(options.prefixDisk && {
+        prefixDisk: diskOptions(options, options.prefixDisk, device, model, plan.cacheType),
+      }),
       info: describeEngine(files, model, plan, device, {
         digest: digest.value ?? null,
         loadMs: performance.now() - start,
@@ -130,6 +136,28 @@ function poolingPlan({ config, classifier }: Model, declared: Pooling | undefine
     "cls.output.weight in a file whose pooling is a rank",
     "none",
   );
+}
+
+/** Pages are worth something only where the same library computes the same model on the same kind of device. */
+function diskOptions(
+  { backend, numerics = "reference", libraryPath: copy }: EngineOptions,
+  { folder, limitBytes }: PrefixDisk,
+  device: Device,
+  model: Model,
+  cacheType: CacheType,
+): Omit<DiskTierOptions, "warn"> {
+  makeStore(folder);
+  const library = readFileSync(copy ?? kernelLibraryPath(backend));
+  const { isa = "", device: name = "" } = device.backend.info();
+  return {
+    ...{ folder, limitBytes },
+    facts: {
+      ...{ backend, numerics, cacheType, pageSize },
+      library: `${library.length}:${Bun.hash.xxHash3(library).toString(16)}`,
+      device: `${isa} ${name}`,
+      layout: { groups: model.cacheGroups, recurrent: model.recurrent ?? null },
+    },
+  };
 }
 
 type LoadFacts = {

@@ -2,6 +2,7 @@ import { PsionicError } from "../../core/error.ts";
 import type { EngineInfo, EngineOptions, GenerateEvent } from "../protocol.ts";
 import type { PromptLimits } from "./backend_limits.ts";
 import type { GroupShape, StepExecutor } from "./batch.ts";
+import type { DiskTier, DiskTierOptions } from "./disk_tier.ts";
 import { errorRecord, LinkEnd, type Message } from "./link.ts";
 import { type Command, type LoadProgress, type Report, statFields, type WorkerStart } from "./messages.ts";
 import { Scheduler } from "./scheduler.ts";
@@ -17,6 +18,8 @@ export type LoadedEngine = {
   readonly digest?: { readonly value: string | undefined; advance(): void };
   /** Absent: the CPU's. */
   readonly promptLimits?: PromptLimits;
+  /** Where the prefix cache is kept in files, and what they depend on besides the model's content. */
+  readonly prefixDisk?: Omit<DiskTierOptions, "warn">;
   arenaPeakBytes(): number;
   /** Bytes taken of the device's own memory; absent: it computes in the host's. */
   deviceMemoryBytes?(): number;
@@ -93,6 +96,33 @@ class DigestWork {
   }
 }
 
+/** At the end, the prefix cache's last pages are written for at most so long. */
+const mostFlushMs = 10_000;
+
+/** While requests run, copying pages for the prefix cache's files takes a few per cent of the time. */
+const msBetweenCopies = 50;
+/** The disk is slower than copying: how it gets on is looked at so often. */
+const msBetweenLooks = 20;
+
+/** Copies what the prefix cache's files are to hold, beside serving. */
+class SaveWork {
+  private readonly disk: DiskTier | undefined;
+  private last = Number.NEGATIVE_INFINITY;
+
+  constructor(disk: DiskTier | undefined) {
+    this.disk = disk;
+  }
+
+  /** Copies a piece, unless requests run and one was copied just now; false when nothing is left to copy. */
+  advance(busy: boolean): boolean {
+    if (!this.disk) return false;
+    const now = performance.now();
+    if (busy && now - this.last < msBetweenCopies) return true;
+    this.last = now;
+    return this.disk.advance();
+  }
+}
+
 /** A driver takes some microseconds to say how much memory is taken. */
 const msBetweenMemoryQueries = 1000;
 
@@ -128,15 +158,23 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     flushEvents();
     report({ type: "failed", id, error: errorRecord(error) });
   };
-  const { executor, groups, stateSlots, info, promptLimits } = engine;
+  const { executor, groups, stateSlots, info, promptLimits, prefixDisk } = engine;
+  const warn = (message: string) => report({ type: "warning", message });
   const { slots, maxQueue, contextLength } = info;
   const scheduler = new Scheduler({
     ...{ executor, groups, slots, maxQueue, contextLength, ...(promptLimits ? { promptLimits } : {}) },
     ...(stateSlots ? { stateSlots } : {}),
+    ...(prefixDisk ? { prefixDisk: { ...prefixDisk, warn } } : {}),
     emit: (id, event) => events.push([id, event]),
     fail,
   });
-  const hashing = new DigestWork(engine, report);
+  const { disk } = scheduler;
+  if (info.model.digest !== null) disk?.open(info.model.digest);
+  const hashing = new DigestWork(engine, (message) => {
+    if (message.type === "digest") disk?.open(message.digest);
+    report(message);
+  });
+  const saving = new SaveWork(disk);
   const deviceMemory = new DeviceMemory(engine);
   let closing = false;
   let sinceCollection = 0;
@@ -162,13 +200,19 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     if (worked) {
       sinceCollection += 1;
       hashing.advance(true);
+      saving.advance(true);
       if (!scheduler.idle) continue;
     }
     flushEvents();
     if (worked) continue;
-    if (closing && scheduler.idle) return;
+    if (closing && scheduler.idle) {
+      disk?.flush(mostFlushMs);
+      return;
+    }
+    if (saving.advance(false)) continue;
     if (hashing.advance(false)) continue;
-    if (sinceCollection < stepsBeforeCollection) link.waitBlocking(seen);
+    if (disk?.busy) link.waitBlocking(seen, msBetweenLooks);
+    else if (sinceCollection < stepsBeforeCollection) link.waitBlocking(seen);
     else if (!link.waitBlocking(seen, pauseBeforeCollectionMs)) {
       Bun.gc(true);
       sinceCollection = 0;

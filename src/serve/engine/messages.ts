@@ -32,6 +32,8 @@ export type Report =
   /** Events of one step, in order: `[request id, event]`. */
   | { readonly type: "events"; readonly events: readonly (readonly [number, GenerateEvent])[] }
   | { readonly type: "failed"; readonly id: number; readonly error: ErrorRecord }
+  /** For the log. */
+  | { readonly type: "warning"; readonly message: string }
   /** The engine cannot go on; nothing follows. */
   | { readonly type: "broken"; readonly error: ErrorRecord }
   | { readonly type: "closed" };
@@ -42,6 +44,11 @@ export type LoadProgress = {
   readonly done: number;
   readonly total: number;
 };
+
+const diskFields = [
+  ...(["diskHits", "diskCachedTokens", "diskReadBytes", "diskWrittenBytes"] as const),
+  ...(["diskStoredBytes", "diskRejected", "diskFailures"] as const),
+] as const;
 
 /** Places of EngineStats in the shared array. */
 export const statFields = [
@@ -58,4 +65,5 @@ export const statFields = [
   "steps",
   "arenaPeakBytes",
   "deviceMemoryBytes",
+  ...diskFields,
 ] as const;

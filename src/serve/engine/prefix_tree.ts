@@ -10,7 +10,12 @@ type Node = {
   readonly children: Map<string, Node>;
   readonly pages: Int32Array;
   state: number;
+  /** Which parts of it have been kept on disk, for whoever does that: a bit each. */
+  keptParts: number;
 };
+
+/** A node as others see it; it changes when something of it is given up. */
+export type CachedPage = Pick<Node, "pages" | "state" | "keptParts">;
 
 /** What the tree needs to know of a cache group. */
 export type TreeGroup = { readonly window: number; readonly pool: PagePool };
@@ -143,6 +148,43 @@ export class PrefixTree {
     }
   }
 
+  /** Nodes of the longest known prefix of `tokens`, at most `limit` pages. */
+  path(tenant: string, tokens: ArrayLike<number>, limit: number): readonly CachedPage[] {
+    const root = this.roots.get(tenant);
+    return root ? this.walk(root, tokens, limit) : [];
+  }
+
+  /**
+   * Adds what the caller holds to the page at place `index`, whose predecessors must be known: pages of some groups (-1
+   * elsewhere) and a state, each taken where the tree has none. A new node needs all full-attention pages. The caller
+   * stays their holder. Gives the node, or undefined where there is no place for it.
+   */
+  graft(
+    tenant: string,
+    tokens: ArrayLike<number>,
+    index: number,
+    pages: ArrayLike<number>,
+    state = -1,
+  ): CachedPage | undefined {
+    const root = this.roots.get(tenant) ?? (index === 0 ? this.newNode(undefined, tenant) : undefined);
+    const parent = root && (index === 0 ? root : this.walk(root, tokens, index)[index - 1]);
+    if (!root || !parent) return undefined;
+    const key = pageKey(tokens, index);
+    let node = parent.children.get(key);
+    if (!node) {
+      if (this.full.some((g) => pages[g]! < 0)) return undefined;
+      node = this.newNode(parent, key);
+      parent.children.set(key, node);
+      this.roots.set(tenant, root);
+      this.nodes += 1;
+    }
+    for (let g = 0; g < this.groups.length; g++) {
+      if (pages[g]! >= 0 && node.pages[g]! < 0) this.adopt(node, g, pages[g]!);
+    }
+    if (state >= 0) this.adoptState(node, state);
+    return node;
+  }
+
   /** Drops every entry that shares its first page with `tokens`; gives whether there was one. */
   invalidate(tenant: string, tokens: ArrayLike<number>): boolean {
     const root = this.roots.get(tenant);
@@ -208,6 +250,7 @@ export class PrefixTree {
       children: new Map(),
       pages: new Int32Array(this.groups.length).fill(-1),
       state: -1,
+      keptParts: 0,
     };
   }
 

@@ -1,11 +1,12 @@
 import { PsionicError, unexpected } from "../../core/error.ts";
 import { Grammars } from "../grammar/index.ts";
-import type { EngineStats, FinishReason, GenerateEvent } from "../protocol.ts";
+import { type EngineStats, type FinishReason, type GenerateEvent, noDiskStats } from "../protocol.ts";
 import { type ActiveRequest, openRequest } from "./active_request.ts";
 import { assemble, outputCount, type Part } from "./assemble.ts";
 import type { PromptLimits } from "./backend_limits.ts";
 import type { GroupShape, Logits, StepExecutor } from "./batch.ts";
 import { PromptBudget } from "./budget.ts";
+import { DiskTier, type DiskTierOptions } from "./disk_tier.ts";
 import type { SubmittedRequest } from "./messages.ts";
 import { PagePool, pageSize } from "./pages.ts";
 import type { Pool } from "./pooling.ts";
@@ -27,12 +28,18 @@ export type SchedulerOptions = {
   readonly contextLength: number;
   /** Absent: the CPU's. */
   readonly promptLimits?: PromptLimits;
+  /** Keeps the prefix cache in files, too. */
+  readonly prefixDisk?: DiskTierOptions;
   readonly emit: (id: number, event: GenerateEvent) => void;
   /** Ends a request with an error instead of an `end` event. */
   readonly fail: (id: number, error: PsionicError) => void;
   /** Milliseconds; for durations in events only. */
   readonly now?: () => number;
 };
+
+/** How long a step may be put off to read a prompt's pages from files, with sequences that generate and without. */
+const busyReadMs = 4;
+const idleReadMs = 20;
 
 /** Bytes of logits one step may ask for; what bounds the rows of a prompt with log-probabilities. */
 const outputBytesPerStep = 32 * 2 ** 20;
@@ -58,6 +65,8 @@ export class Scheduler {
   private readonly groups: readonly TreeGroup[];
   private readonly tree: PrefixTree;
   private readonly states: StateSlots | undefined;
+  /** The prefix cache's files. */
+  readonly disk: DiskTier | undefined;
   private readonly queue = new FairQueue<Sequence>();
   private readonly requests = new Map<number, ActiveRequest>();
   /** In order of admission. */
@@ -87,6 +96,10 @@ export class Scheduler {
     const { stateSlots = 0, executor } = options;
     this.states = stateSlots > 0 ? new StateSlots(stateSlots, executor) : undefined;
     this.tree = new PrefixTree(this.groups, this.states?.pool);
+    const { groups, tree, states } = this;
+    const { cacheMemory: memory } = executor;
+    this.disk =
+      options.prefixDisk && memory && new DiskTier(options.prefixDisk, { groups, tree, states, memory });
     this.grammars = new Grammars(executor.vocabularySize);
     const rowBytes = options.executor.vocabularySize * 4;
     this.largestOutput = Math.max(options.slots, Math.floor(outputBytesPerStep / rowBytes));
@@ -110,6 +123,7 @@ export class Scheduler {
       completionTokens: this.completionTokens,
       cancelled: this.cancelled,
       steps: this.steps,
+      ...(this.disk?.stats ?? noDiskStats),
     };
   }
 
@@ -190,10 +204,26 @@ export class Scheduler {
     while (this.active.length < this.options.slots) {
       if (this.full && this.active.length > 0) return;
       const sequence = this.queue.peek();
-      if (!sequence || !this.open(sequence)) return;
+      if (!sequence || !this.warmed(sequence) || !this.open(sequence)) return;
       this.queue.take();
       this.active.push(sequence);
     }
+  }
+
+  /** Whether what the files have of a prompt is in the tree, as far as it can be; reads some of it otherwise. */
+  private warmed({ request, choice, promptDone }: Sequence): boolean {
+    const { disk } = this;
+    if (!disk || choice !== 0 || promptDone || request.warmed) return true;
+    if (request.cacheMode === "invalidate") disk.forget(request.tenant, request.prompt);
+    if (request.cacheMode === "auto" && !request.wantsPromptLogprobs) {
+      const limit = Math.floor((request.prompt.length - 1) / pageSize);
+      const reserved = this.options.slots - this.active.length;
+      const busy = this.active.length > 0;
+      if (!disk.warm(request.tenant, request.prompt, limit, reserved, busy ? busyReadMs : idleReadMs))
+        return false;
+    }
+    request.warmed = true;
+    return true;
   }
 
   /** Takes over what is cached for a sequence; false, with nothing held, when its pages do not fit yet. */
@@ -473,6 +503,11 @@ export class Scheduler {
     if (this.keeps(sequence.request)) sequence.record(this.tree, this.states);
   }
 
+  private keepOnDisk({ request, tokens, computed }: Sequence): void {
+    if (request.cacheMode !== "bypass")
+      this.disk?.save(request.tenant, tokens, Math.floor(computed / pageSize));
+  }
+
   private finish(sequence: Sequence, ending: Ending): void {
     const { request, choice } = sequence;
     sequence.finished = true;
@@ -486,6 +521,7 @@ export class Scheduler {
   private leave(sequence: Sequence): void {
     if (this.active.includes(sequence)) {
       this.record(sequence);
+      this.keepOnDisk(sequence);
       sequence.close(this.groups, this.states);
       this.active = this.active.filter((s) => s !== sequence);
       this.full = false;

@@ -28,6 +28,11 @@ export class StateSlots {
     return slot;
   }
 
+  /** Takes the holder of a slot away. */
+  release(slot: number): void {
+    this.pool.release(slot);
+  }
+
   /** A slot for a copy, if so many stay for sequences that may begin to run; -1 otherwise. */
   spare(tree: PrefixTree, reserved: number): number {
     if (this.pool.available <= reserved) return -1;

@@ -1,4 +1,4 @@
-import type { Engine, EngineStats } from "../protocol.ts";
+import { type Engine, type EngineStats, noDiskStats } from "../protocol.ts";
 import type { RequestRecord } from "./request_log.ts";
 
 /** Figures of one moment; rates are means since the sample before it. */
@@ -137,6 +137,8 @@ export class Activity {
         hit_rate: asked === 0 ? null : stats.prefixHits / asked,
         cached_prompt_tokens: stats.cachedPromptTokens,
         cached_share: read === 0 ? null : stats.cachedPromptTokens / read,
+        disk_hits: stats.diskHits,
+        disk_cached_tokens: stats.diskCachedTokens,
       },
       memory: {
         resident_bytes: process.memoryUsage.rss(),
@@ -201,6 +203,7 @@ const noStats: EngineStats = {
   ...{ active: 0, queued: 0, pagesUsed: 0, pagesTotal: 0, prefixHits: 0, prefixMisses: 0 },
   ...{ cachedPromptTokens: 0, promptTokens: 0, completionTokens: 0, cancelled: 0, steps: 0 },
   ...{ arenaPeakBytes: 0, deviceMemoryBytes: 0 },
+  ...noDiskStats,
 };
 
 /** Counts of several engines as one. */
@@ -223,6 +226,14 @@ export function summedStats(engines: readonly Engine[]): EngineStats {
         arenaPeakBytes: a.arenaPeakBytes + b.arenaPeakBytes,
         // of the whole device, whoever asks
         deviceMemoryBytes: Math.max(a.deviceMemoryBytes, b.deviceMemoryBytes),
+        diskHits: a.diskHits + b.diskHits,
+        diskCachedTokens: a.diskCachedTokens + b.diskCachedTokens,
+        diskReadBytes: a.diskReadBytes + b.diskReadBytes,
+        diskWrittenBytes: a.diskWrittenBytes + b.diskWrittenBytes,
+        // all models share a folder
+        diskStoredBytes: Math.max(a.diskStoredBytes, b.diskStoredBytes),
+        diskRejected: a.diskRejected + b.diskRejected,
+        diskFailures: a.diskFailures + b.diskFailures,
       }),
       noStats,
     );

@@ -132,6 +132,11 @@ const engineGauges: readonly Row[] = [
     "Bytes taken of the GPU's memory, by everybody on it; 0 on the CPU",
     (s) => s.deviceMemoryBytes,
   ],
+  [
+    "psionic_prefix_disk_bytes",
+    "Bytes of the prefix cache's files, as last counted",
+    (s) => s.diskStoredBytes,
+  ],
 ];
 
 const engineCounters: readonly Row[] = [
@@ -140,6 +145,28 @@ const engineCounters: readonly Row[] = [
   ["psionic_completion_tokens_total", "Tokens generated", (s) => s.completionTokens],
   ["psionic_prefix_cache_hits_total", "Requests that reused a cached prefix", (s) => s.prefixHits],
   ["psionic_prefix_cache_misses_total", "Requests that found no cached prefix", (s) => s.prefixMisses],
+  [
+    "psionic_prefix_disk_hits_total",
+    "Requests for which the prefix cache's files were read",
+    (s) => s.diskHits,
+  ],
+  [
+    "psionic_prefix_disk_tokens_total",
+    "Prompt tokens whose pages were read from files",
+    (s) => s.diskCachedTokens,
+  ],
+  [
+    "psionic_prefix_disk_read_bytes_total",
+    "Bytes read from the prefix cache's files",
+    (s) => s.diskReadBytes,
+  ],
+  [
+    "psionic_prefix_disk_written_bytes_total",
+    "Bytes written to the prefix cache's files",
+    (s) => s.diskWrittenBytes,
+  ],
+  ["psionic_prefix_disk_rejected_total", "Files that were not what their names say", (s) => s.diskRejected],
+  ["psionic_prefix_disk_failures_total", "Files that could not be written", (s) => s.diskFailures],
   ["psionic_generations_cancelled_total", "Generations cancelled before their end", (s) => s.cancelled],
   ["psionic_engine_steps_total", "Steps of the engine", (s) => s.steps],
 ];

@@ -1,0 +1,88 @@
+import { elementCount } from "../../core/shape.ts";
+import { pageBytes, stateBytes } from "../../models/cache.ts";
+import type { CachePool, StatePool } from "../../models/model.ts";
+import type { Device } from "../../runtime/device.ts";
+
+/** The bytes of pages and states, for those who keep them elsewhere. */
+export interface CacheMemory {
+  /** per cache group: bytes of a page over all its layers */
+  readonly pageBytes: readonly number[];
+  /** Bytes of a recurrent state; 0: the model has none. */
+  readonly stateBytes: number;
+  /** A copy of a page: keys and values of each layer in turn. */
+  readPage(group: number, page: number): Uint8Array;
+  writePage(group: number, page: number, bytes: Uint8Array): void;
+  /** A copy of `length` bytes of a state from `from` on. */
+  readState(slot: number, from: number, length: number): Uint8Array;
+  writeState(slot: number, from: number, bytes: Uint8Array): void;
+}
+
+/** The memory of a model's caches on its device. */
+export function cacheMemory(
+  device: Device,
+  pools: readonly CachePool[],
+  states: StatePool | undefined,
+): CacheMemory {
+  const { backend } = device;
+  const sizes = pools.map(({ group, cacheType }) => pageBytes(group, cacheType));
+  const addresses = (group: number, page: number): number[] => {
+    const { keys, values } = pools[group]!;
+    const offset = page * sizes[group]!;
+    return keys.flatMap((key, l) => [key.address + offset, values[l]!.address + offset]);
+  };
+  return {
+    pageBytes: pools.map(({ keys }, g) => 2 * keys.length * sizes[g]!),
+    stateBytes: states ? stateBytes(states.shape) : 0,
+    readPage(group, page) {
+      const size = sizes[group]!;
+      const places = addresses(group, page);
+      const bytes = new Uint8Array(size * places.length);
+      places.forEach((address, i) => {
+        bytes.set(backend.read(address, size), i * size);
+      });
+      return bytes;
+    },
+    writePage(group, page, bytes) {
+      const size = sizes[group]!;
+      addresses(group, page).forEach((address, i) => {
+        backend.write(address, bytes.subarray(i * size, (i + 1) * size));
+      });
+    },
+    readState(slot, from, length) {
+      const bytes = new Uint8Array(length);
+      for (const { address, at, size } of statePieces(states!, slot, from, length))
+        bytes.set(backend.read(address, size), at);
+      return bytes;
+    },
+    writeState(slot, from, bytes) {
+      for (const { address, at, size } of statePieces(states!, slot, from, bytes.length))
+        backend.write(address, bytes.subarray(at, at + size));
+    },
+  };
+}
+
+type Piece = { readonly address: number; readonly at: number; readonly size: number };
+
+/** Where a stretch of a state lies: its convolution inputs of all layers, behind them the memories of all layers. */
+function statePieces(
+  { shape, convolutions, memories }: StatePool,
+  slot: number,
+  from: number,
+  length: number,
+) {
+  const layers = shape.layers.length;
+  const pieces: Piece[] = [];
+  let start = 0;
+  for (const [first, one] of [
+    [convolutions[0]!, shape.convolution],
+    [memories[0]!, shape.memory],
+  ] as const) {
+    const bytes = 4 * layers * elementCount(one);
+    const begin = Math.max(from, start);
+    const end = Math.min(from + length, start + bytes);
+    const address = first.address + slot * bytes + begin - start;
+    if (end > begin) pieces.push({ address, at: begin - from, size: end - begin });
+    start += bytes;
+  }
+  return pieces;
+}

@@ -1,0 +1,221 @@
+/** The prefix cache in files: an engine that starts again goes on where the last one ended, with the same bits. */
+import { afterAll, describe, expect, test } from "bun:test";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { randomModel, shapes } from "../../../scripts/random-model.ts";
+import { temporaryFolder, writeModel } from "../../models/testing/variants.ts";
+import type { EngineOptions, GenerateEvent, GenerateRequest } from "../protocol.ts";
+import { type EngineClient, startEngine } from "./index.ts";
+import { Random } from "./random.ts";
+
+const folder = temporaryFolder();
+afterAll(() => folder[Symbol.dispose]());
+const defaultModel = join(import.meta.dir, "../../../fixtures/docs-oss-13m-mxfp4.gguf");
+
+function words(seed: number, length: number): number[] {
+  const random = new Random(seed, 0);
+  return Array.from({ length }, () => Math.floor(random.next() * 300));
+}
+
+function ask(prompt: readonly number[], more: Partial<GenerateRequest> = {}): GenerateRequest {
+  return { prompt, sampling: {}, stopTokens: [], choices: 1, maxTokens: 24, topLogprobs: 3, ...more };
+}
+
+async function all(engine: EngineClient, request: GenerateRequest): Promise<GenerateEvent[]> {
+  const out: GenerateEvent[] = [];
+  for await (const event of engine.generate(request)) out.push(event);
+  return out;
+}
+
+const answer = (events: readonly GenerateEvent[]) =>
+  events.flatMap((e) => (e.type === "token" ? [[e.choice, e.token, e.logprob, e.top]] : []));
+const tokens = (events: readonly GenerateEvent[]) =>
+  events.flatMap((e) => (e.type === "token" ? [e.token] : []));
+
+function cached(events: readonly GenerateEvent[]): number {
+  const end = events.at(-1);
+  if (end?.type !== "end") throw new Error(`expected an end event, got ${end?.type}`);
+  return end.cachedTokens;
+}
+
+let stores = 0;
+function newStore(): string {
+  return join(folder.path, `store-${++stores}`);
+}
+
+type Started = { readonly engine: EngineClient; readonly warnings: string[] };
+
+async function start(modelPath: string, store: string, more: Partial<EngineOptions> = {}): Promise<Started> {
+  const warnings: string[] = [];
+  const prefixDisk = { folder: store, limitBytes: 2 ** 30 };
+  const options = {
+    modelPath,
+    backend: "cpu",
+    slots: 4,
+    contextLength: 768,
+    threads: 1,
+    prefixDisk,
+    ...more,
+  } as const;
+  const engine = await startEngine(options, undefined, (message) => warnings.push(message));
+  return { engine, warnings };
+}
+
+function tinyModel(name: string): string {
+  const options = { shape: shapes[name]!, dtype: "q8_0", expertDtype: "q4_0", seed: 31 } as const;
+  const path = join(folder.path, `${name}.gguf`);
+  return existsSync(path) ? path : writeModel(path, randomModel(options));
+}
+
+function blocks(store: string): string[] {
+  const below = (path: string) => (existsSync(path) ? readdirSync(path) : []);
+  return below(store).flatMap((group) => below(join(store, group)).map((name) => join(store, group, name)));
+}
+
+const models = ["tiny-llama", "tiny-gpt-oss", "tiny-gemma4-e", "tiny-qwen35", "default"];
+
+describe.each(models)("%s", (name) => {
+  const path = name === "default" ? defaultModel : tinyModel(name);
+
+  test("the second turn after a restart is read from files and has the bits of a cold one", async () => {
+    const store = newStore();
+    const prompt = words(1, 300);
+    const first = await start(path, store);
+    const told = await all(first.engine, ask(prompt, { maxTokens: 70 }));
+    const second = [...prompt, ...tokens(told), ...words(2, 40)];
+    const cold = await all(first.engine, ask(second, { prefixCache: "bypass" }));
+    await first.engine.close();
+    expect(blocks(store).length).toBeGreaterThan(8);
+
+    const again = await start(path, store);
+    // beside others, which take their steps in between
+    const [warm] = await Promise.all([
+      all(again.engine, ask(second)),
+      all(again.engine, ask(words(7, 90), { prefixCache: "bypass" })),
+    ]);
+    expect(cached(warm)).toBeGreaterThanOrEqual(352);
+    expect(answer(warm)).toEqual(answer(cold));
+    const stats = again.engine.stats();
+    expect(stats).toMatchObject({ diskHits: 1, diskRejected: 0, diskFailures: 0, prefixHits: 1 });
+    expect(stats.diskReadBytes).toBeGreaterThan(0);
+    expect(stats.diskCachedTokens).toBeGreaterThanOrEqual(352);
+    // now it is in memory
+    expect(cached(await all(again.engine, ask(second)))).toBeGreaterThanOrEqual(352);
+    expect(again.engine.stats().diskHits).toBe(1);
+    expect(again.warnings).toEqual([]);
+    await again.engine.close();
+  });
+});
+
+test("what is not what its name says is ignored, told once, and written again", async () => {
+  const store = newStore();
+  const path = tinyModel("tiny-qwen35");
+  const prompt = words(3, 200);
+  const first = await start(path, store);
+  const told = await all(first.engine, ask(prompt));
+  await first.engine.close();
+  const files = blocks(store);
+  for (const [i, file] of files.entries()) {
+    const bytes = readFileSync(file);
+    if (i % 4 === 0) bytes[bytes.length - 1]! ^= 1;
+    else if (i % 4 === 1) bytes[70]! ^= 128;
+    writeFileSync(
+      file,
+      i % 4 === 2 ? bytes.subarray(0, bytes.length / 2) : i % 4 === 3 ? "not a block" : bytes,
+    );
+  }
+  mkdirSync(join(store, "zz"));
+  writeFileSync(join(store, "zz", "foreign"), "of somebody else");
+  const again = await start(path, store);
+  expect(answer(await all(again.engine, ask(prompt)))).toEqual(answer(told));
+  expect(again.engine.stats()).toMatchObject({ diskHits: 0, diskRejected: 1 });
+  expect(again.warnings).toHaveLength(1);
+  expect(again.warnings[0]).toMatch(/is ignored: /);
+  await again.engine.close();
+  expect(existsSync(join(store, "zz", "foreign"))).toBe(true);
+});
+
+test("other tenants, models and cache types find nothing", async () => {
+  const store = newStore();
+  const prompt = words(4, 200);
+  const first = await start(tinyModel("tiny-llama"), store);
+  await all(first.engine, ask(prompt, { tenant: "a" }));
+  await first.engine.close();
+  const same = await start(tinyModel("tiny-llama"), store);
+  expect(cached(await all(same.engine, ask(prompt, { tenant: "b" })))).toBe(0);
+  expect(cached(await all(same.engine, ask(prompt, { tenant: "a" })))).toBe(192);
+  await same.engine.close();
+  const other = await start(tinyModel("tiny-llama"), store, { cacheType: "f32" });
+  expect(cached(await all(other.engine, ask(prompt, { tenant: "a" })))).toBe(0);
+  await other.engine.close();
+  const model = await start(tinyModel("tiny-gpt-oss"), store);
+  expect(cached(await all(model.engine, ask(prompt, { tenant: "a" })))).toBe(0);
+  await model.engine.close();
+});
+
+test("bypassing requests leave nothing, invalidating ones remove what there is", async () => {
+  const store = newStore();
+  const prompt = words(5, 200);
+  const path = tinyModel("tiny-llama");
+  const first = await start(path, store);
+  await all(first.engine, ask(prompt, { prefixCache: "bypass" }));
+  await first.engine.close();
+  expect(blocks(store)).toEqual([]);
+  const second = await start(path, store);
+  await all(second.engine, ask(prompt));
+  await second.engine.close();
+  const before = blocks(store).map((file) => statSync(file).birthtimeMs);
+  const third = await start(path, store);
+  const events = await all(third.engine, ask(prompt, { prefixCache: "invalidate" }));
+  expect(cached(events)).toBe(0);
+  await third.engine.close();
+  const after = blocks(store).map((file) => statSync(file).birthtimeMs);
+  expect(Math.min(...after)).toBeGreaterThan(Math.max(...before));
+});
+
+test("the folder stays within its limit; two engines may share it", async () => {
+  const store = newStore();
+  const path = tinyModel("tiny-gpt-oss");
+  const limitBytes = 2 ** 20;
+  const { engine, warnings } = await start(path, store, { prefixDisk: { folder: store, limitBytes } });
+  for (let i = 0; i < 12; i++) await all(engine, ask(words(100 + i, 250), { maxTokens: 4 }));
+  await engine.close();
+  const size = () => blocks(store).reduce((sum, file) => sum + statSync(file).size, 0);
+  expect(size()).toBeGreaterThan(limitBytes / 2);
+  expect(size()).toBeLessThanOrEqual(limitBytes);
+  expect(warnings).toEqual([]);
+  // the last prompt is still there, the first is not
+  const again = await start(path, store, { prefixDisk: { folder: store, limitBytes } });
+  expect(cached(await all(again.engine, ask(words(111, 250), { maxTokens: 4 })))).toBe(224);
+  expect(cached(await all(again.engine, ask(words(100, 250), { maxTokens: 4 })))).toBe(0);
+  await again.engine.close();
+});
+
+test("a file that another process left unfinished is no block", async () => {
+  const store = newStore();
+  const path = tinyModel("tiny-llama");
+  const first = await start(path, store);
+  await all(first.engine, ask(words(6, 100)));
+  await first.engine.close();
+  const [file] = blocks(store);
+  appendFileSync(`${file}.123-456.part`, "half");
+  const again = await start(path, store);
+  expect(cached(await all(again.engine, ask(words(6, 100))))).toBe(96);
+  await again.engine.close();
+});
+
+test("a folder that cannot be made is an error that names it", async () => {
+  const file = join(folder.path, "a file");
+  writeFileSync(file, "");
+  await expect(start(tinyModel("tiny-llama"), join(file, "below"))).rejects.toThrow(
+    /prefix-disk-dir.*a file/,
+  );
+});

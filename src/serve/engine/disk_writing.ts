@@ -1,0 +1,50 @@
+import type { BlockName } from "../prefix_store/block.ts";
+import { StoreCounters } from "../prefix_store/counters.ts";
+import type { WriterMessage } from "../prefix_store/writer.ts";
+
+/** The writing thread as the engine's sees it; it is started when the first block is to be kept. */
+export class BlockWriter {
+  readonly counts = new StoreCounters();
+  private readonly folder: string;
+  private readonly limitBytes: number;
+  private worker: Worker | undefined;
+
+  constructor(folder: string, limitBytes: number) {
+    this.folder = folder;
+    this.limitBytes = limitBytes;
+  }
+
+  keep(name: BlockName, bytes: Uint8Array, depth: number, replace: boolean): void {
+    const payload = bytes.buffer as ArrayBuffer;
+    this.counts.add("pendingBytes", payload.byteLength);
+    this.counts.add("pending", 1);
+    this.post({ type: "keep", name, payload, depth, replace }, [payload]);
+  }
+
+  /** Counts blocks as used now. */
+  use(names: Extract<WriterMessage, { type: "use" }>["names"]): void {
+    this.counts.add("pending", 1);
+    this.post({ type: "use", names });
+  }
+
+  close(): void {
+    this.worker?.terminate();
+    this.worker = undefined;
+  }
+
+  private post(message: WriterMessage, transfer: Transferable[] = []): void {
+    this.worker ??= this.start();
+    this.worker.postMessage(message, transfer);
+  }
+
+  private start(): Worker {
+    // in the executable, extra entry points keep their path below src/ and are named relative to it
+    const entry = Bun.isStandaloneExecutable
+      ? "./serve/prefix_store/writer.ts"
+      : new URL("../prefix_store/writer.ts", import.meta.url);
+    const worker = new Worker(entry, { env: process.env as Record<string, string> });
+    const { folder, limitBytes, counts } = this;
+    worker.postMessage({ type: "open", folder, limitBytes, counters: counts.memory } satisfies WriterMessage);
+    return worker;
+  }
+}

@@ -1,0 +1,57 @@
+/** Entry of the thread that writes the prefix cache's blocks; an extra entry point of the executable's build. */
+import { join } from "node:path";
+import { type BlockName, blockFile } from "./block.ts";
+import { StoreCounters } from "./counters.ts";
+import { BlockFiles } from "./files.ts";
+
+/** Engine's thread to writer; the payload's buffer changes hands. */
+export type WriterMessage =
+  | {
+      readonly type: "open";
+      readonly folder: string;
+      readonly limitBytes: number;
+      readonly counters: SharedArrayBuffer;
+    }
+  | {
+      readonly type: "keep";
+      readonly name: BlockName;
+      readonly payload: ArrayBuffer;
+      readonly depth: number;
+      readonly replace: boolean;
+    }
+  | { readonly type: "use"; readonly names: readonly (BlockName & { readonly depth: number })[] };
+
+declare const self: Worker;
+
+let folder = "";
+let files: BlockFiles | undefined;
+let counters = new StoreCounters();
+
+self.onmessage = ({ data }: MessageEvent<WriterMessage>) => {
+  if (data.type === "open") {
+    folder = data.folder;
+    files = new BlockFiles(folder, data.limitBytes);
+    counters = new StoreCounters(data.counters);
+    return;
+  }
+  try {
+    if (data.type === "use") {
+      for (const name of data.names) files?.use(join(folder, blockFile(name)), name.depth);
+    } else keep(data);
+  } catch (error) {
+    counters.fail(error instanceof Error ? error.message : String(error));
+  }
+  if (data.type === "keep") counters.add("pendingBytes", -data.payload.byteLength);
+  counters.add("pending", -1);
+  counters.ring();
+};
+
+function keep({ payload, ...block }: Extract<WriterMessage, { type: "keep" }>): void {
+  if (!files) return;
+  const bytes = files.keep({ ...block, payload: new Uint8Array(payload) });
+  counters.set("storedBytes", files.storedBytes);
+  counters.set("evicted", files.evicted);
+  if (bytes === 0) return;
+  counters.add("writtenBlocks", 1);
+  counters.add("writtenBytes", bytes);
+}
