@@ -1,6 +1,15 @@
 /** The compiled program as users start it: from any folder, beside hostile files, with and without a place to unpack. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { version } from "../core/version.ts";
@@ -271,6 +280,23 @@ describe.skipIf(!existsSync(program))("dist/psionic", () => {
       expect(await response.text()).toEndWith("data: [DONE]\n\n");
       expect(await child.exited).toBe(0);
     }
+  }, 60_000);
+
+  test("two models side by side, each with a library of its own", async () => {
+    mkdirSync(join(folder, "two"), { recursive: true });
+    for (const name of ["a.gguf", "b.gguf"]) copyFileSync(fixture, join(folder, "two", name));
+    const { child, url } = await serve(["--models-dir", "two", "-c", "512"]);
+    const ask = async (model: string) => {
+      const body = { model, messages: [{ role: "user", content: "Why does HTTPS matter?" }] };
+      const response = await fetch(`${url}/v1/chat/completions`, {
+        method: "POST",
+        body: JSON.stringify(body),
+      });
+      return `${(await response.json()).choices[0].message.content}\n`;
+    };
+    for (const text of await Promise.all(["a", "b", "a", "b"].map(ask))) expect(text).toMatch(answer);
+    child.kill("SIGTERM");
+    expect(await child.exited).toBe(0);
   }, 60_000);
 
   test("serve has the page with it", async () => {
