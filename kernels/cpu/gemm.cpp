@@ -2,7 +2,7 @@
  * C[i,j] (+)= sum_k A[i,k] B[k,j] (+ bias[j]) for any transposition; A, B, C f32 or bf16, sums in f32.
  * B is packed once into panels [k][NR] by all threads; a task makes a tile of C of up to 96 x 768: it packs blocks of A
  * [256][MR] into its thread's scratch and keeps the tile there in f32 until the last block of k. MR x NR accumulators stay
- * in registers (8 x 48 with AVX-512), the scheme of "Anatomy of High-Performance Matrix Multiplication" (Goto, 2008).
+ * in registers (8 x 48 with AVX-512, 6 x 16 elsewhere), the scheme of "Anatomy of High-Performance Matrix Multiplication" (Goto, 2008).
  * An element's sum runs over k in blocks of 256 whatever the tiling, so its bits depend on neither threads nor shape.
  */
 #include "../common/half.h"
@@ -15,7 +15,7 @@ namespace psi::PSI_ISA {
 #if defined(__AVX512VNNI__)
 constexpr int MR = 8, NV = 3;
 #else
-constexpr int MR = 4, NV = 1;
+constexpr int MR = 6, NV = 1;
 #endif
 constexpr i64 NR = 16 * NV, KC = 256, MC = 96, NC = 768;
 static_assert(MC % MR == 0 && NC % NR == 0 && (MC * KC + MC * NC) * 4 <= THREAD_SCRATCH, "a task's blocks fit its scratch");

@@ -264,7 +264,9 @@ describe("what is refused", () => {
     );
     await refused(["start", "--remote-host", "h"], 1, /got --remote-host/);
     await refused(["start", "--model", "huge", "--allow-dirty-tree"], 1, /model: one of pilot, tiny/);
-    await refused(["begin"], 2, /expected start, resume, status, dashboard or backup, got begin/);
+    await refused(["begin"], 2, /expected start, resume, status, dashboard, backup, got begin/);
+    await refused(["status", "--seed", "1", "--run-root", folder], 2, /--seed means nothing to status/);
+    await refused(["start", "--run-root", folder], 2, /--run-root means nothing to start/);
     await refused(["resume"], 2, /missing --run-root/);
     await refused(["status", "--run-root", join(folder, "none")], 1, /expected a run root/);
     await refused(["start", "--max-steps", "0"], 2, /--max-steps takes a whole number of at least 1/);
@@ -275,6 +277,11 @@ describe("what is refused", () => {
     await train(["start", "--output-root", root, "--max-steps", "1", ...tiny]);
     await refused(["start", "--output-root", root, ...tiny], 1, /empty folder as run root.*train resume/);
     const resume = ["resume", "--run-root", root, "--allow-dirty-tree"];
+    await refused(
+      [...resume, "--lane", "actual_pretraining"],
+      2,
+      /is of lane reference_pilot, not actual_pretraining/,
+    );
     await refused([...resume, "--seed", "3"], 2, /goes on with the seed it began with, 1337/);
     const tensors = join(root, "checkpoints/step-1/model.safetensors");
     const bytes = readFileSync(tensors);

@@ -1,9 +1,8 @@
 import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, join, resolve } from "node:path";
-import type { ErrorCode } from "../../core/error.ts";
-import { PsionicError } from "../../core/error.ts";
-import { isObject, type Json } from "../../models/files/strict_json.ts";
+import { type ErrorCode, PsionicError, unexpected } from "../../core/error.ts";
+import type { Json } from "../../models/files/strict_json.ts";
 import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
@@ -13,6 +12,7 @@ import { backUpRun, type RunOptions, type RunOutcome, resumeRun, startRun } from
 import { ownPaths, type Run, readDocument, retainedPaths, surfaces } from "../run_root.ts";
 import { checkedSettings } from "../settings.ts";
 import { TrainingBar } from "./bar.ts";
+import { dashboard, type Given, status } from "./shown.ts";
 
 /** Exit codes by what went wrong; docs/training.md lists them. Everything else is 1. */
 const exitCodes: Partial<Readonly<Record<ErrorCode, number>>> = {
@@ -26,7 +26,6 @@ const exitCodes: Partial<Readonly<Record<ErrorCode, number>>> = {
 const value = (hint: string, description: string) =>
   ({ type: "string", valueHint: hint, description }) as const;
 
-type Given = Readonly<Record<string, string | boolean | undefined>>;
 const text = (given: Given, name: string): string | undefined => {
   const found = given[name];
   return typeof found === "string" ? found : undefined;
@@ -44,7 +43,10 @@ export const train = command({
       description: "start, resume or status",
       valueHint: "ACTION",
     },
-    lane: { ...value("NAME", "What is trained"), default: "reference_pilot" },
+    lane: value(
+      "NAME",
+      "start: what is trained, reference_pilot where nothing is named; else that of the run",
+    ),
     "output-root": value("FOLDER", "start: the run root itself; default ~/scratch/<lane>_runs/<run id>"),
     "run-root": value("FOLDER", "all but start: the run root"),
     to: value("FOLDER", "backup: where the copy goes; default checkpoints/backups of the run root"),
@@ -82,21 +84,74 @@ export const train = command({
   ],
   async run({ args }) {
     const given = args as Given;
-    const action = text(given, "action");
+    const action = text(given, "action") ?? "";
+    const act = actions[action];
+    if (!act) throw new UsageError(`expected ${Object.keys(actions).join(", ")}, got ${action}`);
+    refuseIgnored(given, action, act.options);
     try {
-      if (action === "start") await start(given);
-      else if (action === "resume") await resume(given);
-      else if (action === "status") await status(given);
-      else if (action === "dashboard") await dashboard(given);
-      else if (action === "backup") await backup(given);
-      else throw new UsageError(`expected start, resume, status, dashboard or backup, got ${action}`);
-    } catch (error) {
+      await act.run(given);
+    } catch (cause) {
+      const error = asDiskFull(cause);
       const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
       if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
       throw error;
     }
   },
 });
+
+type Action = { readonly options: readonly string[]; run(given: Given): Promise<void> };
+
+const always = ["run-root", "lane", "json"];
+const running = ["threads", "mode", "remote-host", "git-ref", "allow-dirty-tree", "dry-run", "max-steps"];
+const resumable = ["steps-per-window", "windows-per-cadence", "recompute"];
+
+/** What each action does and the options that mean something to it. */
+const actions: Readonly<Record<string, Action>> = {
+  start: {
+    options: [
+      "output-root",
+      "run-id",
+      "lane",
+      "json",
+      ...running,
+      ...resumable,
+      "model",
+      "sequences",
+      "accumulation",
+    ].concat(["length", "learning-rate", "optimizer", "precision", "seed"]),
+    run: start,
+  },
+  // settings of the run may be given again, as they are
+  resume: {
+    options: [...always, ...running, ...resumable, "model", "sequences", "accumulation", "length"].concat([
+      "learning-rate",
+      "optimizer",
+      "precision",
+      "seed",
+    ]),
+    run: resume,
+  },
+  status: { options: always, run: (given) => status(given, runRoot(given)) },
+  dashboard: { options: always, run: (given) => dashboard(given, runRoot(given)) },
+  backup: { options: [...always, "to", "git-ref", "allow-dirty-tree"], run: backup },
+};
+
+function refuseIgnored(given: Given, action: string, known: readonly string[]): void {
+  for (const name of Object.keys(train.args)) {
+    if (name === "action" || given[name] === undefined || known.includes(name)) continue;
+    throw new UsageError(`--${name} means nothing to ${action}`);
+  }
+}
+
+/** A full disk may be met by any write. */
+function asDiskFull(error: unknown): unknown {
+  const text = error instanceof Error ? error.message : String(error);
+  if (!/ENOSPC|EDQUOT/.test(text)) return error;
+  return unexpected("disk_full", "train", "room in the run root", text, {
+    fix: "Free space and resume; the last checkpoint is intact",
+    cause: error,
+  });
+}
 
 /** Options that are settings of a run, as the command line spells them, with the reader of each. */
 const settingOptions: Readonly<Record<string, (given: Given, name: string) => Json | undefined>> = {
@@ -191,12 +246,17 @@ async function backup(given: Given): Promise<void> {
     );
 }
 
+/** The folder of a run, which must be of the lane that was named, if one was. */
 function runRoot(given: Given): string {
   const root = text(given, "run-root");
   if (root === undefined) throw new UsageError("missing --run-root");
   if (!existsSync(root)) {
     throw new PsionicError("file_not_found", `[train] expected a run root at ${root}, got nothing`);
   }
+  const lane = text(given, "lane");
+  const own = readDocument(root, ownPaths.settings).lane;
+  if (lane !== undefined && lane !== own)
+    throw new UsageError(`the run in ${root} is of lane ${own}, not ${lane}`);
   return resolve(root);
 }
 
@@ -286,68 +346,4 @@ async function report(
         .map(([key, v]) => `${key}=${v}`)
         .join("\n"),
     );
-}
-
-async function status(given: Given): Promise<void> {
-  const root = runRoot(given);
-  const current = readDocument(root, retainedPaths.current_status_path);
-  const summary = readDocument(root, retainedPaths.retained_summary_path);
-  const surface = (current.launcher_surfaces as { readonly status_surface_id?: Json } | undefined)
-    ?.status_surface_id;
-  const shown: Record<string, Json> = {
-    run_id: current.run_id ?? null,
-    phase: current.phase ?? null,
-    last_completed_step: current.last_completed_step ?? null,
-    latest_checkpoint_label: current.latest_checkpoint_label ?? null,
-    selected_git_ref: summary.selected_git_ref ?? null,
-    git_commit_sha: summary.git_commit_sha ?? null,
-    dirty_tree_admission: summary.dirty_tree_admission ?? null,
-    status_surface_id: surface ?? null,
-  };
-  if (given.json === true) await printJson(shown);
-  else
-    await print(
-      Object.entries(shown)
-        .map(([key, v]) => `${key}=${v}`)
-        .join("\n"),
-    );
-}
-
-/** The figures of the dashboard and one line for each alert; only reads. */
-async function dashboard(given: Given): Promise<void> {
-  const root = runRoot(given);
-  const board = readDocument(root, retainedPaths.current_dashboard_path);
-  const feed = readDocument(root, retainedPaths.active_alert_feed_path);
-  const card = (name: string): { readonly [key: string]: Json } => {
-    const found = board[name];
-    return isObject(found ?? null) ? (found as { readonly [key: string]: Json }) : {};
-  };
-  const shown: Record<string, Json> = {
-    run_id: board.run_id ?? null,
-    phase: board.current_phase ?? null,
-    selected_git_ref: board.selected_git_ref ?? null,
-    git_commit_sha: board.git_commit_sha ?? null,
-    throughput_state: card("throughput").degradation_state ?? null,
-    observed_tokens_per_second: card("throughput").observed_tokens_per_second ?? null,
-    baseline_tokens_per_second: card("throughput").baseline_tokens_per_second ?? null,
-    loss_visibility_state: card("loss").visibility_state ?? null,
-    latest_mean_loss_milli: card("loss").latest_mean_loss_milli ?? null,
-    gradient_visibility_state: card("gradient").visibility_state ?? null,
-    checkpoint_label: card("checkpoint").checkpoint_label ?? null,
-    checkpoint_backup_state: card("checkpoint").checkpoint_backup_state ?? null,
-    checkpoint_eval_state: card("checkpoint").checkpoint_eval_state ?? null,
-    hardware_health_state: card("hardware").health_state ?? null,
-    active_alert_count: card("alerts").active_alert_count ?? null,
-    highest_alert_severity: card("alerts").highest_severity ?? null,
-  };
-  const alerts = Array.isArray(feed.active_alerts) ? feed.active_alerts.filter(isObject) : [];
-  if (given.json === true) {
-    await printJson({ ...shown, alerts });
-    return;
-  }
-  const lines = Object.entries(shown).map(([key, v]) => `${key}=${v}`);
-  const alertLines = alerts.map(
-    (a, i) => `alert[${i}]=${a.alert_kind}:${a.severity}:${a.source_relative_path}`,
-  );
-  await print([...lines, ...alertLines].join("\n"));
 }
