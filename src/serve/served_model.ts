@@ -3,14 +3,18 @@ import { basename, join } from "node:path";
 import { chatFormatFor } from "../models/chat/index.ts";
 import { type ModelFiles, openModelFiles } from "../models/files/source.ts";
 import { openTokenizer } from "../models/open_tokenizer.ts";
-import { type OnProgress, startEngine } from "./engine/index.ts";
+import { type OnProgress, type OnWarning, startEngine } from "./engine/index.ts";
 import type { ServedModel } from "./http/options.ts";
 import type { EngineOptions } from "./protocol.ts";
 
 /** Loads a model into an engine of its own, with its tokenizer and chat format. Closing the engine frees it. */
-export async function openServedModel(options: EngineOptions, onProgress?: OnProgress): Promise<ServedModel> {
+export async function openServedModel(
+  options: EngineOptions,
+  onProgress?: OnProgress,
+  onWarning?: OnWarning,
+): Promise<ServedModel> {
   // the engine's thread reads the header and the weights while this one builds the tokenizer
-  const starting = startEngine(options, onProgress);
+  const starting = startEngine(options, onProgress, onWarning);
   try {
     return { ...openText(options.modelPath), engine: await starting };
   } catch (error) {

@@ -1,5 +1,7 @@
+import { join, resolve } from "node:path";
 import { type ParsedArgs, parseArgs } from "citty";
 import { unexpected } from "../../core/error.ts";
+import { cacheFolders } from "../../core/unpack.ts";
 import { version } from "../../core/version.ts";
 import { modelPath } from "../../models/model_option.ts";
 import {
@@ -12,7 +14,9 @@ import {
 } from "../../terminal/command.ts";
 import { print } from "../../terminal/output.ts";
 import { type Setting, settingsText, valuesOf } from "../../terminal/settings.ts";
+import { sizeBytes } from "../../terminal/size.ts";
 import type { ServerOptions } from "../http/options.ts";
+import type { PrefixDisk } from "../protocol.ts";
 import { engineSettings } from "./engine_options.ts";
 import { serveArgs } from "./serve_args.ts";
 import { flagsOnly, serveSettings } from "./serve_settings.ts";
@@ -54,6 +58,7 @@ async function servePlan(args: Args, settings: readonly Setting[], log: ServerLo
   const slots = wholeNumber(args.parallel, "--parallel", 1, 256);
   const maxQueue = wholeNumber(args["max-queue"], "--max-queue", 1, 1e6);
   const port = wholeNumber(args.port, "--port", 0, 65535)!;
+  const prefixDisk = prefixDiskOf(args);
   const idleSeconds = decimalNumber(args["idle-unload"], "--idle-unload", 0.1, 1e7);
   const apiKeys = await keys(args, settings);
   const { checkBind } = await import("../http/security.ts");
@@ -73,6 +78,7 @@ async function servePlan(args: Args, settings: readonly Setting[], log: ServerLo
       ...engineSettings(args),
       ...(slots === undefined ? {} : { slots }),
       ...(maxQueue === undefined ? {} : { maxQueue }),
+      ...(prefixDisk ? { prefixDisk } : {}),
     },
     server: {
       ...{ host: args.host, port, version },
@@ -88,6 +94,14 @@ async function servePlan(args: Args, settings: readonly Setting[], log: ServerLo
       page: args.webui,
     },
   };
+}
+
+function prefixDiskOf(args: Args): PrefixDisk | undefined {
+  const limitBytes = sizeBytes(args["prefix-disk"], "--prefix-disk") ?? 0;
+  const folder = args["prefix-disk-dir"];
+  if (limitBytes > 0) return { limitBytes, folder: resolve(folder ?? join(cacheFolders()[0]!, "prefixes")) };
+  if (folder === undefined) return undefined;
+  throw new UsageError("--prefix-disk-dir goes with --prefix-disk SIZE, which says how large it may become");
 }
 
 /** Keys of the file and the one of the environment or settings file. */

@@ -20,6 +20,17 @@ export const serveArgs = {
     valueHint: "SECONDS",
     description: "Unloads a model that nobody has used for so long; absent: only to make room for another",
   },
+  "prefix-disk": {
+    type: "string",
+    valueHint: "SIZE",
+    description:
+      "Keeps the prefix cache in files, too, up to this size (8GiB), so that chats go on quickly after a restart; absent or 0: in memory only",
+  },
+  "prefix-disk-dir": {
+    type: "string",
+    valueHint: "FOLDER",
+    description: "Where these files lie; absent: the folder prefixes in the user's cache folder",
+  },
   host: { type: "string", default: "127.0.0.1", valueHint: "ADDRESS", description: "Address to listen on" },
   port: {
     type: "string",

@@ -20,7 +20,7 @@ export function serveSettings(given: readonly string[]): Settled {
   return settle({
     ...{ args: serveArgs, given, environment: process.env, prefix: settingsPrefix },
     ...{ flagsOnly, secrets: ["api-key"] },
-    paths: ["model", "models-dir", "api-key-file"],
+    paths: ["model", "models-dir", "api-key-file", "prefix-disk-dir"],
     file: settingsFile(given),
   });
 }

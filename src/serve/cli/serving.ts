@@ -56,17 +56,16 @@ async function modelSet(plan: ServePlan, log: ServerLog, progress: Progress | un
   const { distinctSources, fileSource, folderSources, onlySource } = await import("../models/open.ts");
   const { ModelSet } = await import("../models/set.ts");
   const report = ({ stage, done, total }: LoadProgress): void => progress?.update(stage, done, total);
+  const told = { onProgress: report, onWarning: (message: string): void => log.warn(message) };
   const { idleUnloadMs, engine, folder, models } = plan;
   const options = idleUnloadMs === undefined ? {} : { idleUnloadMs };
   const [only] = models;
   if (only && models.length === 1 && folder === undefined) {
-    const source = onlySource(only.path, engine, { aliases: [only.alias], onProgress: report });
+    const source = onlySource(only.path, engine, { aliases: [only.alias], ...told });
     return new ModelSet([source], { ...options, preload: source, revive: false });
   }
-  const named = models.map(({ path, alias }) =>
-    fileSource(path, engine, { aliases: [alias], onProgress: report }),
-  );
-  const found = folder === undefined ? undefined : folderSources(folder, engine, report);
+  const named = models.map(({ path, alias }) => fileSource(path, engine, { aliases: [alias], ...told }));
+  const found = folder === undefined ? undefined : folderSources(folder, engine, told);
   for (const { path, reason } of found?.skipped ?? []) log.warn(`${path} is left out: ${reason}`, { path });
   const sources: readonly ModelSource[] = distinctSources([...named, ...(found?.sources ?? [])]);
   if (sources.length === 0) {

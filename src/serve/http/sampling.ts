@@ -33,7 +33,7 @@ export function engineRequest(
     choices: body.n ?? 1,
     client,
     ...(typeof maxTokens === "number" && maxTokens >= 0 && { maxTokens }),
-    ...prefixCacheOf(body, keyIndex),
+    ...prefixCacheOf(body, keyIndex === undefined ? undefined : state.settings.apiKeys?.[keyIndex]),
   };
 }
 
@@ -144,11 +144,12 @@ export function stopStringsOf(body: GenerationFields): string[] {
 /** How the prefix cache may be used, and among whom entries are shared: never between callers with different keys. */
 function prefixCacheOf(
   body: GenerationFields,
-  keyIndex: number | undefined,
+  key: Uint8Array | undefined,
 ): Pick<GenerateRequest, "prefixCache" | "tenant"> {
   const asked = body.psionic_prefix_cache;
   const prefixCache = asked?.mode ?? (body.cache_prompt === false ? "bypass" : "auto");
   const id = asked?.tenant_id ?? "";
-  const tenant = keyIndex === undefined ? id : `key ${keyIndex} ${id}`;
+  // by the key's digest: places in the key file change, and entries may outlive the process
+  const tenant = key === undefined ? id : `key ${Buffer.from(key).toString("hex")} ${id}`;
   return { prefixCache, ...(tenant === "" ? {} : { tenant }) };
 }

@@ -6,7 +6,7 @@ import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import { splitName } from "../../models/files/split.ts";
 import { supportedArchitectures } from "../../models/registry.ts";
 import { pullSuffix, readStored } from "../../models/store/manifest.ts";
-import type { OnProgress } from "../engine/index.ts";
+import type { OnProgress, OnWarning } from "../engine/index.ts";
 import { quantization } from "../engine/quantization.ts";
 import { backendTruths } from "../engine/truth.ts";
 import type { ServedModel } from "../http/options.ts";
@@ -21,7 +21,10 @@ export type SharedOptions = Omit<
   "modelPath" | "memoryBytes" | "sharesMemory" | "wholeContext"
 >;
 
-type SourceOptions = { readonly aliases?: readonly string[]; readonly onProgress?: OnProgress };
+/** Whom loading and running engines tell. */
+type Told = { readonly onProgress?: OnProgress; readonly onWarning?: OnWarning };
+
+type SourceOptions = Told & { readonly aliases?: readonly string[] };
 
 function named(aliases: readonly string[]): readonly string[] {
   return aliases.filter((alias) => alias !== "");
@@ -31,12 +34,12 @@ function named(aliases: readonly string[]): readonly string[] {
 export function onlySource(
   path: string,
   options: SharedOptions,
-  { aliases = [], onProgress }: SourceOptions = {},
+  { aliases = [], ...told }: SourceOptions = {},
 ): ModelSource {
   return {
     name: "",
     aliases: named(aliases),
-    open: () => openServedModel({ ...options, modelPath: path }, onProgress),
+    open: () => openServedModel({ ...options, modelPath: path }, told.onProgress, told.onWarning),
   };
 }
 
@@ -44,14 +47,14 @@ export function onlySource(
 export function fileSource(
   path: string,
   options: SharedOptions,
-  { aliases = [], onProgress }: SourceOptions = {},
+  { aliases = [], ...told }: SourceOptions = {},
 ): ModelSource {
   const files = openModelFiles(path);
   return {
     name: basename(files.path),
     aliases: named(aliases),
     header: headerOf(files, backendTruths[options.backend]),
-    open: (room) => openAlone(files.path, options, room, onProgress),
+    open: (room) => openAlone(files.path, options, room, told),
   };
 }
 
@@ -60,7 +63,7 @@ async function openAlone(
   modelPath: string,
   options: SharedOptions,
   { memoryBytes, shared, whole }: LoadRoom,
-  onProgress: OnProgress | undefined,
+  { onProgress, onWarning }: Told,
 ): Promise<ServedModel> {
   const library = takeLibrary(options.backend);
   try {
@@ -71,6 +74,7 @@ async function openAlone(
         ...(shared ? { memoryBytes, sharesMemory: true, wholeContext: whole } : {}),
       },
       onProgress,
+      onWarning,
     );
     return { ...served, release: () => library.release(served.engine.failure !== undefined) };
   } catch (error) {
@@ -109,14 +113,14 @@ export type FoundModels = {
 };
 
 /** Every model in a folder and the folders in it: GGUF files (a split one once), and checkpoints. */
-export function folderSources(folder: string, options: SharedOptions, onProgress?: OnProgress): FoundModels {
+export function folderSources(folder: string, options: SharedOptions, told: Told = {}): FoundModels {
   const sources: ModelSource[] = [];
   const skipped: { path: string; reason: string }[] = [];
   for (const path of modelPaths(resolve(folder), deepest)) {
     try {
       const stored = readStored(path) ?? readStored(dirname(path));
       const aliases = stored ? [stored.manifest.name] : [];
-      const source = fileSource(path, options, { aliases, ...(onProgress ? { onProgress } : {}) });
+      const source = fileSource(path, options, { aliases, ...told });
       const { architecture } = source.header!;
       if (supportedArchitectures.includes(architecture)) sources.push(source);
       else skipped.push({ path, reason: `the family ${architecture} is not executed` });
