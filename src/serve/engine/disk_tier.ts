@@ -46,6 +46,9 @@ type Restore = {
   /** per group: first page to read */
   readonly from: readonly number[];
   at: number;
+  /** The page before the next one, and the last but one. */
+  before: CachedPage | undefined;
+  beforeLast: CachedPage | undefined;
   pagesRead: number;
   state?: { readonly slot: number; readonly bytes: Uint8Array; readonly file: number; copied: number };
 };
@@ -68,6 +71,8 @@ export class DiskTier {
   private facts: StoreFacts | undefined;
   private jobs: SaveJob[] = [];
   private restoring: Restore | undefined;
+  /** Blocks that were read, of which the writer is told when there is time. */
+  private used: (BlockName & { readonly depth: number })[] = [];
   private readonly broken = new Set<string>();
   private failures = 0;
   hits = 0;
@@ -113,6 +118,7 @@ export class DiskTier {
   /** Copies some megabytes of what waits to be written; false when nothing does, or not now. */
   advance(): boolean {
     this.reportFailures();
+    if (this.used.length > 0) this.writer.use(this.used.splice(0));
     const [job] = this.jobs;
     if (!this.facts || !job || this.writer.counts.get("pendingBytes") > mostPendingBytes) return false;
     let copied = 0;
@@ -190,7 +196,7 @@ export class DiskTier {
     const names = restore.addresses
       .slice(0, restore.at)
       .flatMap((address, depth) => this.partsAt(restore, depth).map((part) => ({ address, part, depth })));
-    this.writer.use(names);
+    this.used.push(...names);
   }
 
   private partsAt({ end }: Restore, depth: number): number[] {
@@ -234,7 +240,9 @@ export class DiskTier {
     const from = groups.map(({ window }) =>
       window === 0 ? matched : Math.max(0, end - windowPages(window)),
     );
-    return { tenant, tokens, addresses, end, from, at: Math.min(...from, end), pagesRead: 0 };
+    const at = Math.min(...from, end);
+    const before = nodes[at - 1];
+    return { tenant, tokens, addresses, end, from, at, before, beforeLast: nodes[at - 2], pagesRead: 0 };
   }
 
   /** Reads the next page, or a piece of the state behind the last; false when there is nothing more to be had. */
@@ -242,7 +250,7 @@ export class DiskTier {
     const { tree, groups, states } = this.cache;
     const { tenant, tokens, end, from, at } = restore;
     if (at === end) return states !== undefined && this.readState(restore, reserved);
-    const [node] = tree.path(tenant, tokens, at + 1).slice(at);
+    const node = tree.after(restore.before, tenant, tokens, at);
     const pages = groups.map(() => -1);
     let good = true;
     groups.forEach(({ pool }, g) => {
@@ -251,7 +259,7 @@ export class DiskTier {
       pages[g] = page;
       good = page >= 0 && this.readPage({ address: restore.addresses[at]!, part: g }, page);
     });
-    const grafted = good ? tree.graft(tenant, tokens, at, pages) : undefined;
+    const grafted = good ? tree.graft(restore.before, { tenant, tokens, index: at }, pages) : undefined;
     pages.forEach((page, g) => {
       if (page < 0) return;
       if (grafted) grafted.keptParts |= 1 << g;
@@ -260,6 +268,8 @@ export class DiskTier {
     if (!grafted) return false;
     if (pages.some((page) => page >= 0)) restore.pagesRead += 1;
     restore.at += 1;
+    restore.beforeLast = restore.before;
+    restore.before = grafted;
     return restore.at < end || states !== undefined;
   }
 
@@ -296,7 +306,7 @@ export class DiskTier {
     const name = { address: restore.addresses[end - 1]!, part: statePart };
     const size = headerBytes + memory.stateBytes;
     if (!restore.state) {
-      if ((tree.path(tenant, tokens, end)[end - 1]?.state ?? 0) >= 0) return false;
+      if (!restore.before || restore.before.state >= 0) return false;
       const slot = states!.spare(tree, reserved);
       if (slot < 0) return false;
       try {
@@ -321,10 +331,10 @@ export class DiskTier {
     if (this.refuse(name, blockFault(name, read, memory.stateBytes, payload))) return false;
     memory.writeState(slot, 0, payload);
     this.readBytes += read.length;
+    const place = { tenant, tokens, index: end - 1 };
     const node = tree.graft(
-      tenant,
-      tokens,
-      end - 1,
+      restore.beforeLast,
+      place,
       this.cache.groups.map(() => -1),
       slot,
     );

@@ -12,10 +12,12 @@ type Node = {
   state: number;
   /** Which parts of it have been kept on disk, for whoever does that: a bit each. */
   keptParts: number;
+  /** It is not in the tree any more. */
+  removed: boolean;
 };
 
 /** A node as others see it; it changes when something of it is given up. */
-export type CachedPage = Pick<Node, "pages" | "state" | "keptParts">;
+export type CachedPage = Readonly<Node> & Pick<Node, "keptParts">;
 
 /** What the tree needs to know of a cache group. */
 export type TreeGroup = { readonly window: number; readonly pool: PagePool };
@@ -154,28 +156,37 @@ export class PrefixTree {
     return root ? this.walk(root, tokens, limit) : [];
   }
 
+  /** The page at place `index`, behind `before` (undefined: the first); undefined where the tree has none. */
+  after(before: CachedPage | undefined, tenant: string, tokens: ArrayLike<number>, index: number) {
+    const parent: Pick<Node, "children"> | undefined = before ?? this.roots.get(tenant);
+    return parent?.children.get(pageKey(tokens, index)) as CachedPage | undefined;
+  }
+
   /**
-   * Adds what the caller holds to the page at place `index`, whose predecessors must be known: pages of some groups (-1
-   * elsewhere) and a state, each taken where the tree has none. A new node needs all full-attention pages. The caller
+   * Adds what the caller holds to the page at place `index`, behind `before` (undefined: the first): pages of some groups
+   * (-1 elsewhere) and a state, each taken where the tree has none. A new node needs all full-attention pages. The caller
    * stays their holder. Gives the node, or undefined where there is no place for it.
    */
   graft(
-    tenant: string,
-    tokens: ArrayLike<number>,
-    index: number,
+    before: CachedPage | undefined,
+    {
+      tenant,
+      tokens,
+      index,
+    }: { readonly tenant: string; readonly tokens: ArrayLike<number>; readonly index: number },
     pages: ArrayLike<number>,
     state = -1,
   ): CachedPage | undefined {
-    const root = this.roots.get(tenant) ?? (index === 0 ? this.newNode(undefined, tenant) : undefined);
-    const parent = root && (index === 0 ? root : this.walk(root, tokens, index)[index - 1]);
-    if (!root || !parent) return undefined;
+    const parent =
+      index === 0 ? (this.roots.get(tenant) ?? this.newNode(undefined, tenant)) : (before as Node);
+    if (!parent || parent.removed) return undefined;
     const key = pageKey(tokens, index);
     let node = parent.children.get(key);
     if (!node) {
       if (this.full.some((g) => pages[g]! < 0)) return undefined;
       node = this.newNode(parent, key);
       parent.children.set(key, node);
-      this.roots.set(tenant, root);
+      if (index === 0) this.roots.set(tenant, parent);
       this.nodes += 1;
     }
     for (let g = 0; g < this.groups.length; g++) {
@@ -251,6 +262,7 @@ export class PrefixTree {
       pages: new Int32Array(this.groups.length).fill(-1),
       state: -1,
       keptParts: 0,
+      removed: false,
     };
   }
 
@@ -296,6 +308,7 @@ export class PrefixTree {
   private removeLeaf(node: Node): void {
     for (let g = 0; g < this.groups.length; g++) this.disown(node, g);
     this.disownState(node);
+    node.removed = true;
     this.nodes -= 1;
     const parent = node.parent!;
     parent.children.delete(node.key);
