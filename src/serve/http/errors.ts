@@ -89,6 +89,12 @@ export function drainingError(): HttpError {
   });
 }
 
+/** Memory that other models hold will be free again; what does not fit alone never will. */
+function refusedFor({ details }: PsionicError): HttpErrorFacts {
+  if (Array.isArray(details.loaded)) return overloaded;
+  return { type: overloaded.type, headers: { "x-should-retry": "false" } };
+}
+
 /** Where a route's request has the text that becomes the prompt. */
 const promptFields: Readonly<Record<string, string>> = {
   "/v1/chat/completions": "messages",
@@ -136,7 +142,7 @@ function fromPsionicError(error: PsionicError, promptField: string): HttpError |
         code: "queue_full",
       });
     case "admission_refused":
-      return new HttpError(503, error.message, { ...overloaded, code: "admission_refused" });
+      return new HttpError(503, error.message, { ...refusedFor(error), code: "admission_refused" });
     case "cancelled":
       return new HttpError(503, "The request was cancelled by the server.", {
         type: "backend_unavailable",

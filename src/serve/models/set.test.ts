@@ -313,6 +313,13 @@ describe("over HTTP", () => {
     expect(metrics).toContain('psionic_model_load_seconds_count{model="beta.gguf"} 1');
   });
 
+  test("what does not fit alone need not be asked for again", async () => {
+    const big = double("big.gguf", { sizeBytes: 500 * MiB });
+    await using server = await testServer(new ModelSet([double("a.gguf"), big], { memoryBytes: 150 * MiB }));
+    const { status, headers } = await server.post("/v1/chat/completions", chat("big"));
+    expect([status, headers.get("retry-after"), headers.get("x-should-retry")]).toEqual([503, null, "false"]);
+  });
+
   test("a stream keeps its model until its last byte, and lets go when its client leaves", async () => {
     const a = double("a.gguf", { answer: "a rather long answer", tokenMs: 10 });
     const b = double("b.gguf");
