@@ -6,7 +6,7 @@ import { refused } from "./refusal.ts";
 
 /** Beyond these a grammar is refused. */
 export const limits = {
-  edges: 400_000,
+  edges: 250_000,
   rules: 50_000,
   /** Bytes of all listed texts together. */
   wordBytes: 2 ** 20,

@@ -170,7 +170,7 @@ const schemaWords = [
     "additionalProperties",
     "not",
   ],
-  ...["prefixItems", "exclusiveMinimum", "multipleOf", "description"],
+  ...["prefixItems", "exclusiveMinimum", "multipleOf", "description", "__proto__", "constructor"],
 ];
 const schemaValues: readonly unknown[] = [
   ...[

@@ -8,4 +8,5 @@ export type { Program } from "./program.ts";
 export { qwenArguments } from "./qwen_arguments.ts";
 export { regexExpr } from "./regex.ts";
 export { anyGrammar, type SchemaGrammar, type SchemaOptions, schemaGrammar } from "./schema.ts";
+export { checkValue } from "./schema_value.ts";
 export { packTokens, type TokenBytes } from "./token_trie.ts";

@@ -94,6 +94,10 @@ describe("what is not served is refused by name", () => {
     [5, "an object or a truth value"],
     [{ type: "object", properties: [] }, "properties"],
     [{ unknownKeyword: 1 }, "unknownKeyword"],
+    [{ constructor: 1 }, "constructor"],
+    [JSON.parse('{"__proto__": {"type": "string"}}'), "__proto__"],
+    [{ const: Number.POSITIVE_INFINITY }, "numbers that a double holds"],
+    [{ oneOf: Array.from({ length: 900 }, () => ({ pattern: "a" })) }, "oneOf"],
   ];
   for (const [schema, words] of cases) {
     test(JSON.stringify(schema), () => {

@@ -1,11 +1,11 @@
 import { choice, type Expr, type Grammar, optional, repeat, rule, seq, text } from "./expr.ts";
 import { jsonNotation, type Notation } from "./notation.ts";
 import { refused, shown, shownPath, unsupportedKeyword } from "./refusal.ts";
-import { areDisjoint } from "./schema_disjoint.ts";
+import { areDiscriminated, areDisjoint } from "./schema_disjoint.ts";
 import {
   annotations,
-  harmless,
   hasType,
+  isHarmless,
   isSchema,
   isTypeName,
   type Schema,
@@ -14,7 +14,7 @@ import {
   typeNames,
   typeOfKeyword,
 } from "./schema_keywords.ts";
-import { bothOf, typesOf, valuesOf } from "./schema_merge.ts";
+import { bothOf, type Merging, typesOf, valuesOf } from "./schema_merge.ts";
 import {
   checkedOnValues,
   isWithin,
@@ -23,6 +23,7 @@ import {
   stringExpr,
   wholeNumber,
 } from "./schema_scalars.ts";
+import { checkValue } from "./schema_value.ts";
 
 export type SchemaOptions = {
   /**
@@ -41,6 +42,8 @@ export type SchemaGrammar = Grammar & { readonly notes: readonly string[] };
 const maxSchemas = 20_000;
 const maxNesting = 128;
 const maxReferences = 64;
+/** Members looked at where schemas are put together or told apart; some tenths of a second. */
+const mostWork = 200_000;
 /** Items that a grammar counts one by one. */
 const maxCounted = 10_000;
 /** Properties whose names others must differ from, characters together. */
@@ -49,6 +52,7 @@ const longestName = 300;
 
 /** The JSON texts of the values that a schema allows; throws `unsupported` that names keyword and place. */
 export function schemaGrammar(schema: unknown, options: SchemaOptions = {}): SchemaGrammar {
+  checkValue(schema);
   const reader = new SchemaReader(schema, options);
   const root = reader.read();
   return { rules: reader.rules, root, notes: [...new Set(reader.notes)] };
@@ -67,6 +71,7 @@ class SchemaReader {
   private readonly made = new WeakSet<object>();
   private count = 0;
   private depth = 0;
+  private work = 0;
 
   constructor(root: unknown, { lenient = false, prefix = "schema", notation = jsonNotation }: SchemaOptions) {
     this.notation = notation;
@@ -121,9 +126,21 @@ class SchemaReader {
   }
 
   private both(a: unknown, b: unknown, path: string): unknown {
-    const both = bothOf(a, b, (schema) => this.resolved(schema, path), path);
+    const both = bothOf(a, b, this.merging(path), path);
     if (isSchema(both) && both !== a && both !== b) this.made.add(both);
     return both;
+  }
+
+  private merging(path: string): Merging {
+    return {
+      resolve: (schema) => this.resolved(schema, path),
+      spend: (steps) => {
+        this.work += steps;
+        if (this.work <= mostWork) return;
+        const fix = "Use fewer branches and properties where schemas are put together";
+        throw refused("schema", "schemas that can be put together soon", "too many parts", { path, fix });
+      },
+    };
   }
 
   private build(schema: Schema, path: string): Expr {
@@ -175,10 +192,11 @@ class SchemaReader {
   }
 
   private checkOneOf(list: readonly unknown[], path: string): void {
-    const resolve = (schema: Schema) => this.resolved(schema, path);
+    const merging = this.merging(path);
+    if (areDiscriminated(list, merging)) return;
     for (let i = 0; i < list.length; i++) {
       for (let j = i + 1; j < list.length; j++) {
-        if (areDisjoint(list[i], list[j], resolve)) continue;
+        if (areDisjoint(list[i], list[j], merging)) continue;
         this.unsupported("oneOf", path, "Its branches are not known to exclude each other; use anyOf");
         return;
       }
@@ -188,7 +206,7 @@ class SchemaReader {
   private checkKeywords(schema: Schema, path: string): void {
     for (const [key, value] of Object.entries(schema)) {
       if (served.has(key) || annotations.has(key) || key.startsWith("x-")) continue;
-      if (harmless[key]?.(value)) continue;
+      if (isHarmless(key, value)) continue;
       if (key === "multipleOf" && value === 1 && typesOf(schema.type).every((type) => type === "integer"))
         continue;
       this.unsupported(key, path);
@@ -235,7 +253,7 @@ class SchemaReader {
     const types = this.typesFor(schema, path);
     const values = valuesOf(schema);
     if (values !== undefined) return this.listed(schema, values, types, path);
-    if (types.length === typeNames.length - 1 && !Object.keys(schema).some((key) => typeOfKeyword[key]))
+    if (types.length === typeNames.length - 1 && !Object.keys(schema).some((key) => typeOfKeyword(key)))
       return this.notation.value;
     return choice(
       ...types.map((type) => this.typed(type, schema, path)),
@@ -254,7 +272,10 @@ class SchemaReader {
       return types.includes("number") ? types.filter((one) => one !== "integer") : types;
     }
     const implied = new Set<string>();
-    for (const key of Object.keys(schema)) if (typeOfKeyword[key]) implied.add(typeOfKeyword[key]);
+    for (const key of Object.keys(schema)) {
+      const type = typeOfKeyword(key);
+      if (type !== undefined) implied.add(type);
+    }
     if (implied.size > 0 && valuesOf(schema) === undefined) return [...implied].filter(isTypeName);
     return typeNames.filter((name) => name !== "integer");
   }
@@ -263,7 +284,7 @@ class SchemaReader {
   private listed(schema: Schema, values: readonly unknown[], types: readonly TypeName[], path: string): Expr {
     const structured = values.some((value) => typeof value === "object" && value !== null);
     for (const key of Object.keys(schema)) {
-      const type = typeOfKeyword[key];
+      const type = typeOfKeyword(key);
       const idle = (type === "object" || type === "array") && !structured;
       if (type === undefined || idle || checkedOnValues.has(key)) continue;
       this.unsupported(`${key} beside enum or const`, path, "List only the values that are allowed");

@@ -19,7 +19,7 @@ export const served: ReadonlySet<string> = new Set([
 ]);
 
 /** Values with which a keyword that is not served asks for nothing. */
-export const harmless: Readonly<Record<string, (value: unknown) => boolean>> = {
+const harmless: Readonly<Record<string, (value: unknown) => boolean>> = {
   uniqueItems: (value) => value === false,
   nullable: (value) => value === false,
   minProperties: (value) => value === 0,
@@ -33,7 +33,7 @@ export const harmless: Readonly<Record<string, (value: unknown) => boolean>> = {
 };
 
 /** Types that a keyword without `type` beside it implies. */
-export const typeOfKeyword: Readonly<Record<string, string>> = {
+const typesOfKeywords: Readonly<Record<string, string>> = {
   properties: "object",
   required: "object",
   additionalProperties: "object",
@@ -50,6 +50,15 @@ export const typeOfKeyword: Readonly<Record<string, string>> = {
   exclusiveMinimum: "number",
   exclusiveMaximum: "number",
 };
+
+/** Whether a keyword that is not served asks for nothing with this value. */
+export function isHarmless(keyword: string, value: unknown): boolean {
+  return Object.hasOwn(harmless, keyword) && harmless[keyword]!(value);
+}
+
+export function typeOfKeyword(keyword: string): string | undefined {
+  return Object.hasOwn(typesOfKeywords, keyword) ? typesOfKeywords[keyword] : undefined;
+}
 
 export const typeNames = ["string", "integer", "number", "boolean", "null", "object", "array"] as const;
 export type TypeName = (typeof typeNames)[number];

@@ -1,22 +1,26 @@
+import { canonicalJson } from "../../core/json.ts";
 import { refused, unsupportedKeyword } from "./refusal.ts";
 import { annotations, isSchema, isTypeName, type Schema, type TypeName } from "./schema_keywords.ts";
 
 /** Branches that merging two lists of alternatives may give. */
 const mostBranches = 1024;
 
-/** The schema of values that both allow. `resolve` gives what a reference leads to. */
-export function bothOf(
-  a: unknown,
-  b: unknown,
-  resolve: (schema: Schema) => Schema | boolean,
-  path: string,
-): unknown {
+/** What putting schemas together needs: where references lead, and an account of the work, which is bounded. */
+export type Merging = {
+  readonly resolve: (schema: Schema) => Schema | boolean;
+  /** Throws when all of it is spent. */
+  readonly spend: (steps: number) => void;
+};
+
+/** The schema of values that both allow. */
+export function bothOf(a: unknown, b: unknown, merging: Merging, path: string): unknown {
   if (a === false || b === false) return false;
   if (a === true || a === undefined) return b;
   if (b === true || b === undefined || equal(a, b)) return a;
   if (!isSchema(a) || !isSchema(b)) throw refused("schema", "schemas", "another value", { path });
-  const [left, right] = [resolve(a), resolve(b)];
-  if (!isSchema(left) || !isSchema(right)) return bothOf(left, right, resolve, path);
+  const [left, right] = [merging.resolve(a), merging.resolve(b)];
+  if (!isSchema(left) || !isSchema(right)) return bothOf(left, right, merging, path);
+  merging.spend(sizeOf(left) + sizeOf(right));
   return merged(left, right, path);
 }
 
@@ -24,9 +28,10 @@ function merged(a: Schema, b: Schema, path: string): Schema | false {
   const out: Record<string, unknown> = { ...a };
   for (const [key, value] of Object.entries(b)) {
     if (annotations.has(key)) continue;
+    if (key === "__proto__") throw unsupportedKeyword("schema", key, path);
     if (!Object.hasOwn(a, key)) out[key] = value;
     else if (!equal(a[key], value)) {
-      const both = rules[key];
+      const both = Object.hasOwn(rules, key) ? rules[key] : undefined;
       if (!both) throw unsupportedKeyword("schema", `two of ${key}`, path, "Put them into one schema");
       out[key] = both(a[key], value, path);
     }
@@ -37,9 +42,22 @@ function merged(a: Schema, b: Schema, path: string): Schema | false {
   const others = valuesOf(b);
   if (values && others) {
     delete out.const;
-    out.enum = values.filter((value) => others.some((other) => equal(value, other)));
+    const known = keysOf(others);
+    out.enum = values.filter((value) => known.has(canonicalJson(value)));
   }
   return out;
+}
+
+/** Members, properties and listed values of a schema. */
+function sizeOf(schema: Schema): number {
+  const { properties, enum: values } = schema;
+  const own = Object.keys(schema).length + Object.keys(recordOf(properties)).length;
+  return own + (Array.isArray(values) ? values.length : 0);
+}
+
+/** Listed values as texts that are equal where they are. */
+export function keysOf(values: readonly unknown[]): ReadonlySet<string> {
+  return new Set(values.map(canonicalJson));
 }
 
 type Both = (a: unknown, b: unknown, path: string) => unknown;

@@ -11,6 +11,7 @@ import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
 import {
   answerGrammar,
   anyGrammar,
+  checkValue,
   compileGrammar,
   type Grammar,
   gemmaNotation,
@@ -61,6 +62,8 @@ export function constrainAnswer(model: ServedModel, answer: Answer): Constrained
   const wanted = forced?.tool === undefined ? tools : tools.filter(({ name }) => name === forced.tool);
   const offered = called ? wanted : [];
   const strict = [...(use.strict ?? [])];
+  named400("tools", () => checkValue(offered));
+  if (output) named400(output.field, () => checkValue(output.source));
   const key = JSON.stringify([shape, output?.kind, output?.source, offered, strict]);
   const { program, digest, ignored } = remembered(model.tokenizer, key, () =>
     compileAnswer(model, shape, output, offered, use),
@@ -75,6 +78,7 @@ export function constrainText(
   stops: readonly number[],
 ): RequestConstraint | undefined {
   if (!output) return undefined;
+  named400(output.field, () => checkValue(output.source));
   const key = JSON.stringify(["text", output.kind, output.source]);
   const { program, digest } = remembered(model.tokenizer, key, () => ({
     program: named400(output.field, () => compileGrammar(outputGrammar(output))),

@@ -306,6 +306,12 @@ export const commonSchemas: readonly (readonly [name: string, schema: unknown])[
     },
   ],
   ["numbers within bounds that are left open", { type: "number", exclusiveMinimum: -1, exclusiveMaximum: 1 }],
+  [
+    "names that objects have anyway",
+    JSON.parse(
+      '{"type":"object","properties":{"toString":{"type":"boolean"},"constructor":{"const":1}},"required":["toString","constructor"],"additionalProperties":false}',
+    ),
+  ],
   ["numbers below a negative bound", { type: "number", maximum: -3 }],
   ["characters beyond ASCII", { type: "string", pattern: "^[ä-ü日本😀]{2,4}$" }],
   ["no characters beyond ASCII", { type: "string", pattern: "^[^\\u0080-\\u{10ffff}]{1,5}$" }],
