@@ -181,7 +181,7 @@ test("bypassing requests leave nothing, invalidating ones remove what there is",
   expect(Math.min(...after)).toBeGreaterThan(Math.max(...before));
 });
 
-test("the folder stays within its limit; two engines may share it", async () => {
+test("the folder stays within its limit, the last used last", async () => {
   const store = newStore();
   const path = tinyModel("tiny-gpt-oss");
   const limitBytes = 2 ** 20;
@@ -219,3 +219,26 @@ test("a folder that cannot be made is an error that names it", async () => {
     /prefix-disk-dir.*a file/,
   );
 });
+
+test("a turn counts all pages of its chat as used: the beginning of a long one stays", async () => {
+  const store = newStore();
+  const path = tinyModel("tiny-llama");
+  const { engine } = await start(path, store);
+  await all(engine, ask(words(20, 100), { maxTokens: 1 }));
+  await until(() => engine.stats().diskWrittenBytes > 0 && blocks(store).length === 3);
+  const oldest = () => Math.min(...blocks(store).map((file) => statSync(file).mtimeMs));
+  const before = oldest();
+  await Bun.sleep(30);
+  await all(engine, ask([...words(20, 100), ...words(21, 100)], { maxTokens: 1 }));
+  await engine.close();
+  expect(blocks(store)).toHaveLength(6);
+  expect(oldest()).toBeGreaterThan(before + 10);
+});
+
+async function until(condition: () => boolean): Promise<void> {
+  const limit = performance.now() + 5000;
+  while (!condition()) {
+    if (performance.now() > limit) throw new Error("the condition did not come true within 5 seconds");
+    await Bun.sleep(5);
+  }
+}

@@ -55,6 +55,8 @@ type Restore = {
 
 /** What is copied or read between two looks at the clock. */
 const pieceBytes = 4 * 2 ** 20;
+/** What going past a page that is in files counts for among them. */
+const addressedBytes = 16 * 1024;
 /** Copies that wait for the disk; beyond them copying waits too. */
 const mostPendingBytes = 64 * 2 ** 20;
 const mostJobs = 256;
@@ -109,8 +111,7 @@ export class DiskTier {
   /** Notes that a turn has ended whose prefix of whole pages the tree knows. */
   save(tenant: string, tokens: Int32Array, pages: number): void {
     const nodes = this.cache.tree.path(tenant, tokens, pages);
-    const unsaved = nodes.some((node) => this.unsavedParts(node).length > 0);
-    if (!unsaved) return;
+    if (nodes.length === 0) return;
     this.jobs.push({ tenant, tokens: tokens.slice(0, pages * pageSize), nodes, at: 0, address: "" });
     if (this.jobs.length > mostJobs) this.jobs.shift();
   }
@@ -366,8 +367,8 @@ export class DiskTier {
   private copyNext(job: SaveJob, facts: StoreFacts): number {
     const { groups, memory } = this.cache;
     if (job.address === "") job.address = rootAddress(facts, job.tenant);
-    for (; job.at < job.nodes.length; job.at++) {
-      const node = job.nodes[job.at]!;
+    const node = job.nodes[job.at];
+    if (node) {
       // given up meanwhile: what follows would never be found
       if (groups.some(({ window }, g) => window === 0 && node.pages[g]! < 0)) return -1;
       const here = nextAddress(job.address, pageOf(job.tokens, job.at));
@@ -378,8 +379,19 @@ export class DiskTier {
         return this.keep({ address: here, part }, memory.readPage(part, node.pages[part]!), job.at);
       }
       job.address = here;
+      this.used.push(...this.keptNames(node, here, job.at));
+      job.at += 1;
+      return addressedBytes;
     }
     return -1;
+  }
+
+  /** Blocks of a page that are in files: all of a prefix count as used when one of its pages is. */
+  private keptNames({ keptParts }: CachedPage, address: string, depth: number) {
+    const { length } = this.cache.groups;
+    return Array.from({ length: length + 1 }, (_, i) => i).flatMap((i) =>
+      keptParts & (1 << i) ? [{ address, part: i === length ? statePart : i, depth }] : [],
+    );
   }
 
   private copyState(job: SaveJob, node: CachedPage, address: string): number {
