@@ -148,7 +148,7 @@ function follow(name: string, grammar: Grammar, texts: readonly string[]): void 
   for (const [i, text] of texts.entries()) {
     const sequence = tokensOf(text, ids);
     const [, ms] = timed(() => {
-      const constraint = grammars.open({ program, digest: name, consumed: [], stops: [0] });
+      const constraint = grammars.add(name, program).open({ digest: name, consumed: [], stops: [0] });
       for (const token of sequence) {
         constraint.mask();
         constraint.accept(token);

@@ -1,5 +1,5 @@
 import { PsionicError } from "../../core/error.ts";
-import type { ConstraintSource } from "../grammar/index.ts";
+import { type ConstraintSource, rememberProgram } from "../grammar/index.ts";
 import type {
   Engine,
   EngineInfo,
@@ -71,6 +71,8 @@ export class EngineClient implements Engine {
   private nextId = 1;
   /** The worker has the vocabulary that grammars are about. */
   private knowsVocabulary = false;
+  /** Programs that the worker has. */
+  private readonly programs = new Map<string, true>();
   private state: "running" | "closing" | "closed" | "broken" = "running";
   failure: PsionicError | undefined;
 
@@ -158,10 +160,15 @@ export class EngineClient implements Engine {
     this.send({ type: "submit", id, request: sent }, Int32Array.from(prompt));
   }
 
-  /** The part of a constraint that travels; the first one is preceded by the vocabulary. */
-  private sendable({ vocabulary, ...source }: RequestConstraint): ConstraintSource {
+  /** The part of a constraint that travels each time; what the worker has not got goes before it. */
+  private sendable({ vocabulary, program, ...source }: RequestConstraint): ConstraintSource {
     if (!this.knowsVocabulary) this.send({ type: "vocabulary" }, vocabulary());
     this.knowsVocabulary = true;
+    const { digest } = source;
+    if (!this.programs.has(digest)) {
+      this.send({ type: "grammar", digest, program });
+      rememberProgram(this.programs, digest, true);
+    }
     return source;
   }
 

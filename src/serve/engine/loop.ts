@@ -182,7 +182,8 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     const command = body as Command;
     if (command.type === "close") closing = true;
     else if (command.type === "cancel") scheduler.cancel(command.id, command.choice);
-    else if (command.type === "vocabulary") scheduler.learnVocabulary(numbers);
+    else if (command.type === "vocabulary") scheduler.grammars.learn(numbers);
+    else if (command.type === "grammar") scheduler.grammars.add(command.digest, command.program);
     else {
       try {
         scheduler.submit(command.id, { ...command.request, prompt: numbers as unknown as readonly number[] });

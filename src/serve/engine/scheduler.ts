@@ -73,7 +73,8 @@ export class Scheduler {
   private active: Sequence[] = [];
   private readonly budget: PromptBudget;
   private readonly now: () => number;
-  private readonly grammars: Grammars;
+  /** What requests with a grammar name. */
+  readonly grammars: Grammars;
   private readonly largestOutput: number;
   private readonly largestHidden: number;
   /** Counts steps, so that prompts take turns at the first share. */
@@ -147,11 +148,6 @@ export class Scheduler {
     }
     this.requests.set(id, active);
     this.queue.push(active.client, active.sequences[0]!);
-  }
-
-  /** Takes the vocabulary that grammars are about. */
-  learnVocabulary(packed: Int32Array): void {
-    this.grammars.learn(packed);
   }
 
   /** Ends a request, or one of its choices, before the next step. Unknown ids have ended already. */

@@ -111,7 +111,9 @@ function answer(family: Family, wish: AnswerWish, seed: number) {
   const grammars = new Grammars(tokenizer.vocabularySize);
   grammars.learn(packTokens(tokenizer, marks));
   const stop = chat.stopTokens[0]!;
-  const constraint = grammars.open({ program, digest: "a", consumed: [], stops: [...chat.stopTokens] });
+  const constraint = grammars
+    .add("a", program)
+    .open({ digest: "a", consumed: [], stops: [...chat.stopTokens] });
   const random = seeded(seed);
   const parser = chat.parser(options, prompt);
   const found = { content: "", reasoning: "", calls: [] as { name: string; arguments: string }[] };

@@ -6,8 +6,7 @@ import { TokenTrie } from "./token_trie.ts";
 
 /** What the tokens of an answer must keep to. Plain data. */
 export type ConstraintSource = {
-  readonly program: Program;
-  /** Names the program. */
+  /** Names the program, which the engine has got before. */
   readonly digest: string;
   /** Tokens at the end of the prompt that count as the answer's first. */
   readonly consumed: readonly number[];
@@ -98,6 +97,16 @@ function population(words: Mask): number {
   return count;
 }
 
+/** Programs that an engine keeps; who sends them keeps account of the same ones with `rememberProgram`. */
+const mostPrograms = 128;
+
+/** Enters a program by its digest; beyond the most the first one goes. Both sides of a link do so in the same order. */
+export function rememberProgram<T>(programs: Map<string, T>, digest: string, program: T): void {
+  programs.set(digest, program);
+  const first = programs.keys().next().value;
+  if (programs.size > mostPrograms && first !== undefined) programs.delete(first);
+}
+
 /** Memory for all that is remembered of grammars, bytes; the one used longest ago is given up first. */
 const mostBytes = 96 * 2 ** 20;
 const mostMatchers = 64;
@@ -109,6 +118,7 @@ export class Grammars {
   private trie: TokenTrie | undefined;
   private readonly width: number;
   private readonly matchers = new Map<string, Matcher>();
+  private readonly programs = new Map<string, Program>();
 
   /** `width`: logits in a row. */
   constructor(width: number) {
@@ -121,12 +131,20 @@ export class Grammars {
     this.matchers.clear();
   }
 
+  /** Takes a program that constraints may name. */
+  add(digest: string, program: Program): this {
+    rememberProgram(this.programs, digest, program);
+    return this;
+  }
+
   /** The constraint of one choice, behind the tokens that are there already. Throws where these do not fit. */
   open(source: ConstraintSource): Constraint {
     if (!this.trie) throw unexpected("internal", "grammar", "a vocabulary before the first grammar", "none");
     const { stops } = source;
     const key = `${source.digest} ${stops.join()}`;
-    const matcher = this.matchers.get(key) ?? new Matcher(source.program, this.trie, stops);
+    const program = this.programs.get(source.digest);
+    if (!program) throw unexpected("internal", "grammar", "a program before its first use", "none");
+    const matcher = this.matchers.get(key) ?? new Matcher(program, this.trie, stops);
     this.matchers.delete(key);
     this.matchers.set(key, matcher);
     this.makeRoom(matcher);

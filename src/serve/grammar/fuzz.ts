@@ -57,7 +57,7 @@ export function fuzzGrammars(
 }
 
 function follow(grammars: Grammars, grammar: Grammar, digest: string, random: () => number): number {
-  const constraint = grammars.open({ program: compileGrammar(grammar), digest, consumed: [], stops: [] });
+  const constraint = grammars.add(digest, compileGrammar(grammar)).open({ digest, consumed: [], stops: [] });
   let taken = 0;
   while (taken < 24 && !constraint.ended) {
     const allowed = tokensOf(constraint.mask());

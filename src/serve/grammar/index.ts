@@ -1,6 +1,12 @@
 export { answerGrammar, type Slots } from "./answer.ts";
 export { compileGrammar } from "./compile.ts";
-export { type Constraint, type ConstraintSource, Grammars, type TokenMask } from "./constraint.ts";
+export {
+  type Constraint,
+  type ConstraintSource,
+  Grammars,
+  rememberProgram,
+  type TokenMask,
+} from "./constraint.ts";
 export type { Grammar } from "./expr.ts";
 export { parseGbnf } from "./gbnf.ts";
 export { gemmaNotation, type Notation } from "./notation.ts";

@@ -109,7 +109,7 @@ test("control tokens are never allowed but where the grammar names them, the end
       ],
     },
   });
-  const constraint = grammars.open({ program, digest: "marks", consumed: [], stops: [stop] });
+  const constraint = grammars.add("marks", program).open({ digest: "marks", consumed: [], stops: [stop] });
   const bytes = (text: string): number => {
     for (let id = 0; id < vocabulary.width; id++)
       if (!tokenizer.isControl(id) && Buffer.from(tokenizer.tokenBytes(id)).toString("latin1") === text)

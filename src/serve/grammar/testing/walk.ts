@@ -73,7 +73,7 @@ export function openWalk({ tokenizer, grammars, stop, ends }: Vocabulary, gramma
   const program = compileGrammar(grammar);
   const digest = `walk ${digests++}`;
   return (random: () => number, { patience = 20, most = 400 } = {}): Walk => {
-    const constraint = grammars.open({ program, digest, consumed: [], stops: [stop] });
+    const constraint = grammars.add(digest, program).open({ digest, consumed: [], stops: [stop] });
     const tokens: number[] = [];
     let whole = false;
     while (tokens.length < most) {
