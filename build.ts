@@ -117,6 +117,7 @@ async function buildExecutable(outfile: string, cuda: Cuda): Promise<void> {
       join(root, "src", "main.ts"),
       join(root, "src", "serve", "engine", "worker.ts"),
       join(root, "src", "serve", "prefix_store", "writer.ts"),
+      join(root, "src", "data", "loader", "worker.ts"),
     ],
     root: join(root, "src"),
     target: "bun",

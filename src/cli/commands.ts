@@ -62,6 +62,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     description: "Probe a server for what its clients require",
     load: async () => (await import("../serve/cli/conformance.ts")).conformance,
   },
+  data: {
+    description: "Prepare text for training: corpora, splits, duplicates, tokenizers, token shards",
+    load: async () => (await import("../data/cli/data.ts")).data,
+  },
   train: {
     description: "Train a model in a run root, go on with a run, or show how it stands",
     load: async () => (await import("../train/cli/train.ts")).train,

@@ -94,3 +94,15 @@ export function readRecord(path: string, kind: RecordKind): Fields {
   }
   return value;
 }
+
+/** The schema that a JSON file names; undefined for a folder, and for what is no record. */
+export function schemaOf(path: string): string | undefined {
+  if (!path.endsWith(".json")) return undefined;
+  try {
+    const value: unknown = JSON.parse(new TextDecoder().decode(readBytes(path)));
+    return isObject(value) && typeof value.schema_version === "string" ? value.schema_version : undefined;
+  } catch (error) {
+    if (error instanceof PsionicError) throw error;
+    return undefined;
+  }
+}
