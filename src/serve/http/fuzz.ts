@@ -118,6 +118,8 @@ const paths = [
   "/v1/responses",
   "/v1/messages",
   "/v1/messages/count_tokens",
+  "/v1/embeddings",
+  "/v1/rerank",
   "/tokenize",
   "/detokenize",
 ] as const;
@@ -150,6 +152,17 @@ function rightBody(path: Path): Record<string, unknown> {
     stream: false,
     stream_options: { include_usage: true },
     psionic_prefix_cache: { mode: "auto", tenant_id: "t" },
+    response_format: {
+      type: "json_schema",
+      json_schema: {
+        name: "x",
+        schema: {
+          type: "object",
+          properties: { a: { type: "string", pattern: "^a+$" }, b: { enum: [1, null] } },
+          required: ["a"],
+        },
+      },
+    },
   };
   switch (path) {
     case "/v1/chat/completions":
@@ -220,6 +233,10 @@ function rightBody(path: Path): Record<string, unknown> {
     }
     case "/v1/completions":
       return { prompt: ["ab", [65, 66]], echo: true, logprobs: 1, ...sampling };
+    case "/v1/embeddings":
+      return { input: ["ab", [65, 66]], encoding_format: "base64", dimensions: 3, parse_special: true };
+    case "/v1/rerank":
+      return { query: "a", documents: ["b", { text: "c" }], top_n: 1, return_documents: true };
     case "/tokenize":
       return { content: "hello", add_special: true, parse_special: true, with_pieces: true };
     case "/detokenize":
@@ -265,6 +282,11 @@ const names = [
   "tools",
   "functions",
   "response_format",
+  "guided_regex",
+  "guided_choice",
+  "structured_outputs",
+  "grammar",
+  "psionic_structured_output",
   "suffix",
   "best_of",
   "mirostat",

@@ -2,7 +2,7 @@ import type { EngineInfo } from "../../protocol.ts";
 import type { Route } from "../context.ts";
 import { drainingError, HttpError, json, loadFailedError, loadingError } from "../errors.ts";
 import { mediaFields } from "../media.ts";
-import { modelFacts, servedEndpoints, truthFields } from "../model_card.ts";
+import { endpointsOf, modelFacts, servedEndpoints, truthFields } from "../model_card.ts";
 import { structuredCapabilities } from "../structured.ts";
 
 /** Liveness for anyone; facts about the default model for callers with a key. 503 until the server can answer. */
@@ -32,7 +32,7 @@ export const health: Route = {
       warm_control: "not_implemented",
       unload_control: "not_implemented",
       memory_pressure_reporting: "not_implemented",
-      default_model_supported_endpoints: servedEndpoints,
+      default_model_supported_endpoints: engine ? endpointsOf(engine.info) : servedEndpoints,
       supported_endpoints: servedEndpoints,
       structured_output_fallbacks: structuredCapabilities.structured_outputs,
       structured_output_capabilities: structuredCapabilities.structured_output_capabilities,
