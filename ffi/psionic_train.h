@@ -74,6 +74,10 @@ PSI_API i32 psi_mix(void* y, const void* a, const void* b, const void* wa, const
 PSI_API i32 psi_mix_grad(void* da, void* db, void* dwa, void* dwb, const void* dy, const void* a, const void* b, const void* wa, const void* wb, i32 width, i32 dtype, f64 count, f64 alpha, f64 beta);
 /* y = a * b, element-wise; y may be either */
 PSI_API i32 psi_multiply(void* y, const void* a, const void* b, i32 dtype, f64 count);
+/* y = x with each head of head_dim elements times its gain [heads] */
+PSI_API i32 psi_head_scale(void* y, const void* x, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 dtype);
+/* dx =; dgain += where not NULL, rows ascending */
+PSI_API i32 psi_head_scale_grad(void* dx, void* dgain, const void* dy, const void* x, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 dtype);
 /* F32, F64, BF16 (nearest even), each to each */
 PSI_API i32 psi_cast(void* y, const void* x, i32 from, i32 to, f64 count);
 PSI_API i32 psi_fill(void* y, i32 dtype, f64 count, f64 value);
@@ -125,6 +129,8 @@ PSI_API i32 psi_balance_loss_grad_ref(void* dlogits, const void* dloss, const vo
 PSI_API i32 psi_mix_ref(void* y, const void* a, const void* b, const void* wa, const void* wb, i32 width, i32 dtype, f64 count, f64 alpha, f64 beta);
 PSI_API i32 psi_mix_grad_ref(void* da, void* db, void* dwa, void* dwb, const void* dy, const void* a, const void* b, const void* wa, const void* wb, i32 width, i32 dtype, f64 count, f64 alpha, f64 beta);
 PSI_API i32 psi_multiply_ref(void* y, const void* a, const void* b, i32 dtype, f64 count);
+PSI_API i32 psi_head_scale_ref(void* y, const void* x, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 dtype);
+PSI_API i32 psi_head_scale_grad_ref(void* dx, void* dgain, const void* dy, const void* x, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 dtype);
 PSI_API i32 psi_cast_ref(void* y, const void* x, i32 from, i32 to, f64 count);
 PSI_API i32 psi_fill_ref(void* y, i32 dtype, f64 count, f64 value);
 PSI_API i32 psi_sum_ref(void* y, const void* x, i32 dtype, f64 count, f64 scale);

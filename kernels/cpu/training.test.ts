@@ -315,6 +315,19 @@ const calls: readonly Call[] = [
     sizes: [4],
   },
   {
+    name: "head_scale",
+    args: () => [floats(7 * 57), f(7 * 57, 1), f(3, 2), 7, 3, 19, F32],
+    outputs: 1,
+    sizes: [3, 4, 5],
+  },
+  {
+    name: "head_scale_grad",
+    args: () => [floats(7 * 57), f(3, 4), f(7 * 57, 3), f(7 * 57, 1), f(3, 2), 7, 3, 19, F32],
+    outputs: 2,
+    optional: [1],
+    sizes: [5, 6, 7],
+  },
+  {
     name: "cast",
     args: () => [new Uint16Array(2048), f(count, 1), F32, 30, count],
     outputs: 1,

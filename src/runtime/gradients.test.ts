@@ -256,6 +256,7 @@ const small: readonly Case[] = [
     run: ([a, b, wa, wb]) => f.mix(a!, b, 0.7, -1.2, wa, wb),
   },
   { name: "mix of one", shapes: [[3, 4]], run: ([a]) => f.mix(a!, undefined, 2.5) },
+  { name: "head scale", shapes: [[3, 15], [3]], run: ([x, gain]) => f.headScale(x!, gain!) },
   { name: "multiply by itself", shapes: [[3, 4]], run: ([a]) => f.multiply(a!, a!) },
   {
     name: "one tensor in several places",
@@ -424,6 +425,24 @@ describe("tape", () => {
     const [plain, kept] = [run(false), run(true)];
     expect(kept.gradients).toEqual(plain.gradients);
     expect(kept.bytes).toBeLessThan(plain.bytes / 2);
+  });
+
+  test("a checkpointed block is given all it uses; what it takes besides is refused, not lost", () => {
+    using _scope = device.scope();
+    const p = parameter([4, 4], 3);
+    const q = parameter([4, 4], 4);
+    const run = (given: boolean): void => {
+      using tape = new Tape(device, [p, q]);
+      const [x, other] = [f.mix(p.value, undefined, 2), f.mix(q.value, undefined, 3)];
+      const y = given
+        ? tape.checkpoint((a, b) => f.multiply(a!, b!), x, other)
+        : tape.checkpoint((a) => f.multiply(a!, other), x);
+      tape.backward(f.sum(y));
+    };
+    run(true);
+    const values = device.downloadF32(p.value);
+    expect([...device.downloadF32(q.gradient)]).toEqual([...values].map((v) => Math.fround(6 * v)));
+    expect(() => run(false)).toThrow(/\[multiply\] expected what a checkpointed block was given.*Hand it/);
   });
 
   test("gradients of a parameter accumulate over tapes", () => {

@@ -13,7 +13,10 @@ export type Trained = { readonly value: Tensor; readonly gradient: Tensor };
 
 type Step =
   | { readonly call: AppliedCall }
-  | { readonly block: (x: Tensor) => Tensor; readonly x: Tensor; readonly y: Tensor };
+  | { readonly block: Block; readonly inputs: readonly Tensor[]; readonly y: Tensor };
+
+/** A part of a model that may be run again: what it uses and gradients flow to, it is given. */
+export type Block = (...inputs: Tensor[]) => Tensor;
 
 const isFloat = (t: Tensor): boolean => t.dtype === "f32" || t.dtype === "f64" || t.dtype === "bf16";
 
@@ -30,11 +33,14 @@ export class Tape implements Disposable {
   readonly #flows = new Map<number, number>();
   readonly #parameters = new Map<number, Tensor>();
   readonly #gradients = new Map<number, Tensor>();
+  /** Of the tape around a block that is run again: what the block was not given, but uses, must not lie here. */
+  readonly #outside: ReadonlyMap<number, number> | undefined;
   readonly #hear = (call: AppliedCall): void => this.#record(call);
   #heldBefore: boolean | undefined;
 
-  constructor(device: Device, trained: readonly Trained[]) {
+  constructor(device: Device, trained: readonly Trained[], outside?: ReadonlyMap<number, number>) {
     this.#device = device;
+    this.#outside = outside;
     this.#trained = trained;
     for (const { value, gradient } of trained) {
       const dtype = value.dtype === "f64" ? "f64" : "f32";
@@ -93,23 +99,28 @@ export class Tape implements Disposable {
         throw unexpected("unsupported", op.name, "whole tensors on a tape", `a part of one: ${describe(t)}`);
       }
     }
+    if (this.#outside?.has(t.address)) {
+      const fix = "Hand it to the block";
+      throw unexpected("unsupported", op.name, "what a checkpointed block was given", describe(t), { fix });
+    }
     return false;
   }
 
   /**
-   * y = block(x), of x's shape, without keeping what the block makes: the walk runs the block again. Memory for time.
+   * y = block(x, ...more), of x's shape, without keeping what the block makes: the walk runs the block again. Memory for
+   * time.
    */
-  checkpoint(block: (x: Tensor) => Tensor, x: Tensor): Tensor {
-    const y = this.#device.temporary(x);
+  checkpoint(block: Block, ...inputs: readonly [Tensor, ...Tensor[]]): Tensor {
+    const y = this.#device.temporary(inputs[0]);
     this.#pause();
     const before = this.#device.hold(false);
     {
       using _scope = this.#device.scope();
-      copyInto(y, block(x));
+      copyInto(y, block(...inputs));
     }
     this.#device.hold(before);
     this.#resume();
-    this.#steps.push({ block, x, y });
+    this.#steps.push({ block, inputs, y });
     this.#flows.set(y.address, tensorBytes(y));
     return y;
   }
@@ -127,7 +138,7 @@ export class Tape implements Disposable {
     this.#gradients.set(y.address, dy);
     for (const step of this.#steps.reverse()) {
       if ("call" in step) this.#walkCall(step.call);
-      else this.#walkBlock(step.block, step.x, step.y);
+      else this.#walkBlock(step.block, step.inputs, step.y);
     }
     this.#steps.length = 0;
   }
@@ -156,20 +167,30 @@ export class Tape implements Disposable {
   }
 
   /** The block again, on a tape of its own, whose memory ends with it. */
-  #walkBlock(block: (x: Tensor) => Tensor, x: Tensor, y: Tensor): void {
+  #walkBlock(block: Block, inputs: readonly Tensor[], y: Tensor): void {
     const dy = this.gradientOf(y);
     if (!dy) return;
-    const dx = this.#device.temporary({ dtype: gradientType(x), shape: x.shape });
+    // an input may be given twice; what is summed already goes on in its place, in the order of a walk without blocks
+    const flowing = new Map(inputs.filter((x) => this.#flows.has(x.address)).map((x) => [x.address, x]));
+    const fresh = [...flowing.values()]
+      .filter((x) => !this.gradientOf(x))
+      .map((x) => [x, this.#device.temporary({ dtype: gradientType(x), shape: x.shape })] as const);
     {
       using _scope = this.#device.scope();
-      using inner = new Tape(this.#device, this.#trained);
-      inner.watch(x);
-      inner.#walk(block(x), dy);
-      const found = inner.gradientOf(x);
-      if (found) copyInto(dx, found);
-      else apply(fill, [dx], { value: 0 });
+      using inner = new Tape(this.#device, this.#trained, this.#flows);
+      for (const [address, x] of flowing) {
+        inner.watch(x);
+        const present = this.#gradients.get(address);
+        if (present) inner.#gradients.set(address, present);
+      }
+      inner.#walk(block(...inputs), dy);
+      for (const [x, gradient] of fresh) {
+        const found = inner.gradientOf(x);
+        if (!found) continue;
+        copyInto(gradient, found);
+        this.#gradients.set(x.address, gradient);
+      }
     }
-    this.#add(x, dx, []);
     this.#gradients.delete(y.address);
   }
 

@@ -9,6 +9,7 @@ import { type CrossEntropyParams, crossEntropy as crossEntropyOp } from "../ir/o
 import { expertCombine as expertCombineOp, expertRows as expertRowsOp } from "../ir/ops/expert_rows.ts";
 import { type GemmParams, gemm as gemmOp } from "../ir/ops/gemm.ts";
 import { groupedGemm as groupedGemmOp } from "../ir/ops/grouped_gemm.ts";
+import { headScale as headScaleOp } from "../ir/ops/head_scale.ts";
 import { lookup as lookupOp } from "../ir/ops/lookup.ts";
 import { mix as mixOp, multiply as multiplyOp } from "../ir/ops/mix.ts";
 import { norm as normOp } from "../ir/ops/norm.ts";
@@ -51,8 +52,11 @@ export const rotate = (
   x: Tensor,
   positions: Tensor,
   invFreq: Tensor,
-  params: Omit<RotateParams, "inverse">,
-): Tensor => apply(rotateOp, [x, positions, invFreq], { ...params, inverse: false })[0]!;
+  params: Omit<RotateParams, "inverse"> & { readonly inverse?: boolean },
+): Tensor => apply(rotateOp, [x, positions, invFreq], { inverse: false, ...params })[0]!;
+
+/** [T, H*E]: heads times gain [H] */
+export const headScale = (x: Tensor, gain: Tensor): Tensor => apply(headScaleOp, [x, gain], {})[0]!;
 
 /** [rows, H*E]; `first` i32 [rows]: the first position a row sees */
 export const causalAttention = (

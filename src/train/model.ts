@@ -1,4 +1,5 @@
 import type { Shape } from "../core/shape.ts";
+import type { Block } from "../runtime/tape.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 
 /** What a parameter is, for optimisers and receipts. */
@@ -6,6 +7,8 @@ export type ParameterClass = "embedding" | "matrix" | "head" | "scalar" | "bias"
 
 export type Initial =
   | { readonly kind: "normal"; readonly deviation: number }
+  /** Between -limit and limit. */
+  | { readonly kind: "uniform"; readonly limit: number }
   | { readonly kind: "constant"; readonly value: number };
 
 export type ParameterSpec = {
@@ -32,8 +35,8 @@ export type Scene = {
   weight(name: string): Tensor;
   /** Host data as a temporary. */
   constant(dtype: "f32" | "i32", shape: Shape, data: Float32Array | Int32Array): Tensor;
-  /** y = body(x), of x's shape; the walk may run it again instead of keeping what it makes. */
-  block(body: (x: Tensor) => Tensor, x: Tensor): Tensor;
+  /** y = body(x, ...more), of x's shape; the walk may run it again instead of keeping what it makes. */
+  block(body: Block, x: Tensor, ...more: Tensor[]): Tensor;
 };
 
 /** The loss of each row [rows], and what is added to the mean loss [1], such as the load-balance loss of a router. */
@@ -51,6 +54,7 @@ export type TrainedModel = {
 };
 
 export const normal = (deviation: number): Initial => ({ kind: "normal", deviation });
+export const uniform = (limit: number): Initial => ({ kind: "uniform", limit });
 export const constant = (value: number): Initial => ({ kind: "constant", value });
 
 export function parameterCount(model: Pick<TrainedModel, "parameters">): number {

@@ -4,8 +4,8 @@ import type { Device } from "../runtime/device.ts";
 import type { Trained } from "../runtime/tape.ts";
 import { makeTensor, type Tensor } from "../runtime/tensor.ts";
 import { cast, fill } from "../runtime/training.ts";
-import type { ParameterSpec, TrainedModel } from "./model.ts";
-import { normalNumbers } from "./random.ts";
+import type { Initial, ParameterSpec, TrainedModel } from "./model.ts";
+import { normalNumbers, uniformNumbers } from "./random.ts";
 
 /** Where a parameter lies in the flat buffers, elements. */
 export type ParameterPlace = {
@@ -68,11 +68,8 @@ export class Parameters implements Disposable {
   /** Initial values by each parameter's name and the seed. */
   initialise(seed: number): void {
     for (const place of this.places) {
-      const { name, initial } = place.spec;
-      const values =
-        initial.kind === "normal"
-          ? normalNumbers(`psionic initial values ${seed} ${name}`, place.count, initial.deviation)
-          : new Float32Array(place.count).fill(initial.value);
+      const seeded = `psionic initial values ${seed} ${place.spec.name}`;
+      const values = initialValues(place.spec.initial, place.count, seeded);
       this.device.upload(part(this.values, place, [place.count]), values);
     }
     this.refresh();
@@ -96,4 +93,15 @@ export class Parameters implements Disposable {
 export function part(flat: Tensor, { offset }: { readonly offset: number }, shape: Shape): Tensor {
   const bytes = flat.dtype === "bf16" ? 2 : 4;
   return makeTensor(flat.device, flat.kind, flat.address + bytes * offset, { dtype: flat.dtype, shape });
+}
+
+function initialValues(initial: Initial, count: number, seed: string): Float32Array {
+  switch (initial.kind) {
+    case "normal":
+      return normalNumbers(seed, count, initial.deviation);
+    case "uniform":
+      return uniformNumbers(seed, count, initial.limit);
+    case "constant":
+      return new Float32Array(count).fill(initial.value);
+  }
 }

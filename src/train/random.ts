@@ -36,6 +36,12 @@ export function normalNumbers(seed: string, count: number, deviation: number): F
   return out;
 }
 
+/** Numbers between -limit and limit. */
+export function uniformNumbers(seed: string, count: number, limit: number): Float32Array {
+  const bits = randomBits(seed);
+  return Float32Array.from({ length: count }, () => limit * (bits() / 2 ** 31 - 1));
+}
+
 /** The numbers 0 .. count - 1 in an order that the seed names (Fisher and Yates). */
 export function shuffled(seed: string, count: number): Uint32Array {
   const bits = randomBits(seed);

@@ -250,7 +250,7 @@ export class Trainer implements Disposable {
   }
 }
 
-const runBlock: Scene["block"] = (body, x) => body(x);
+const runBlock: Scene["block"] = (body, ...inputs) => body(...inputs);
 
 function upload(device: Device, host: HostBatch): Batch {
   const rows = host.sequences * host.length;

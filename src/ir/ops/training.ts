@@ -8,6 +8,7 @@ import { crossEntropy, crossEntropyGrad } from "./cross_entropy.ts";
 import { expertCombine, expertCombineGrad, expertRows, expertRowsGrad } from "./expert_rows.ts";
 import { gemm } from "./gemm.ts";
 import { groupedGemm } from "./grouped_gemm.ts";
+import { headScale, headScaleGrad } from "./head_scale.ts";
 import { lookup, lookupGrad } from "./lookup.ts";
 import { mix, mixGrad, multiply } from "./mix.ts";
 import { norm, normGrad } from "./norm.ts";
@@ -46,6 +47,8 @@ export const trainingOps: readonly Pick<
   mix,
   mixGrad,
   multiply,
+  headScale,
+  headScaleGrad,
   cast,
   fill,
   sum,
