@@ -1,6 +1,7 @@
 import { unexpected } from "../../core/error.ts";
-import { Machine, type Mask, type State } from "./machine.ts";
+import { Machine } from "./machine.ts";
 import { TokenMasks } from "./masks.ts";
+import type { Mask, State } from "./places.ts";
 import type { Program } from "./program.ts";
 import { TokenTrie } from "./token_trie.ts";
 

@@ -1,4 +1,6 @@
-import type { CharBytes, Frame, Loop, Machine, Mask, Place, State } from "./machine.ts";
+import type { CharBytes } from "./char_bytes.ts";
+import type { Machine } from "./machine.ts";
+import type { Frame, Loop, Mask, Place, State } from "./places.ts";
 import { maxDepth } from "./program.ts";
 import type { TokenTrie } from "./token_trie.ts";
 
