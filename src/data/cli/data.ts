@@ -20,8 +20,7 @@ function mergedArgs(): ArgsDef {
   const meanings: Record<string, Map<string, string[]>> = {};
   for (const action of actions) {
     for (const [name, def] of Object.entries(action.args)) {
-      merged[name] ??= def;
-      if (isRepeatable(def)) merged[name] = { ...merged[name], ...def };
+      if (!merged[name] || isRepeatable(def)) merged[name] = def;
       meanings[name] ??= new Map();
       const text = def.description ?? "";
       meanings[name].set(text, [...(meanings[name].get(text) ?? []), action.name]);

@@ -90,6 +90,39 @@ export function shardOrder(keys: readonly string[], contract: LoaderContract, ep
   return order.sort((a, b) => (places[a]! < places[b]! ? -1 : places[a]! > places[b]! ? 1 : a - b));
 }
 
+/**
+ * Where a stream stands after so many batches: what a trainer that knows its step alone needs to go on. Packed rows take as
+ * many sequences as fit, so they need a stored state.
+ */
+export function streamCursor(dataset: OpenDataset, contract: LoaderContract, batches: number): LoaderCursor {
+  checkContract(dataset, contract);
+  const { shards, token_count } = splitNamed(dataset, contract.split_name);
+  if (contract.layout !== "stream")
+    throw unexpected("invalid_argument", "data loader", "a stream", "packed rows, whose state must be kept");
+  const { rows, length, world } = contract;
+  const taken = batches * (rows * length + 1) * world;
+  const epoch = contract.mode === "repeat" ? Math.max(0, Math.ceil(taken / token_count) - 1) : 0;
+  let left = taken - epoch * token_count;
+  if (left > token_count)
+    throw unexpected(
+      "invalid_request",
+      "data loader",
+      `at most ${token_count} tokens in a single pass`,
+      taken,
+    );
+  let place = 0;
+  const keys = shards.map(({ shard_key }) => shard_key);
+  for (const index of shardOrder(keys, contract, epoch)) {
+    if (left < shards[index]!.token_count) break;
+    left -= shards[index]!.token_count;
+    place++;
+  }
+  return {
+    ...{ epoch, next_shard_index: place, next_sequence_index_in_shard: left },
+    ...{ emitted_sequences: batches * rows * world, emitted_batches: batches },
+  };
+}
+
 const stateSchema = "psionic.data.loader_state.v1";
 
 /** Where a loader stands, as JSON for a checkpoint. */

@@ -1,6 +1,6 @@
 /** Reads one batch after another, on the thread that asks; `loader.ts` does the same ahead of time. */
 import { unexpected } from "../../core/error.ts";
-import type { HostBatch } from "../batches.ts";
+import { type HostBatch, type Windows, windowsOf } from "../batches.ts";
 import { shuffled } from "../random.ts";
 import { type OpenDataset, openShard, splitNamed } from "../shards/dataset.ts";
 import type { ShardFile } from "../shards/shard_file.ts";
@@ -250,4 +250,9 @@ export function allTokens(dataset: OpenDataset, split: string): Int32Array {
     at += shard.token_count;
   }
   return tokens;
+}
+
+/** A whole split as windows of `length` tokens and their successors, one after another; a rest is left out. */
+export function datasetWindows(dataset: OpenDataset, split: string, length: number): Windows {
+  return windowsOf([allTokens(dataset, split)], length, length);
 }

@@ -35,13 +35,13 @@ function* fieldsOf(bytes: Uint8Array): Generator<Field> {
   const cut = (): Error =>
     unexpected("file_malformed", where, "a whole protobuf message", `an end at byte ${at}`);
   const varint = (): number => {
-    let value = 0;
-    for (let shift = 0; shift < 70; shift += 7) {
+    let value = 0n;
+    for (let shift = 0n; shift < 70n; shift += 7n) {
       const byte = bytes[at++];
       if (byte === undefined) throw cut();
-      // the upper bits of a negative number of 64 bits
-      value += (byte & 127) * 2 ** shift;
-      if (byte < 128) return value >= 2 ** 63 ? value - 2 ** 64 : value;
+      value |= BigInt(byte & 127) << shift;
+      // a negative number is one of 64 bits
+      if (byte < 128) return Number(BigInt.asIntN(64, value));
     }
     throw unexpected("file_malformed", where, "numbers of at most 10 bytes", "a longer one");
   };
