@@ -93,6 +93,19 @@ describe("chat", () => {
     expect(text).toBe(whole);
   });
 
+  test("together and alone, in whatever order grammars come, answers are the same", async () => {
+    const forms = [{ response_format: personFormat }, { guided_regex: "[a-z]{4,9}( [a-z]{2,5}){2}" }, {}];
+    const ask = async (seed: number): Promise<string> => {
+      const fields = { messages: user("Tell me."), temperature: 1, seed, max_tokens: 60 };
+      return (await post({ ...fields, ...forms[seed % 3] })).body.choices[0].message.content;
+    };
+    const seeds = Array.from({ length: 9 }, (_, i) => i + 1);
+    const together = await Promise.all(seeds.map(ask));
+    const alone: string[] = [];
+    for (const seed of seeds.toReversed()) alone.unshift(await ask(seed));
+    expect(alone).toEqual(together);
+  });
+
   test("any JSON object, a pattern, choices, a grammar, under the names of several servers", async () => {
     const ask = async (fields: object): Promise<string> => {
       const { status, body } = await post({
