@@ -14,6 +14,7 @@ import { buildZstdBinding } from "./scripts/zstd-binding.ts";
 import { sha256 } from "./src/core/digest.ts";
 import type { EmbeddedFile } from "./src/core/embedded.ts";
 import { version } from "./src/core/version.ts";
+import type { BakedSource } from "./src/machine/baked.ts";
 import { bundlePage, type Page } from "./src/serve/page/bundle.ts";
 
 const root = import.meta.dir;
@@ -48,10 +49,10 @@ async function plain(name: string, path: string): Promise<EmbeddedFile> {
 const bindingName = "zstd_binding.node";
 
 /**
- * Puts the real table in the place of src/core/embedded.ts, the finished page in that of src/serve/page/bundled.ts, and the
- * unpacked binding in that of zstd-napi's loader.
+ * Puts the real table in the place of src/core/embedded.ts, the finished page in that of src/serve/page/bundled.ts, the
+ * source's revision in that of src/machine/baked.ts, and the unpacked binding in that of zstd-napi's loader.
  */
-function embed(files: readonly EmbeddedFile[], page: Page): BunPlugin {
+function embed(files: readonly EmbeddedFile[], page: Page, source: BakedSource): BunPlugin {
   const imports = files.map(
     (f, i) => `import path${i} from ${JSON.stringify(f.path)} with { type: "file" };`,
   );
@@ -83,10 +84,29 @@ function embed(files: readonly EmbeddedFile[], page: Page): BunPlugin {
         loader: "ts",
         contents: bundled,
       }));
+      build.onLoad({ filter: /src[\\/]machine[\\/]baked\.ts$/ }, () => ({
+        loader: "ts",
+        contents: `export const bakedSource = ${JSON.stringify(source)};`,
+      }));
       build.onLoad({ filter: /src[\\/]core[\\/]embedded\.ts$/ }, () => ({ loader: "ts", contents: table }));
       build.onLoad({ filter: /zstd-napi[\\/]binding\.js$/ }, () => ({ loader: "js", contents: loader }));
     },
   };
+}
+
+/** The source as manifests are admitted by it; zeros where there is no repository to ask. */
+function sourceOfBuild(): BakedSource {
+  const git = (...words: string[]): string | undefined => {
+    try {
+      const { exitCode, stdout } = Bun.spawnSync(["git", "-C", root, ...words], { stderr: "ignore" });
+      return exitCode === 0 ? stdout.toString().trim() : undefined;
+    } catch {
+      return undefined; // no git on this machine
+    }
+  };
+  const commit = git("rev-parse", "--verify", "HEAD") ?? "0".repeat(40);
+  const clean = (git("status", "--porcelain") ?? "") === "";
+  return { commit, dirtyStatus: clean ? null : sha256(git("status", "--short", "--branch") ?? "") };
 }
 
 type Cuda = "none" | "embedded" | "beside";
@@ -125,7 +145,7 @@ async function buildExecutable(outfile: string, cuda: Cuda): Promise<void> {
     minify: true,
     bytecode: true,
     splitting: true,
-    plugins: [embed(files, await bundlePage())],
+    plugins: [embed(files, await bundlePage(), sourceOfBuild())],
     compile: { outfile, autoloadDotenv: false, autoloadBunfig: false },
   });
   if (!result.success) throw new AggregateError(result.logs, "[build] expected a bundle, got errors");

@@ -15,7 +15,7 @@ const layers: Readonly<Record<string, number>> = {
   ...{ data: 5, adapters: 5, distributed: 5 },
   ...{ serve: 6, eval: 6 },
   ...{ train: 7, optimize: 7, router: 7 },
-  provider: 8,
+  ...{ machine: 8, provider: 8 },
   ...{ cli: 9, "main.ts": 9 },
 };
 /** Rooms that may import `ffi/`. */

@@ -13,6 +13,8 @@ async function main(words: readonly string[]): Promise<number> {
     process.stdout.write(`psionic ${version}\n`);
     return 0;
   }
+  const own = Object.hasOwn(commands, name ?? "") ? commands[name!]?.actions?.[rest[0] ?? ""] : undefined;
+  if (own) return (await own())(rest.slice(1));
   const { checkedArguments, suggestion } = await import("./terminal/arguments.ts");
   const { commandHelp, programHelp } = await import("./terminal/help.ts");
   const entries = Object.entries(commands);

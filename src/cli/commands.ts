@@ -1,6 +1,13 @@
 import type { AnyCommand } from "../terminal/command.ts";
 
-export type CommandEntry = { readonly description: string; readonly load: () => Promise<AnyCommand> };
+/** A first word of a command with a contract of its own: it reads its words itself, prints, and gives the exit code. */
+export type OwnAction = (words: readonly string[]) => number | Promise<number>;
+
+export type CommandEntry = {
+  readonly description: string;
+  readonly load: () => Promise<AnyCommand>;
+  readonly actions?: Readonly<Record<string, () => Promise<OwnAction>>>;
+};
 
 export const description = "serves language models from one executable";
 
@@ -69,6 +76,13 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
   train: {
     description: "Train a model in a run root, go on with a run, or show how it stands",
     load: async () => (await import("../train/cli/train.ts")).train,
+    actions: {
+      manifest: async () => (await import("../machine/cli/manifest.ts")).trainManifest,
+    },
+  },
+  schema: {
+    description: "List the typed documents of the machine runtime, or print one as JSON Schema",
+    load: async () => (await import("../machine/cli/schema.ts")).schema,
   },
   doctor: {
     description: "Say what this machine offers and why something is not used",

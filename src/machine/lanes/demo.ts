@@ -1,0 +1,175 @@
+/** `psion_cs336_a1_demo_v1`: a tiny run on this machine's processor that really trains, in a fraction of a second. */
+import { sha256 } from "../../core/digest.ts";
+import { float32, orderedJson } from "../../core/json.ts";
+import { checkpointManifest, checkpointPointer } from "../checkpoint.ts";
+import { refuse } from "../contract.ts";
+import { sealed } from "../documents.ts";
+import {
+  closeoutPath,
+  launcherLogPath,
+  launchManifestPath,
+  manifestPathOf,
+  pointerPath,
+  retainedSummaryPath,
+  statusPath,
+} from "../layout.ts";
+import type { Invocation } from "../surfaces.ts";
+import {
+  type DemoStep,
+  demoParts,
+  demoSteps,
+  demoTensors,
+  demoWeightCount,
+  trainDemo,
+} from "./demo_model.ts";
+
+const label = "bounded_step_000004";
+const objectPath = "checkpoints/step-000004/cs336_a1_reference_checkpoint.json";
+const schema = (name: string): string => `psion.cs336_a1_demo_${name}.v1`;
+const claimBoundary =
+  "A bounded run on 45 bytes; it shows that steps are taken and bound to evidence, not a useful model.";
+
+/** `start` and `rehearse_base_lane`; a dry run writes what was planned and no checkpoint. */
+export function performDemo(invocation: Invocation): string {
+  const { manifest, lane } = invocation;
+  const { operation } = manifest;
+  if (operation !== "start" && operation !== "rehearse_base_lane")
+    return refuse(
+      "internal_error",
+      `lane ${lane.id} has no ${operation}: it starts, runs ${demoSteps} steps and ends`,
+    );
+  writeLaunch(invocation);
+  if (manifest.dry_run) {
+    writeStatus(invocation, "dry_run_planned", []);
+    return `Planned ${demoSteps} steps of ${demoWeightCount} weights; nothing was trained.`;
+  }
+  const { state, steps } = trainDemo();
+  writeCheckpoint(invocation, state, steps);
+  writeStatus(invocation, operation === "start" ? "completed" : "rehearsed", steps);
+  writeCloseout(invocation, steps);
+  const [first, last] = [steps[0]!, steps.at(-1)!];
+  return `Took ${steps.length} steps; loss of the first window ${first.lossBefore.toFixed(4)}, of the last after its step ${last.lossAfter.toFixed(4)}.`;
+}
+
+function head({ manifest, lane }: Invocation) {
+  return { lane_id: lane.id, run_id: manifest.run_id ?? "" };
+}
+
+function writeLaunch(invocation: Invocation): void {
+  const { root, manifest, attestation } = invocation;
+  root.write(launchManifestPath, {
+    schema_version: schema("launch_manifest"),
+    ...head(invocation),
+    ...{
+      operation: manifest.operation,
+      dry_run: manifest.dry_run,
+      steps: demoSteps,
+      weights: demoWeightCount,
+    },
+    selected_git_ref: manifest.selected_git_ref,
+    git_commit_sha: attestation.git_commit_sha,
+    build_digest: attestation.build_digest,
+    claim_boundary: claimBoundary,
+  });
+}
+
+const traced = (step: DemoStep) => ({
+  step: step.step,
+  loss_before: float32(step.lossBefore),
+  loss_after: float32(step.lossAfter),
+  gradient_norm: float32(step.gradientNorm),
+  learning_rate: float32(step.learningRate),
+});
+
+function writeStatus(invocation: Invocation, phase: string, steps: readonly DemoStep[]): void {
+  const { root, now } = invocation;
+  const trained = steps.length > 0;
+  const progress = {
+    latest_checkpoint_label: trained ? label : null,
+    last_completed_step: steps.length,
+    initial_loss: trained ? float32(steps[0]!.lossBefore) : null,
+    final_loss: trained ? float32(steps.at(-1)!.lossAfter) : null,
+  };
+  root.write(statusPath, {
+    schema_version: schema("current_run_status"),
+    ...head(invocation),
+    phase,
+    ...progress,
+    updated_at_ms: now,
+  });
+  root.write(retainedSummaryPath, {
+    schema_version: schema("retained_summary"),
+    ...head(invocation),
+    last_known_phase: phase,
+    ...progress,
+    steps: steps.map(traced),
+    claim_boundary: claimBoundary,
+  });
+  const lines = steps.map(
+    (s) =>
+      `step=${s.step} loss_before=${s.lossBefore} loss_after=${s.lossAfter} gradient_norm=${s.gradientNorm}`,
+  );
+  const text = [...lines, `phase=${phase}`].map((line) => `${line}\n`).join("");
+  root.writeBytes(launcherLogPath, new TextEncoder().encode(text));
+}
+
+/** The object first, then the manifest with its real digest and size, then the pointer. */
+function writeCheckpoint(
+  invocation: Invocation,
+  state: ReturnType<typeof trainDemo>["state"],
+  steps: readonly DemoStep[],
+): void {
+  const { root, manifest } = invocation;
+  const numbers = (flat: Float32Array) =>
+    Object.fromEntries([...demoParts(flat)].map(([name, part]) => [name, [...part].map(float32)]));
+  const object = orderedJson({
+    schema_version: schema("reference_checkpoint"),
+    ...head(invocation),
+    optimizer_step: steps.length,
+    shapes: Object.fromEntries(demoTensors),
+    weights: numbers(state.weights),
+    first_moments: numbers(state.first),
+    second_moments: numbers(state.second),
+  });
+  const bytes = new TextEncoder().encode(object);
+  root.writeBytes(objectPath, bytes);
+  const { window_id, assignment_id } = manifest.coordination;
+  const bound = window_id !== null && assignment_id !== null;
+  const common = {
+    ...head(invocation),
+    ...(bound && { window_id, assignment_id }),
+    grouped_stage_assignment: manifest.grouped_stage_assignment ?? undefined,
+    ...{ checkpoint_label: label, optimizer_step: steps.length },
+    checkpoint_ref: `checkpoint://psion/cs336_a1_demo/${manifest.run_id}/step-000004`,
+  };
+  const path = manifestPathOf(steps.length);
+  root.write(
+    path,
+    sealed(checkpointManifest, {
+      ...common,
+      relative_manifest_path: path,
+      checkpoint_object_digest: sha256(bytes),
+      checkpoint_total_bytes: bytes.byteLength,
+    }),
+  );
+  root.write(
+    pointerPath,
+    sealed(checkpointPointer, {
+      ...common,
+      pointer_state: "accepted",
+      checkpoint_manifest_relative_path: path,
+      detail: "Written after the checkpoint and its manifest.",
+    }),
+  );
+}
+
+function writeCloseout(invocation: Invocation, steps: readonly DemoStep[]): void {
+  invocation.root.write(closeoutPath, {
+    schema_version: schema("closeout_bundle"),
+    ...head(invocation),
+    outcome: "accepted",
+    checkpoint_label: label,
+    steps: steps.map(traced),
+    claim_boundary: claimBoundary,
+  });
+}

@@ -1,0 +1,140 @@
+/** The run root: reading and writing its documents, each replaced in one step, by one process at a time. */
+import { existsSync, mkdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { dirname, join, sep } from "node:path";
+import type * as v from "valibot";
+import { sha256 } from "../core/digest.ts";
+import { PsionicError, unexpected } from "../core/error.ts";
+import { orderedJson } from "../core/json.ts";
+import { type ExactJson, parseExactJson } from "../core/json_reader.ts";
+import { writeWhole } from "../train/durable.ts";
+import { lockRun } from "../train/run_root.ts";
+import { refuse } from "./contract.ts";
+import { type DigestRule, verified } from "./documents.ts";
+import type { Binding } from "./manifest.ts";
+import { slug, staysInside } from "./names.ts";
+
+/** Larger than any document that this room writes. */
+const largestDocument = 16 * 2 ** 20;
+
+type Readable<S extends v.GenericSchema> = { readonly schema: S; readonly digest: DigestRule | undefined };
+
+/** A file with what identifies it. */
+export type HashedBytes = { readonly bytes: Uint8Array; readonly sha256: string };
+
+/** Where documents lie is told relative to the root; `path` gives the place as packets name it. */
+export class RunRoot implements Disposable {
+  /** As the manifest gave it. */
+  readonly root: string;
+  readonly #lock: Disposable;
+
+  private constructor(root: string, lock: Disposable) {
+    this.root = root;
+    this.#lock = lock;
+  }
+
+  /** Makes the root and takes it for this process. A root that another process is at is refused, to be tried again. */
+  static open(root: string): RunRoot {
+    try {
+      mkdirSync(root, { recursive: true });
+      return new RunRoot(root, lockRun(root));
+    } catch (cause) {
+      if (cause instanceof PsionicError && cause.code === "locked")
+        return refuse("artifact_incomplete", `another process is at work in ${root}`, cause);
+      throw cause;
+    }
+  }
+
+  path(relative: string): string {
+    return join(this.root, relative);
+  }
+
+  /** The path as packets have it; null where no such file is. */
+  present(relative: string): string | null {
+    return this.has(relative) ? this.path(relative) : null;
+  }
+
+  has(relative: string): boolean {
+    return existsSync(this.path(relative));
+  }
+
+  /** Raw bytes of a file below the root. */
+  bytes(relative: string): Uint8Array {
+    if (!staysInside(relative))
+      throw unexpected("file_malformed", this.root, "a path below the run root", JSON.stringify(relative));
+    return fileBytes(this.path(relative));
+  }
+
+  json(relative: string): ExactJson {
+    return jsonOf(this.bytes(relative), this.path(relative));
+  }
+
+  /** A document whose digest holds; undefined where there is none. */
+  read<S extends v.GenericSchema>(doc: Readable<S>, relative: string): v.InferOutput<S> | undefined {
+    if (!this.has(relative)) return undefined;
+    return verified(doc, this.json(relative), this.path(relative));
+  }
+
+  /** Writes a document in one step; its bytes. */
+  write(relative: string, value: object): Uint8Array {
+    const bytes = new TextEncoder().encode(orderedJson(value, 2));
+    this.writeBytes(relative, bytes);
+    return bytes;
+  }
+
+  writeBytes(relative: string, bytes: Uint8Array): void {
+    if (!staysInside(relative))
+      throw unexpected("internal", this.root, "a path below the run root", JSON.stringify(relative));
+    const path = this.path(relative);
+    mkdirSync(dirname(path), { recursive: true });
+    // a link that leads elsewhere must not carry what we write out of the root
+    const [inside, folder] = [realpathSync(this.root), realpathSync(dirname(path))];
+    const target = existsSync(path) ? realpathSync(path) : folder;
+    for (const place of [folder, target]) {
+      if (place === inside || place.startsWith(inside.endsWith(sep) ? inside : inside + sep)) continue;
+      throw unexpected("io_failed", path, "a place below the run root", place);
+    }
+    writeWhole(path, [bytes]);
+  }
+
+  /** The binding of a file below the root: identity by content, path relative to the root. */
+  bind(role: string, relative: string): Binding {
+    return bindingOf(role, this.bytes(relative), relative);
+  }
+
+  [Symbol.dispose](): void {
+    this.#lock[Symbol.dispose]();
+  }
+}
+
+export function bindingOf(role: string, bytes: Uint8Array, path: string): Binding {
+  const digest = sha256(bytes);
+  return {
+    artifact_ref: {
+      artifact_id: `psionic.train.artifact.${slug(role)}.${digest}`,
+      artifact_digest: digest,
+      artifact_bytes: bytes.byteLength,
+    },
+    materialized_path: path,
+  };
+}
+
+/** The bytes of a regular file of bearable size. */
+export function fileBytes(path: string): Uint8Array {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (!stat) throw unexpected("file_not_found", path, "a file", "nothing");
+  if (!stat.isFile()) throw unexpected("file_malformed", path, "a regular file", "something else");
+  if (stat.size > largestDocument)
+    throw unexpected("file_malformed", path, `at most ${largestDocument} bytes`, stat.size);
+  return readFileSync(path);
+}
+
+/** JSON of a file; throws `file_malformed` where it is no UTF-8 or no JSON. */
+export function jsonOf(bytes: Uint8Array, where: string): ExactJson {
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (cause) {
+    throw unexpected("file_malformed", where, "UTF-8", "other bytes", { cause });
+  }
+  return parseExactJson(text, where);
+}

@@ -1,0 +1,35 @@
+/** Every typed document of the machine runtime, by its schema id. */
+import { actualOutputs, actualRequest, demoOutputs, demoRequest } from "./automatic.ts";
+import * as checkpoint from "./checkpoint.ts";
+import type { AnyDocument } from "./documents.ts";
+import { attestationDocument } from "./identity.ts";
+import { invocationManifest } from "./manifest.ts";
+import { membershipReceipt } from "./membership.ts";
+import { runStatusPacket, statusPacket, windowStatusPacket } from "./packets.ts";
+import { acceptedOutcomeProof, validationReplayProof } from "./proofs.ts";
+import * as stage from "./stage_documents.ts";
+import { checkpointSurface } from "./surface.ts";
+import * as validation from "./validation.ts";
+import * as window from "./window.ts";
+
+const all: readonly AnyDocument[] = [
+  invocationManifest,
+  attestationDocument,
+  ...[statusPacket, runStatusPacket, windowStatusPacket],
+  membershipReceipt,
+  ...[checkpointSurface, checkpoint.checkpointPointer, checkpoint.checkpointManifest],
+  ...[checkpoint.handoffReceipt, checkpoint.recoveryReceipt],
+  ...[checkpoint.actualPointer, checkpoint.actualManifest],
+  ...[checkpoint.backupReceipt, checkpoint.autoResumeReceipt],
+  ...[window.windowExecution, window.artifactManifest],
+  ...[window.contributionReceipt, window.sealedWindowBundle],
+  ...[stage.stagePayload, stage.stageTransport, stage.stageExecutionSummary, stage.stageReplayEvidence],
+  ...[validation.scoreArtifact, validation.scoreReceipt],
+  ...[validation.qualityDriftSignal, validation.rollbackSignal],
+  ...[acceptedOutcomeProof, validationReplayProof],
+  ...[actualRequest, actualOutputs, demoRequest, demoOutputs],
+];
+
+export const documents: ReadonlyMap<string, AnyDocument> = new Map(
+  all.map((doc) => [doc.id, doc] as const).sort(([a], [b]) => (a < b ? -1 : 1)),
+);
