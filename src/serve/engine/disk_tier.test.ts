@@ -1,5 +1,5 @@
 /** The prefix cache in files: an engine that starts again goes on where the last one ended, with the same bits. */
-import { afterAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
   appendFileSync,
   existsSync,
@@ -15,6 +15,9 @@ import { temporaryFolder, writeModel } from "../../models/testing/variants.ts";
 import type { EngineOptions, GenerateEvent, GenerateRequest } from "../protocol.ts";
 import { type EngineClient, startEngine } from "./index.ts";
 import { Random } from "./random.ts";
+
+/** Engines are started and ended many times, on machines that have other things to do. */
+setDefaultTimeout(60_000);
 
 const folder = temporaryFolder();
 afterAll(() => folder[Symbol.dispose]());
