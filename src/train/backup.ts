@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import type { Json } from "../models/files/strict_json.ts";
-import { stepFolder, verifyCheckpoint } from "./checkpoint.ts";
+import { removeLeftovers, stepFolder, verifyCheckpoint } from "./checkpoint.ts";
 import { syncFiles, syncFolder, writeWhole } from "./durable.ts";
 import {
   log,
@@ -34,6 +34,7 @@ const reference = (root: string, path: string) => ({ path, sha256: sha256(textOf
 /** A copy of a checkpoint's folder under its name below `to`, whole or not at all. */
 function copyCheckpoint(from: string, to: string, step: number): void {
   mkdirSync(to, { recursive: true });
+  removeLeftovers(to);
   const aside = join(to, `.${stepFolder(step)}.${process.pid}.part`);
   const target = join(to, stepFolder(step));
   try {

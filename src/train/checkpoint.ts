@@ -118,7 +118,7 @@ function asCheckpointError(folder: string, cause: unknown): PsionicError {
 }
 
 /** Removes what writers that died have left. */
-function removeLeftovers(folder: string): void {
+export function removeLeftovers(folder: string): void {
   for (const name of readdirSync(folder)) {
     if (/^\.step-\d+\.\d+\.part$/.test(name)) rmSync(join(folder, name), { recursive: true, force: true });
   }
