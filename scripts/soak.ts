@@ -1,15 +1,16 @@
 /**
- * The parts of scripts/soak.sh, which builds first. Usage: bun scripts/soak.ts MUTANTS [REQUESTS] [STREAMS] [TRAININGS]
+ * The parts of scripts/soak.sh, which builds first. Usage: bun scripts/soak.ts MUTANTS [REQUESTS] [STREAMS] [TRAININGS] [FLOOD]
  * Output: one line per part and a summary on stdout, progress with rate and time left on stderr; exits 1 at the first
  * thing that broke.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { percentile, streamAll } from "../src/serve/http/testing/streams.ts";
 import { Progress } from "../src/terminal/progress.ts";
 import { fuzzAll } from "./fuzz.ts";
 import { killTrials } from "./kill-trials.ts";
 
-const [mutants = 1_000_000, requests = 10_000, streams = 200, trainings = 200] = process.argv
+const [mutants = 1_000_000, requests = 10_000, streams = 200, trainings = 200, flood = 1000] = process.argv
   .slice(2)
   .map(Number);
 const root = join(import.meta.dir, "..");
@@ -77,6 +78,32 @@ async function steadyMemory(served: Served): Promise<string> {
   return text;
 }
 
+/** All at once on a server with default settings but its slots: none may be lost, and memory must not grow with them. */
+async function thousandStreams(served: Served): Promise<string> {
+  const bodies = Array.from({ length: flood }, (_, i) => ({
+    ...{ prompt: `Stream ${i} tells of the number ${i * 37}`, max_tokens: 24, temperature: 0 },
+  }));
+  const gaps: number[] = [];
+  const texts: string[][] = [];
+  const resident: number[] = [];
+  // the first round fills buffers and the collector's heap
+  for (let round = 0; round < 4; round++) {
+    const results = await streamAll(served.url, bodies);
+    const lost = results.filter(({ status, done }) => status !== 200 || !done);
+    if (lost.length > 0)
+      throw new Error(`${lost.length} of ${flood} streams were lost, one with status ${lost[0]!.status}`);
+    texts.push(results.map(({ text }) => text));
+    gaps.push(...results.flatMap(({ gapsMs }) => gapsMs));
+    resident.push(residentBytes(served));
+  }
+  const changed = texts[0]!.findIndex((text, i) => texts.some((round) => round[i] !== text));
+  if (changed >= 0) throw new Error(`stream ${changed} differs from round to round`);
+  const memory = resident.map(mib).join(", ");
+  if (resident.at(-1)! - resident[1]! > allowedGrowth) throw new Error(`memory grew: ${memory}`);
+  const [half, most] = [0.5, 0.99].map((share) => percentile(gaps, share).toFixed(1));
+  return `${flood} streams at once, four times, none lost; between tokens p50 ${half} ms, p99 ${most} ms; resident set ${memory}`;
+}
+
 async function manyStreams(served: Served): Promise<string> {
   const prompts = Array.from(
     { length: streams },
@@ -117,6 +144,7 @@ const served = await serve();
 try {
   await part("memory", () => steadyMemory(served));
   await part("streams", () => manyStreams(served));
+  await part("flood", () => thousandStreams(served));
 } finally {
   served.child.kill("SIGTERM");
   await served.child.exited;
@@ -127,5 +155,5 @@ await part("training", async () => {
 });
 const minutes = ((performance.now() - begun) / 60_000).toFixed(1);
 console.log(
-  `Nothing broke: ${ran} mutants, ${requests} requests, ${streams} streams, ${trainings} trainings in ${minutes} minutes.`,
+  `Nothing broke: ${ran} mutants, ${requests} requests, ${streams} and ${flood} streams, ${trainings} trainings in ${minutes} minutes.`,
 );

@@ -47,7 +47,7 @@ export const serveArgs = {
   "max-queue": {
     type: "string",
     valueHint: "N",
-    description: "Requests that may wait, of each model; beyond it 503; absent: 512",
+    description: "Requests that may wait, of each model; beyond it 503; absent: 2048",
   },
   "reasoning-budget": {
     type: "string",

@@ -28,7 +28,7 @@ test("bytes of a page: keys and values of all layers, scales of q8_0 included", 
 
 test("with memory to spare every slot has its whole context", () => {
   const plan = planMemory(shape(4096), {}, 16 * gib);
-  expect(plan).toMatchObject({ contextLength: 4096, slots: 8, maxQueue: 512, cacheType: "f16", notes: [] });
+  expect(plan).toMatchObject({ contextLength: 4096, slots: 8, maxQueue: 2048, cacheType: "f16", notes: [] });
   expect(plan.groups[0]!.pages).toBe(8 * 128);
   expect(plan.groups[1]!.pages).toBeLessThan(8 * 128);
   const { weightBytes, cacheBytes, workspaceBytes, totalBytes, processBytes } = plan.memory;

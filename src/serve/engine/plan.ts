@@ -41,7 +41,7 @@ type PlanOptions = Pick<
 export const defaultSlots = 8;
 export const defaultCacheType: CacheType = "f16";
 const largestSlots = 256;
-const defaultQueue = 512;
+const defaultQueue = 2048;
 /** Cached turns per slot whose windows are kept. */
 const checkpointsPerSlot = 8;
 /** Copies of recurrent states per slot, where a part of the caches' memory holds them; fewer than the least are of no use. */
