@@ -1,7 +1,7 @@
 /**
  * Everything that the CUDA backend must show, as sections of a table; scripts/gpu-check.sh prepares the machine first.
  * Usage: bun scripts/gpu-check.ts [SECTION]... [--backend cuda|cpu] [--shape gpt-oss-20b] [--large-model FILE]
- *        Sections: ops golden replay batch chat sanitizer soak bench errors; absent: all, in that order.
+ *        Sections: ops golden replay batch chat sanitizer soak bench turns errors; absent: all, in that order.
  * Output: the table, last on stdout and in OUT/gpu-check.txt; progress on stderr; rows in OUT/gpu-check.jsonl, logs of
  *         ops and sanitizer beside it. OUT is the environment's or .cache/gpu-check. Exits 1 when a row is not as required.
  */
@@ -15,7 +15,7 @@ import { builtCudaLibrary, lastLines, type Row, ran, root } from "./gpu/check.ts
 /** Seconds that each may take. */
 const limits = {
   ...{ ops: 150, golden: 90, replay: 60, batch: 60, chat: 90 },
-  ...{ sanitizer: 300, soak: 150, bench: 300, errors: 200 },
+  ...{ sanitizer: 300, soak: 150, bench: 300, turns: 240, errors: 200 },
 } as const;
 type Name = keyof typeof limits;
 type SectionRow = Row & { readonly section: Name };
@@ -38,7 +38,7 @@ if (unknown.length > 0) {
   );
 }
 /** What reads the large model; on the CPU, where this script is tried out, refusals of devices are left out. */
-const needLarge: readonly Name[] = backend === "cuda" ? ["bench", "errors"] : ["bench"];
+const needLarge: readonly Name[] = backend === "cuda" ? ["bench", "turns", "errors"] : ["bench", "turns"];
 
 const names = (positionals.length > 0 ? positionals : Object.keys(limits)) as Name[];
 const out = process.env.OUT ?? join(root, ".cache", "gpu-check");

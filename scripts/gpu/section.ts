@@ -15,6 +15,7 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
   sanitizer: async () => (await import("./sanitizer.ts")).sanitizer,
   soak: async () => (await import("./soak.ts")).soak,
   bench: async () => (await import("./bench.ts")).bench,
+  turns: async () => (await import("./turns.ts")).turns,
   errors: async () => (await import("./errors.ts")).errors,
 };
 
