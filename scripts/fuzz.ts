@@ -1,6 +1,6 @@
 /**
  * Damaged inputs of every kind that comes from strangers: GGUF and safetensors headers, tokenizer tables, answers of
- * models, grammars, request bodies. Anything but a typed error ends the run.
+ * models, grammars, request bodies, invocation manifests. Anything but a typed error ends the run.
  * Usage: bun scripts/fuzz.ts [--seconds 120 | --count N] [--seed N]   Time is shared out evenly, cases by their cost: N
  * answers over the three families, and for the other kinds a part of N beside them.
  * Output: one line per kind on stdout, progress on stderr; exits 1 at the first thing that broke, with the seed and the case.
@@ -37,6 +37,7 @@ const kinds: readonly Kind[] = [
   { name: "Gemma 4 answers", part: 0.33, run: (seed, limit) => callAnswers("gemma4", seed, limit) },
   { name: "schemas, patterns and grammars", part: 0.02, run: grammars },
   { name: "request bodies", part: 0.08, run: requestBodies },
+  { name: "invocation manifests", part: 1, run: invocationManifests },
 ];
 
 const pastCountsName = "past magic and counts";
@@ -92,6 +93,12 @@ async function requestBodies(seed: number, limit: FuzzLimit) {
   await server.stop({ force: true });
   const named = Object.entries(statuses).map(([status, n]) => [`of status ${status}`, n] as const);
   return { cases: requests, ...Object.fromEntries(named) };
+}
+
+async function invocationManifests(seed: number, limit: FuzzLimit) {
+  const { fuzzManifests } = await import("../src/machine/fuzz.ts");
+  const { cases, classes } = fuzzManifests(seed, limit);
+  return { cases, ...classes };
 }
 
 /** How long a kind runs before its progress is told. */

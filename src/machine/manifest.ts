@@ -87,5 +87,6 @@ export function manifestDigest(manifest: InvocationManifest): string {
 const stageRule = { field: "assignment_digest", prefix: "psionic_train_grouped_replica_stage_assignment|" };
 
 export function stageDigest(stage: StageAssignment): string {
-  return digestOf(stageRule, stage);
+  // keys in their order, whoever made the object
+  return digestOf(stageRule, v.parse(stageAssignment, stage));
 }
