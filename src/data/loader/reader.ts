@@ -94,7 +94,6 @@ export class BatchReader implements Disposable {
       this.#cursor = begun;
       return false;
     }
-    this.#checkTokens(this.#span, span);
     batch.tokens.set(this.#span.subarray(0, span - 1));
     batch.targets.set(this.#span.subarray(1));
     for (let i = 0; i < rows * length; i++) batch.positions[i] = i % length;
@@ -120,7 +119,10 @@ export class BatchReader implements Disposable {
       const here = Math.min(count - done, shard.token_count - at);
       const first = Math.max(done, part.from);
       const last = Math.min(done + here, part.from + part.tokens.length);
-      if (first < last) file.copy(at + first - done, last - first, part.tokens, first - part.from);
+      if (first < last) {
+        file.copy(at + first - done, last - first, part.tokens, first - part.from);
+        this.#checkTokens(part.tokens.subarray(first - part.from, last - part.from), file);
+      }
       [done, at] = [done + here, at + here];
       if (at >= shard.token_count) [place, at] = [place + 1, 0];
     }
@@ -201,7 +203,7 @@ export class BatchReader implements Disposable {
   ): void {
     const at = rowAt + used;
     file.copy(from, count, batch.tokens, at);
-    this.#checkTokens(batch.tokens.subarray(at, at + count), count);
+    this.#checkTokens(batch.tokens.subarray(at, at + count), file);
     for (let i = 0; i < count; i++) {
       batch.positions[at + i] = i;
       batch.documents[at + i] = used;
@@ -210,19 +212,13 @@ export class BatchReader implements Disposable {
   }
 
   /** A token past the vocabulary would be read from memory that is not the model's. */
-  #checkTokens(tokens: Int32Array, count: number): void {
+  #checkTokens(tokens: Int32Array, file: ShardFile): void {
     const size = this.#dataset.tokenizer.vocab_size;
-    for (let i = 0; i < count; i++)
-      if (tokens[i]! >>> 0 >= size)
-        throw unexpected(
-          "file_malformed",
-          this.#open?.file.path ?? "shard",
-          `tokens below ${size}`,
-          tokens[i]! >>> 0,
-          {
-            fix: "The shard is damaged; psionic data verify says where",
-          },
-        );
+    for (let i = 0; i < tokens.length; i++) {
+      if (tokens[i]! >>> 0 < size) continue;
+      const fix = "The shard is damaged; psionic data verify says where";
+      throw unexpected("file_malformed", file.path, `tokens below ${size}`, tokens[i]! >>> 0, { fix });
+    }
   }
 
   #sequenceOrder(epoch: number, shard: WrittenShard): Uint32Array | undefined {
