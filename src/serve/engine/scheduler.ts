@@ -200,6 +200,7 @@ export class Scheduler {
     while (this.active.length < this.options.slots) {
       if (this.full && this.active.length > 0) return;
       const sequence = this.queue.peek();
+      if (!sequence) this.disk?.drop();
       if (!sequence || !this.warmed(sequence) || !this.open(sequence)) return;
       this.queue.take();
       this.active.push(sequence);

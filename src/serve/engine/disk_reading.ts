@@ -1,0 +1,250 @@
+import { closeSync, openSync, readSync } from "node:fs";
+import { type BlockName, blockFault, headerBytes, statePart } from "../prefix_store/block.ts";
+import type { CacheMemory } from "./cache_memory.ts";
+import type { Shelf } from "./disk_shelf.ts";
+import { pageSize, windowPages } from "./pages.ts";
+import type { CachedPage, PrefixTree, TreeGroup } from "./prefix_tree.ts";
+import type { StateSlots } from "./state_slots.ts";
+
+/** The caches that pages and states are copied from and to. */
+export type Caches = {
+  readonly groups: readonly TreeGroup[];
+  readonly tree: PrefixTree;
+  readonly states: StateSlots | undefined;
+  readonly memory: CacheMemory;
+};
+
+/** A prefix that is being read. */
+type Restore = {
+  readonly tenant: string;
+  readonly tokens: Int32Array;
+  readonly addresses: readonly string[];
+  /** Pages up to which the prefix is to be had again. */
+  readonly end: number;
+  /** per group: first page to read */
+  readonly from: readonly number[];
+  at: number;
+  /** The page before the next one, and the last but one. */
+  before: CachedPage | undefined;
+  beforeLast: CachedPage | undefined;
+  pagesRead: number;
+  state?: { readonly slot: number; readonly bytes: Uint8Array; readonly file: number; copied: number };
+};
+
+/** What is read of a state between two looks at the clock. */
+const pieceBytes = 4 * 2 ** 20;
+
+/** Reads what files have of a prompt into the tree, a piece at a time. */
+export class DiskReader {
+  private readonly shelf: Shelf;
+  private readonly cache: Caches;
+  private restoring: Restore | undefined;
+  private staging = new Uint8Array(0);
+  /** Blocks that were read, for the writer to count as used. */
+  readonly used: (BlockName & { readonly depth: number })[] = [];
+  hits = 0;
+  cachedTokens = 0;
+  readBytes = 0;
+
+  constructor(shelf: Shelf, cache: Caches) {
+    this.shelf = shelf;
+    this.cache = cache;
+  }
+
+  /**
+   * Reads what the files have of a prompt beyond the tree, at most `limit` pages, for about `budgetMs`; true when that is
+   * done. To be called again with the same tokens until then.
+   */
+  warm(tenant: string, tokens: Int32Array, limit: number, reserved: number, budgetMs: number): boolean {
+    if (!this.shelf.facts) return true;
+    let restore = this.restoring;
+    if (!restore || restore.tenant !== tenant || restore.tokens !== tokens) {
+      this.drop();
+      restore = this.find(tenant, tokens, limit);
+      if (!restore) return true;
+      this.restoring = restore;
+    }
+    const start = performance.now();
+    do {
+      if (this.readNext(restore, reserved)) continue;
+      this.finish(restore);
+      return true;
+    } while (performance.now() - start < budgetMs);
+    return false;
+  }
+
+  /** Leaves a prompt that is being read. */
+  drop(): void {
+    const { restoring } = this;
+    this.restoring = undefined;
+    if (!restoring?.state) return;
+    closeSync(restoring.state.file);
+    this.cache.states!.release(restoring.state.slot);
+  }
+
+  private finish(restore: Restore): void {
+    this.drop();
+    if (restore.pagesRead === 0) return;
+    this.hits += 1;
+    this.cachedTokens += restore.pagesRead * pageSize;
+    const names = restore.addresses
+      .slice(0, restore.at)
+      .flatMap((address, depth) => this.partsAt(restore, depth).map((part) => ({ address, part, depth })));
+    this.used.push(...names);
+  }
+
+  private partsAt({ end }: Restore, depth: number): number[] {
+    const { groups, states } = this.cache;
+    const parts = groups.flatMap(({ window }, g) =>
+      window === 0 || depth >= end - windowPages(window) ? [g] : [],
+    );
+    return states && depth === end - 1 ? [...parts, statePart] : parts;
+  }
+
+  /** What the files have beyond the tree; undefined: nothing that would be of use. */
+  private find(tenant: string, tokens: Int32Array, limit: number): Restore | undefined {
+    const { tree, groups, states } = this.cache;
+    const { matched, resumable } = tree.match(tenant, tokens, limit);
+    if (resumable >= limit) return undefined;
+    const nodes = tree.path(tenant, tokens, limit);
+    const addresses: string[] = [];
+    const runs = groups.map(() => 0);
+    let end = resumable;
+    for (const address of this.shelf.addresses(tenant, tokens, limit)) {
+      const i = addresses.push(address) - 1;
+      const has = (g: number) =>
+        (nodes[i]?.pages[g] ?? -1) >= 0 ||
+        (i >= resumable - windowPages(groups[g]!.window) && this.shelf.has(address, g));
+      let usable = true;
+      let whole = true;
+      groups.forEach(({ window }, g) => {
+        if (window === 0) {
+          whole &&= i < matched || has(g);
+          return;
+        }
+        runs[g] = has(g) ? runs[g]! + 1 : 0;
+        usable &&= runs[g]! >= Math.min(i + 1, windowPages(window));
+      });
+      if (!whole) break;
+      if (i < resumable || !usable) continue;
+      if (states && (nodes[i]?.state ?? -1) < 0 && !this.shelf.has(address, statePart)) continue;
+      end = i + 1;
+    }
+    if (end <= resumable) return undefined;
+    const from = groups.map(({ window }) =>
+      window === 0 ? matched : Math.max(0, end - windowPages(window)),
+    );
+    const at = Math.min(...from, end);
+    const before = nodes[at - 1];
+    return { tenant, tokens, addresses, end, from, at, before, beforeLast: nodes[at - 2], pagesRead: 0 };
+  }
+
+  /** Reads the next page, or a piece of the state behind the last; false when there is nothing more to be had. */
+  private readNext(restore: Restore, reserved: number): boolean {
+    const { tree, groups, states } = this.cache;
+    const { tenant, tokens, end, from, at } = restore;
+    if (at === end) return states !== undefined && this.readState(restore, reserved);
+    const node = tree.after(restore.before, tenant, tokens, at);
+    const pages = groups.map(() => -1);
+    let good = true;
+    groups.forEach(({ pool }, g) => {
+      if (!good || at < from[g]! || (node?.pages[g] ?? -1) >= 0) return;
+      const page = pool.allocate(() => tree.evict(g));
+      pages[g] = page;
+      good = page >= 0 && this.readPage({ address: restore.addresses[at]!, part: g }, page);
+    });
+    const grafted = good ? tree.graft(restore.before, { tenant, tokens, index: at }, pages) : undefined;
+    pages.forEach((page, g) => {
+      if (page < 0) return;
+      if (grafted) grafted.keptParts |= 1 << g;
+      groups[g]!.pool.release(page);
+    });
+    if (!grafted) return false;
+    if (pages.some((page) => page >= 0)) restore.pagesRead += 1;
+    restore.at += 1;
+    restore.beforeLast = restore.before;
+    restore.before = grafted;
+    return restore.at < end || states !== undefined;
+  }
+
+  /** Memory for one file, used again for the next of its size. */
+  private stagingOf(bytes: number): Uint8Array {
+    if (this.staging.length !== bytes) this.staging = new Uint8Array(bytes);
+    return this.staging;
+  }
+
+  private readPage(name: BlockName, page: number): boolean {
+    const { memory } = this.cache;
+    const bytes = memory.pageBytes[name.part]!;
+    let file: number;
+    try {
+      file = openSync(this.shelf.path(name), "r");
+    } catch {
+      // given up since it was found
+      return false;
+    }
+    try {
+      const all = this.stagingOf(headerBytes + bytes + 1);
+      const length = readSync(file, all, 0, all.length, 0);
+      const payload = all.subarray(headerBytes, Math.max(headerBytes, length));
+      if (this.shelf.refuse(name, blockFault(name, all.subarray(0, length), bytes, payload))) return false;
+      memory.writePage(name.part, page, payload);
+      this.readBytes += length;
+      return true;
+    } catch (error) {
+      this.shelf.refuse(name, error instanceof Error ? error.message : String(error));
+      return false;
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  /** Reads a piece of the state behind the last page; false when it is whole, or cannot be had. */
+  private readState(restore: Restore, reserved: number): boolean {
+    const { tree, states, memory } = this.cache;
+    const { tenant, tokens, end } = restore;
+    const name = { address: restore.addresses[end - 1]!, part: statePart };
+    const size = headerBytes + memory.stateBytes;
+    if (!restore.state) {
+      if (!restore.before || restore.before.state >= 0) return false;
+      const slot = states!.spare(tree, reserved);
+      if (slot < 0) return false;
+      try {
+        restore.state = {
+          slot,
+          bytes: new Uint8Array(size + 1),
+          file: openSync(this.shelf.path(name), "r"),
+          copied: 0,
+        };
+      } catch {
+        // given up since it was found
+        states!.release(slot);
+        return false;
+      }
+    }
+    const { slot, bytes, file, copied } = restore.state;
+    let length: number;
+    try {
+      length = readSync(file, bytes, copied, Math.min(pieceBytes, bytes.length - copied), copied);
+    } catch (error) {
+      this.shelf.refuse(name, error instanceof Error ? error.message : String(error));
+      return false;
+    }
+    restore.state.copied += length;
+    if (length > 0 && restore.state.copied < size) return true;
+    const read = bytes.subarray(0, restore.state.copied);
+    const payload = read.subarray(headerBytes);
+    if (this.shelf.refuse(name, blockFault(name, read, memory.stateBytes, payload))) return false;
+    memory.writeState(slot, 0, payload);
+    this.readBytes += read.length;
+    const place = { tenant, tokens, index: end - 1 };
+    const node = tree.graft(
+      restore.beforeLast,
+      place,
+      this.cache.groups.map(() => -1),
+      slot,
+    );
+    if (node) node.keptParts |= 1 << this.cache.groups.length;
+    return false;
+  }
+}

@@ -1,0 +1,81 @@
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { nextAddress, rootAddress, type StoreFacts } from "../prefix_store/address.ts";
+import { type BlockName, blockFile, statePart } from "../prefix_store/block.ts";
+import { exists } from "../prefix_store/files.ts";
+import { pageSize } from "./pages.ts";
+
+export type ShelfOptions = {
+  readonly folder: string;
+  /** All but the model's digest, which may be known later. */
+  readonly facts: Omit<StoreFacts, "model">;
+  readonly warn: (message: string) => void;
+};
+
+/** Where the blocks of one model lie, and which of them are not what their names say. */
+export class Shelf {
+  /** Undefined until the model's content is known: then nothing is read or written. */
+  facts: StoreFacts | undefined;
+  rejected = 0;
+  readonly warn: ShelfOptions["warn"];
+  private readonly options: ShelfOptions;
+  private readonly broken = new Set<string>();
+
+  constructor(options: ShelfOptions) {
+    this.options = options;
+    this.warn = options.warn;
+  }
+
+  open(model: string): void {
+    this.facts = { ...this.options.facts, model };
+  }
+
+  /** Addresses of the first pages of a prompt. */
+  *addresses(tenant: string, tokens: Int32Array, pages: number): Generator<string, void, void> {
+    if (!this.facts) return;
+    let address = rootAddress(this.facts, tenant);
+    for (let i = 0; i < pages; i++) {
+      address = nextAddress(address, pageOf(tokens, i));
+      yield address;
+    }
+  }
+
+  has(address: string, part: number): boolean {
+    const name = { address, part };
+    return !this.broken.has(blockFile(name)) && exists(this.path(name));
+  }
+
+  path(name: BlockName): string {
+    return join(this.options.folder, blockFile(name));
+  }
+
+  /** Removes the files of a prompt's pages. */
+  forget(tenant: string, tokens: Int32Array, groups: number): void {
+    for (const address of this.addresses(tenant, tokens, Math.floor(tokens.length / pageSize))) {
+      for (const part of [...Array(groups).keys(), statePart])
+        rmSync(this.path({ address, part }), { force: true });
+    }
+  }
+
+  /** Whether a block is to be written over what is there under its name. */
+  takeBroken(name: BlockName): boolean {
+    return this.broken.delete(blockFile(name));
+  }
+
+  /** Says once what is wrong with a file; gives whether something is. It is written again when its page is. */
+  refuse(name: BlockName, fault: string | undefined): boolean {
+    if (fault === undefined) return false;
+    const file = blockFile(name);
+    if (!this.broken.has(file)) {
+      this.broken.add(file);
+      this.rejected += 1;
+      this.warn(`The prefix cache's file ${this.path(name)} is ignored: ${fault}`);
+    }
+    return true;
+  }
+}
+
+/** Tokens of a page. */
+export function pageOf(tokens: Int32Array, index: number): Int32Array {
+  return tokens.subarray(index * pageSize, (index + 1) * pageSize);
+}
