@@ -2,11 +2,13 @@
 import { readdirSync } from "node:fs";
 import { labelOf } from "./contract.ts";
 import { sealed } from "./documents.ts";
+import { executionEvidence } from "./evidence.ts";
 import {
   autoResumePath,
   backupReceiptPath,
   closeoutPath,
   contributionFolder,
+  evidencePath,
   handoffPath,
   launcherLogPath,
   launchManifestPath,
@@ -153,6 +155,7 @@ function copiedEvidence(invocation: Invocation, folder: string, checkpointManife
   for (const [kind, path] of Object.entries(live)) {
     if (path !== undefined && root.has(path)) found.set(kind, root.bytes(path));
   }
+  if (isEvidenceOf(invocation)) found.set("execution_evidence", root.bytes(evidencePath));
   const input = manifest.grouped_stage_input_transport?.materialized_path;
   if (input !== undefined && invocation.inputTransportChecked)
     found.set("grouped_stage_input_transport", fileBytes(input));
@@ -163,6 +166,13 @@ function copiedEvidence(invocation: Invocation, folder: string, checkpointManife
     root.writeBytes(copy, found.get(kind)!);
     return { artifact_kind: kind, binding: root.bind(kind, copy) };
   });
+}
+
+/** Whether what was trained last is this assignment's work: evidence of another is none. */
+function isEvidenceOf({ root, manifest }: Invocation): boolean {
+  const found = root.read(executionEvidence, evidencePath);
+  const { window_id, assignment_id } = manifest.coordination;
+  return found !== undefined && found.window_id === window_id && found.assignment_id === assignment_id;
 }
 
 /** Rolled up so far from the receipts that are there; nothing closes a window. */

@@ -35,3 +35,5 @@ export const validatorFolder = (windowId: string, challengeId: string): string =
 export const resolvedFolder = "artifacts/resolved";
 /** What a lane trains; absent: its built-in profile. */
 export const laneProfilePath = "manifests/lane_profile.json";
+/** Evidence of the last window that was trained here. */
+export const evidencePath = "evidence/execution_evidence.json";

@@ -2,7 +2,10 @@
 import { actualOutputs, actualRequest, demoOutputs, demoRequest } from "./automatic.ts";
 import * as checkpoint from "./checkpoint.ts";
 import type { AnyDocument } from "./documents.ts";
+import { executionEvidence, laneProfile } from "./evidence.ts";
+import type { JsonSchema } from "./fields.ts";
 import { attestationDocument } from "./identity.ts";
+import { jsonSchemaOf } from "./json_schema.ts";
 import { invocationManifest } from "./manifest.ts";
 import { membershipReceipt } from "./membership.ts";
 import { runStatusPacket, statusPacket, windowStatusPacket } from "./packets.ts";
@@ -26,6 +29,7 @@ const all: readonly AnyDocument[] = [
   ...[stage.stagePayload, stage.stageTransport, stage.stageExecutionSummary, stage.stageReplayEvidence],
   ...[validation.scoreArtifact, validation.scoreReceipt],
   ...[validation.qualityDriftSignal, validation.rollbackSignal],
+  ...[executionEvidence, laneProfile],
   ...[acceptedOutcomeProof, validationReplayProof],
   ...[actualRequest, actualOutputs, demoRequest, demoOutputs],
 ];
@@ -33,3 +37,11 @@ const all: readonly AnyDocument[] = [
 export const documents: ReadonlyMap<string, AnyDocument> = new Map(
   all.map((doc) => [doc.id, doc] as const).sort(([a], [b]) => (a < b ? -1 : 1)),
 );
+
+/** Documents that others write for us to read. */
+const fromOthers: ReadonlySet<string> = new Set([invocationManifest.id, actualRequest.id, demoRequest.id]);
+
+/** A document as JSON Schema, in the form that whoever has it in hand will meet. */
+export function exportedSchema(doc: AnyDocument): JsonSchema {
+  return jsonSchemaOf(doc, fromOthers.has(doc.id) ? "read" : "written");
+}

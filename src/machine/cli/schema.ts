@@ -1,8 +1,7 @@
 import { PsionicError } from "../../core/error.ts";
 import { command, UsageError } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
-import { jsonSchemaOf } from "../json_schema.ts";
-import { documents } from "../schemas.ts";
+import { documents, exportedSchema } from "../schemas.ts";
 
 export const schema = command({
   meta: {
@@ -25,7 +24,7 @@ export const schema = command({
     if (action === "list") {
       if (id !== undefined) throw new UsageError(`list takes no id, got ${id}`);
       if (json !== true) return print([...documents.keys()].join("\n"));
-      return printJson(Object.fromEntries([...documents].map(([key, doc]) => [key, jsonSchemaOf(doc)])));
+      return printJson(Object.fromEntries([...documents].map(([key, doc]) => [key, exportedSchema(doc)])));
     }
     if (action !== "show") throw new UsageError(`expected list or show, got ${action}`);
     if (id === undefined) throw new UsageError("show takes the id of a schema; psionic schema list has them");
@@ -36,6 +35,6 @@ export const schema = command({
         `[schema] expected an id that psionic schema list has, got ${id}`,
       );
     }
-    await print(JSON.stringify(jsonSchemaOf(doc), null, 2));
+    await print(JSON.stringify(exportedSchema(doc), null, 2));
   },
 });

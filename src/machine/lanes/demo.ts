@@ -14,6 +14,7 @@ import {
   statusPath,
 } from "../layout.ts";
 import type { Invocation } from "../surfaces.ts";
+import { checkDemoProfile, writeDemoEvidence } from "./demo_evidence.ts";
 import {
   type DemoStep,
   demoParts,
@@ -38,13 +39,15 @@ export function performDemo(invocation: Invocation): string {
       "internal_error",
       `lane ${lane.id} has no ${operation}: it starts, runs ${demoSteps} steps and ends`,
     );
+  const profile = checkDemoProfile(invocation);
   writeLaunch(invocation);
   if (manifest.dry_run) {
     writeStatus(invocation, "dry_run_planned", []);
     return `Planned ${demoSteps} steps of ${demoWeightCount} weights; nothing was trained.`;
   }
   const { state, steps } = trainDemo();
-  writeCheckpoint(invocation, state, steps);
+  const objectDigest = writeCheckpoint(invocation, state, steps);
+  writeDemoEvidence(invocation, profile, state, steps, objectDigest);
   writeStatus(invocation, operation === "start" ? "completed" : "rehearsed", steps);
   writeCloseout(invocation, steps);
   const [first, last] = [steps[0]!, steps.at(-1)!];
@@ -113,12 +116,12 @@ function writeStatus(invocation: Invocation, phase: string, steps: readonly Demo
   root.writeBytes(launcherLogPath, new TextEncoder().encode(text));
 }
 
-/** The object first, then the manifest with its real digest and size, then the pointer. */
+/** The object first, then the manifest with its real digest and size, then the pointer; the object's digest. */
 function writeCheckpoint(
   invocation: Invocation,
   state: ReturnType<typeof trainDemo>["state"],
   steps: readonly DemoStep[],
-): void {
+): string {
   const { root, manifest } = invocation;
   const numbers = (flat: Float32Array) =>
     Object.fromEntries([...demoParts(flat)].map(([name, part]) => [name, [...part].map(float32)]));
@@ -133,6 +136,7 @@ function writeCheckpoint(
   });
   const bytes = new TextEncoder().encode(object);
   root.writeBytes(objectPath, bytes);
+  const objectDigest = sha256(bytes);
   const { window_id, assignment_id } = manifest.coordination;
   const bound = window_id !== null && assignment_id !== null;
   const common = {
@@ -148,7 +152,7 @@ function writeCheckpoint(
     sealed(checkpointManifest, {
       ...common,
       relative_manifest_path: path,
-      checkpoint_object_digest: sha256(bytes),
+      checkpoint_object_digest: objectDigest,
       checkpoint_total_bytes: bytes.byteLength,
     }),
   );
@@ -161,6 +165,7 @@ function writeCheckpoint(
       detail: "Written after the checkpoint and its manifest.",
     }),
   );
+  return objectDigest;
 }
 
 function writeCloseout(invocation: Invocation, steps: readonly DemoStep[]): void {
