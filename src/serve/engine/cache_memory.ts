@@ -25,27 +25,23 @@ export function cacheMemory(
 ): CacheMemory {
   const { backend } = device;
   const sizes = pools.map(({ group, cacheType }) => pageBytes(group, cacheType));
-  const addresses = (group: number, page: number): number[] => {
-    const { keys, values } = pools[group]!;
-    const offset = page * sizes[group]!;
-    return keys.flatMap((key, l) => [key.address + offset, values[l]!.address + offset]);
-  };
+  /** Of page 0, keys and values of each layer in turn. */
+  const places = pools.map(({ keys, values }) => keys.flatMap((key, l) => [key.address, values[l]!.address]));
   return {
     pageBytes: pools.map(({ keys }, g) => 2 * keys.length * sizes[g]!),
     stateBytes: states ? stateBytes(states.shape) : 0,
     readPage(group, page) {
       const size = sizes[group]!;
-      const places = addresses(group, page);
-      const bytes = new Uint8Array(size * places.length);
-      places.forEach((address, i) => {
-        bytes.set(backend.read(address, size), i * size);
+      const bytes = new Uint8Array(size * places[group]!.length);
+      places[group]!.forEach((address, i) => {
+        bytes.set(backend.read(address + page * size, size), i * size);
       });
       return bytes;
     },
     writePage(group, page, bytes) {
       const size = sizes[group]!;
-      addresses(group, page).forEach((address, i) => {
-        backend.write(address, bytes.subarray(i * size, (i + 1) * size));
+      places[group]!.forEach((address, i) => {
+        backend.write(address + page * size, bytes.subarray(i * size, (i + 1) * size));
       });
     },
     readState(slot, from, length) {

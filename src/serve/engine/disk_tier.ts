@@ -51,6 +51,7 @@ export class DiskTier {
   /** The model's content is known: from now on files are read and written. */
   open(model: string): void {
     this.shelf.open(model);
+    this.writer.open();
   }
 
   /** `DiskReader.warm` */

@@ -2,7 +2,7 @@ import type { BlockName } from "../prefix_store/block.ts";
 import { StoreCounters } from "../prefix_store/counters.ts";
 import type { WriterMessage } from "../prefix_store/writer.ts";
 
-/** The writing thread as the engine's sees it; it is started when the first block is to be kept. */
+/** The writing thread as the engine's sees it. */
 export class BlockWriter {
   readonly counts = new StoreCounters();
   private readonly folder: string;
@@ -32,9 +32,14 @@ export class BlockWriter {
     this.worker = undefined;
   }
 
-  private post(message: WriterMessage, transfer: Transferable[] = []): void {
+  /** Starts the thread: before there is something to do, so that no request waits for that. */
+  open(): void {
     this.worker ??= this.start();
-    this.worker.postMessage(message, transfer);
+  }
+
+  private post(message: WriterMessage, transfer: Transferable[] = []): void {
+    this.open();
+    this.worker?.postMessage(message, transfer);
   }
 
   private start(): Worker {

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import OpenAI from "openai";
-import { type TestServer, testServer } from "./testing/client.ts";
+import { type TestServer, testServer, until } from "./testing/client.ts";
 import { byteTokenizer, scriptedModel } from "./testing/scripted.ts";
 
 const path = "/v1/embeddings";
@@ -134,4 +134,17 @@ test("a model that is no reranker refuses to rank, one that is refuses to embed"
     ...[258, 100, 256],
   ]);
   expect((await (await server.post(path, { input: "a" })).json()).error.code).toBe("unsupported_capability");
+});
+
+test("a client that leaves ends the work on its texts", async () => {
+  const model = scriptedModel({ answers: ["x"], prefillMs: 30 });
+  await using server = await testServer(model);
+  const leaving = new AbortController();
+  const asked = server.post(path, { input: Array(200).fill("a") }, { signal: leaving.signal });
+  await until(() => model.engine.running === 2);
+  leaving.abort();
+  await expect(asked).rejects.toThrow();
+  await until(() => model.engine.running === 0);
+  // two at once of four slots
+  expect(model.engine.requests.length).toBeLessThan(20);
 });
