@@ -43,6 +43,14 @@ export const gemma4Shapes: Readonly<Record<string, ModelShape>> = {
       keysAreValues: false,
     },
   },
+  "tiny-gemma4-31b": {
+    architecture: "gemma4",
+    ...{ ...tiny, layers: 6 },
+    gemma4: {
+      ...{ globalKvHeads: 1, globalHeadDim: 64, sharedLayers: 0, perLayerWidth: 0 },
+      keysAreValues: true,
+    },
+  },
   "tiny-gemma4-moe": {
     architecture: "gemma4",
     ...{ ...tiny, layers: 6, experts: 8, expertsUsed: 2, expertFeedForward: 64 },
