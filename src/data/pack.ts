@@ -6,7 +6,7 @@ import type { Tokenizer } from "../models/tokenizer/index.ts";
 import type { OnBytes } from "./corpora/manifest.ts";
 import { type Selection, selectedDocuments } from "./corpora/selection.ts";
 import { kindOfSplit } from "./corpora/splits.ts";
-import { sealed, writeRecord } from "./record.ts";
+import { removeRecord, sealed, writeRecord } from "./record.ts";
 import { type Dataset, type DatasetTokenizer, datasetKind, manifestName } from "./shards/dataset.ts";
 import type { ShardFormat } from "./shards/shard_file.ts";
 import { ShardWriter } from "./shards/shard_writer.ts";
@@ -73,6 +73,8 @@ export async function pack(
     );
   }
   const limit = format === "golf" ? undefined : contextWindow;
+  // a manifest of earlier shards must not stand beside new ones
+  removeRecord(join(folder, manifestName));
   const writers = new Map<string, ShardWriter>();
   let [documents, dropped, textBytes] = [0, 0, 0];
   for await (const { key, split, text } of selectedDocuments(selection, undefined, onBytes)) {

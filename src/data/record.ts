@@ -1,5 +1,5 @@
 /** JSON records on disk: pretty, whole or absent, and each with a digest of itself. */
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname } from "node:path";
 import { AsideFile } from "../core/aside.ts";
 import { sha256 } from "../core/digest.ts";
@@ -54,6 +54,15 @@ function writeFailure(path: string, cause: unknown): PsionicError {
 /** Writes a record as pretty JSON. */
 export function writeRecord(path: string, record: unknown): void {
   writeWhole(path, [new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`)]);
+}
+
+/** Takes a record away where there is one. */
+export function removeRecord(path: string): void {
+  try {
+    rmSync(path, { force: true });
+  } catch (cause) {
+    throw writeFailure(path, cause);
+  }
 }
 
 /** Bytes of a file that must be there. */

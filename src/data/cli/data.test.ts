@@ -81,7 +81,9 @@ test("from text to a data set: every part, its record, and the same bytes when i
       );
 
   expect(json("verify", "p1")).toMatchObject({ verified: true, dataset_identity: "dataset@v1" });
-  expect(psionic("verify", "g1").out).toContain("2 shards");
+  const loaded = json("verify", "p1", "--load", "5", "--rows", "4");
+  expect(loaded).toMatchObject({ loading: { layout: "packed", batches: 5, batch_tokens: 256 } });
+  expect(psionic("verify", "g1", "--load", "2", "--rows", "1").out).toContain("2 batches of 1024 tokens");
   expect(psionic("verify", "c.json").out).toContain("1 corpora");
   const first = json("show", "p1", "--sequence", "0", "--tokenizer", "t1") as Record<string, unknown>;
   const begun = String(first.text).replace("<s>", "");
@@ -144,6 +146,7 @@ test("wrong usage is named", async () => {
       "takes no --coverage",
     ],
     [["pack", "--format", "golf", "--context", "9", "--out", "x"], "--format golf takes no --context"],
+    [["verify", "p1", "--rows", "5"], "--rows wants --load"],
     [["show", "--path", "a", "--path", "b"], "--path is given twice"],
   ];
   for (const [words, message] of cases) {

@@ -35,13 +35,15 @@ export function formatOf(path: string): CorpusFormat {
 async function* contentOf(path: string, onBytes: (count: number) => void): AsyncGenerator<Uint8Array> {
   checkReadable(path);
   const file = createReadStream(path, { highWaterMark: 1 << 20 });
-  file.on("data", (chunk) => onBytes(chunk.length));
   if (!path.toLowerCase().endsWith(".zst")) {
-    yield* guarded(file as AsyncIterable<Uint8Array>, path, "readable bytes");
+    for await (const chunk of guarded(file as AsyncIterable<Uint8Array>, path, "readable bytes")) {
+      onBytes(chunk.length);
+      yield chunk;
+    }
     return;
   }
   const plain = zstdDecompressor();
-  file.on("error", (error) => plain.destroy(error));
+  file.on("error", (error) => plain.destroy(error)).on("data", (chunk) => onBytes(chunk.length));
   yield* guarded(file.pipe(plain) as AsyncIterable<Uint8Array>, path, "whole zstd frames");
 }
 
@@ -101,7 +103,17 @@ export async function* readDocuments(
 ): AsyncGenerator<Document> {
   if (formatOf(path) === "text") {
     const parts: Uint8Array[] = [];
-    for await (const part of contentOf(path, onBytes)) parts.push(part.slice());
+    let total = 0;
+    for await (const part of contentOf(path, onBytes)) {
+      parts.push(part.slice());
+      total += part.length;
+      if (total > mostLineBytes) {
+        const fix = "Write its parts as lines of a *.jsonl";
+        throw unexpected("unsupported", path, `a text of at most ${mostLineBytes} bytes`, "a longer one", {
+          fix,
+        });
+      }
+    }
     const text = decoded(Buffer.concat(parts), path);
     if (text !== "") yield { id: basename(path).replace(/\.zst$/i, ""), text, line: 1 };
     return;
