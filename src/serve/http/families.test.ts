@@ -203,6 +203,21 @@ for (const family of families) {
     expect(body.output[2]).toMatchObject({ name: "get_weather", arguments: '{"city":"Łódź","days":2}' });
   });
 
+  test(`${family}: arguments that could not be an object are refused where their schema stands`, async () => {
+    const model = familyModel(family, answer);
+    await using server = await testServer(model);
+    for (const parameters of [[], { type: "string" }, { type: ["array", "null"] }]) {
+      const offered = [{ type: "function", function: { name: "now", parameters } }];
+      const { response, body } = await ask(server, { tools: offered, tool_choice: "required" });
+      expect([response.status, body.error.param]).toEqual([400, "tools[0].function.parameters"]);
+    }
+    const anyObject = [
+      { type: "function", function: { name: "now", parameters: { type: ["object", "null"] } } },
+    ];
+    expect((await ask(server, { tools: anyObject })).response.status).toBe(200);
+    expect(model.engine.requests).toHaveLength(1);
+  });
+
   test(`${family}: a broken call is text, never an error`, async () => {
     const broken = family === "qwen35" ? "<tool_call>oops</tool_call>" : `<|tool_call>oops${Q}<tool_call|>`;
     await using server = await testServer(familyModel(family, `${broken} ok${form.end}`));

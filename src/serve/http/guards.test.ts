@@ -1,6 +1,7 @@
 /** What guards the server, asked of every route there is: one that is added later is asked as well. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
+import { nestedBeyond } from "./body.ts";
 import type { ServedModel } from "./options.ts";
 import { routes } from "./routes/index.ts";
 import { parseApiKeys } from "./security.ts";
@@ -274,6 +275,25 @@ describe("oversized and malformed", () => {
       expect(typeof answer.error.message).toBe("string");
     }
     expect(server.errors).toEqual([]);
+  });
+
+  test("how deep values stand in one another is found before they are parsed", () => {
+    const nested = (text: string, limit: number) => nestedBeyond(new TextEncoder().encode(text), limit);
+    expect(nested("[".repeat(1025), 1024)).toBe(true);
+    expect(nested("[".repeat(1024) + "]".repeat(1024), 1024)).toBe(false);
+    expect(nested('[{"a":[]},{"b":[]}]', 3)).toBe(false);
+    expect(nested('[{"a":[]},{"b":[]}]', 2)).toBe(true);
+    expect(nested('["[[[\\\\\\"[[[","\\\\"]', 1)).toBe(false);
+    expect(nested('["\\\\",[[]]]', 2)).toBe(true);
+  });
+
+  test("a body of nothing but brackets costs no more than another of its size", async () => {
+    await using roomy = await testServer(scriptedModel("x"));
+    const began = performance.now();
+    const response = await roomy.post("/v1/chat/completions", "[".repeat(8 * 2 ** 20));
+    expect([response.status, (await response.json()).error.code]).toEqual([400, "invalid_json"]);
+    // it took eight seconds and more where it was parsed
+    expect(performance.now() - began).toBeLessThan(3000);
   });
 
   test("a body without an announced length is cut off at the limit", async () => {

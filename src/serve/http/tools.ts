@@ -58,12 +58,26 @@ const name = v.pipe(
   v.maxLength(256, "a name of at most 256 characters"),
   v.regex(/^[^\s<>|]+$/, "a name without white space and angle brackets"),
 );
+const argumentsSchema = maybe(
+  v.pipe(
+    // a record of valibot's takes arrays, too
+    v.custom((schema) => !Array.isArray(schema), "a JSON schema object"),
+    v.record(text, v.unknown(), "a JSON schema object"),
+    v.check(({ type }) => admitsObjects(type), "a schema of objects, for arguments have names"),
+  ),
+);
+
+/** Whether a schema's `type` leaves room for objects; one that is malformed is for the grammar to name. */
+function admitsObjects(type: unknown): boolean {
+  return Array.isArray(type) ? type.includes("object") : typeof type !== "string" || type === "object";
+}
+
 const functionTool = v.object(
   {
     name,
     description: maybe(text),
-    parameters: maybe(v.record(text, v.unknown(), "a JSON schema object")),
-    input_schema: maybe(v.record(text, v.unknown(), "a JSON schema object")),
+    parameters: argumentsSchema,
+    input_schema: argumentsSchema,
     strict: maybe(flag),
   },
   "an object",
