@@ -96,10 +96,16 @@ async function servePlan(args: Args, settings: readonly Setting[], log: ServerLo
   };
 }
 
+/** A service of the machine has a cache folder of its own, which systemd names. */
+function defaultPrefixFolder(): string {
+  const own = process.env.CACHE_DIRECTORY?.split(":")[0];
+  return join(own || cacheFolders()[0]!, "prefixes");
+}
+
 function prefixDiskOf(args: Args): PrefixDisk | undefined {
   const limitBytes = sizeBytes(args["prefix-disk"], "--prefix-disk") ?? 0;
   const folder = args["prefix-disk-dir"];
-  if (limitBytes > 0) return { limitBytes, folder: resolve(folder ?? join(cacheFolders()[0]!, "prefixes")) };
+  if (limitBytes > 0) return { limitBytes, folder: resolve(folder ?? defaultPrefixFolder()) };
   if (folder === undefined) return undefined;
   throw new UsageError("--prefix-disk-dir goes with --prefix-disk SIZE, which says how large it may become");
 }
