@@ -64,11 +64,16 @@ describe.each([
   test("gives what plain loops give, in chunks as at once, one by one too", () => {
     const model = randomModel({ shape: s, dtype: "f32", seed: 31 });
     const session = openSession(device, write(model));
-    const whole = session.run([ids]);
-    expect(normalisedSquaredError(whole, reference(s, model))).toBeLessThan(rounding);
-    expect(session.run([ids.slice(0, 3), ids.slice(3, 36), ids.slice(36, 37), ids.slice(37)])).toEqual(whole);
-    expect(session.run([ids.slice(0, 12), ...ids.slice(12).map((id) => [id])])).toEqual(whole);
-    session.close();
+    try {
+      const whole = session.run([ids]);
+      expect(normalisedSquaredError(whole, reference(s, model))).toBeLessThan(rounding);
+      expect(session.run([ids.slice(0, 3), ids.slice(3, 36), ids.slice(36, 37), ids.slice(37)])).toEqual(
+        whole,
+      );
+      expect(session.run([ids.slice(0, 12), ...ids.slice(12).map((id) => [id])])).toEqual(whole);
+    } finally {
+      session.close();
+    }
     expect(device.live()).toEqual({ tensors: 0, bytes: 0, scopes: 0 });
   });
 
