@@ -1,6 +1,6 @@
 /** JSON records on disk: pretty, whole or absent, and each with a digest of itself. */
-import { mkdirSync, readFileSync, rmSync } from "node:fs";
-import { dirname } from "node:path";
+import { accessSync, constants, existsSync, mkdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
 import { AsideFile } from "../core/aside.ts";
 import { sha256 } from "../core/digest.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
@@ -54,6 +54,18 @@ function writeFailure(path: string, cause: unknown): PsionicError {
 /** Writes a record as pretty JSON. */
 export function writeRecord(path: string, record: unknown): void {
   writeWhole(path, [new TextEncoder().encode(`${JSON.stringify(record, null, 2)}\n`)]);
+}
+
+/** Throws where a file below the path's folder could not be made, before the work that it would hold. Makes nothing. */
+export function checkPlace(path: string): void {
+  let folder = dirname(resolve(path));
+  while (!existsSync(folder)) folder = dirname(folder);
+  try {
+    if (!statSync(folder).isDirectory()) throw new Error(`${folder} is no folder`);
+    accessSync(folder, constants.W_OK);
+  } catch (cause) {
+    throw writeFailure(path, cause);
+  }
 }
 
 /** Takes a record away where there is one. */

@@ -90,6 +90,9 @@ test("from text to a data set: every part, its record, and the same bytes when i
   expect(documents.some((d) => d.text.startsWith(begun.trim().slice(0, 40)))).toBe(true);
   expect(psionic("show", "p1").out).toContain("psionic shards of token_ids_le_u16, vocabulary 600");
   expect(psionic("show", "g1/dataset_train_000000.bin").out).toContain("format=golf");
+  const [fill] = json("show", "p1", "--row", "128") as unknown as { split_name: string; fill_bps: number }[];
+  expect(fill).toMatchObject({ split_name: "train", dropped_sequence_count: 0 });
+  expect(fill!.fill_bps).toBeGreaterThan(7000);
   expect(psionic("show", "c.json").out).toContain("CC0-1.0");
 
   const bytes = json(

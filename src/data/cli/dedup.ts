@@ -4,7 +4,7 @@ import { duplicateKind } from "../corpora/duplicate_report.ts";
 import { findDuplicates } from "../corpora/duplicates.ts";
 import { usualMinHash } from "../corpora/min_hash.ts";
 import { openSelection } from "../corpora/selection.ts";
-import { sealed, writeRecord } from "../record.ts";
+import { checkPlace, sealed, writeRecord } from "../record.ts";
 import { type DataAction, selectionArgs, value, withProgress } from "./action.ts";
 
 const shownPairs = 20;
@@ -33,6 +33,7 @@ export const dedup: DataAction = {
   examples: ["psionic data dedup --manifest corpora.json --splits splits.json --out duplicates.json"],
   async run(given) {
     const out = given.required("out");
+    checkPlace(out);
     const number = (name: string, most: number): number =>
       wholeNumber(given.text(name), `--${name}`, 1, most)!;
     const options = {

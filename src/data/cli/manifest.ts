@@ -2,7 +2,7 @@ import { UsageError } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, table } from "../../terminal/table.ts";
 import { makeCorporaManifest } from "../corpora/manifest.ts";
-import { writeRecord } from "../record.ts";
+import { checkPlace, writeRecord } from "../record.ts";
 import { checkedName, type DataAction, repeatable, value, withProgress } from "./action.ts";
 
 export const manifest: DataAction = {
@@ -28,6 +28,7 @@ export const manifest: DataAction = {
     const corpora = given.all("corpus");
     if (corpora.length === 0) throw new UsageError("missing --corpus");
     const out = given.required("out");
+    checkPlace(out);
     const each = (name: string, shared: boolean): readonly (string | undefined)[] => {
       const list = given.all(name);
       if (list.length === 1 && shared) return corpora.map(() => list[0]);

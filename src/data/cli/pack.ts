@@ -1,10 +1,12 @@
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import type { Tokenizer } from "../../models/tokenizer/index.ts";
 import { list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, readableCount, table } from "../../terminal/table.ts";
 import { openSelection } from "../corpora/selection.ts";
 import { pack } from "../pack.ts";
+import { checkPlace } from "../record.ts";
+import { manifestName } from "../shards/dataset.ts";
 import { openTokenizerFolder } from "../tokenizer_folder.ts";
 import { checkedName, type DataAction, selectionArgs, value, withProgress } from "./action.ts";
 
@@ -40,6 +42,7 @@ export const packAction: DataAction = {
   ],
   async run(given) {
     const out = given.required("out");
+    checkPlace(join(out, manifestName));
     const golf = given.text("format") === "golf";
     for (const name of golf ? ["context", "overlong"] : [])
       if (given.all(name).length > 0) throw new UsageError(`--format golf takes no --${name}`);

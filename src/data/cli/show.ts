@@ -2,6 +2,7 @@ import { UsageError, wholeNumber } from "../../terminal/command.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, readableCount, table } from "../../terminal/table.ts";
 import { corporaKind, readCorporaManifest } from "../corpora/manifest.ts";
+import { packingPlan } from "../packing.ts";
 import { schemaOf } from "../record.ts";
 import { datasetIdentity, type OpenDataset, openDataset, openShard, splitNamed } from "../shards/dataset.ts";
 import { ShardFile } from "../shards/shard_file.ts";
@@ -15,6 +16,7 @@ export const show: DataAction = {
   description: "shows a data set, a shard or a corpora manifest, or one sequence as tokens and text.",
   args: {
     path: value("PATH", "Folder, manifest or shard (also as an argument)"),
+    row: value("TOKENS", "How full rows of so many tokens get, of each split"),
     sequence: value("N", "One sequence of a data set, from 0"),
     split: value("NAME", "The split of --sequence; absent: train"),
     tokenizer: value("PATH", "Shows the text of --sequence too"),
@@ -24,11 +26,14 @@ export const show: DataAction = {
   async run(given) {
     const path = given.required("path");
     const sequence = wholeNumber(given.text("sequence"), "--sequence", 0);
+    if (sequence !== undefined && given.all("row").length > 0)
+      throw new UsageError("--row or --sequence, not both");
     for (const name of ["split", "tokenizer"])
       if (sequence === undefined && given.all(name).length > 0)
         throw new UsageError(`--${name} wants --sequence`);
     if (path.endsWith(".bin") || schemaOf(path) === corporaKind.schema) {
-      if (sequence !== undefined) throw new UsageError("--sequence wants a data set");
+      if (sequence !== undefined || given.all("row").length > 0)
+        throw new UsageError("--sequence and --row want a data set");
       return path.endsWith(".bin")
         ? showShard(path, given.flag("json"))
         : showCorpora(path, given.flag("json"));
@@ -38,6 +43,8 @@ export const show: DataAction = {
       const place = given.text("tokenizer");
       return showSequence(dataset, given.text("split") ?? "train", sequence, place, given.flag("json"));
     }
+    const row = wholeNumber(given.text("row"), "--row", 1, 2 ** 24);
+    if (row !== undefined) return showFill(dataset, row, given.flag("json"));
     const { folder: _, ...record } = dataset;
     if (given.flag("json")) return printJson(record);
     const { tokenizer, shard_format, record_encoding, context_window_tokens } = dataset;
@@ -59,6 +66,36 @@ export const show: DataAction = {
     );
   },
 };
+
+/** Sequences of all shards of a split, one after another, packed into rows. */
+async function showFill(dataset: OpenDataset, row: number, json: boolean): Promise<void> {
+  if (dataset.shard_format === "golf") throw new UsageError("golf shards are one stream: every row is full");
+  const rows = dataset.splits.map(({ split_name, shards }) => {
+    const lengths = shards.flatMap((shard) => {
+      using file = openShard(dataset, shard);
+      const starts = file.starts();
+      return Array.from({ length: starts.length - 1 }, (_, i) => starts[i + 1]! - starts[i]!);
+    });
+    const plan = packingPlan(lengths, {
+      packing_mode: "pack_into_context_window",
+      ...{ max_row_tokens: row, max_batch_tokens: row, max_rows_per_batch: 1, pad_to_multiple_of: row },
+      overlong_sequence_posture: "drop",
+    });
+    const { row_count, token_count, fill_bps, dropped } = plan;
+    return { split_name, row_count, token_count, fill_bps, dropped_sequence_count: dropped.length };
+  });
+  if (json) return printJson(rows);
+  const cells = rows.map((r) => [
+    ...[
+      r.split_name,
+      String(r.row_count),
+      readableCount(r.token_count),
+      `${(r.fill_bps / 100).toFixed(1)} %`,
+    ],
+    String(r.dropped_sequence_count),
+  ]);
+  await print(table([["split", "rows", "tokens", "full", "too long"], ...cells], [1, 2, 3, 4]));
+}
 
 async function showShard(path: string, json: boolean): Promise<void> {
   using file = new ShardFile(path);

@@ -3,7 +3,7 @@ import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, table } from "../../terminal/table.ts";
 import { openSelection, selectedDocuments } from "../corpora/selection.ts";
 import { splitKind, splitRule } from "../corpora/splits.ts";
-import { sealed, writeRecord } from "../record.ts";
+import { checkPlace, sealed, writeRecord } from "../record.ts";
 import { type DataAction, repeatable, selectionArgs, value, withProgress } from "./action.ts";
 
 export const split: DataAction = {
@@ -21,6 +21,7 @@ export const split: DataAction = {
   ],
   async run(given) {
     const out = given.required("out");
+    checkPlace(out);
     if (given.all("share").length === 0) throw new UsageError("missing --share");
     const shares: Record<string, number> = {};
     for (const text of given.all("share")) {

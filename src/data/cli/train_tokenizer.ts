@@ -6,7 +6,7 @@ import { decimalNumber, list, UsageError, wholeNumber, words } from "../../termi
 import { print, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { checkSplit, openSelection, selectedDocuments } from "../corpora/selection.ts";
-import { type RecordKind, sealed, writeRecord, writeWhole } from "../record.ts";
+import { checkPlace, type RecordKind, sealed, writeRecord, writeWhole } from "../record.ts";
 import { ByteLevelTrainer } from "../tokenizers/byte_level.ts";
 import { SentencePieceTrainer, sentencePieceJson, usualSentencePiece } from "../tokenizers/sentence_piece.ts";
 import { type DataAction, type Given, selectionArgs, value, withProgress } from "./action.ts";
@@ -59,6 +59,7 @@ export const trainTokenizer: DataAction = {
   ],
   async run(given) {
     const out = given.required("out");
+    checkPlace(join(out, "report.json"));
     const kind = given.required("kind");
     const size = wholeNumber(given.required("vocabulary"), "--vocabulary", 1)!;
     const trainer = kind === "byte_level_bpe" ? byteLevel(given, size) : sentencePiece(given, size);

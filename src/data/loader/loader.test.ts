@@ -2,6 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openDevice } from "../../backends/index.ts";
 import { sha256 } from "../../core/digest.ts";
 import { randomBits } from "../random.ts";
 import { sealed, writeRecord } from "../record.ts";
@@ -360,6 +361,21 @@ describe("loader", () => {
     }
     expect(error).toMatchObject({ code: "file_malformed" });
     expect((error as Error).message).toContain(`${shards[2]!.path}] expected tokens below 1000`);
+  });
+
+  test("batches go from shared memory to a device as they are", () => {
+    const device = openDevice("cpu", { threads: 1 });
+    try {
+      using loader = new BatchLoader(sets.stream.dataset, contract({}));
+      for (let i = 0; i < 6; i++) {
+        const batch = loader.next()!;
+        using _scope = device.scope();
+        const tensor = device.fromHost("i32", [batch.tokens.length], batch.tokens);
+        expect([...device.downloadI32(tensor)]).toEqual([...batch.tokens]);
+      }
+    } finally {
+      device.close();
+    }
   });
 
   test("a worker that does not answer is an error, not a wait for ever", () => {
