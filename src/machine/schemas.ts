@@ -2,7 +2,7 @@
 import { actualOutputs, actualRequest, demoOutputs, demoRequest } from "./automatic.ts";
 import * as checkpoint from "./checkpoint.ts";
 import type { AnyDocument } from "./documents.ts";
-import { executionEvidence, laneProfile } from "./evidence.ts";
+import { executionEvidence, laneProfile, reexecution } from "./evidence.ts";
 import type { JsonSchema } from "./fields.ts";
 import { attestationDocument } from "./identity.ts";
 import { jsonSchemaOf } from "./json_schema.ts";
@@ -29,7 +29,7 @@ const all: readonly AnyDocument[] = [
   ...[stage.stagePayload, stage.stageTransport, stage.stageExecutionSummary, stage.stageReplayEvidence],
   ...[validation.scoreArtifact, validation.scoreReceipt],
   ...[validation.qualityDriftSignal, validation.rollbackSignal],
-  ...[executionEvidence, laneProfile],
+  ...[executionEvidence, laneProfile, reexecution],
   ...[acceptedOutcomeProof, validationReplayProof],
   ...[actualRequest, actualOutputs, demoRequest, demoOutputs],
 ];

@@ -18,11 +18,19 @@ import {
   runPacketPath,
   statusPath,
   surfacePath,
+  validatorFolder,
   windowPacketPath,
 } from "./layout.ts";
 import type { InvocationManifest } from "./manifest.ts";
 import { membershipReceipt, nextMembership } from "./membership.ts";
-import { artifactPathsOf, askedOf, type Outcome, runStatusPacket, windowStatusPacket } from "./packets.ts";
+import {
+  type ArtifactPaths,
+  artifactPathsOf,
+  askedOf,
+  type Outcome,
+  runStatusPacket,
+  windowStatusPacket,
+} from "./packets.ts";
 import type { RunRoot } from "./run_root.ts";
 import { deriveSurface, laneStatusOf } from "./surface.ts";
 import { workIdentity } from "./window.ts";
@@ -89,6 +97,7 @@ export function writeSurfaces(invocation: Invocation, outcome: Outcome, detail: 
     checkpoint_backup_receipt_path: root.present(backupReceiptPath),
     checkpoint_handoff_receipt_path: root.present(handoffPath),
     recovery_receipt_path: root.present(recoveryPath) ?? root.present(autoResumePath),
+    ...verdictPaths(invocation, outcome),
     final_closeout_bundle_path: root.present(closeoutPath),
   });
   const phase = laneStatusOf(root).phase ?? null;
@@ -118,6 +127,20 @@ export function writeSurfaces(invocation: Invocation, outcome: Outcome, detail: 
     }),
   );
   return { runId, runPacket: root.path(runPacketPath), windowPacket: root.path(windowPacketPath) };
+}
+
+/** What this validation left. */
+function verdictPaths({ root, manifest }: Invocation, outcome: Outcome): Partial<ArtifactPaths> {
+  const { window_id, challenge_id } = manifest.coordination;
+  const done = manifest.operation === "validate_contribution" && outcome.outcome === "succeeded";
+  if (!done || window_id === null || challenge_id === null) return {};
+  const at = (name: string) =>
+    root.present(`${validatorFolder(window_id, challenge_id)}/validator_${name}.json`);
+  return {
+    validator_score_receipt_path: at("score_receipt"),
+    validator_quality_drift_signal_path: at("quality_drift_signal"),
+    validator_rollback_signal_path: at("rollback_signal"),
+  };
 }
 
 const absolute = (root: RunRoot, relative: string | null | undefined): string | null =>

@@ -1,6 +1,6 @@
 /** `psion_cs336_a1_demo_v1`: a tiny run on this machine's processor that really trains, in a fraction of a second. */
 import { sha256 } from "../../core/digest.ts";
-import { float32, orderedJson } from "../../core/json.ts";
+import { float32 } from "../../core/json.ts";
 import { checkpointManifest, checkpointPointer } from "../checkpoint.ts";
 import { refuse } from "../contract.ts";
 import { sealed } from "../documents.ts";
@@ -15,14 +15,8 @@ import {
 } from "../layout.ts";
 import type { Invocation } from "../surfaces.ts";
 import { checkDemoProfile, writeDemoEvidence } from "./demo_evidence.ts";
-import {
-  type DemoStep,
-  demoParts,
-  demoSteps,
-  demoTensors,
-  demoWeightCount,
-  trainDemo,
-} from "./demo_model.ts";
+import { type DemoStep, demoSteps, demoWeightCount, trainDemo } from "./demo_model.ts";
+import { demoObject } from "./demo_object.ts";
 
 const label = "bounded_step_000004";
 const objectPath = "checkpoints/step-000004/cs336_a1_reference_checkpoint.json";
@@ -39,7 +33,7 @@ export function performDemo(invocation: Invocation): string {
       "internal_error",
       `lane ${lane.id} has no ${operation}: it starts, runs ${demoSteps} steps and ends`,
     );
-  const profile = checkDemoProfile(invocation);
+  checkDemoProfile(invocation);
   writeLaunch(invocation);
   if (manifest.dry_run) {
     writeStatus(invocation, "dry_run_planned", []);
@@ -47,7 +41,7 @@ export function performDemo(invocation: Invocation): string {
   }
   const { state, steps } = trainDemo();
   const objectDigest = writeCheckpoint(invocation, state, steps);
-  writeDemoEvidence(invocation, profile, state, steps, objectDigest);
+  writeDemoEvidence(invocation, state, steps, objectDigest);
   writeStatus(invocation, operation === "start" ? "completed" : "rehearsed", steps);
   writeCloseout(invocation, steps);
   const [first, last] = [steps[0]!, steps.at(-1)!];
@@ -123,18 +117,7 @@ function writeCheckpoint(
   steps: readonly DemoStep[],
 ): string {
   const { root, manifest } = invocation;
-  const numbers = (flat: Float32Array) =>
-    Object.fromEntries([...demoParts(flat)].map(([name, part]) => [name, [...part].map(float32)]));
-  const object = orderedJson({
-    schema_version: schema("reference_checkpoint"),
-    ...head(invocation),
-    optimizer_step: steps.length,
-    shapes: Object.fromEntries(demoTensors),
-    weights: numbers(state.weights),
-    first_moments: numbers(state.first),
-    second_moments: numbers(state.second),
-  });
-  const bytes = new TextEncoder().encode(object);
+  const bytes = demoObject(manifest.run_id ?? "", state, steps);
   root.writeBytes(objectPath, bytes);
   const objectDigest = sha256(bytes);
   const { window_id, assignment_id } = manifest.coordination;

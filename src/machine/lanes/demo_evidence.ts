@@ -1,11 +1,13 @@
 /** The demo lane's profile, and the evidence of its run. */
 import { sha256 } from "../../core/digest.ts";
 import { float32Text } from "../../core/json.ts";
-import { refuse } from "../contract.ts";
+import { demoLane, refuse } from "../contract.ts";
 import { sealed, verified } from "../documents.ts";
-import { executionEvidence, type LaneProfile, laneProfile } from "../evidence.ts";
+import { type ExecutionEvidence, executionEvidence, type LaneProfile, laneProfile } from "../evidence.ts";
 import { evidencePath, laneProfilePath } from "../layout.ts";
+import type { Reexecution } from "../replay.ts";
 import type { Invocation } from "../surfaces.ts";
+import type { ContributionReceipt } from "../window.ts";
 import {
   type DemoState,
   type DemoStep,
@@ -16,7 +18,9 @@ import {
   demoWeightCount,
   demoWindow,
   initialDemoWeights,
+  trainDemo,
 } from "./demo_model.ts";
+import { demoObject } from "./demo_object.ts";
 
 const identity = "psion_cs336_a1_demo_corpus@v1";
 const seed = "psion.cs336_a1.reference_parameter";
@@ -27,7 +31,7 @@ const settings = (values: Readonly<Record<string, string>>) =>
 export function demoProfile(): LaneProfile {
   const bytes = new TextEncoder().encode(demoCorpus);
   return sealed(laneProfile, {
-    lane_id: "psion_cs336_a1_demo_v1",
+    lane_id: demoLane.id,
     model: {
       name: "cs336_a1_reference",
       settings: settings({
@@ -52,17 +56,17 @@ export function demoProfile(): LaneProfile {
 }
 
 /** Refuses a run root whose profile asks for something else. */
-export function checkDemoProfile({ root }: Invocation): LaneProfile {
+export function checkDemoProfile({ root }: Invocation): void {
   const own = demoProfile();
-  if (!root.has(laneProfilePath)) return own;
+  if (!root.has(laneProfilePath)) return;
   let asked: LaneProfile;
   try {
     asked = verified(laneProfile, root.json(laneProfilePath), root.path(laneProfilePath));
   } catch (cause) {
-    return refuse("bad_config", cause instanceof Error ? cause.message : String(cause), cause);
+    refuse("bad_config", cause instanceof Error ? cause.message : String(cause), cause);
   }
-  if (asked.profile_digest === own.profile_digest) return own;
-  return refuse("bad_config", `the demo lane trains its built-in profile ${own.profile_digest} alone`);
+  if (asked.profile_digest === own.profile_digest) return;
+  refuse("bad_config", `the demo lane trains its built-in profile ${own.profile_digest} alone`);
 }
 
 /** Of the numbers' bytes, little-endian. */
@@ -75,25 +79,19 @@ function stateDigest(...parts: readonly Float32Array[]): string {
   return sha256(Buffer.concat(bytes));
 }
 
-export function writeDemoEvidence(
-  invocation: Invocation,
-  profile: LaneProfile,
+type Work = Pick<ExecutionEvidence, "work_class" | "run_id" | "window_id" | "assignment_id" | "backend">;
+
+function evidenceOf(
+  work: Work,
   state: DemoState,
   steps: readonly DemoStep[],
   objectDigest: string,
-): void {
-  const { manifest, lane, root, capability } = invocation;
-  const { window_id, assignment_id } = manifest.coordination;
+): ExecutionEvidence {
   const plan = { tensors: demoTensors, rates: steps.map((_, i) => float32Text(demoRate(i))) };
-  const evidence = sealed(executionEvidence, {
-    ...{
-      lane_id: lane.id,
-      work_class: manifest.work_class,
-      run_id: manifest.run_id ?? "",
-      window_id,
-      assignment_id,
-    },
-    lane_profile_digest: profile.profile_digest,
+  return sealed(executionEvidence, {
+    lane_id: demoLane.id,
+    ...work,
+    lane_profile_digest: demoProfile().profile_digest,
     start_state_digest: stateDigest(initialDemoWeights()),
     data: {
       ...{ identity, digest: sha256(demoCorpus) },
@@ -113,9 +111,52 @@ export function writeDemoEvidence(
     end_state_digest: stateDigest(state.weights),
     optimizer_state_digest: stateDigest(state.first, state.second),
     checkpoint_object_digest: objectDigest,
-    backend: capability.backend_family,
     kernel_library_digest: null,
     plan_digest: sha256(JSON.stringify(plan)),
   });
-  root.write(evidencePath, evidence);
+}
+
+export function writeDemoEvidence(
+  { manifest, root, capability }: Invocation,
+  state: DemoState,
+  steps: readonly DemoStep[],
+  objectDigest: string,
+): void {
+  const { window_id, assignment_id } = manifest.coordination;
+  const work = { work_class: manifest.work_class, run_id: manifest.run_id ?? "", window_id, assignment_id };
+  root.write(
+    evidencePath,
+    evidenceOf({ ...work, backend: capability.backend_family }, state, steps, objectDigest),
+  );
+}
+
+/** All steps again from the initial weights: every value of the evidence must come out, bit for bit. */
+export function reexecuteDemo(claimed: ExecutionEvidence, receipt: ContributionReceipt): Reexecution {
+  const begun = performance.now();
+  const { state, steps } = trainDemo();
+  const { run_id, work_class, window_id, assignment_id } = receipt;
+  const object = demoObject(run_id, state, steps);
+  const work = { work_class, run_id, window_id, assignment_id, backend: demoLane.backend };
+  const observed = evidenceOf(work, state, steps, sha256(object));
+  const [expected, found] = [leaves(claimed), leaves(observed)];
+  const names = [...new Set([...expected.keys(), ...found.keys()])].filter(
+    (name) => name !== "evidence_digest",
+  );
+  const differences = names
+    .filter((name) => expected.get(name) !== found.get(name))
+    .map((what) => ({
+      what,
+      expected: expected.get(what) ?? "nothing",
+      observed: found.get(what) ?? "nothing",
+    }));
+  return { steps: steps.map(({ step }) => step), differences, durationMs: performance.now() - begun };
+}
+
+/** Every value by its path, as text. */
+function leaves(value: unknown, path = ""): Map<string, string> {
+  if (typeof value !== "object" || value === null) return new Map([[path, String(value)]]);
+  const inner = Object.entries(value).flatMap(([key, member]) => [
+    ...leaves(member, path === "" ? key : `${path}.${key}`),
+  ]);
+  return new Map(inner);
 }

@@ -125,7 +125,10 @@ function feedForward(parts: ReadonlyMap<string, Float32Array>, x: Float32Array):
 
 /** Mean cross-entropy of a window in nats; tokens are `contextLength` + 1 bytes. */
 export function demoLoss(weights: Float32Array, tokens: readonly number[]): number {
-  const parts = demoParts(weights);
+  return lossOf(demoParts(weights), tokens);
+}
+
+function lossOf(parts: ReadonlyMap<string, Float32Array>, tokens: readonly number[]): number {
   const weight = (name: string) => parts.get(name)!;
   const embedded = tokens
     .slice(0, contextLength)
@@ -159,9 +162,10 @@ export function demoWindow(step: number): number[] {
 /** By forward differences, one evaluation per weight. */
 export function demoGradient(weights: Float32Array, tokens: readonly number[], loss: number): Float32Array {
   const moved = weights.slice();
+  const parts = demoParts(moved);
   return weights.map((value, i) => {
     moved[i] = f(value + f(difference));
-    const slope = f(f(demoLoss(moved, tokens) - loss) / f(difference));
+    const slope = f(f(lossOf(parts, tokens) - loss) / f(difference));
     moved[i] = value;
     return slope;
   });

@@ -1,18 +1,27 @@
 /** What each lane does for an operation. What has no trainer here is refused by name. */
 import { actualLane, appleLane, demoLane, refuse } from "../contract.ts";
 import { serveCheckpoint } from "../handoff.ts";
+import { validateContribution } from "../replay.ts";
 import { deriveSurface } from "../surface.ts";
 import type { Invocation } from "../surfaces.ts";
 import { performDemo } from "./demo.ts";
+import { reexecuteDemo } from "./demo_evidence.ts";
 
 /** Does the operation and says in a sentence what was done; throws a `Refusal`. */
 export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv): string {
-  const { operation, role } = invocation.manifest;
+  const { manifest } = invocation;
+  const { operation, role } = manifest;
   if (operation === "serve_checkpoint") return serveCheckpoint(invocation);
   if (role === "validator") {
+    if (
+      invocation.lane === demoLane &&
+      manifest.validator_target_work_class !== "grouped_replica_stage_execution"
+    )
+      return validateContribution(invocation, reexecuteDemo);
+    const what = `${manifest.validator_target_work_class} on lane ${invocation.lane.id}`;
     return refuse(
       "unsupported_topology",
-      "validate_contribution by re-execution is not in this version: no lane here can do the work again",
+      `validate_contribution of ${what}: this version cannot do that work again`,
     );
   }
   if (invocation.lane === demoLane) return performDemo(invocation);

@@ -1,0 +1,72 @@
+/** Finding what a contribution names: at its path, in its own run root, in ours, or where a resolver left it. */
+import { existsSync } from "node:fs";
+import { dirname, isAbsolute, join } from "node:path";
+import type * as v from "valibot";
+import { sha256 } from "../core/digest.ts";
+import { PsionicError } from "../core/error.ts";
+import { refuse } from "./contract.ts";
+import { type DigestRule, verified } from "./documents.ts";
+import { resolvedFolder } from "./layout.ts";
+import type { Binding } from "./manifest.ts";
+import { resolvedKey, staysInside } from "./names.ts";
+import { fileBytes, jsonOf } from "./run_root.ts";
+
+export type Found = { readonly path: string; readonly bytes: Uint8Array };
+
+/** The first candidate that has the promised size and digest; a tag `sha256:` and the case of digits do not matter. */
+export function resolveInput(
+  { artifact_ref, materialized_path: declared }: Binding,
+  name: string,
+  roots: readonly string[],
+): Found {
+  const key = resolvedKey(artifact_ref.artifact_id);
+  const places = roots.flatMap((root) => [
+    ...(declared !== undefined && !isAbsolute(declared) && staysInside(declared)
+      ? [join(root, declared)]
+      : []),
+    ...[join(root, resolvedFolder, `${key}.json`), join(root, resolvedFolder, key)],
+  ]);
+  const candidates = declared !== undefined && isAbsolute(declared) ? [declared, ...places] : places;
+  const expected = artifact_ref.artifact_digest?.toLowerCase().replace(/^sha256:/, "");
+  let mismatch: string | undefined;
+  for (const path of candidates.filter((candidate) => existsSync(candidate))) {
+    const bytes = readable(path);
+    const fits =
+      (expected === undefined || sha256(bytes) === expected) &&
+      (artifact_ref.artifact_bytes === undefined ||
+        BigInt(artifact_ref.artifact_bytes) === BigInt(bytes.byteLength));
+    if (fits) return { path, bytes };
+    mismatch = path;
+  }
+  if (mismatch !== undefined)
+    return refuse("artifact_digest_mismatch", `${name}: ${mismatch} is not what is bound`);
+  const checkpoint = name.includes("checkpoint") || artifact_ref.artifact_id.includes("checkpoint");
+  return refuse(
+    checkpoint ? "checkpoint_missing" : "artifact_incomplete",
+    `${name}: no local copy of ${artifact_ref.artifact_id.slice(0, 160)}; ${resolvedFolder}/${key} is where to put one`,
+  );
+}
+
+function readable(path: string): Uint8Array {
+  try {
+    return fileBytes(path);
+  } catch (cause) {
+    return refuse("artifact_incomplete", cause instanceof Error ? cause.message : String(cause), cause);
+  }
+}
+
+/** A document whose digest holds; anything else is `artifact_digest_mismatch`. */
+export function replayed<S extends v.GenericSchema>(
+  doc: { readonly schema: S; readonly digest: DigestRule | undefined },
+  { path, bytes }: Found,
+): v.InferOutput<S> {
+  try {
+    return verified(doc, jsonOf(bytes, path), path);
+  } catch (cause) {
+    if (cause instanceof PsionicError) return refuse("artifact_digest_mismatch", cause.message, cause);
+    throw cause;
+  }
+}
+
+/** The run root that a file lies in at `windows/<window>/contributions/<id>/<name>`. */
+export const contributorRoot = (path: string): string => join(dirname(path), "..", "..", "..", "..");
