@@ -1,8 +1,7 @@
-import { rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { nextAddress, rootAddress, type StoreFacts } from "../prefix_store/address.ts";
 import { type BlockName, blockFile, statePart } from "../prefix_store/block.ts";
-import { exists } from "../prefix_store/files.ts";
 import { pageSize } from "./pages.ts";
 
 export type ShelfOptions = {
@@ -42,7 +41,7 @@ export class Shelf {
 
   has(address: string, part: number): boolean {
     const name = { address, part };
-    return !this.broken.has(blockFile(name)) && exists(this.path(name));
+    return !this.broken.has(blockFile(name)) && existsSync(this.path(name));
   }
 
   path(name: BlockName): string {
@@ -52,8 +51,16 @@ export class Shelf {
   /** Removes the files of a prompt's pages. */
   forget(tenant: string, tokens: Int32Array, groups: number): void {
     for (const address of this.addresses(tenant, tokens, Math.floor(tokens.length / pageSize))) {
-      for (const part of [...Array(groups).keys(), statePart])
-        rmSync(this.path({ address, part }), { force: true });
+      for (const part of [...Array(groups).keys(), statePart]) this.remove({ address, part });
+    }
+  }
+
+  private remove(name: BlockName): void {
+    try {
+      rmSync(this.path(name), { force: true });
+    } catch (error) {
+      // what cannot be removed is not read any more either
+      this.refuse(name, error instanceof Error ? error.message : String(error));
     }
   }
 

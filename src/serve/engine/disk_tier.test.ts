@@ -238,6 +238,19 @@ test("a turn counts all pages of its chat as used: the beginning of a long one s
   expect(oldest()).toBeGreaterThan(before + 10);
 });
 
+test("a disk that takes nothing is told once; answers go on", async () => {
+  const store = newStore();
+  mkdirSync(store);
+  for (let i = 0; i < 256; i++) writeFileSync(join(store, i.toString(16).padStart(2, "0")), "in the way");
+  const { engine, warnings } = await start(tinyModel("tiny-llama"), store);
+  const first = await all(engine, ask(words(8, 100)));
+  await until(() => engine.stats().diskFailures >= 3);
+  expect(answer(await all(engine, ask(words(8, 100))))).toEqual(answer(first));
+  await engine.close();
+  expect(warnings).toHaveLength(1);
+  expect(warnings[0]).toMatch(/^The prefix cache could not be written: /);
+});
+
 async function until(condition: () => boolean): Promise<void> {
   const limit = performance.now() + 5000;
   while (!condition()) {

@@ -1,5 +1,15 @@
 import { randomInt } from "node:crypto";
-import { mkdirSync, readdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  type Stats,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { unexpected } from "../../core/error.ts";
 import { type BlockName, blockFile, blockPattern, headerBytes, sealed } from "./block.ts";
@@ -46,7 +56,7 @@ export class BlockFiles {
   /** Writes a block unless it is there; gives the bytes written. Throws what the file system says. */
   keep({ name, payload, depth, replace }: BlockToKeep): number {
     const path = join(this.folder, blockFile(name));
-    if (!replace && exists(path)) {
+    if (!replace && existsSync(path)) {
       this.use(path, depth);
       return 0;
     }
@@ -112,7 +122,7 @@ export class BlockFiles {
         const path = join(this.folder, group, name);
         const unfinished = /^[0-9a-f]{64}\.\d{1,3}\.\d+-\d+\.part$/.test(name);
         if (!unfinished && !blockPattern.test(name)) continue;
-        const stat = statSync(path, { throwIfNoEntry: false });
+        const stat = statOf(path);
         if (!stat?.isFile()) continue;
         if (!unfinished) found.push({ path, bytes: stat.size, usedMs: stat.mtimeMs });
         else if (Date.now() - stat.mtimeMs > staleMs) rmSync(path, { force: true });
@@ -137,6 +147,15 @@ function total(files: readonly StoredFile[]): number {
   return files.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch {
+    // another process gave it up
+    return undefined;
+  }
+}
+
 /** Names in a folder; none where there is no folder. */
 function names(folder: string): readonly string[] {
   try {
@@ -145,8 +164,4 @@ function names(folder: string): readonly string[] {
     // another process may have removed it, or nothing has been stored yet
     return [];
   }
-}
-
-export function exists(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false }) !== undefined;
 }
