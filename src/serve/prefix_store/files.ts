@@ -105,7 +105,8 @@ export class BlockFiles {
     files.sort((a, b) => a.usedMs - b.usedMs);
     const aim = Math.max(0, this.limitBytes * keptShare - bytes);
     for (const file of files) {
-      if (this.bytes <= aim) break;
+      // what is being written is another's
+      if (this.bytes <= aim || file.usedMs === Infinity) break;
       rmSync(file.path, { force: true });
       this.bytes -= file.bytes;
       this.evicted += 1;
