@@ -15,7 +15,7 @@ import {
   readDocument,
   retainedPaths,
   schemaId,
-  surfaces,
+  surfaceId,
   withDigest,
   write,
 } from "./run_root.ts";
@@ -26,7 +26,12 @@ const backupManifestPath = (step: number): string =>
   `${backups}/step-${step}/checkpoint_manifest.backup.json`;
 
 type Document = { readonly [key: string]: Json };
-export type Accepted = { readonly step: number; readonly label: string; readonly digest: string };
+export type Accepted = {
+  readonly step: number;
+  readonly label: string;
+  readonly ref: string;
+  readonly digest: string;
+};
 
 const textOf = (root: string, path: string): string => readFileSync(join(root, path), "utf8");
 const reference = (root: string, path: string) => ({ path, sha256: sha256(textOf(root, path)) });
@@ -64,30 +69,52 @@ export function backUp(run: Run, accepted: Accepted, to: string): void {
   ] as const;
   for (const [from, copy] of copies)
     writeWhole(join(run.root, copy), [new TextEncoder().encode(textOf(run.root, from))]);
+  writeReceipt(run, accepted, target, null);
+  log(run, "checkpoint_backed_up", surfaceId(run.lane, "backup"), {
+    checkpoint_label: accepted.label,
+    backup_state: "backed_up",
+  });
+}
+
+/** Records that the accepted checkpoint was not copied, with a drill; an earlier copy's receipt is replaced. */
+export function refuseBackup(run: Run, accepted: Accepted, to: string, reason: string): void {
+  writeReceipt(run, accepted, resolve(to), reason);
+  writeDrill(run, "failed_upload", accepted.step, reason);
+  log(run, "checkpoint_backup_refused", surfaceId(run.lane, "backup"), {
+    checkpoint_label: accepted.label,
+    backup_state: "refused",
+  });
+}
+
+/** `refusal`: why there is no copy; null where there is one. */
+function writeReceipt(run: Run, accepted: Accepted, target: string, refusal: string | null): void {
+  const { step } = accepted;
+  const copy = (path: string) => (refusal === null ? reference(run.root, path) : null);
   const receipt = withDigest("checkpoint_backup_receipt", "receipt_digest", {
     schema_version: schemaId("checkpoint_backup_receipt"),
     lane_id: run.lane.id,
     run_id: run.runId,
     checkpoint_label: accepted.label,
     optimizer_step: step,
-    checkpoint_ref: `checkpoint://${run.lane.id}/${run.runId}/step-${step}`,
+    checkpoint_ref: accepted.ref,
     ...run.git,
     primary_pointer: reference(run.root, retainedPaths.latest_checkpoint_pointer_path),
-    primary_checkpoint_manifest: reference(run.root, manifest),
-    backup_pointer: reference(run.root, backupPointerPath),
-    backup_checkpoint_manifest: reference(run.root, backupManifestPath(step)),
+    primary_checkpoint_manifest: reference(
+      run.root,
+      `checkpoints/${stepFolder(step)}/checkpoint_manifest.json`,
+    ),
+    backup_pointer: copy(backupPointerPath),
+    backup_checkpoint_manifest: copy(backupManifestPath(step)),
     remote_backup_root: target,
     credential_source_names: [],
-    backup_state: "backed_up",
-    upload_outcome: "succeeded",
-    upload_failure_reason: null,
+    backup_state: refusal === null ? "backed_up" : "refused",
+    upload_outcome: refusal === null ? "succeeded" : "failed",
+    upload_failure_reason: refusal,
     claim_boundary: run.lane.claimBoundary,
-    detail: "The copy was read again and hashed.",
+    detail: refusal === null ? "The copy was read again and hashed." : "Nothing was copied.",
     receipt_digest: "",
   });
   write(run, retainedPaths.latest_checkpoint_backup_receipt_path, receipt);
-  const surface = surfaces(run.lane).start_surface_id.replace(/\.start$/, ".backup");
-  log(run, "checkpoint_backed_up", surface, { checkpoint_label: accepted.label, backup_state: "backed_up" });
 }
 
 /** The checkpoint of the backup receipt put back in its place with its pointer; throws where the copy is not whole. */
@@ -130,13 +157,18 @@ export function restoreFromBackup(run: Run): Accepted {
     writeWhole(join(run.root, to), [new TextEncoder().encode(textOf(run.root, from))]);
   put(backupManifestPath(step), `checkpoints/${stepFolder(step)}/checkpoint_manifest.json`);
   put(backupPointerPath, retainedPaths.latest_checkpoint_pointer_path);
-  return { step, label: String(receipt.checkpoint_label), digest };
+  return {
+    step,
+    label: String(receipt.checkpoint_label),
+    ref: String(receipt.checkpoint_ref),
+    digest,
+  };
 }
 
-/** What was done about a pointer that could not be used. */
+/** What was done about a pointer that could not be used, or a copy that failed. */
 export function writeDrill(
   run: Run,
-  kind: "corrupt_pointer" | "stale_pointer",
+  kind: "corrupt_pointer" | "stale_pointer" | "failed_upload",
   step: number,
   refusal: string | null,
 ): void {
@@ -146,14 +178,23 @@ export function writeDrill(
     run_id: run.runId,
     drill_id: `psion_actual_pretraining_checkpoint_failure_drill::${step}::${kind}`,
     drill_kind: kind,
-    trigger_surface: "resume",
+    trigger_surface: kind === "failed_upload" ? "backup" : "resume",
     ...run.git,
     outcome: refusal === null ? "recovered_without_manual_edit" : "retained_refusal",
-    evidence_paths: [retainedPaths.auto_resume_receipt_path, retainedPaths.latest_checkpoint_pointer_path],
+    evidence_paths: [
+      kind === "failed_upload"
+        ? retainedPaths.latest_checkpoint_backup_receipt_path
+        : retainedPaths.auto_resume_receipt_path,
+      retainedPaths.latest_checkpoint_pointer_path,
+    ],
     refusal_reason: refusal,
     claim_boundary: run.lane.claimBoundary,
     detail:
-      refusal === null ? "The checkpoint was restored from its backup." : "No backup could take its place.",
+      refusal === null
+        ? "The checkpoint was restored from its backup."
+        : kind === "failed_upload"
+          ? "The checkpoint itself is intact; the copy is to be made again."
+          : "No backup could take its place.",
     receipt_digest: "",
   });
   write(run, `checkpoints/failures/${kind}_drill.json`, drill);

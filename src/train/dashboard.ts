@@ -1,25 +1,62 @@
 /** The dashboard document: figures of the run as it stands. */
 
 import { sha256 } from "../core/digest.ts";
-import type { SavedCheckpoint } from "./checkpoint.ts";
-import { ownPaths, type Phase, type Run, retainedPaths, schemaId, write } from "./run_root.ts";
+import { documentIf, measuredIn, receiptsOf } from "./evidence.ts";
+import {
+  ownPaths,
+  type Phase,
+  pendingLabel,
+  type Run,
+  refOf,
+  retainedPaths,
+  schemaId,
+  write,
+} from "./run_root.ts";
 import type { TracedStep } from "./trainer.ts";
 
 export type Figures = {
   readonly trace: readonly TracedStep[];
   readonly tokensPerSecond: number;
-  readonly saved: SavedCheckpoint | undefined;
-  readonly checkpointMs: number | undefined;
-  readonly label: string;
+  /** The accepted checkpoint; step 0 before there is one. */
+  readonly checkpoint: { readonly label: string; readonly step: number };
+  /** Of the last checkpoint that was written; undefined where none was. */
+  readonly checkpointBytesPerSecond: number | undefined;
 };
+
+/** Writes the dashboard from what the run root holds, for a run that no process trains. */
+export function refreshDashboard(run: Run, phase: Phase): void {
+  const pointer = documentIf(run.root, retainedPaths.latest_checkpoint_pointer_path);
+  const { steps, checkpoints } = measuredIn(run.root);
+  const total = (of: (s: TracedStep) => number): number => steps.reduce((sum, s) => sum + of(s), 0);
+  const written = checkpoints.at(-1);
+  writeDashboard(run, phase, {
+    trace: steps,
+    tokensPerSecond:
+      (1000 * total((s) => s.tokens)) /
+      Math.max(
+        total((s) => s.durationMs),
+        1e-3,
+      ),
+    checkpoint: {
+      label: String(pointer?.checkpoint_label ?? pendingLabel),
+      step: Number(pointer?.optimizer_step ?? 0),
+    },
+    checkpointBytesPerSecond: written && (1000 * written.bytes) / Math.max(written.durationMs, 1e-3),
+  });
+}
 
 const milli = (n: number | undefined): number | null => (n === undefined ? null : Math.round(n * 1000));
 
 export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
   const last = f.trace.at(-1);
-  const written = f.saved && f.checkpointMs ? Math.round((f.saved.bytes / f.checkpointMs) * 1000) : null;
+  const { label, step } = f.checkpoint;
+  const receipts = receiptsOf(run, step);
+  const written = f.checkpointBytesPerSecond === undefined ? null : Math.round(f.checkpointBytesPerSecond);
+  const evalPath = receipts.evalFailure
+    ? retainedPaths.latest_checkpoint_eval_failure_path
+    : receipts.evalDecision && retainedPaths.latest_checkpoint_eval_decision_path;
   const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
-  const alerts = alertsOf(phase, last?.step ?? 0);
+  const alerts = [...runAlerts(phase, last?.step ?? 0), ...receiptAlerts(receipts, step)];
   const record = {
     schema_version: schemaId("dashboard"),
     dashboard_id: `${run.runId}-dashboard`,
@@ -60,13 +97,14 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
       detail: "Norm over all parameters before clipping.",
     },
     checkpoint: {
-      checkpoint_label: f.label,
-      optimizer_step: f.saved?.step ?? 0,
-      checkpoint_ref: f.saved ? `checkpoint://${run.lane.id}/${run.runId}/step-${f.saved.step}` : null,
+      checkpoint_label: label,
+      optimizer_step: step,
+      checkpoint_ref: step > 0 ? refOf(run, step) : null,
       checkpoint_pointer_path: retainedPaths.latest_checkpoint_pointer_path,
-      checkpoint_backup_state: "not_recorded_yet",
-      checkpoint_eval_state: "pending_eval",
-      checkpoint_eval_receipt_path: null,
+      checkpoint_backup_state: receipts.backup?.backup_state ?? "not_recorded_yet",
+      checkpoint_eval_state:
+        receipts.evalFailure?.resolution_state ?? receipts.evalDecision?.decision_state ?? "pending_eval",
+      checkpoint_eval_receipt_path: evalPath ?? null,
       continuation_handoff_path: retainedPaths.continuation_handoff_path,
       detail: "The checkpoint that resume goes on from.",
     },
@@ -115,23 +153,56 @@ export type Alert = {
   readonly detail: string;
 };
 
-function alertsOf(phase: Phase, step: number): Alert[] {
+function alert(
+  kind: string,
+  step: number,
+  severity: Alert["severity"],
+  posture: string,
+  source: string,
+  [summary, detail]: readonly [summary: string, detail: string],
+): Alert {
+  return {
+    alert_id: `psion_actual_pretraining_dashboard::${kind}::${step}`,
+    alert_kind: kind,
+    severity,
+    state: "active",
+    response_posture: posture,
+    source_relative_path: source,
+    retained_redaction: "declared_source_names_only",
+    summary,
+    detail,
+  };
+}
+
+function runAlerts(phase: Phase, step: number): Alert[] {
   if (phase !== "training_stopped_not_finite" && phase !== "training_failed") return [];
   const notFinite = phase === "training_stopped_not_finite";
   const kind = notFinite ? "loss_not_finite" : "training_failed";
+  const posture = "inspect_current_status_before_resume";
   return [
-    {
-      alert_id: `psion_actual_pretraining_dashboard::${kind}::${step}`,
-      alert_kind: kind,
-      severity: "critical",
-      state: "active",
-      response_posture: "inspect_current_status_before_resume",
-      source_relative_path: retainedPaths.current_status_path,
-      retained_redaction: "declared_source_names_only",
-      summary: notFinite ? "A loss or gradient is no number." : "The run ended with an error.",
-      detail: "The last checkpoint is intact; the status says what happened.",
-    },
+    alert(kind, step, "critical", posture, retainedPaths.current_status_path, [
+      notFinite ? "A loss or gradient is no number." : "The run ended with an error.",
+      "The last checkpoint is intact; the status says what happened.",
+    ]),
   ];
+}
+
+/** The worse first. */
+function receiptAlerts({ backup, evalFailure }: ReturnType<typeof receiptsOf>, step: number): Alert[] {
+  const alerts: Alert[] = [];
+  if (backup?.backup_state === "refused") {
+    const posture = "replay_backup_after_storage_credential_and_remote_root_review";
+    const source = retainedPaths.latest_checkpoint_backup_receipt_path;
+    const text = ["The accepted checkpoint has no backup.", String(backup.upload_failure_reason)] as const;
+    alerts.push(alert("checkpoint_backup_refused", step, "critical", posture, source, text));
+  }
+  if (evalFailure) {
+    const posture = "retry_checkpoint_eval_after_restoring_the_eval_worker";
+    const source = retainedPaths.latest_checkpoint_eval_failure_path;
+    const text = ["The accepted checkpoint was not evaluated.", String(evalFailure.detail)] as const;
+    alerts.push(alert("checkpoint_eval_retry_required", step, "warning", posture, source, text));
+  }
+  return alerts;
 }
 
 function writeAlerts(run: Run, active_alerts: readonly Alert[]): void {

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import type { Admission } from "./preflight.ts";
-import { labelOf, ownPaths, type Run, retainedPaths, schemaId, surfaces, write } from "./run_root.ts";
+import { labelOf, ownPaths, type Run, refOf, retainedPaths, schemaId, surfaces, write } from "./run_root.ts";
 
 const remoteRoot = (run: Run): string =>
   `\${PSION_ACTUAL_PRETRAINING_BUCKET_URL}/${run.lane.runFolder}/${run.runId}`;
@@ -57,13 +57,18 @@ export function writeLaunchManifest(run: Run, hardware: Admission, runShape: Adm
   });
 }
 
-export function writeResumeManifest(run: Run, hardware: Admission, runShape: Admission, step: number): void {
+export function writeResumeManifest(
+  run: Run,
+  hardware: Admission,
+  runShape: Admission,
+  from: { readonly step: number; readonly label?: string; readonly ref?: string },
+): void {
   write(run, retainedPaths.resume_manifest_path, {
     ...fields(run, "resume_manifest", surfaces(run.lane).resume_surface_id, hardware, runShape),
     latest_checkpoint_pointer_path: retainedPaths.latest_checkpoint_pointer_path,
-    checkpoint_label: labelOf(run, step),
-    optimizer_step: step,
-    checkpoint_ref: `checkpoint://${run.lane.id}/${run.runId}/step-${step}`,
+    checkpoint_label: from.label ?? labelOf(run, from.step),
+    optimizer_step: from.step,
+    checkpoint_ref: from.ref ?? refOf(run, from.step),
     claim_boundary: run.lane.claimBoundary,
     detail: "The run goes on from this checkpoint, bit for bit.",
   });

@@ -9,7 +9,14 @@ import { type Run, readDocument, retainedPaths, schemaId, withDigest, write } fr
 
 export type Resolution =
   | { readonly state: "begin" }
-  | { readonly state: "found"; readonly step: number; readonly folder: string; readonly digest: string }
+  | {
+      readonly state: "found";
+      readonly step: number;
+      readonly label: string;
+      readonly ref: string;
+      readonly folder: string;
+      readonly digest: string;
+    }
   | { readonly state: "refused"; readonly reason: string };
 
 type PointerState = "accepted" | "stale" | "corrupt" | "missing";
@@ -44,11 +51,10 @@ export function resolvePointer(run: Run): Resolution {
   }
 }
 
-const found = (run: Run, { step, digest }: Accepted): Resolution => ({
+const found = (run: Run, accepted: Accepted): Resolution => ({
   state: "found",
-  step,
-  folder: join(run.root, "checkpoints", `step-${step}`),
-  digest,
+  ...accepted,
+  folder: join(run.root, "checkpoints", `step-${accepted.step}`),
 });
 
 function writeReceipt(
@@ -72,7 +78,7 @@ function writeReceipt(
     restored_primary_pointer: recovered,
     chosen_checkpoint_label: chosen?.label ?? null,
     chosen_optimizer_step: chosen?.step ?? null,
-    chosen_checkpoint_ref: chosen ? `checkpoint://${run.lane.id}/${run.runId}/step-${chosen.step}` : null,
+    chosen_checkpoint_ref: chosen?.ref ?? null,
     chosen_checkpoint_manifest: chosen ? manifestPath(chosen.step) : null,
     refusal_reason: refusal,
     claim_boundary: run.lane.claimBoundary,
@@ -115,7 +121,8 @@ export function lookAtPointer(run: Run): Looked {
         reason: `the checkpoint is of step ${completed_steps}, the pointer of ${step}`,
       };
     }
-    return { state: "accepted", accepted: { step, label: String(pointer.checkpoint_label), digest } };
+    const [label, ref] = [String(pointer.checkpoint_label), String(pointer.checkpoint_ref)];
+    return { state: "accepted", accepted: { step, label, ref, digest } };
   } catch (error) {
     return {
       state: "stale",

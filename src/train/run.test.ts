@@ -264,7 +264,11 @@ describe("what is refused", () => {
     );
     await refused(["start", "--remote-host", "h"], 1, /got --remote-host/);
     await refused(["start", "--model", "huge", "--allow-dirty-tree"], 1, /model: one of pilot, tiny/);
-    await refused(["begin"], 2, /expected start, resume, status, dashboard, backup, got begin/);
+    await refused(
+      ["begin"],
+      2,
+      /expected start, resume, status, dashboard, record-checkpoint, backup, .*got begin/,
+    );
     await refused(["status", "--seed", "1", "--run-root", folder], 2, /--seed means nothing to status/);
     await refused(["start", "--run-root", folder], 2, /--run-root means nothing to start/);
     await refused(["resume"], 2, /missing --run-root/);

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { measureRoofline, openDevice } from "../backends/index.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import type { Device } from "../runtime/device.ts";
-import { type Accepted, backUp } from "./backup.ts";
+import { type Accepted, backUp, refuseBackup } from "./backup.ts";
 import {
   loadCheckpoint,
   type RunIdentity,
@@ -12,7 +12,9 @@ import {
   type SavedCheckpoint,
   saveCheckpoint,
 } from "./checkpoint.ts";
-import { writeDashboard } from "./dashboard.ts";
+import { writeCloseout } from "./closeout.ts";
+import { writeCurves } from "./curves.ts";
+import { refreshDashboard, writeDashboard } from "./dashboard.ts";
 import { writeJson, writeWhole } from "./durable.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import { writeLaunchManifest, writeOperatorManifest, writeResumeManifest } from "./manifests.ts";
@@ -108,8 +110,11 @@ export async function resumeRun(run: Run, options: RunOptions): Promise<RunOutco
   return prepared(run, options, found.state === "begin" ? { step: 0 } : found);
 }
 
-/** Copies the accepted checkpoint to a folder, by default one of the run root. */
-export function backUpRun(run: Run, to: string | undefined): Accepted {
+/**
+ * Copies the accepted checkpoint to a folder, by default one of the run root. `injectFailure`: writes what a refused copy
+ * leaves behind and copies nothing, to try out what follows from it.
+ */
+export function backUpRun(run: Run, to: string | undefined, injectFailure = false): Accepted {
   using _lock = lockRun(run.root);
   const looked = lookAtPointer(run);
   if (looked.state !== "accepted")
@@ -117,13 +122,29 @@ export function backUpRun(run: Run, to: string | undefined): Accepted {
   if (!looked.accepted) {
     throw unexpected("invalid_request", "train backup", "a run with a checkpoint", "one without");
   }
-  backUp(run, looked.accepted, to ?? join(run.root, "checkpoints", "backups"));
+  const target = to ?? join(run.root, "checkpoints", "backups");
   const at = { label: looked.accepted.label, step: looked.accepted.step };
+  if (injectFailure) {
+    refuseBackup(run, looked.accepted, target, "The failure was asked for.");
+    writeStatus(run, "checkpoint_backup_refused", at, "The accepted checkpoint has no backup.");
+    refreshDashboard(run, "checkpoint_backup_refused");
+    writeCloseout(run, "checkpoint_backup_refused");
+    return looked.accepted;
+  }
+  backUp(run, looked.accepted, target);
   writeStatus(run, "checkpoint_backed_up", at, "The accepted checkpoint has a second copy.");
+  refreshDashboard(run, "checkpoint_backed_up");
+  writeCloseout(run, "checkpoint_backed_up");
   return looked.accepted;
 }
 
-type From = { readonly step: number; readonly folder?: string; readonly digest?: string };
+type From = {
+  readonly step: number;
+  readonly label?: string;
+  readonly ref?: string;
+  readonly folder?: string;
+  readonly digest?: string;
+};
 
 async function prepared(run: Run, options: RunOptions, from: From): Promise<RunOutcome> {
   const parts = run.lane.parts(run.settings);
@@ -135,7 +156,7 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
     const runShape = writeRunShapeQualification(run, plan, parts);
     const resumed = from.folder !== undefined;
     const manifest = resumed ? writeResumeManifest : writeLaunchManifest;
-    manifest(run, hardware, runShape, from.step);
+    manifest(run, hardware, runShape, from);
     writeOperatorManifest(run);
     const surface = resumed ? surfaces(run.lane).resume_surface_id : surfaces(run.lane).start_surface_id;
     const staged: Phase = options.dryRun
@@ -145,7 +166,7 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
       : resumed
         ? "resume_staged"
         : "launch_staged";
-    const at = { label: from.step > 0 ? labelOf(run, from.step) : pendingLabel, step: from.step };
+    const at = { label: from.label ?? pendingLabel, step: from.step };
     writeStatus(run, staged, at, "Preflight has been written.");
     const states = { hardware_admission_state: hardware.state, run_shape_admission_state: runShape.state };
     log(run, staged, surface, states);
@@ -194,7 +215,7 @@ async function trained(
   const peak = measureRoofline("cpu", 16 * 2 ** 20).f32GflopPerSecond * 1e9;
   using trainer = new Trainer(device, parts.model, parts.train, parts.config, from.folder ? "none" : "seed");
   if (from.folder) loadCheckpoint(trainer, from.folder, identity, from.digest);
-  const course = new Course(run, options, trainer, identity, peak);
+  const course = new Course(run, options, trainer, identity, peak, from.label);
   course.begin(parts);
   try {
     await course.steps();
@@ -221,14 +242,25 @@ class Course {
   #checkpointMs: number | undefined;
   #initialValidation: number | null = null;
   #interrupted = false;
+  /** The step of the accepted checkpoint; 0 where there is none. */
+  #checkpointStep: number;
 
-  constructor(run: Run, options: RunOptions, trainer: Trainer, identity: RunIdentity, peakFlops: number) {
+  /** `label`: that of the checkpoint the run goes on from. */
+  constructor(
+    run: Run,
+    options: RunOptions,
+    trainer: Trainer,
+    identity: RunIdentity,
+    peakFlops: number,
+    label: string | undefined,
+  ) {
     this.#run = run;
     this.#options = options;
     this.#trainer = trainer;
     this.#identity = identity;
     this.#peakFlops = peakFlops;
-    this.checkpointLabel = trainer.completedSteps > 0 ? labelOf(run, trainer.completedSteps) : pendingLabel;
+    this.checkpointLabel = label ?? pendingLabel;
+    this.#checkpointStep = trainer.completedSteps;
   }
 
   checkpointLabel: string;
@@ -237,8 +269,7 @@ class Course {
     const done = this.#trainer.completedSteps;
     this.#trace = keepSteps(this.#path(ownPaths.steps), done, (line: TracedStep) => line.step);
     keepSteps(this.#path(ownPaths.receipts), done, (line: StepReceipt) => line.schedule.global_step);
-    if (this.#trainer.completedSteps === 0)
-      this.#initialValidation = this.#trainer.evaluate(parts.validation);
+    if (this.#trainer.completedSteps === 0) this.#initialValidation = this.#heldOut(parts);
     this.#status("training", "Steps are being run.");
   }
 
@@ -259,8 +290,13 @@ class Course {
       if (record.step % window === 0 && record.step < last) this.#checkpoint();
     }
     const done = this.#trainer.completedSteps;
-    if (done > 0 && this.#saved?.step !== done && this.checkpointLabel !== labelOf(this.#run, done))
-      this.#checkpoint();
+    if (done > this.#checkpointStep) this.#checkpoint();
+  }
+
+  #heldOut(parts: RunParts): number {
+    const measured = { step: this.#trainer.completedSteps, loss: this.#trainer.evaluate(parts.validation) };
+    appendFileSync(this.#path(ownPaths.heldOut), `${JSON.stringify(measured)}\n`);
+    return measured.loss;
   }
 
   #path(name: string): string {
@@ -283,6 +319,9 @@ class Course {
     removeOldCheckpoints(folder, keptCheckpoints, [this.#saved.step]);
     this.#checkpointMs = performance.now() - begun;
     this.checkpointLabel = labelOf(this.#run, this.#saved.step);
+    this.#checkpointStep = this.#saved.step;
+    const measured = { step: this.#saved.step, bytes: this.#saved.bytes, durationMs: this.#checkpointMs };
+    appendFileSync(this.#path(ownPaths.checkpoints), `${JSON.stringify(measured)}\n`);
     this.#status("training", "A checkpoint was accepted.");
     this.#options.watcher.checkpoint?.(this.#saved, this.#checkpointMs);
   }
@@ -311,10 +350,11 @@ class Course {
     writeDashboard(this.#run, phase, {
       trace: this.#trace,
       tokensPerSecond: this.#live().tokensPerSecond,
-      saved: this.#saved,
-      checkpointMs: this.#checkpointMs,
-      label: this.checkpointLabel,
+      checkpoint: { label: this.checkpointLabel, step: this.#checkpointStep },
+      checkpointBytesPerSecond:
+        this.#saved && this.#checkpointMs ? (1000 * this.#saved.bytes) / this.#checkpointMs : undefined,
     });
+    writeCurves(this.#run);
   }
 
   /** Says why the run ended, where the disk still takes it. */
@@ -328,7 +368,7 @@ class Course {
 
   end(parts: RunParts, admitted: Pick<RunOutcome, "hardware" | "runShape">): RunOutcome {
     const phase: Phase = this.#interrupted ? "training_interrupted" : "training_complete";
-    const finalValidation = this.#interrupted ? null : this.#trainer.evaluate(parts.validation);
+    const finalValidation = this.#interrupted ? null : this.#heldOut(parts);
     this.#status(phase, this.#interrupted ? "Stopped by a signal; resume goes on." : "All steps were run.");
     const { tokensPerSecond, mfu } = this.#live();
     const outcome: RunOutcome = {

@@ -47,6 +47,10 @@ export const ownPaths = {
   settings: "manifests/run_settings.json",
   steps: "metrics/steps.jsonl",
   receipts: "metrics/step_receipts.jsonl",
+  checkpoints: "metrics/checkpoints.jsonl",
+  heldOut: "metrics/held_out.jsonl",
+  curves: "dashboard/training_curves.svg",
+  recovery: "reference_pilot_recovery_drill.json",
   summary: "reference_pilot_operator_summary.json",
   operator_manifest: "reference_pilot_operator_manifest.json",
   lock: "run.lock",
@@ -62,7 +66,14 @@ export type Phase =
   | "training_interrupted"
   | "training_stopped_not_finite"
   | "training_failed"
+  | "checkpoint_evaluated"
+  | "checkpoint_eval_retry_required"
   | "checkpoint_backed_up"
+  | "checkpoint_backup_refused"
+  | "continue_decision_recorded"
+  | "hold_decision_recorded"
+  | "restart_decision_recorded"
+  | "base_lane_rehearsal_complete"
   | "resume_refused_auto_resume";
 
 export type Run = {
@@ -81,15 +92,16 @@ export function withDigest<T extends object>(record: string, field: keyof T & st
   return { ...value, [field]: sha256(`psion_actual_pretraining_${record}|${JSON.stringify(empty)}`) };
 }
 
-export const surfaces = (lane: Lane) => {
-  const prefix = lane.id.replace(/_v\d+$/, "");
-  return {
-    start_surface_id: `${prefix}.start`,
-    dry_run_surface_id: `${prefix}.dry_run`,
-    resume_surface_id: `${prefix}.resume`,
-    status_surface_id: `${prefix}.status`,
-  };
-};
+/** The id of a command of a lane, as receipts name it. */
+export const surfaceId = (lane: Lane, command: string): string =>
+  `${lane.id.replace(/_v\d+$/, "")}.${command}`;
+
+export const surfaces = (lane: Lane) => ({
+  start_surface_id: surfaceId(lane, "start"),
+  dry_run_surface_id: surfaceId(lane, "dry_run"),
+  resume_surface_id: surfaceId(lane, "resume"),
+  status_surface_id: surfaceId(lane, "status"),
+});
 
 export function write(run: Run, path: string, value: unknown): void {
   writeJson(join(run.root, path), value);
@@ -172,12 +184,18 @@ export function writePendingPointer(run: Run): void {
 
 export const labelOf = (run: Run, step: number): string => `${run.lane.runPrefix}-step-${step}`;
 
+export const refOf = (run: Run, step: number): string =>
+  `checkpoint://${run.lane.id}/${run.runId}/step-${step}`;
+
 /** Writes a checkpoint's manifest beside its tensors, then the pointer to it. */
-export function acceptCheckpoint(run: Run, saved: SavedCheckpoint): void {
-  const label = labelOf(run, saved.step);
+export function acceptCheckpoint(
+  run: Run,
+  saved: SavedCheckpoint,
+  label = labelOf(run, saved.step),
+  ref = refOf(run, saved.step),
+): void {
   const folder = `checkpoints/step-${saved.step}`;
   const manifest = `${folder}/checkpoint_manifest.json`;
-  const ref = `checkpoint://${run.lane.id}/${run.runId}/step-${saved.step}`;
   const record = withDigest("checkpoint_manifest", "manifest_digest", {
     schema_version: schemaId("checkpoint_manifest"),
     lane_id: run.lane.id,

@@ -1,6 +1,11 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { isObject, type Json } from "../../models/files/strict_json.ts";
 import { print, printJson } from "../../terminal/output.ts";
-import { readDocument, retainedPaths } from "../run_root.ts";
+import type { Decided } from "../decision.ts";
+import { documentIf } from "../evidence.ts";
+import type { Recorded } from "../record_checkpoint.ts";
+import { ownPaths, type Run, readDocument, retainedPaths, surfaceId } from "../run_root.ts";
 
 /** Options as they were read. */
 export type Given = Readonly<Record<string, string | boolean | undefined>>;
@@ -21,14 +26,87 @@ export async function status(given: Given, root: string): Promise<void> {
     dirty_tree_admission: summary.dirty_tree_admission ?? null,
     status_surface_id: surface ?? null,
   };
-  if (given.json === true) await printJson(shown);
-  else
-    await print(
-      Object.entries(shown)
-        .map(([key, v]) => `${key}=${v}`)
-        .join("\n"),
-    );
+  await printLines(given, { ...shown, ...judgements(root) });
 }
+
+/** What the latest eval, alert and decision say, as far as there are any. */
+function judgements(root: string): Record<string, Json> {
+  const from = (path: string, fields: Readonly<Record<string, string>>): Record<string, Json> => {
+    const found = documentIf(root, path);
+    if (!found) return {};
+    return Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, found[field] ?? null]));
+  };
+  const decision = documentIf(root, retainedPaths.latest_continue_restart_decision_path);
+  const blocking = decision?.blocking_row_ids;
+  return {
+    ...from(retainedPaths.latest_checkpoint_eval_decision_path, {
+      checkpoint_eval_decision_state: "decision_state",
+      checkpoint_eval_score_bps: "aggregate_score_bps",
+    }),
+    ...from(retainedPaths.latest_checkpoint_eval_failure_path, {
+      checkpoint_eval_failure_kind: "failure_kind",
+      checkpoint_eval_resolution_state: "resolution_state",
+    }),
+    ...from(retainedPaths.latest_redacted_alert_path, {
+      latest_alert_kind: "alert_kind",
+      latest_alert_severity: "severity",
+    }),
+    ...from(retainedPaths.latest_continue_restart_decision_path, {
+      continue_restart_decision_state: "decision_state",
+      continue_restart_operator_action: "operator_action",
+    }),
+    ...(Array.isArray(blocking) && { continue_restart_blocking_row_count: blocking.length }),
+  };
+}
+
+/** `key=value` lines, or with --json one document. */
+export async function printLines(given: Given, shown: Readonly<Record<string, Json>>): Promise<void> {
+  if (given.json === true) return printJson(shown);
+  const lines = Object.entries(shown).map(([key, v]) => `${key}=${v}`);
+  await print(lines.join("\n"));
+}
+
+export function recordedLines(run: Run, r: Recorded): Record<string, Json> {
+  const path = r.judged
+    ? retainedPaths.latest_checkpoint_eval_decision_path
+    : retainedPaths.latest_checkpoint_eval_failure_path;
+  return {
+    status: r.phase,
+    surface_id: surfaceId(run.lane, "record_checkpoint"),
+    run_id: run.runId,
+    run_root: run.root,
+    checkpoint_pointer: retainedPaths.latest_checkpoint_pointer_path,
+    checkpoint_label: r.label,
+    optimizer_step: r.step,
+    checkpoint_ref: r.ref,
+    checkpoint_object_digest: r.digest,
+    checkpoint_total_bytes: r.bytes,
+    checkpoint_eval_receipt: path,
+    checkpoint_eval_decision_state: r.judged?.state ?? "retry_required",
+    ...(r.judged && { checkpoint_eval_score_bps: r.judged.scoreBps }),
+    ...Object.fromEntries(
+      (r.judged?.gates ?? []).map((g) => [`held_out_loss.${g.id}`, Number(g.loss.toFixed(4))]),
+    ),
+    continuation_handoff: retainedPaths.continuation_handoff_path,
+    closeout_bundle: retainedPaths.closeout_bundle_path,
+  };
+}
+
+export const decidedLines = (run: Run, d: Decided): Record<string, Json> => ({
+  status: d.phase,
+  surface_id: surfaceId(run.lane, "decide_continue_restart"),
+  run_id: run.runId,
+  run_root: run.root,
+  checkpoint_label: d.label,
+  optimizer_step: d.step,
+  decision_state: d.state,
+  operator_action: d.action,
+  blocking_row_count: d.blocking.length,
+  blocking_row_ids: d.blocking.join(",") || "none",
+  checkpoint_comparison: retainedPaths.latest_checkpoint_comparison_path,
+  continue_restart_decision: retainedPaths.latest_continue_restart_decision_path,
+  closeout_bundle: retainedPaths.closeout_bundle_path,
+});
 
 /** The figures of the dashboard and one line for each alert; only reads. */
 export async function dashboard(given: Given, root: string): Promise<void> {
@@ -53,6 +131,7 @@ export async function dashboard(given: Given, root: string): Promise<void> {
     checkpoint_backup_state: card("checkpoint").checkpoint_backup_state ?? null,
     checkpoint_eval_state: card("checkpoint").checkpoint_eval_state ?? null,
     hardware_health_state: card("hardware").health_state ?? null,
+    training_curves: existsSync(join(root, ownPaths.curves)) ? ownPaths.curves : null,
     active_alert_count: card("alerts").active_alert_count ?? null,
     highest_alert_severity: card("alerts").highest_severity ?? null,
   };

@@ -4,15 +4,17 @@ import { basename, join, resolve } from "node:path";
 import { type ErrorCode, PsionicError, unexpected } from "../../core/error.ts";
 import type { Json } from "../../models/files/strict_json.ts";
 import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from "../../terminal/command.ts";
-import { print, printJson } from "../../terminal/output.ts";
+import { printJson } from "../../terminal/output.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
+import { decideContinueRestart } from "../decision.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
+import { recordCheckpoint } from "../record_checkpoint.ts";
 import { backUpRun, type RunOptions, type RunOutcome, resumeRun, startRun } from "../run.ts";
 import { ownPaths, type Run, readDocument, retainedPaths, surfaces } from "../run_root.ts";
 import { checkedSettings } from "../settings.ts";
 import { TrainingBar } from "./bar.ts";
-import { dashboard, type Given, status } from "./shown.ts";
+import { dashboard, decidedLines, type Given, printLines, recordedLines, status } from "./shown.ts";
 
 /** Exit codes by what went wrong; docs/training.md lists them. Everything else is 1. */
 const exitCodes: Partial<Readonly<Record<ErrorCode, number>>> = {
@@ -40,7 +42,7 @@ export const train = command({
     action: {
       type: "positional",
       required: true,
-      description: "start, resume or status",
+      description: "start, resume, status, dashboard, record-checkpoint, backup, decide-continue-restart",
       valueHint: "ACTION",
     },
     lane: value(
@@ -69,6 +71,19 @@ export const train = command({
     threads: value("N", "Threads; 0: one per core"),
     mode: { type: "enum", options: list("auto", "local_reference"), description: "Where: this host" },
     "remote-host": value("HOST", "Not in this version"),
+    "checkpoint-label": value("LABEL", "record-checkpoint: its name; default the accepted one's"),
+    "optimizer-step": value(
+      "N",
+      "record-checkpoint: the kept checkpoint of step N; default the accepted one",
+    ),
+    "checkpoint-ref": value("REF", "record-checkpoint: what receipts call it; default the accepted one's"),
+    "checkpoint-object-digest": value("SHA256", "record-checkpoint: refuse a checkpoint of another digest"),
+    "checkpoint-total-bytes": value("N", "record-checkpoint: refuse a checkpoint of another size"),
+    "inject-eval-worker-unavailable": {
+      type: "boolean",
+      description: "record-checkpoint: record that nothing could evaluate, as a drill",
+    },
+    "inject-failed-upload": { type: "boolean", description: "backup: record a refused copy, as a drill" },
     "git-ref": value("REF", "The source that receipts name"),
     "allow-dirty-tree": { type: "boolean", description: "Train from a checkout with uncommitted changes" },
     "dry-run": { type: "boolean", description: "Plan and write the preflight, train nothing" },
@@ -80,7 +95,9 @@ export const train = command({
     "psionic train resume --run-root run --max-steps 400",
     "psionic train status --run-root run",
     "psionic train dashboard --run-root run",
+    "psionic train record-checkpoint --run-root run",
     "psionic train backup --run-root run --to /mnt/second/run",
+    "psionic train decide-continue-restart --run-root run",
   ],
   async run({ args }) {
     const given = args as Given;
@@ -133,7 +150,19 @@ const actions: Readonly<Record<string, Action>> = {
   },
   status: { options: always, run: (given) => status(given, runRoot(given)) },
   dashboard: { options: always, run: (given) => dashboard(given, runRoot(given)) },
-  backup: { options: [...always, "to", "git-ref", "allow-dirty-tree"], run: backup },
+  "record-checkpoint": {
+    options: [...always, "git-ref", "allow-dirty-tree", "threads"].concat([
+      "checkpoint-label",
+      "optimizer-step",
+      "checkpoint-ref",
+      "checkpoint-object-digest",
+      "checkpoint-total-bytes",
+      "inject-eval-worker-unavailable",
+    ]),
+    run: record,
+  },
+  backup: { options: [...always, "to", "git-ref", "allow-dirty-tree", "inject-failed-upload"], run: backup },
+  "decide-continue-restart": { options: [...always, "git-ref", "allow-dirty-tree"], run: decide },
 };
 
 function refuseIgnored(given: Given, action: string, known: readonly string[]): void {
@@ -167,6 +196,8 @@ const settingOptions: Readonly<Record<string, (given: Given, name: string) => Js
   ),
   seed: (given, name) => wholeNumber(text(given, name), `--${name}`, 0, 2 ** 32 - 1),
 };
+
+const threadsOf = (given: Given): number => wholeNumber(text(given, "threads"), "--threads", 0, 1024) ?? 0;
 
 function givenSettings(given: Given): Record<string, Json> {
   const settings: Record<string, Json> = {};
@@ -228,22 +259,41 @@ async function resume(given: Given): Promise<void> {
 
 async function backup(given: Given): Promise<void> {
   const run = openedRun(given, "train backup");
-  const { label, digest } = backUpRun(run, text(given, "to"));
-  const lines = {
-    status: "checkpoint_backed_up",
+  const refused = given["inject-failed-upload"] === true;
+  const { label, digest } = backUpRun(run, text(given, "to"), refused);
+  await printLines(given, {
+    status: refused ? "checkpoint_backup_refused" : "checkpoint_backed_up",
     run_id: run.runId,
     run_root: run.root,
     checkpoint_label: label,
     checkpoint_object_digest: digest,
     backup_receipt: retainedPaths.latest_checkpoint_backup_receipt_path,
+  });
+}
+
+async function record(given: Given): Promise<void> {
+  const where = "train record-checkpoint";
+  const run = openedRun(given, where);
+  const name = (option: string): string | undefined => {
+    const found = text(given, option);
+    if (found === undefined || /^[\w.:/@#+-]{1,256}$/.test(found)) return found;
+    throw new UsageError(`--${option} takes letters, digits and .:/@#+-, got ${found}`);
   };
-  if (given.json === true) await printJson(lines);
-  else
-    await print(
-      Object.entries(lines)
-        .map(([key, v]) => `${key}=${v}`)
-        .join("\n"),
-    );
+  const recorded = recordCheckpoint(run, {
+    step: wholeNumber(text(given, "optimizer-step"), "--optimizer-step", 1),
+    label: name("checkpoint-label"),
+    ref: name("checkpoint-ref"),
+    digest: name("checkpoint-object-digest"),
+    bytes: wholeNumber(text(given, "checkpoint-total-bytes"), "--checkpoint-total-bytes", 1),
+    threads: threadsOf(given),
+    injectUnavailable: given["inject-eval-worker-unavailable"] === true,
+  });
+  await printLines(given, recordedLines(run, recorded));
+}
+
+async function decide(given: Given): Promise<void> {
+  const run = openedRun(given, "train decide-continue-restart");
+  await printLines(given, decidedLines(run, decideContinueRestart(run)));
 }
 
 /** The folder of a run, which must be of the lane that was named, if one was. */
@@ -279,7 +329,7 @@ async function watched(
   let outcome: RunOutcome;
   try {
     outcome = await go(run, {
-      threads: wholeNumber(text(given, "threads"), "--threads", 0, 1024) ?? 0,
+      threads: threadsOf(given),
       dryRun: given["dry-run"] === true,
       stopping: () => stop !== undefined,
       watcher: {
@@ -338,12 +388,7 @@ async function report(
     tokens_per_second: Math.round(o.tokensPerSecond),
     mfu_percent: (100 * o.mfu).toFixed(1),
   };
-  if (given.json === true)
-    await printJson({ run_id: run.runId, run_root: run.root, surface_id: surface, ...o });
-  else
-    await print(
-      Object.entries(lines)
-        .map(([key, v]) => `${key}=${v}`)
-        .join("\n"),
-    );
+  const whole = { run_id: run.runId, run_root: run.root, surface_id: surface, ...o };
+  if (given.json === true) await printJson(whole);
+  else await printLines(given, lines);
 }

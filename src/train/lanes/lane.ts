@@ -21,13 +21,32 @@ export type RunSettings = {
   readonly windows_per_cadence: number;
 };
 
+/** Held-out text of one source. */
+export type HeldOut = { readonly id: string; readonly windows: Windows };
+
 /** A run's parts, made from its settings alone. */
 export type RunParts = {
   readonly model: TrainedModel;
   readonly train: Windows;
   readonly validation: Windows;
+  /** What checkpoints are evaluated on, source by source. */
+  readonly heldOut: readonly HeldOut[];
   readonly datasetDigest: string;
   readonly config: TrainerConfig;
+};
+
+/** What a checkpoint must reach for a run to go on; bps are hundredths of a percent. */
+export type CheckpointLimits = {
+  /** Least share of the nats of a uniform guess that the model saves on each held-out source. */
+  readonly heldOutShareBps: number;
+  /** A mean share from here on is looked at by a person; below, the run is begun again from a checkpoint. */
+  readonly reviewScoreBps: number;
+  /** Of the last window to the whole run, medians over steps. */
+  readonly leastThroughputRatioBps: number;
+  readonly mostStepLatencyRatioBps: number;
+  /** Of the last checkpoint to the median of all. */
+  readonly leastCheckpointWriteRatioBps: number;
+  readonly mostLoaderStalls: number;
 };
 
 export type Lane = {
@@ -42,5 +61,6 @@ export type Lane = {
   readonly models: readonly string[];
   readonly defaults: RunSettings;
   readonly claimBoundary: string;
+  readonly limits: CheckpointLimits;
   parts(settings: RunSettings): RunParts;
 };

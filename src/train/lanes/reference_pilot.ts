@@ -40,6 +40,11 @@ export const referencePilot: Lane = {
     ...{ max_steps: 16, steps_per_window: 8, windows_per_cadence: 1 },
   },
   claimBoundary: "A bounded run on a few kilobytes of text; it shows a falling loss, not a useful model.",
+  // the limits of speed are wide, since a step of a small model takes a few milliseconds of a machine that others use too
+  limits: {
+    ...{ heldOutShareBps: 500, reviewScoreBps: 200, leastThroughputRatioBps: 2500 },
+    ...{ mostStepLatencyRatioBps: 40000, leastCheckpointWriteRatioBps: 500, mostLoaderStalls: 1 },
+  },
   parts(s) {
     const corpus = referenceCorpus();
     return {
@@ -54,6 +59,10 @@ export const referencePilot: Lane = {
         s.length,
         s.length,
       ),
+      heldOut: corpus.validation.map(({ section, tokens }) => {
+        const length = Math.min(s.length, tokens.length - 1);
+        return { id: section.source, windows: windowsOf([tokens], length, length) };
+      }),
       datasetDigest: corpus.digest,
       config: {
         seed: s.seed,
