@@ -14,7 +14,7 @@ async function main(words: readonly string[]): Promise<number> {
     return 0;
   }
   const own = Object.hasOwn(commands, name ?? "") ? commands[name!]?.actions?.[rest[0] ?? ""] : undefined;
-  if (own) return (await own())(rest.slice(1));
+  if (own) return (await own.load())(rest.slice(1));
   const { checkedArguments, suggestion } = await import("./terminal/arguments.ts");
   const { commandHelp, programHelp } = await import("./terminal/help.ts");
   const entries = Object.entries(commands);
@@ -36,7 +36,10 @@ async function main(words: readonly string[]): Promise<number> {
   const command = await entry.load();
   const options = rest.includes("--") ? rest.slice(0, rest.indexOf("--")) : rest;
   if (name === "help" || wantsHelp(options)) {
-    process.stdout.write(commandHelp(command));
+    const actions = Object.entries(entry.actions ?? {}).map(
+      ([action, { description: text }]) => `\nAlso: psionic ${asked} ${action}  ${text} (--help)\n`,
+    );
+    process.stdout.write(commandHelp(command) + actions.join(""));
     return 0;
   }
   const rawArgs = checkedArguments(rest, command.args);

@@ -6,7 +6,9 @@ export type OwnAction = (words: readonly string[]) => number | Promise<number>;
 export type CommandEntry = {
   readonly description: string;
   readonly load: () => Promise<AnyCommand>;
-  readonly actions?: Readonly<Record<string, () => Promise<OwnAction>>>;
+  readonly actions?: Readonly<
+    Record<string, { readonly description: string; readonly load: () => Promise<OwnAction> }>
+  >;
 };
 
 export const description = "serves language models from one executable";
@@ -77,7 +79,10 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     description: "Train a model in a run root, go on with a run, or show how it stands",
     load: async () => (await import("../train/cli/train.ts")).train,
     actions: {
-      manifest: async () => (await import("../machine/cli/manifest.ts")).trainManifest,
+      manifest: {
+        description: "Do the one operation that a supervisor's manifest names",
+        load: async () => (await import("../machine/cli/manifest.ts")).trainManifest,
+      },
     },
   },
   schema: {
