@@ -114,6 +114,7 @@ test("what is wrong is said, and where", () => {
       "unknown variable PSIONIC_SERVE_PROT; did you mean PSIONIC_SERVE_PORT?",
     ],
     [config("f.toml", 'config = "x"'), "unknown setting config"],
+    [config("f.toml", "max-queue = 4\nmax_queue = 5"), "max-queue is there twice"],
     [config("f.toml", "log-format = 'xml'"), "f.toml: --log-format takes one of text, json"],
     [config("f.toml", "webui = 'maybe'"), "f.toml: --webui takes no value, got maybe"],
     [config("f.toml", "[port]\nx = 1"), "port takes a text, a number"],

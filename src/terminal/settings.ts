@@ -150,6 +150,7 @@ function fileValues({ file, args, secrets = [], flagsOnly = [], paths = [] }: Se
     const name = key.replaceAll("_", "-");
     if (!known.includes(name))
       throw new UsageError(`${file.path}: unknown setting ${key}${suggestion(name, known)}`);
+    if (values.has(name)) throw new UsageError(`${file.path}: ${name} is there twice`);
     const list = Array.isArray(value) ? value : [value];
     const wrong = list.find((one) => !["string", "number", "boolean"].includes(typeof one));
     if (wrong !== undefined || list.length === 0) {

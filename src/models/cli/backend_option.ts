@@ -55,19 +55,32 @@ function hardwareFindings(): ReturnType<typeof findCuda> {
   return hasNvidiaHardware() ? findCuda(1) : { hardware: false, devices: [] };
 }
 
-/** Numbers of `--device` and `--threads`; options of the other backend are wrong usage. */
-export function deviceNumbers(
-  args: {
-    readonly device?: string | undefined;
-    readonly threads?: string | undefined;
-    readonly isa?: string | undefined;
-  },
-  backend: "cpu" | "cuda",
-): { readonly device?: number; readonly threads?: number } {
+type DeviceArgs = {
+  readonly device?: string | undefined;
+  readonly threads?: string | undefined;
+  readonly isa?: string | undefined;
+};
+
+/** The numbers as they are written, whatever the backend. */
+export function checkDeviceNumbers(args: DeviceArgs): {
+  readonly device?: number;
+  readonly threads?: number;
+} {
   const device = wholeNumber(args.device, "--device", 0, 1023);
   const threads = wholeNumber(args.threads, "--threads", 1, 1024);
-  if (backend === "cpu" && device !== undefined) throw new UsageError("--device goes with --backend cuda");
-  if (backend === "cuda" && threads !== undefined) throw new UsageError("--threads goes with --backend cpu");
-  if (backend === "cuda" && args.isa !== undefined) throw new UsageError("--isa goes with --backend cpu");
   return { ...(device === undefined ? {} : { device }), ...(threads === undefined ? {} : { threads }) };
+}
+
+/** Numbers of `--device` and `--threads`; options of the other backend are wrong usage. */
+export function deviceNumbers(
+  args: DeviceArgs,
+  backend: "cpu" | "cuda",
+): ReturnType<typeof checkDeviceNumbers> {
+  const numbers = checkDeviceNumbers(args);
+  if (backend === "cpu" && numbers.device !== undefined)
+    throw new UsageError("--device goes with --backend cuda");
+  if (backend === "cuda" && numbers.threads !== undefined)
+    throw new UsageError("--threads goes with --backend cpu");
+  if (backend === "cuda" && args.isa !== undefined) throw new UsageError("--isa goes with --backend cpu");
+  return numbers;
 }

@@ -1,5 +1,10 @@
 import { unexpected } from "../../core/error.ts";
-import { backendOption, deviceNumbers, resolveBackend } from "../../models/cli/backend_option.ts";
+import {
+  backendOption,
+  checkDeviceNumbers,
+  deviceNumbers,
+  resolveBackend,
+} from "../../models/cli/backend_option.ts";
 import { modelOption, modelPath } from "../../models/model_option.ts";
 import { list, wholeNumber } from "../../terminal/command.ts";
 import type { EngineOptions } from "../protocol.ts";
@@ -90,6 +95,14 @@ export function engineSettings(args: Omit<EngineArgs, "model">): Omit<EngineOpti
     ...(threads === undefined ? {} : { threads }),
     ...(args.isa === undefined ? {} : { isa: args.isa }),
   };
+}
+
+/** Refuses numbers out of range as wrong usage, before it is known where to compute. */
+export function checkEngineNumbers(args: Omit<EngineArgs, "model">): void {
+  wholeNumber(args["n-cpu-moe"], "--n-cpu-moe", 0);
+  wholeNumber(args["gpu-layers"], "-ngl", -1);
+  wholeNumber(args["ctx-size"], "--ctx-size", 0);
+  checkDeviceNumbers(args);
 }
 
 function refuseGpuLayers(layers: number | undefined): void {

@@ -154,6 +154,8 @@ describe("settings", () => {
     writeFileSync(other, '{"port": "nine"}');
     const wrong = await psionic(["serve", "--config", other]);
     expect([wrong.code, wrong.err.includes("--port takes a whole number")]).toEqual([2, true]);
+    const shown = await psionic(["serve", "--config", other, "--print-config"]);
+    expect([shown.code, shown.out]).toEqual([2, ""]);
     rmSync(usual);
   }, 60_000);
 

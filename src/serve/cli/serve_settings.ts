@@ -10,6 +10,9 @@ export const settingsPrefix = "PSIONIC_SERVE";
 /** Options that only make sense on a command line. */
 export const flagsOnly = ["config", "print-config"];
 
+/** Options that hold a path. */
+export const settingsPaths = ["model", "models-dir", "api-key-file", "prefix-disk-dir"];
+
 /** Where the settings file lies when none is named. */
 export function defaultSettingsFile(): string {
   return join(process.env.XDG_CONFIG_HOME || join(homedir(), ".config"), "psionic", "serve.toml");
@@ -20,7 +23,7 @@ export function serveSettings(given: readonly string[]): Settled {
   return settle({
     ...{ args: serveArgs, given, environment: process.env, prefix: settingsPrefix },
     ...{ flagsOnly, secrets: ["api-key"] },
-    paths: ["model", "models-dir", "api-key-file", "prefix-disk-dir"],
+    paths: settingsPaths,
     file: settingsFile(given),
   });
 }

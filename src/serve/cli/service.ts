@@ -1,6 +1,7 @@
 import { existsSync, realpathSync } from "node:fs";
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
+import { parseArgs } from "citty";
 import { unexpected } from "../../core/error.ts";
 import { psionicHome } from "../../models/store/home.ts";
 import { type AnyCommand, command, list, UsageError } from "../../terminal/command.ts";
@@ -17,7 +18,8 @@ import {
 } from "../service/place.ts";
 import { checkName, launchdPlist, type ServicePlan, systemdUnit } from "../service/unit.ts";
 import { serveArgs } from "./serve_args.ts";
-import { flagsOnly, settingsPrefix } from "./serve_settings.ts";
+import { flagsOnly, settingsPaths, settingsPrefix } from "./serve_settings.ts";
+import { serveKeys, serveValues } from "./serve_values.ts";
 
 export const service: AnyCommand = command({
   meta: {
@@ -61,7 +63,7 @@ export const service: AnyCommand = command({
       (process.platform === "darwin" ? "launchd" : "systemd")) as ServiceManager;
     const path = servicePath(manager, system, name, args.folder);
     if (action === "uninstall") return uninstall({ manager, system, name, path, force, now });
-    const plan = servicePlan(name, system, args.program, args.config);
+    const plan = await servicePlan(name, system, args.program, args.config);
     const text = manager === "systemd" ? systemdUnit(plan) : launchdPlist(plan);
     if (action === "print") return print(text);
     const changed = writeService(path, text, force);
@@ -103,13 +105,13 @@ async function tell(commands: readonly string[][], now: boolean): Promise<void> 
   }
 }
 
-function servicePlan(
+async function servicePlan(
   name: string,
   system: boolean,
   program: string | undefined,
   config: string | undefined,
-): ServicePlan {
-  const settings = config === undefined ? [] : ["--config", checkedConfig(config)];
+): Promise<ServicePlan> {
+  const settings = config === undefined ? [] : ["--config", await checkedConfig(config)];
   return {
     ...{ name, system },
     command: [...programWords(program), "serve", ...settings],
@@ -131,11 +133,14 @@ function programWords(asked: string | undefined): string[] {
 }
 
 /** The file must be one that serve would take: a service that cannot start is found here. */
-function checkedConfig(path: string): string {
+async function checkedConfig(path: string): Promise<string> {
   const file = readSettingsFile(resolve(path));
-  settle({
+  const { settings, rawArgs } = settle({
     ...{ args: serveArgs, given: [], environment: {}, prefix: settingsPrefix, file },
-    ...{ flagsOnly, secrets: ["api-key"] },
+    ...{ flagsOnly, secrets: ["api-key"], paths: settingsPaths },
   });
+  const args = parseArgs<typeof serveArgs>(rawArgs, serveArgs);
+  serveValues(args);
+  await serveKeys(args, settings);
   return file.path;
 }

@@ -146,6 +146,13 @@ describe("the command", () => {
     writeFileSync(config, "prot = 1");
     const result = await run("install", "--folder", folder, "--config", config);
     expect([result.code, result.err.includes("did you mean port?")]).toEqual([2, true]);
+    writeFileSync(config, "port = 99999");
+    const range = await run("install", "--folder", folder, "--config", config);
+    expect([range.code, range.err.includes("--port takes a whole number")]).toEqual([2, true]);
+    writeFileSync(config, 'host = "0.0.0.0"');
+    const open = await run("install", "--folder", folder, "--config", config);
+    expect([open.code, open.err.includes("when no API key is set")]).toEqual([1, true]);
+    expect(existsSync(join(folder, "psionic.service"))).toBe(false);
     expect((await run("start")).code).toBe(2);
   }, 30_000);
 });
