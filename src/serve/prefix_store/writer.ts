@@ -32,6 +32,7 @@ self.onmessage = ({ data }: MessageEvent<WriterMessage>) => {
     folder = data.folder;
     files = new BlockFiles(folder, data.limitBytes);
     counters = new StoreCounters(data.counters);
+    counters.set("storedBytes", files.storedBytes);
     return;
   }
   try {
