@@ -54,7 +54,7 @@ export const show: DataAction = {
         ...[
           `${s.min_sequence_tokens} to ${s.max_sequence_tokens}`,
           readableBytes(s.size_bytes),
-          s.sha256.slice(0, 16),
+          s.sha256?.slice(0, 16) ?? "none",
         ],
       ]),
     );

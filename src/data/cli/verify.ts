@@ -37,6 +37,7 @@ export const verify: DataAction = {
     const shards = dataset.splits.flatMap((split) => split.shards);
     const bytes = shards.reduce((sum, s) => sum + s.size_bytes, 0);
     const identity = datasetIdentity(dataset);
+    const bare = shards.some(({ sha256 }) => sha256 === null);
     const loading = batches === undefined ? undefined : measureLoading(given, dataset, batches);
     if (given.flag("json")) {
       const checked = {
@@ -48,7 +49,10 @@ export const verify: DataAction = {
       };
       return printJson({ ...checked, ...(loading && { loading }) });
     }
-    await print(`${identity}: ${shards.length} shards, ${readableBytes(bytes)}: all as the manifest says`);
+    const found = bare
+      ? "headers and tokens are whole, without a manifest's digests"
+      : "all as the manifest says";
+    await print(`${identity}: ${shards.length} shards, ${readableBytes(bytes)}: ${found}`);
     if (loading)
       await print(
         `${loading.batches} batches of ${loading.batch_tokens} tokens: ${readableCount(loading.tokens_per_second)} tokens/s read ahead`,

@@ -1,5 +1,13 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openDevice } from "../../backends/index.ts";
@@ -88,8 +96,8 @@ function batches(
   return out;
 }
 
-const digest = ({ tokens, targets, positions, documents }: LoadedBatch): string =>
-  sha256(JSON.stringify([tokens, targets, positions, documents].map((a) => [...a])));
+const digest = ({ tokens, targets, positions, first }: LoadedBatch): string =>
+  sha256(JSON.stringify([tokens, targets, positions, first].map((a) => [...a])));
 
 describe("shards", () => {
   for (const [format, size, width] of [
@@ -234,6 +242,27 @@ describe("stream", () => {
     }
   });
 
+  test("golf shards without a manifest are a data set in the order of their names", async () => {
+    const { folder, tokens, shards } = makeDataset("golf", 1024);
+    const bare = join(root, "bare");
+    mkdirSync(bare);
+    for (const [i, { path }] of shards.entries())
+      copyFileSync(
+        join(folder, path),
+        join(bare, `web_${i === 0 ? "val" : "train"}_${String(i).padStart(6, "0")}.bin`),
+      );
+    const dataset = openDataset(bare);
+    expect([...allTokens(dataset, "validation")]).toEqual(tokens.slice(0, 700));
+    expect([...allTokens(dataset, "train")]).toEqual(tokens.slice(700));
+    await verifyDataset(dataset);
+    const c = contract({});
+    using loader = new BatchLoader(dataset, c);
+    expect(digest(loader.next()!)).toBe(batches(dataset, c, 1)[0]!);
+    copyFileSync(join(folder, shards[0]!.path), join(bare, "web_train_000099.bin"));
+    expect(openDataset(bare).manifest_digest).not.toBe(dataset.manifest_digest);
+    expect(() => openDataset(root)).toThrow("nothing there");
+  });
+
   test("windows of a whole split", () => {
     const windows = datasetWindows(golf.dataset, "train", 64);
     expect(windows.starts.length).toBe(Math.floor((golf.tokens.length - 1) / 64));
@@ -257,7 +286,7 @@ describe("packed rows", () => {
         if (targets.some((t) => t >= 0)) {
           found.push([...batch.tokens.slice(at, end)]);
           expect(targets).toEqual([...batch.tokens.slice(at + 1, end), -1]);
-          expect([...batch.documents.slice(at, end)]).toEqual(targets.map(() => at % c.length));
+          expect([...batch.first.slice(at, end)]).toEqual(targets.map(() => at % c.length));
         }
         at = end;
       }

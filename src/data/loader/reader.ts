@@ -2,9 +2,8 @@
 import { unexpected } from "../../core/error.ts";
 import { type HostBatch, type Windows, windowsOf } from "../batches.ts";
 import { shuffled } from "../random.ts";
-import { type OpenDataset, openShard, splitNamed } from "../shards/dataset.ts";
+import { type OpenDataset, openShard, type Shard, splitNamed } from "../shards/dataset.ts";
 import type { ShardFile } from "../shards/shard_file.ts";
-import type { WrittenShard } from "../shards/shard_writer.ts";
 import {
   checkContract,
   type LoaderContract,
@@ -14,13 +13,13 @@ import {
 } from "./contract.ts";
 
 /**
- * A batch with, for each row of the flat arrays, the place in its own sequence of rows where its document begins; a stream
- * has 0 everywhere. Targets are -1 where nothing is to be predicted: at the end of a document, and in padding.
+ * A batch with the first position that each token sees in its row, as attention takes it: where its document begins; 0
+ * everywhere in a stream. Targets are -1 where nothing is to be predicted: at the end of a document, and in padding.
  */
-export type LoadedBatch = HostBatch & { readonly documents: Int32Array };
+export type LoadedBatch = HostBatch & { readonly first: Int32Array };
 
 export function emptyBatch(rows: number, length: number, buffers?: readonly Int32Array[]): LoadedBatch {
-  const [tokens, targets, positions, documents] =
+  const [tokens, targets, positions, first] =
     buffers ?? [0, 1, 2, 3].map(() => new Int32Array(rows * length));
   return {
     sequences: rows,
@@ -28,14 +27,14 @@ export function emptyBatch(rows: number, length: number, buffers?: readonly Int3
     tokens: tokens!,
     targets: targets!,
     positions: positions!,
-    documents: documents!,
+    first: first!,
   };
 }
 
 export class BatchReader implements Disposable {
   readonly #dataset: OpenDataset;
   readonly #contract: LoaderContract;
-  readonly #shards: readonly WrittenShard[];
+  readonly #shards: readonly Shard[];
   #cursor: LoaderCursor;
   #order: { readonly epoch: number; readonly indices: readonly number[] } | undefined;
   #open: { readonly index: number; readonly file: ShardFile } | undefined;
@@ -68,7 +67,7 @@ export class BatchReader implements Disposable {
   }
 
   /** The shard in the given place of an epoch's order, open. */
-  #shard(epoch: number, place: number): { readonly file: ShardFile; readonly shard: WrittenShard } {
+  #shard(epoch: number, place: number): { readonly file: ShardFile; readonly shard: Shard } {
     if (this.#order?.epoch !== epoch) {
       const keys = this.#shards.map(({ shard_key }) => shard_key);
       this.#order = { epoch, indices: shardOrder(keys, this.#contract, epoch) };
@@ -97,7 +96,7 @@ export class BatchReader implements Disposable {
     batch.tokens.set(this.#span.subarray(0, span - 1));
     batch.targets.set(this.#span.subarray(1));
     for (let i = 0; i < rows * length; i++) batch.positions[i] = i % length;
-    batch.documents.fill(0);
+    batch.first.fill(0);
     const { emitted_sequences, emitted_batches } = begun;
     this.#cursor = {
       ...this.#cursor,
@@ -137,7 +136,7 @@ export class BatchReader implements Disposable {
     batch.tokens.fill(padding);
     batch.targets.fill(-1);
     batch.positions.fill(0);
-    batch.documents.fill(0);
+    batch.first.fill(0);
     let emitted = 0;
     let row = 0;
     let used = 0;
@@ -206,7 +205,7 @@ export class BatchReader implements Disposable {
     this.#checkTokens(batch.tokens.subarray(at, at + count), file);
     for (let i = 0; i < count; i++) {
       batch.positions[at + i] = i;
-      batch.documents[at + i] = used;
+      batch.first[at + i] = used;
       if (i + 1 < count) batch.targets[at + i] = batch.tokens[at + i + 1]!;
     }
   }
@@ -221,7 +220,7 @@ export class BatchReader implements Disposable {
     }
   }
 
-  #sequenceOrder(epoch: number, shard: WrittenShard): Uint32Array | undefined {
+  #sequenceOrder(epoch: number, shard: Shard): Uint32Array | undefined {
     const { sequence_ordering, shuffle_seed } = this.#contract;
     if (sequence_ordering === "manifest_order") return undefined;
     const key = `psionic_dataset_sequence_order|${shuffle_seed}|${epoch}|${shard.shard_key}`;

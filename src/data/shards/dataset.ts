@@ -1,10 +1,11 @@
 /** The manifest of a tokenised data set: its splits and shards with counts and digests. */
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { unexpected } from "../../core/error.ts";
 import { isObject } from "../../models/files/strict_json.ts";
 import { fileDigest } from "../corpora/manifest.ts";
 import type { SplitKind } from "../corpora/splits.ts";
-import { type RecordKind, readRecord } from "../record.ts";
+import { type RecordKind, readRecord, sealed } from "../record.ts";
 import { ShardFile } from "./shard_file.ts";
 import type { WrittenShard } from "./shard_writer.ts";
 
@@ -16,12 +17,15 @@ export const datasetKind: RecordKind = {
 
 export const manifestName = "manifest.json";
 
+/** A shard as a data set lists it; without digest where there is no manifest. */
+export type Shard = Omit<WrittenShard, "sha256"> & { readonly sha256: string | null };
+
 export type DatasetSplit = {
   readonly split_name: string;
   readonly kind: SplitKind;
   readonly sequence_count: number;
   readonly token_count: number;
-  readonly shards: readonly WrittenShard[];
+  readonly shards: readonly Shard[];
 };
 
 export type DatasetTokenizer = {
@@ -51,9 +55,13 @@ export const datasetIdentity = ({ key }: Dataset): string => `${key.dataset_ref}
 
 export type OpenDataset = Dataset & { readonly folder: string };
 
-/** Reads a data set's manifest from its folder or file; shards are not opened. */
+/** Reads a data set's manifest from its folder or file; a folder of golf shards needs none. Shards are not read. */
 export function openDataset(place: string): OpenDataset {
   const path = place.endsWith(".json") ? place : join(place, manifestName);
+  if (!existsSync(path)) {
+    const found = golfFolder(place);
+    if (found) return found;
+  }
   const value = readRecord(path, datasetKind);
   const { splits, key, tokenizer } = value;
   const wrong = (expected: string): Error => unexpected("file_malformed", path, expected, "another");
@@ -64,6 +72,55 @@ export function openDataset(place: string): OpenDataset {
   if (!Array.isArray(splits) || splits.length === 0 || !splits.every(isSplit))
     throw wrong("splits with their shards");
   return { ...(value as unknown as Dataset), folder: dirname(resolve(path)) };
+}
+
+/** Shards in the order of their names, as the challenge's files are taken; undefined where there are none. */
+function golfFolder(folder: string): OpenDataset | undefined {
+  const names = statSync(folder, { throwIfNoEntry: false })?.isDirectory() ? readdirSync(folder).sort() : [];
+  const splits = (["train", "val"] as const).flatMap((part): DatasetSplit[] => {
+    const shards = names
+      .filter((name) => name.endsWith(".bin") && name.includes(`_${part}_`))
+      .map((name): Shard => {
+        using file = new ShardFile(join(folder, name));
+        const { format, tokenCount } = file.header;
+        if (format !== "golf")
+          throw unexpected("file_malformed", folder, manifestName, "shards that need one, without");
+        return {
+          ...{
+            shard_key: name.replace(/\.bin$/, ""),
+            path: name,
+            sha256: null,
+            size_bytes: 1024 + 2 * tokenCount,
+          },
+          ...{
+            sequence_count: 1,
+            token_count: tokenCount,
+            min_sequence_tokens: tokenCount,
+            max_sequence_tokens: tokenCount,
+          },
+        };
+      });
+    const token_count = shards.reduce((sum, s) => sum + s.token_count, 0);
+    const split_name = part === "val" ? "validation" : part;
+    return shards.length === 0
+      ? []
+      : [{ split_name, kind: split_name, sequence_count: shards.length, token_count, shards }];
+  });
+  const first = splits[0]?.shards[0];
+  if (first === undefined) return undefined;
+  const name = first.shard_key.replace(/_(train|val)_.*$/, "");
+  const fields = {
+    abi_version: "psionic.dataset.v1",
+    key: { dataset_ref: name, version: "files" },
+    display_name: `${name}, files without a manifest`,
+    record_encoding: "token_ids_le_u16",
+    shard_format: "golf",
+    tokenizer: { family: "sentence_piece", tokenizer_digest: "", vocab_size: 65536 },
+    ...{ context_window_tokens: null, bos: null, eos: null },
+    splits,
+    manifest_digest: "",
+  } as const satisfies Dataset;
+  return { ...sealed(datasetKind, fields), folder: resolve(folder) };
 }
 
 const counts = ["sequence_count", "token_count", "size_bytes", "max_sequence_tokens"] as const;
@@ -94,7 +151,7 @@ export function splitNamed(dataset: OpenDataset, name: string): DatasetSplit {
 }
 
 /** Opens a shard and holds its header against the manifest; its bytes are not hashed. */
-export function openShard(dataset: OpenDataset, shard: WrittenShard): ShardFile {
+export function openShard(dataset: OpenDataset, shard: Shard): ShardFile {
   const path = join(dataset.folder, shard.path);
   const file = new ShardFile(path);
   const { format, width, tokenCount, sequenceCount } = file.header;
@@ -142,7 +199,7 @@ export async function verifyDataset(
       file.starts();
       checkTokens(file, dataset.tokenizer.vocab_size);
     }
-    const digest = await fileDigest(path);
+    const digest = shard.sha256 === null ? null : await fileDigest(path);
     if (digest !== shard.sha256)
       throw unexpected("digest_mismatch", path, `SHA-256 ${shard.sha256}`, digest, {
         fix: "The shard is damaged; make it again",
