@@ -45,6 +45,7 @@ export const verify: DataAction = {
         kind: "dataset",
         dataset_identity: identity,
         files: shards.length,
+        digests: !bare,
         bytes,
       };
       return printJson({ ...checked, ...(loading && { loading }) });
