@@ -90,11 +90,12 @@ PSI_API i32 psi_quantize(void* y, const void* x, i32 rows, i32 columns, i32 dtyp
 /* Where a function takes `scratch`, the rule for its size stands beside it (bytes, an upper bound); none needed: NULL, 0.
    Packed weights are aligned to 64 bytes and passed as dtype | PSI_PACKED. */
 /* y[t,n] = sum_k x[t,k] w[n,k] (+ bias[n]). x f32 [rows,columns], w packed [outputs,columns], bias f32 or NULL; for F64
-   weights x, y and bias are f64 (reference loops). Scratch: rows*columns*2 + 64, 0 for F32 and F64 (and, on the CPU, F16 and BF16). */
+   weights x, y and bias are f64 (reference loops). Scratch: X(rows) + 64, 0 for F32 and F64 (and, on the CPU, F16
+   and BF16), with X(n) = n*ceil(columns/64)*256 for F16 and BF16, which CUDA multiplies by x in two parts, else n*columns*2. */
 PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
 /* y[s,n] = x[row(s)] . w[e(s)][n] (+ bias[e(s),n]) for slots s = token*used + j; row(s) = s if x_per_slot, else token.
    w: `experts` packed matrices one after the other. expert_ids i32 [tokens,used].
-   Scratch: inputs*columns*2 + 64 + 4*(tokens*used + 3*experts + 16), inputs = tokens*used if x_per_slot, else tokens. */
+   Scratch: X(inputs) (psi_matmul) + 64 + 4*(tokens*used + 3*experts + 16), inputs = tokens*used if x_per_slot, else tokens. */
 PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes);
 /* CUDA only. y[s,n] = act(gate, up) as psi_glu makes it, of gate = x[token] . w[e(s)][n] (+ bias[e(s),n]) and up, the
    same for row features + n: the bits of psi_moe_matmul and psi_glu. w: `experts` packed matrices [2*features, columns],

@@ -7,11 +7,13 @@
  * - Up to 64 rows of a matrix that has too few outputs to fill the device with product.h's tiles: the same with 32 outputs
  *   x 32 rows to a block; x, rounded to bf16, passes through a ring in shared memory, a unit of 64 columns at a time.
  * - Else: x rounded to bf16, then product.h. All with the same bits.
+ * - BF16 and F16 weights: x is not rounded but split in two parts of bf16 (round.cuh), multiplied one after the other.
  * - F32 weights (routers): f32 throughout. 256 threads sum every 256th group of 4 columns each; a tree adds the lanes of a
  *   warp, then the warps from the first to the last. One or 8 x 8 values per block, always in this order.
  */
 #include "instructions.h"
 #include "product.h"
+#include "round.cuh"
 #include "weights.cuh"
 
 namespace psi {
@@ -19,7 +21,7 @@ namespace psi {
 struct MatmulArguments {
   float* y;
   const float* x;
-  const u16* rounded; /* x as bf16, for more than 8 rows; aligned to 16 bytes */
+  const u16* rounded; /* x as bf16 (round.cuh), for more than 8 rows; aligned to 16 bytes */
   const u8* w;
   const float* bias;
   i32 rows, outputs, columns;
@@ -39,6 +41,7 @@ constexpr int matmul_depth() {
 __host__ __device__ constexpr i32 matmul_row_bytes(i32 units) { return units * 128 + 16; } /* shifted against bank conflicts */
 
 /* A warp's columns of every row, as bf16 in shared memory: from f32, 16 bytes a lane, three loads at once. */
+template <class W>
 __device__ __forceinline__ void stage_floats(const MatmulArguments& p, u8* shared, i32 row_bytes, i32 first, i32 end) {
   const i32 lane = threadIdx.x % 32;
   for (i32 row = 0; row < p.rows; row++) {
@@ -54,18 +57,19 @@ __device__ __forceinline__ void stage_floats(const MatmulArguments& p, u8* share
       }
 #pragma unroll
       for (int i = 0; i < 3; i++)
-        if (base + 128 * i < end * 64) *(uint2*)(to + (base + 128 * i) * 2) = make_uint2(pack_bf16(v[i].x, v[i].y), pack_bf16(v[i].z, v[i].w));
+        if (base + 128 * i < end * 64) store_rounded<W::PARTS>(to, base + 128 * i, v[i]);
     }
   }
 }
 
 /* The same from rows that are bf16 already. */
+template <class W>
 __device__ __forceinline__ void stage_rounded(const MatmulArguments& p, u8* shared, i32 row_bytes, i32 first, i32 end) {
-  const i32 lane = threadIdx.x % 32;
+  const i32 lane = threadIdx.x % 32, pitch = rounded_columns<W>(p.columns);
   for (i32 row = 0; row < p.rows; row++)
-    for (i32 column = first * 64 + lane * 8; column < end * 64; column += 256) {
-      bool valid = column < p.columns;
-      copy_async16(shared + row * row_bytes + column * 2, valid ? p.rounded + (i64)row * p.columns + column : p.rounded, valid);
+    for (i32 column = first * W::PARTS * 64 + lane * 8; column < end * W::PARTS * 64; column += 256) {
+      bool valid = column < pitch;
+      copy_async16(shared + row * row_bytes + column * 2, valid ? p.rounded + (i64)row * pitch + column : p.rounded, valid);
     }
   copy_async_commit();
   copy_async_wait<0>();
@@ -76,7 +80,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_st
   constexpr int DEPTH = matmul_depth<W, GROUPS>();
   PSI_DYNAMIC_SHARED(shared);
   let_next_start();
-  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units);
+  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units * W::PARTS);
   const i32 first = min(warp * p.segment_units, p.units), end = min(first + p.segment_units, p.units);
   const u8* tile = p.w + (i64)blockIdx.x * W::tile_bytes(p.units);
   typename W::Raw raw[DEPTH];
@@ -84,8 +88,8 @@ __global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_st
   for (int d = 0; d < DEPTH; d++)
     if (first + d < end) W::load(raw[d], tile, p.units, first + d, lane);
   wait_for_inputs();
-  if (GROUPS == 1) stage_floats(p, shared, row_bytes, first, end);
-  else stage_rounded(p, shared, row_bytes, first, end);
+  if (GROUPS == 1) stage_floats<W>(p, shared, row_bytes, first, end);
+  else stage_rounded<W>(p, shared, row_bytes, first, end);
   __syncwarp(); /* a warp reads only what it wrote */
 
   float sum[GROUPS][4] = {};
@@ -98,18 +102,22 @@ __global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_st
     for (int d = 0; d < DEPTH; d++) {
       const i32 unit = base + d;
       if (unit >= end) break;
-      u32 b[GROUPS][8];
 #pragma unroll
-      for (int g = 0; g < GROUPS; g++) {
-        load_matrix_x4(b[g], fragments[g] + unit * 128);
-        load_matrix_x4(b[g] + 4, fragments[g] + unit * 128 + 64);
-      }
+      for (int part = 0; part < W::PARTS; part++) {
+        const i32 at = (unit * W::PARTS + part) * 128;
+        u32 b[GROUPS][8];
 #pragma unroll
-      for (int step = 0; step < 4; step++) {
-        u32 a[4];
-        W::fragment(raw[d], step, a);
+        for (int g = 0; g < GROUPS; g++) {
+          load_matrix_x4(b[g], fragments[g] + at);
+          load_matrix_x4(b[g] + 4, fragments[g] + at + 64);
+        }
 #pragma unroll
-        for (int g = 0; g < GROUPS; g++) mma_bf16(sum[g], a, b[g] + 2 * step);
+        for (int step = 0; step < 4; step++) {
+          u32 a[4];
+          W::fragment(raw[d], step, a);
+#pragma unroll
+          for (int g = 0; g < GROUPS; g++) mma_bf16(sum[g], a, b[g] + 2 * step);
+        }
       }
       if (unit + DEPTH < end) W::load(raw[d], tile, p.units, unit + DEPTH, lane);
     }
@@ -144,7 +152,7 @@ template <class W>
 __host__ __device__ BulkPlaces bulk_places(i32 units, i32 rows) {
   BulkPlaces b;
   b.rows = (i32)W::tile_bytes(units);
-  b.sums = b.rows + rows * matmul_row_bytes(units);
+  b.sums = b.rows + rows * matmul_row_bytes(units * W::PARTS);
   b.arrival = b.sums + MATMUL_SEGMENTS * rows * 64;
   b.bytes = b.arrival + 16;
   return b;
@@ -163,19 +171,20 @@ __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __gri
     bulk_expect(arrival, (u32)at.rows);
     bulk_copy(shared, p.w + (i64)blockIdx.x * at.rows, (u32)at.rows, arrival);
   }
-  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units);
+  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units * W::PARTS);
   const i32 first = min(warp * p.segment_units, p.units), end = min(first + p.segment_units, p.units);
+  const i32 pitch = rounded_columns<W>(p.columns);
   if (STAGED) { /* past the last column the copies leave what is there */
-    const i32 pad = p.units * 64 - p.columns;
-    for (i32 i = threadIdx.x; i < p.rows * pad; i += MATMUL_THREADS) *(u16*)(shared + at.rows + i / pad * row_bytes + (p.columns + i % pad) * 2) = 0;
+    const i32 pad = p.units * W::PARTS * 64 - pitch;
+    for (i32 i = threadIdx.x; i < p.rows * pad; i += MATMUL_THREADS) *(u16*)(shared + at.rows + i / pad * row_bytes + (pitch + i % pad) * 2) = 0;
   }
   wait_for_inputs();
   if (STAGED && warp == 0) {
-    if (lane == 0) bulk_expect(arrival + 1, (u32)(p.rows * p.columns * 2));
+    if (lane == 0) bulk_expect(arrival + 1, (u32)(p.rows * pitch * 2));
     __syncwarp();
-    if (lane < p.rows) bulk_copy(shared + at.rows + lane * row_bytes, p.rounded + (i64)lane * p.columns, (u32)p.columns * 2, arrival + 1);
+    if (lane < p.rows) bulk_copy(shared + at.rows + lane * row_bytes, p.rounded + (i64)lane * pitch, (u32)pitch * 2, arrival + 1);
   }
-  if (!STAGED) stage_floats(p, shared + at.rows, row_bytes, first, end);
+  if (!STAGED) stage_floats<W>(p, shared + at.rows, row_bytes, first, end);
   __syncthreads();
   if (STAGED) bulk_wait(arrival + 1);
   bulk_wait(arrival);
@@ -186,14 +195,18 @@ __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __gri
   for (i32 unit = first; unit < end; unit++) {
     typename W::Raw raw;
     W::template load<true>(raw, shared, p.units, unit, lane);
-    u32 b[8];
-    load_matrix_x4(b, fragments + unit * 128);
-    load_matrix_x4(b + 4, fragments + unit * 128 + 64);
 #pragma unroll
-    for (int step = 0; step < 4; step++) {
-      u32 a[4];
-      W::fragment(raw, step, a);
-      mma_bf16(sum, a, b + 2 * step);
+    for (int part = 0; part < W::PARTS; part++) {
+      const i32 at_part = (unit * W::PARTS + part) * 128;
+      u32 b[8];
+      load_matrix_x4(b, fragments + at_part);
+      load_matrix_x4(b + 4, fragments + at_part + 64);
+#pragma unroll
+      for (int step = 0; step < 4; step++) {
+        u32 a[4];
+        W::fragment(raw, step, a);
+        mma_bf16(sum, a, b + 2 * step);
+      }
     }
   }
 
@@ -216,7 +229,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __gri
 /* ---- 17 to 64 rows ---- */
 
 constexpr int WIDE_ROWS = 32, WIDE_OUTPUTS = 32, WIDE_STAGES = 3, WIDE_STREAMED_ROWS = 64;
-constexpr int WIDE_STAGE = WIDE_ROWS * 128;    /* bytes: a unit of every row, 16-byte chunk c of row r at place c ^ r % 8 */
+constexpr int WIDE_STAGE = WIDE_ROWS * 128;    /* bytes: a part of a unit of every row, 16-byte chunk c of row r at place c ^ r % 8 */
 constexpr int WIDE_PITCH = WIDE_OUTPUTS + 4;   /* floats of a row of sums, shifted against bank conflicts */
 constexpr size_t WIDE_SHARED = MATMUL_SEGMENTS * WIDE_STAGES * WIDE_STAGE;
 constexpr int WIDE_BLOCKS = 4; /* per multiprocessor: with more, product.h's larger tiles fill the device too, and read x less often */
@@ -229,14 +242,15 @@ constexpr int wide_depth() {
   return fit < 1 ? 1 : fit > 6 ? 6 : fit;
 }
 
-/* Starts copying a unit of `rows` rows of x; zeros past the last row and column. */
-__device__ __forceinline__ void copy_unit(const MatmulArguments& p, u8* stage, i32 first_row, i32 rows, i32 unit) {
-  const i32 lane = threadIdx.x % 32, column = unit * 64 + lane % 8 * 8;
+/* Starts copying a part of a unit of `rows` rows of x; zeros past the last row and column. */
+template <class W>
+__device__ __forceinline__ void copy_unit(const MatmulArguments& p, u8* stage, i32 first_row, i32 rows, i32 part) {
+  const i32 lane = threadIdx.x % 32, column = part * 64 + lane % 8 * 8, pitch = rounded_columns<W>(p.columns);
 #pragma unroll
   for (int i = 0; i < WIDE_ROWS / 4; i++) {
     const i32 row = lane / 8 + i * 4;
-    const bool valid = row < rows && column < p.columns;
-    copy_async16(stage + row * 128 + ((lane ^ row) % 8 << 4), valid ? p.rounded + (i64)(first_row + row) * p.columns + column : p.rounded, valid);
+    const bool valid = row < rows && column < pitch;
+    copy_async16(stage + row * 128 + ((lane ^ row) % 8 << 4), valid ? p.rounded + (i64)(first_row + row) * pitch + column : p.rounded, valid);
   }
 }
 
@@ -261,7 +275,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_wide_kernel(const __
   u8* ring = shared + warp * WIDE_STAGES * WIDE_STAGE; /* the warp's own */
 #pragma unroll
   for (int s = 0; s < WIDE_STAGES - 1; s++) {
-    if (first + s < end) copy_unit(p, ring + s * WIDE_STAGE, first_row, rows, first + s);
+    if (first * W::PARTS + s < end * W::PARTS) copy_unit<W>(p, ring + s * WIDE_STAGE, first_row, rows, first * W::PARTS + s);
     copy_async_commit();
   }
 
@@ -274,27 +288,31 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_wide_kernel(const __
     for (int d = 0; d < DEPTH; d++) {
       const i32 unit = base + d;
       if (unit >= end) break;
-      copy_async_wait<WIDE_STAGES - 2>();
-      __syncwarp(); /* the unit is there for all lanes, and all have read the one before */
-      if (unit + WIDE_STAGES - 1 < end) copy_unit(p, ring + filling * WIDE_STAGE, first_row, rows, unit + WIDE_STAGES - 1);
-      copy_async_commit();
-      const u8* stage = ring + reading * WIDE_STAGE + matrix;
-      filling = reading;
-      reading = reading + 1 == WIDE_STAGES ? 0 : reading + 1;
 #pragma unroll
-      for (int step = 0; step < 4; step++) {
-        u32 a[2][4];
+      for (int part = 0; part < W::PARTS; part++) {
+        copy_async_wait<WIDE_STAGES - 2>();
+        __syncwarp(); /* the part is there for all lanes, and all have read the one before */
+        const i32 next = unit * W::PARTS + part + WIDE_STAGES - 1;
+        if (next < end * W::PARTS) copy_unit<W>(p, ring + filling * WIDE_STAGE, first_row, rows, next);
+        copy_async_commit();
+        const u8* stage = ring + reading * WIDE_STAGE + matrix;
+        filling = reading;
+        reading = reading + 1 == WIDE_STAGES ? 0 : reading + 1;
 #pragma unroll
-        for (int m = 0; m < 2; m++) W::fragment(raw[d][m], step, a[m]);
+        for (int step = 0; step < 4; step++) {
+          u32 a[2][4];
 #pragma unroll
-        for (int pair = 0; pair < WIDE_ROWS / 16; pair++) {
-          if (pair > 0 && pair * 16 >= rows) break;
-          u32 b[4];
-          load_matrix_x4(b, stage + pair * 16 * 128 + ((chunk ^ step * 2) << 4));
+          for (int m = 0; m < 2; m++) W::fragment(raw[d][m], step, a[m]);
 #pragma unroll
-          for (int m = 0; m < 2; m++) {
-            mma_bf16(sum[m][2 * pair], a[m], b);
-            mma_bf16(sum[m][2 * pair + 1], a[m], b + 2);
+          for (int pair = 0; pair < WIDE_ROWS / 16; pair++) {
+            if (pair > 0 && pair * 16 >= rows) break;
+            u32 b[4];
+            load_matrix_x4(b, stage + pair * 16 * 128 + ((chunk ^ step * 2) << 4));
+#pragma unroll
+            for (int m = 0; m < 2; m++) {
+              mma_bf16(sum[m][2 * pair], a[m], b);
+              mma_bf16(sum[m][2 * pair + 1], a[m], b + 2);
+            }
           }
         }
       }
@@ -326,21 +344,17 @@ __global__ void __launch_bounds__(MATMUL_THREADS, 2) matmul_wide_kernel(const __
   }
 }
 
-/* x to bf16, 8 values a thread. */
-__global__ void round_kernel(u16* rounded, const float* x, i64 count) {
+template <int PARTS>
+__global__ void round_kernel(u16* rounded, const float* x, i64 rows, i32 columns) {
   let_next_start();
   wait_for_inputs();
-  i64 i = ((i64)blockIdx.x * blockDim.x + threadIdx.x) * 8;
-  if (i + 8 <= count && (uintptr_t)x % 16 == 0) {
-    float4 a = *(const float4*)(x + i), b = *(const float4*)(x + i + 4);
-    *(uint4*)(rounded + i) = make_uint4(pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w));
-  } else {
-    for (i64 end = min(i + 8, count); i < end; i++) rounded[i] = (u16)bf16_bits(x[i]);
-  }
+  round_eight<PARTS>(rounded, x, rows, columns, (i64)blockIdx.x * blockDim.x + threadIdx.x);
 }
 
-i32 round_rows(u16* rounded, const float* x, i64 count) {
-  return launch("psi_matmul", round_kernel, dim3((unsigned)PSI_DIVIDE_UP(count, 2048)), dim3(256), 0, rounded, x, count);
+template <class W>
+i32 round_rows(u16* rounded, const MatmulArguments& p) {
+  const i64 threads = rounding_threads(p.rows, p.columns, W::PARTS);
+  return launch("psi_matmul", round_kernel<W::PARTS>, dim3((unsigned)PSI_DIVIDE_UP(threads, 256)), dim3(256), 0, rounded, p.x, (i64)p.rows, p.columns);
 }
 
 /* ---- F32 weights ---- */
@@ -404,7 +418,7 @@ i32 float_matmul(float* y, const float* x, const float* w, const float* bias, i3
 
 template <class W>
 i32 coded_matmul(MatmulArguments p, u16* rounded) {
-  const size_t shared = (size_t)p.rows * (matmul_row_bytes(p.units) + MATMUL_SEGMENTS * 64);
+  const size_t shared = (size_t)p.rows * (matmul_row_bytes(p.units * W::PARTS) + MATMUL_SEGMENTS * 64);
   const bool whole = p.columns % 8 == 0 && (uintptr_t)p.x % 16 == 0; /* rows of x are read 16 bytes at a time */
   const bool streams = p.rows <= MATMUL_STREAMED_ROWS && whole && (i64)shared <= device.largest_shared;
   p.rounded = rounded;
@@ -415,11 +429,11 @@ i32 coded_matmul(MatmulArguments p, u16* rounded) {
     if (fits && p.rows <= BULK_FLOAT_ROWS)
       return launch("psi_matmul", matmul_bulk_kernel<W, false>, grid, dim3(MATMUL_THREADS), (size_t)bytes, p);
     if (fits) {
-      PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
+      PSI_TRY(round_rows<W>(rounded, p));
       return launch("psi_matmul", matmul_bulk_kernel<W, true>, grid, dim3(MATMUL_THREADS), (size_t)bytes, p);
     }
   }
-  if (!streams || p.rows > 8) PSI_TRY(round_rows(rounded, p.x, (i64)p.rows * p.columns));
+  if (!streams || p.rows > 8) PSI_TRY(round_rows<W>(rounded, p));
   const dim3 wide((unsigned)PSI_DIVIDE_UP(p.outputs, WIDE_OUTPUTS), (unsigned)PSI_DIVIDE_UP(p.rows, WIDE_ROWS));
   if (p.rows > MATMUL_STREAMED_ROWS && p.rows <= WIDE_STREAMED_ROWS && whole && (i64)WIDE_SHARED <= device.largest_shared &&
       (i64)wide.x * wide.y <= WIDE_BLOCKS * (i64)device.multiprocessors)
@@ -444,7 +458,7 @@ PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, 
   PSI_TRY(check_weight_type("psi_matmul", id, columns, &type));
   if (rows == 0) return PSI_OK;
   if (id == F32) return float_matmul((float*)y, (const float*)x, (const float*)w, (const float*)bias, rows, outputs, columns);
-  const f64 needed = (f64)rows * columns * 2 + 64;
+  const f64 needed = rounded_bytes(id, rows, columns) + 64;
   if (!scratch || !(scratch_bytes >= needed))
     return fail(PSI_INVALID, "[psi_matmul] expected %.0f bytes of scratch, got %.0f.", needed, scratch ? scratch_bytes : 0);
   MatmulArguments p = {(float*)y, (const float*)x, nullptr, (const u8*)w, (const float*)bias, rows, outputs, columns, PSI_DIVIDE_UP(columns, 64), 0, 0};

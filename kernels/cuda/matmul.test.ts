@@ -3,7 +3,14 @@ import { describe, expect, test } from "bun:test";
 import { type DType, dtypes } from "../../src/core/dtype.ts";
 import { bits, normalisedError, PACKED, randomFloats, randomWeights } from "../cpu/library.ts";
 import { check, cuda, deviceBytes, floatsFromDevice, onDevice, onFibers } from "./library.ts";
-import { fileValues, packedOnDevice, roundedTypes, roundToBf16 } from "./weights.ts";
+import {
+  fileValues,
+  inTwoParts,
+  packedOnDevice,
+  roundedBytes,
+  roundedTypes,
+  roundToBf16,
+} from "./weights.ts";
 
 /** Squared error of f32 sums over rounded inputs: tensor cores cut below the last bit, a few 1e-7 of the largest sum. */
 const SUMS = 1e-11;
@@ -28,17 +35,26 @@ function product(m: Matrix, x: Float32Array, bias: Float32Array | null, shift = 
   const shifted = new Float32Array(Math.max(x.length + shift / 4, 512));
   shifted.set(x, shift / 4);
   const at = ((onDevice(shifted) as number) + shift) as Pointer;
-  const bytes = rows * m.columns * 2 + 64;
+  const bytes = roundedBytes(m.dtype, rows, m.columns) + 64;
   const inputs = [at, m.packed, bias && onDevice(bias), deviceBytes(bytes)];
   const code = dtypes[m.dtype].id | PACKED;
   check(cuda.psi_matmul!(y, ...inputs, rows, m.outputs, m.columns, code, bytes));
   return floatsFromDevice(y, rows * m.outputs);
 }
 
-/** The sums in their order: segments of ceil(units / 8) units of 64 columns, each from 0, then one after the other. */
+/** What rounding leaves of x, rounded, where the type's products add it. */
+function rests(dtype: DType, x: Float32Array, rounded: Float32Array): Float32Array | null {
+  return inTwoParts(dtype) ? roundToBf16(x.map((v, i) => v - rounded[i]!)) : null;
+}
+
+/**
+ * The sums in their order: segments of ceil(units / 8) units of 64 columns, each from 0, then one after the other; in a
+ * unit x in its parts, one after the other.
+ */
 function expected(m: Matrix, x: Float32Array, bias: Float32Array | null): Float32Array {
   const w = roundToBf16(fileValues(m.dtype, m.file, m.outputs, m.columns));
   const xs = roundToBf16(x);
+  const parts = [xs, rests(m.dtype, x, xs)].filter((p) => p !== null);
   const rows = x.length / m.columns;
   const segment = Math.ceil(Math.ceil(m.columns / 64) / 8) * 64;
   const y = new Float32Array(rows * m.outputs);
@@ -47,8 +63,10 @@ function expected(m: Matrix, x: Float32Array, bias: Float32Array | null): Float3
       let total = 0;
       for (let first = 0; first < m.columns; first += segment) {
         let sum = 0;
-        for (let k = first; k < Math.min(first + segment, m.columns); k++)
-          sum = Math.fround(sum + Math.fround(xs[r * m.columns + k]! * w[n * m.columns + k]!));
+        for (let unit = first; unit < Math.min(first + segment, m.columns); unit += 64)
+          for (const part of parts)
+            for (let k = unit; k < Math.min(unit + 64, m.columns); k++)
+              sum = Math.fround(sum + Math.fround(part[r * m.columns + k]! * w[n * m.columns + k]!));
         total = first === 0 ? sum : Math.fround(total + sum);
       }
       y[r * m.outputs + n] = bias ? total + bias[n]! : total;
@@ -88,6 +106,7 @@ const shapes: readonly (readonly [DType, number, number])[] = [
   ["bf16", 3, 77],
   ["f16", 15, 33],
   ["f16", 16, 640],
+  ["bf16", 18, 1088],
   ["q8_0", 1, 96],
   ["q8_0", 15, 64],
   ["mxfp4", 16, 4192],
@@ -120,6 +139,24 @@ describe("a row's bits do not depend on how many rows there are", () => {
       }
     }
   });
+});
+
+test("bf16 weights: x counts with 16 bits and more, infinities stay what they are", () => {
+  const columns = 1000;
+  const m = matrix("bf16", 16, columns);
+  const x = randomFloats(columns, 9);
+  const w = fileValues("bf16", m.file, 16, columns);
+  const exact = (n: number): number => x.reduce((sum, v, k) => sum + v * w[n * columns + k]!, 0);
+  const want = Float32Array.from({ length: 16 }, (_, n) => exact(n));
+  expect(Math.sqrt(normalisedError(product(m, x, null), want))).toBeLessThan(2e-5);
+  const huge = new Float32Array(columns);
+  huge[70] = Number.POSITIVE_INFINITY;
+  for (const rows of [1, 20]) {
+    const many = new Float32Array(rows * columns);
+    many.set(huge, (rows - 1) * columns);
+    const y = product(m, many, null).slice((rows - 1) * 16);
+    for (let n = 0; n < 16; n++) expect(y[n]).toBe(w[n * columns + 70]! * Number.POSITIVE_INFINITY);
+  }
 });
 
 describe("f32 weights", () => {

@@ -13,6 +13,7 @@
 #include "instructions.h"
 #include "moe_sort.cuh"
 #include "product.h"
+#include "round.cuh"
 #include "weights.cuh"
 
 namespace psi {
@@ -20,7 +21,7 @@ namespace psi {
 struct MoeArguments {
   float* y;
   const float* x;
-  const u16* rounded; /* x as bf16, where the form wants it */
+  const u16* rounded; /* x as bf16 (round.cuh), where the form wants it */
   const u8* w;
   const float* bias;
   const i32* expert_ids;
@@ -43,7 +44,7 @@ constexpr int MOE_THREADS = 256, MOE_SEGMENTS = 8;
 constexpr int MOE_DECODE_SLOTS = 256; /* the most that this form takes */
 constexpr int MOE_SHARED_GOAL = 110 << 10; /* two blocks to a multiprocessor */
 
-/* A row of x in shared memory, with a shift against bank conflicts. */
+/* A row of x in shared memory, `units` times 64 elements, with a shift against bank conflicts. */
 __host__ __device__ constexpr i32 moe_row_bytes(i32 units) { return units * 128 + 16; }
 /* Shared memory per slot of a block: its row, and its part of 8 segments' sums for 2 x 16 outputs. */
 __host__ __device__ constexpr i32 moe_slot_bytes(i32 units) { return moe_row_bytes(units) + MOE_SEGMENTS * 32 * 4; }
@@ -85,6 +86,7 @@ __device__ __forceinline__ MoeGroup find_moe_group(const MoeArguments& p, MoeSlo
 }
 
 /* A warp's units first..end-1 of the rows of `count` slots, rounded to bf16 on the way to shared memory. */
+template <class W>
 __device__ __forceinline__ void round_moe_rows(const MoeArguments& p, u8* shared, i32 row_bytes, const i32* row, i32 count, i32 first, i32 end) {
   constexpr int FLIGHT = 3; /* six units: 3 072 columns and less are under way at once */
   const i32 lane = threadIdx.x % 32;
@@ -102,22 +104,22 @@ __device__ __forceinline__ void round_moe_rows(const MoeArguments& p, u8* shared
       }
 #pragma unroll
       for (int i = 0; i < FLIGHT; i++)
-        if (base + 128 * i < end * 64)
-          *(uint2*)(to + (base + 128 * i) * 2) = make_uint2(pack_bf16(v[i].x, v[i].y), pack_bf16(v[i].z, v[i].w));
+        if (base + 128 * i < end * 64) store_rounded<W::PARTS>(to, base + 128 * i, v[i]);
     }
   }
 }
 
 /* The same from rows that are bf16 already: all under way at once. */
+template <class W>
 __device__ __forceinline__ void copy_moe_rows(const MoeArguments& p, u8* shared, i32 row_bytes, const i32* row, i32 count, i32 first, i32 end) {
-  const i32 lane = threadIdx.x % 32;
+  const i32 lane = threadIdx.x % 32, pitch = rounded_columns<W>(p.columns);
 #pragma unroll 1
   for (i32 slot = 0; slot < count; slot++) {
-    const u16* from = p.rounded + (i64)row[slot] * p.columns;
+    const u16* from = p.rounded + (i64)row[slot] * pitch;
     u8* to = shared + slot * row_bytes;
 #pragma unroll 1
-    for (i32 column = first * 64 + lane * 8; column < end * 64; column += 256) {
-      bool valid = column < p.columns;
+    for (i32 column = first * W::PARTS * 64 + lane * 8; column < end * W::PARTS * 64; column += 256) {
+      bool valid = column < pitch;
       copy_async16(to + column * 2, valid ? from + column : p.rounded, valid);
     }
   }
@@ -132,7 +134,7 @@ constexpr int moe_depth() {
   return unit > room ? 1 : room < 6 * unit ? room / unit : 6;
 }
 
-/* One unit of both tiles times GROUPS of 8 slots; wide: weights.cuh, MXFP4. */
+/* One unit of both tiles times GROUPS of 8 slots, b being a part of theirs; wide: weights.cuh, MXFP4. */
 template <class W, int GROUPS>
 __device__ __forceinline__ void multiply_moe_unit(float (*sum)[GROUPS][4], const typename W::Raw* raw, const u32 (*b)[8], i32 count, bool wide) {
 #pragma unroll
@@ -155,7 +157,7 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
   PSI_DYNAMIC_SHARED(shared);
   __shared__ MoeSlots own;
   if (!GATED) let_next_start(); /* what comes after a gated one may rely on expert_ids */
-  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = moe_row_bytes(s.units);
+  const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = moe_row_bytes(s.units * W::PARTS);
   const i32 first = min(warp * s.segment_units, s.units), end = min(first + s.segment_units, s.units);
   const i32 tile[2] = {GATED ? (i32)blockIdx.x : 2 * (i32)blockIdx.x, GATED ? (i32)blockIdx.x + s.tiles / 2 : min(2 * (i32)blockIdx.x + 1, s.tiles - 1)};
   if (!p.ids_ready) {
@@ -191,8 +193,8 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
     }
     __syncthreads(); /* own is written; the sums of the round before are read */
     const i32 count = min(group.count - done, s.columns_at_once);
-    if (GROUPS > 1) copy_moe_rows(p, shared, row_bytes, own.row + done, count, first, end);
-    else round_moe_rows(p, shared, row_bytes, own.row + done, count, first, end);
+    if (GROUPS > 1) copy_moe_rows<W>(p, shared, row_bytes, own.row + done, count, first, end);
+    else round_moe_rows<W>(p, shared, row_bytes, own.row + done, count, first, end);
     __syncwarp(); /* a warp reads only what it wrote */
 
     float sum[2][GROUPS][4] = {};
@@ -205,17 +207,21 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
       for (int d = 0; d < DEPTH; d++) {
         const i32 unit = base + d;
         if (unit >= end) break;
-        u32 b[GROUPS][8];
 #pragma unroll
-        for (int g = 0; g < GROUPS; g++)
-          if (g == 0 || g * 8 < count) {
-            load_matrix_x4(b[g], fragments[g] + unit * 128);
-            load_matrix_x4(b[g] + 4, fragments[g] + unit * 128 + 64);
-          }
-        bool wide = false;
-        if constexpr (W::ID == MXFP4) wide = __any_sync(~0u, W::is_wide(raw[d][0]) || W::is_wide(raw[d][1]));
-        if (wide) multiply_moe_unit<W, GROUPS>(sum, raw[d], b, count, true);
-        else multiply_moe_unit<W, GROUPS>(sum, raw[d], b, count, false);
+        for (int part = 0; part < W::PARTS; part++) {
+          const i32 at = (unit * W::PARTS + part) * 128;
+          u32 b[GROUPS][8];
+#pragma unroll
+          for (int g = 0; g < GROUPS; g++)
+            if (g == 0 || g * 8 < count) {
+              load_matrix_x4(b[g], fragments[g] + at);
+              load_matrix_x4(b[g] + 4, fragments[g] + at + 64);
+            }
+          bool wide = false;
+          if constexpr (W::ID == MXFP4) wide = __any_sync(~0u, W::is_wide(raw[d][0]) || W::is_wide(raw[d][1]));
+          if (wide) multiply_moe_unit<W, GROUPS>(sum, raw[d], b, count, true);
+          else multiply_moe_unit<W, GROUPS>(sum, raw[d], b, count, false);
+        }
         if (unit + DEPTH < end)
 #pragma unroll
           for (int m = 0; m < 2; m++) W::load(raw[d][m], weights[m], s.units, unit + DEPTH, lane);

@@ -6,8 +6,9 @@
 namespace psi {
 
 /* As many slots at once as shared memory has room for; 0: not even one, or rows that this form does not read. */
-inline i32 moe_columns_at_once(const MoeArguments& p, i32 tokens) {
-  const i32 bytes = moe_slot_bytes(PSI_DIVIDE_UP(p.columns, 64));
+template <class W>
+i32 moe_columns_at_once(const MoeArguments& p, i32 tokens) {
+  const i32 bytes = moe_slot_bytes(PSI_DIVIDE_UP(p.columns, 64) * W::PARTS);
   if (p.slots > MOE_DECODE_SLOTS || p.columns % 8 != 0 || (uintptr_t)p.x % 16 != 0 || bytes + 4096 > device.largest_shared) return 0;
   i32 most = min(tokens, 16);
   while (most > 1 && most * bytes > MOE_SHARED_GOAL) most--;
@@ -18,7 +19,7 @@ template <class W, int GROUPS, bool GATED>
 i32 launch_moe_decode(const char* op, const MoeArguments& p, i32 columns_at_once) {
   const MoeShape s = moe_shape<W>(p, columns_at_once);
   const dim3 grid((unsigned)PSI_DIVIDE_UP(s.tiles, 2), (unsigned)min(p.slots, p.experts));
-  return launch(op, moe_decode_kernel<W, GROUPS, GATED>, grid, dim3(MOE_THREADS), (size_t)columns_at_once * moe_slot_bytes(s.units), p, s);
+  return launch(op, moe_decode_kernel<W, GROUPS, GATED>, grid, dim3(MOE_THREADS), (size_t)columns_at_once * moe_slot_bytes(s.units * W::PARTS), p, s);
 }
 
 /* expert_ids of the last psi_moe_glu whose kernel let the next one start only when they were there, and its launch. */
@@ -27,8 +28,8 @@ extern u64 ready_launch;
 
 template <class W, bool GATED>
 i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
-  const i64 count = (i64)p.slots / p.slots_per_input * p.columns;
-  const i32 columns = moe_columns_at_once(p, tokens);
+  const i64 inputs = p.slots / p.slots_per_input;
+  const i32 columns = moe_columns_at_once<W>(p, tokens);
   u16* rounded = (u16*)(((uintptr_t)scratch + 15) & ~(uintptr_t)15);
   p.rounded = rounded;
   p.ids_ready = ready_launch == launches && ready_ids == p.expert_ids;
@@ -42,14 +43,14 @@ i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
     if (moe_ring_stages<W>(p, 8) > 1) return note(launch_moe_ring<W, 1, GATED>(op, p));
   }
   if (columns > 8) {
-    PSI_TRY(sort_slots(op, {}, rounded, nullptr, p.x, 0, -1, count));
+    PSI_TRY(sort_slots(op, {}, nullptr, 0, -1, {rounded, p.x, inputs, p.columns, W::PARTS}));
     p.ids_ready = 0;
     return note(launch_moe_decode<W, 2, GATED>(op, p, columns));
   }
   if (columns > 0) return note(launch_moe_decode<W, 1, GATED>(op, p, columns));
-  i32* arrays = (i32*)(((uintptr_t)(rounded + count) + 3) & ~(uintptr_t)3);
+  i32* arrays = (i32*)(((uintptr_t)(rounded + inputs * rounded_columns<W>(p.columns)) + 3) & ~(uintptr_t)3);
   const SortedSlots groups = {arrays, arrays + p.experts + 1};
-  PSI_TRY(sort_slots(op, groups, rounded, p.expert_ids, p.x, p.slots, p.experts, count));
+  PSI_TRY(sort_slots(op, groups, p.expert_ids, p.slots, p.experts, {rounded, p.x, inputs, p.columns, W::PARTS}));
   const ProductGroups by_expert = {groups.offsets, groups.sorted, p.experts, p.slots, p.slots_per_input};
   if constexpr (GATED) return product_grouped_glu<W>(op, p.y, rounded, p.w, p.bias, by_expert, p.gate, p.outputs / 2, p.columns);
   else return product_grouped<W>(op, p.y, rounded, p.w, p.bias, by_expert, p.outputs, p.columns);
@@ -67,7 +68,7 @@ inline i32 check_moe(const char* op, const MoeArguments& p, const void* scratch,
   PSI_TRY(check_weight_type(op, dtype & ~PSI_PACKED, p.columns, &type));
   if ((uintptr_t)p.w % 64 != 0) return fail(PSI_INVALID, "[%s] expected weights aligned to 64 bytes.", op);
   const f64 inputs = (f64)tokens * used / p.slots_per_input;
-  const f64 needed = inputs * p.columns * 2 + 64 + 4.0 * ((f64)tokens * used + 3.0 * p.experts + 16);
+  const f64 needed = rounded_bytes(dtype & ~PSI_PACKED, inputs, p.columns) + 64 + 4.0 * ((f64)tokens * used + 3.0 * p.experts + 16);
   if (!scratch || !(scratch_bytes >= needed))
     return fail(PSI_INVALID, "[%s] expected %.0f bytes of scratch, got %.0f.", op, needed, scratch ? scratch_bytes : 0);
   return PSI_OK;

@@ -16,7 +16,7 @@ constexpr int RING_THREADS = 512, RING_WARPS = RING_THREADS / 32, RING_UNITS = 6
 constexpr i32 RING_SLOTS = RING_THREADS; /* the most slots, and experts, that this form takes */
 constexpr i32 FEWEST_RING_SLOTS = 17;    /* fewer are done sooner by moe.cuh's form, which begins with less ado */
 
-/* Places in shared memory, bytes. */
+/* Places in shared memory, bytes; `units` of 64 elements of a row of x. */
 struct MoeRingPlaces {
   i32 rows, sums, arrivals, bytes;
 };
@@ -83,6 +83,7 @@ __device__ __forceinline__ i32 group_ring_slots(const MoeArguments& p, RingGroup
 }
 
 /* The rows of a group's slots as bf16 in shared memory, by all warps. */
+template <class W>
 __device__ __forceinline__ void stage_ring_rows(const MoeArguments& p, u8* shared, i32 row_bytes, const u16* slot, i32 count, i32 units) {
   const i32 quads = units * 16;
   for (i32 r = 0; r < count; r++) {
@@ -90,7 +91,7 @@ __device__ __forceinline__ void stage_ring_rows(const MoeArguments& p, u8* share
     for (i32 quad = threadIdx.x; quad < quads; quad += RING_THREADS) {
       float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
       if (quad * 4 < p.columns) v = *(const float4*)(from + quad * 4);
-      *(uint2*)(shared + r * row_bytes + quad * 8) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+      store_rounded<W::PARTS>(shared + r * row_bytes, quad * 4, v);
     }
   }
 }
@@ -103,19 +104,23 @@ __device__ __forceinline__ void multiply_ring_units(float (*sum)[4], const u8* t
     if (!ALL && first + u >= end) break;
     typename W::Raw raw;
     W::template load<true>(raw, tile, units, first + u, lane);
-    u32 b[GROUPS][8];
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-      load_matrix_x4(b[g], fragments[g] + (first + u) * 128);
-      load_matrix_x4(b[g] + 4, fragments[g] + (first + u) * 128 + 64);
-    }
+    for (int part = 0; part < W::PARTS; part++) {
+      const i32 at = ((first + u) * W::PARTS + part) * 128;
+      u32 b[GROUPS][8];
 #pragma unroll
-    for (int step = 0; step < 4; step++) {
-      u32 a[4];
-      if constexpr (W::ID == MXFP4) W::fragment(raw, step, a, WIDE);
-      else W::fragment(raw, step, a);
+      for (int g = 0; g < GROUPS; g++) {
+        load_matrix_x4(b[g], fragments[g] + at);
+        load_matrix_x4(b[g] + 4, fragments[g] + at + 64);
+      }
 #pragma unroll
-      for (int g = 0; g < GROUPS; g++) mma_bf16(sum[g], a, b[g] + 2 * step);
+      for (int step = 0; step < 4; step++) {
+        u32 a[4];
+        if constexpr (W::ID == MXFP4) W::fragment(raw, step, a, WIDE);
+        else W::fragment(raw, step, a);
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++) mma_bf16(sum[g], a, b[g] + 2 * step);
+      }
     }
   }
 }
@@ -127,9 +132,9 @@ __global__ void __launch_bounds__(RING_THREADS, 1) moe_ring_kernel(const __grid_
   __shared__ RingGroups own;
   if (!GATED) let_next_start();
   const i32 stages = s.columns_at_once;
-  const MoeRingPlaces at = moe_ring_places(s.tile_bytes, s.units, stages, MOST);
+  const MoeRingPlaces at = moe_ring_places(s.tile_bytes, s.units * W::PARTS, stages, MOST);
   u64* arrivals = (u64*)(shared + at.arrivals);
-  const i32 lane = threadIdx.x % 32, segment = threadIdx.x / 32 % 8, m = threadIdx.x / 256, row_bytes = moe_row_bytes(s.units);
+  const i32 lane = threadIdx.x % 32, segment = threadIdx.x / 32 % 8, m = threadIdx.x / 256, row_bytes = moe_row_bytes(s.units * W::PARTS);
   const i32 first = min(segment * s.segment_units, s.units), end = min(first + s.segment_units, s.units);
   if (threadIdx.x == 0)
     for (int i = 0; i < stages; i++) bulk_start(arrivals + i);
@@ -161,7 +166,7 @@ __global__ void __launch_bounds__(RING_THREADS, 1) moe_ring_kernel(const __grid_
       const i32 from = own.begin[group];
       count = own.begin[group + 1] - from;
       __syncthreads(); /* the rows of before are read */
-      stage_ring_rows(p, shared + at.rows, row_bytes, own.slot + from, count, s.units);
+      stage_ring_rows<W>(p, shared + at.rows, row_bytes, own.slot + from, count, s.units);
       __syncthreads();
       held = group;
 #pragma unroll
@@ -224,7 +229,7 @@ i32 moe_ring_stages(const MoeArguments& p, i32 slots) {
   const bool fits = bulk_copies() && p.slots <= RING_SLOTS && p.experts <= RING_SLOTS && p.columns % 8 == 0 && (uintptr_t)p.x % 16 == 0;
   if (!fits || W::tile_bytes(units) > 64 << 10) return 0;
   i32 stages = 8;
-  while (stages > 1 && moe_ring_places(W::tile_bytes(units), units, stages, slots).bytes + (i32)sizeof(RingGroups) + 1024 > device.largest_shared) stages--;
+  while (stages > 1 && moe_ring_places(W::tile_bytes(units), units * W::PARTS, stages, slots).bytes + (i32)sizeof(RingGroups) + 1024 > device.largest_shared) stages--;
   return stages;
 }
 
@@ -232,7 +237,7 @@ template <class W, int GROUPS, bool GATED>
 i32 launch_moe_ring(const char* op, const MoeArguments& p) {
   const i32 stages = moe_ring_stages<W>(p, GROUPS * 8);
   const MoeShape s = moe_shape<W>(p, stages);
-  const i32 bytes = moe_ring_places(s.tile_bytes, s.units, stages, GROUPS * 8).bytes;
+  const i32 bytes = moe_ring_places(s.tile_bytes, s.units * W::PARTS, stages, GROUPS * 8).bytes;
   return launch(op, moe_ring_kernel<W, GROUPS, GATED>, dim3((unsigned)device.multiprocessors), dim3(RING_THREADS), (size_t)bytes, p, s);
 }
 

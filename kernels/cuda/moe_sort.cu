@@ -6,7 +6,7 @@
  */
 #include "moe_sort.cuh"
 
-#include "instructions.h"
+#include "round.cuh"
 
 namespace psi {
 
@@ -20,11 +20,9 @@ constexpr int SORT_THREADS = 1024, SORT_WARPS = SORT_THREADS / 32;
 
 struct SortArguments {
   SortedSlots out;
-  u16* rounded;
   const i32* expert_ids;
-  const float* x;
-  i64 count;
   i32 slots, experts;
+  RowsToRound rows;
 };
 
 __device__ void sort_expert(const SortArguments& p, i32 expert) {
@@ -60,26 +58,18 @@ __device__ void sort_expert(const SortArguments& p, i32 expert) {
   }
 }
 
-__device__ void round_elements(const SortArguments& p, i64 first) {
-  if (first + 8 <= p.count && (uintptr_t)p.x % 16 == 0) {
-    float4 a = *(const float4*)(p.x + first), b = *(const float4*)(p.x + first + 4);
-    *(uint4*)(p.rounded + first) = make_uint4(pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w));
-  } else {
-    for (i64 i = first; i < min(first + 8, p.count); i++) p.rounded[i] = (u16)bf16_bits(p.x[i]);
-  }
-}
-
+template <int PARTS>
 __global__ void __launch_bounds__(SORT_THREADS) sort_slots_kernel(const __grid_constant__ SortArguments p) {
   let_next_start();
   wait_for_inputs();
   if ((i32)blockIdx.x <= p.experts) sort_expert(p, (i32)blockIdx.x);
-  else round_elements(p, ((i64)(blockIdx.x - p.experts - 1) * SORT_THREADS + threadIdx.x) * 8);
+  else round_eight<PARTS>(p.rows.rounded, p.rows.x, p.rows.rows, p.rows.columns, (i64)(blockIdx.x - p.experts - 1) * SORT_THREADS + threadIdx.x);
 }
 
-i32 sort_slots(const char* op, SortedSlots out, u16* rounded, const i32* expert_ids, const float* x, i64 slots, i32 experts, i64 count) {
-  const i64 rounding = PSI_DIVIDE_UP(count, 8 * SORT_THREADS);
-  SortArguments p = {out, rounded, expert_ids, x, count, (i32)slots, experts};
-  return launch(op, sort_slots_kernel, dim3((unsigned)(experts + 1 + rounding)), dim3(SORT_THREADS), 0, p);
+i32 sort_slots(const char* op, SortedSlots out, const i32* expert_ids, i64 slots, i32 experts, const RowsToRound& rows) {
+  const i64 rounding = PSI_DIVIDE_UP(rounding_threads(rows.rows, rows.columns, rows.parts), SORT_THREADS);
+  SortArguments p = {out, expert_ids, (i32)slots, experts, rows};
+  return launch(op, rows.parts == 1 ? sort_slots_kernel<1> : sort_slots_kernel<2>, dim3((unsigned)(experts + 1 + rounding)), dim3(SORT_THREADS), 0, p);
 }
 
 }  // namespace psi

@@ -2,11 +2,13 @@
  * y[r, n] = sum_k x[row(r), k] w[n, k] (+ bias[n]) for many rows: x bf16, w packed (weights.cuh), y f32, sums in f32.
  *
  * A block computes tiles of outputs x rows, one after another. Weights go from device memory to registers and become
- * A fragments there; rows of x go through a ring of stages in shared memory, a stage being one unit of 64 columns of
+ * A fragments there; rows of x go through a ring of stages in shared memory, a stage being one unit of 64 elements of
  * all rows of the tile, 16-byte chunk c of row r at place c ^ r % 8. The finished tile passes through shared memory, so
  * that a row's outputs are stored side by side, with bias and gate applied on the way.
  *
- * Order of sums: units in at most 8 segments of ceil(units / 8); one chain of k16 products per segment; the segments'
+ * Where x has two parts (round.cuh) a unit of weights has two of x, one after the other; units are those of x below.
+ *
+ * Order of sums: units of weights in at most 8 segments of ceil(units / 8); one chain of k16 products per segment; the segments'
  * sums added from the first to the last, then the bias.
  *
  * Here: what both kernels share, and the one of mma.sync, which every device has. product_wgmma.cuh: Hopper's.
@@ -15,6 +17,7 @@
 #include "glu.cuh"
 #include "instructions.h"
 #include "product.h"
+#include "round.cuh"
 #include "weights.cuh"
 
 namespace psi {
@@ -25,7 +28,7 @@ constexpr int PRODUCT_PAD = 4;                       /* floats after a row of th
 
 /* What is known of a product before any tile of it. */
 struct ProductShape {
-  i32 units, segment_units;
+  i32 units, segment_units, weight_units;
   i32 tiles;        /* of 16 outputs, in one matrix */
   i32 output_tiles; /* tiles of the block's size */
   i64 tile_bytes, matrix_bytes;
@@ -36,10 +39,11 @@ template <class W>
 __host__ __device__ ProductShape product_shape(const ProductArguments& p, int block_outputs) {
   ProductShape s;
   s.units = PSI_DIVIDE_UP(p.columns, PRODUCT_UNIT);
-  s.segment_units = PSI_DIVIDE_UP(s.units, 8);
+  s.weight_units = s.units / W::PARTS;
+  s.segment_units = PSI_DIVIDE_UP(s.weight_units, 8) * W::PARTS;
   s.tiles = PSI_DIVIDE_UP(p.outputs, 16);
   s.output_tiles = PSI_DIVIDE_UP(p.outputs, block_outputs);
-  s.tile_bytes = W::tile_bytes(s.units);
+  s.tile_bytes = W::tile_bytes(s.weight_units);
   s.matrix_bytes = s.tiles * s.tile_bytes;
   return s;
 }
@@ -234,7 +238,7 @@ __global__ void __launch_bounds__(MMA_THREADS, MMA_BLOCKS<ROWS>) product_mma_ker
     input.start(p, rows);
     typename W::Raw raw[2];
 #pragma unroll
-    for (int i = 0; i < 2; i++) W::load(raw[i], weights[i], s.units, 0, lane);
+    for (int i = 0; i < 2; i++) W::load(raw[i], weights[i], s.weight_units, 0, lane);
 #pragma unroll
     for (int u = 0; u < MMA_STAGES - 1; u++) {
       if (u < s.units) {
@@ -257,7 +261,7 @@ __global__ void __launch_bounds__(MMA_THREADS, MMA_BLOCKS<ROWS>) product_mma_ker
       copy_async_commit();
       typename W::Raw next[2];
 #pragma unroll
-      for (int i = 0; i < 2; i++) W::load(next[i], weights[i], s.units, min(u + 1, s.units - 1), lane);
+      for (int i = 0; i < 2; i++) W::load(next[i], weights[i], s.weight_units, min(u + 1, s.units - 1) / W::PARTS, lane);
 
       const u8* stage = shared + u % MMA_STAGES * STAGE + matrix_row * PRODUCT_ROW_BYTES;
 #pragma unroll

@@ -1,7 +1,7 @@
 /*
  * Matrix products of many rows on tensor cores (prefill): what psi_matmul, psi_moe_matmul and psi_moe_glu call for them.
  *
- * x is bf16 (made from f32, nearest even), its rows `columns` elements apart, x aligned to 16 bytes; w is in CUDA layout
+ * x is bf16 as round.cuh makes it from f32, a row rounded_columns<W>(columns) elements, x aligned to 16 bytes; w is in CUDA layout
  * (weights.cuh); y f32. A value's bits depend on its row of x and its row of w alone: the sum over columns runs in the
  * order that decode's kernels use, whatever the number of rows, the tile or the instruction.
  *

@@ -6,6 +6,7 @@ import type { Pointer } from "bun:ffi";
 import { type DType, dtypes, rowBytes } from "../../src/core/dtype.ts";
 import { random, randomFloats, randomWeights } from "../cpu/library.ts";
 import { check, cuda, deviceBytes, floatsFromDevice, onDevice } from "./library.ts";
+import { roundedBytes } from "./weights.ts";
 
 export interface DenseCase {
   readonly dtype: DType;
@@ -31,6 +32,7 @@ export interface ExpertCase extends DenseCase {
 export const expertCases: readonly ExpertCase[] = [
   { dtype: "mxfp4", rows: 60, outputs: 96, columns: 160, experts: 5, used: 3 },
   { dtype: "q8_0", rows: 150, outputs: 64, columns: 64, experts: 40, used: 2 },
+  { dtype: "bf16", rows: 150, outputs: 64, columns: 196, experts: 40, used: 2 },
 ];
 
 export interface Matrices {
@@ -60,7 +62,7 @@ const packedBit = 256;
 export function product(c: DenseCase, w: Matrices, x: Float32Array, bias: Float32Array): Float32Array {
   const rows = x.length / c.columns;
   const y = deviceBytes(rows * c.outputs * 4);
-  const bytes = rows * c.columns * 2 + 64;
+  const bytes = roundedBytes(c.dtype, rows, c.columns) + 64;
   const [xs, b, scratch] = [onDevice(x), onDevice(bias), deviceBytes(bytes)];
   const sizes = [rows, c.outputs, c.columns, dtypes[c.dtype].id | packedBit, bytes] as const;
   check(cuda.psi_matmul!(y, xs, w.packed, b, scratch, ...sizes));
@@ -88,7 +90,7 @@ export function expertProduct(
 ): Float32Array {
   const tokens = x.length / c.columns;
   const y = deviceBytes(tokens * c.used * c.outputs * 4);
-  const bytes = tokens * c.columns * 2 + 64 + 4 * (tokens * c.used + 3 * c.experts + 16);
+  const bytes = roundedBytes(c.dtype, tokens, c.columns) + 64 + 4 * (tokens * c.used + 3 * c.experts + 16);
   const addresses = [onDevice(x), w.packed, onDevice(bias), onDevice(ids), deviceBytes(bytes)] as const;
   const sizes = [
     tokens,
@@ -115,7 +117,7 @@ export function gatedProduct(
   const tokens = x.length / c.columns;
   const features = c.outputs / 2;
   const y = deviceBytes(tokens * c.used * features * 4);
-  const bytes = tokens * c.columns * 2 + 64 + 4 * (tokens * c.used + 3 * c.experts + 16);
+  const bytes = roundedBytes(c.dtype, tokens, c.columns) + 64 + 4 * (tokens * c.used + 3 * c.experts + 16);
   const addresses = [onDevice(x), w.packed, onDevice(bias), onDevice(ids), deviceBytes(bytes)] as const;
   const sizes = [tokens, c.used, c.experts, features, c.columns, dtypes[c.dtype].id | packedBit] as const;
   check(cuda.psi_moe_glu!(y, ...addresses, ...sizes, 2, 1.702, 7, bytes));

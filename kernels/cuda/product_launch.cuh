@@ -44,8 +44,10 @@ inline double product_cycles(const ProductArguments& p, i32 units, i64 tile_byte
 }
 
 template <class W>
-i32 product(const char* op, const ProductArguments& p) {
-  PSI_TRY(check_product(op, p));
+i32 product(const char* op, const ProductArguments& arguments) {
+  PSI_TRY(check_product(op, arguments));
+  ProductArguments p = arguments;
+  p.columns = rounded_columns<W>(p.columns); /* for the kernels those that x has */
   if (p.rows == 0) return PSI_OK;
   /* four warpgroups leave 128 registers a thread, too few for the types whose units take many */
   constexpr int WIDE = sizeof(typename W::Raw) > 32 ? 3 : 4;
@@ -54,9 +56,10 @@ i32 product(const char* op, const ProductArguments& p) {
   /* wgmma's kernel takes rows of whole 16-byte chunks */
   const bool wgmma = use_wgmma && device.compute == 90 && p.columns % 8 == 0;
   const i32 units = PSI_DIVIDE_UP(p.columns, PRODUCT_UNIT);
+  const i64 tile_bytes = W::tile_bytes(units / W::PARTS) * W::PARTS; /* loaded with each part of x */
   int best = wgmma ? 0 : WGMMA_FORMS;
   for (int i = best + 1; i < FORMS; i++)
-    if (product_cycles(p, units, W::tile_bytes(units), forms[i]) < product_cycles(p, units, W::tile_bytes(units), forms[best])) best = i;
+    if (product_cycles(p, units, tile_bytes, forms[i]) < product_cycles(p, units, tile_bytes, forms[best])) best = i;
   switch (best) {
     case 0: return launch_product_wgmma<W, WIDE, 128>(op, p);
     case 1: return launch_product_wgmma<W, 4, 64>(op, p);

@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(128 * GROUPS, (WgmmaProduct<GROUPS, ROWS>::BLO
       input.copy(p, shared + u * Form::STAGE, u);
       copy_async_commit();
     }
-    W::load(raw, weights, s.units, 0, lane);
+    W::load(raw, weights, s.weight_units, 0, lane);
     return true;
   };
 
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(128 * GROUPS, (WgmmaProduct<GROUPS, ROWS>::BLO
           if (step == 0) {
             input.copy(p, shared + filled * Form::STAGE, u + Form::AHEAD); /* zeros past the last unit */
             copy_async_commit();
-            W::load(next, weights, s.units, min(u + 1, s.units - 1), lane);
+            W::load(next, weights, s.weight_units, min(u + 1, s.units - 1) / W::PARTS, lane);
             prefetch_l2(weights + min((u + WEIGHTS_AHEAD) * unit_bytes + fetch, last_fetch));
           }
           wgmma_wait<1>(sum);

@@ -14,7 +14,8 @@
  * become bytes with one mask; MXFP4's word is its own.
  *
  * A type is a struct: Raw, the registers of a lane's part of a unit; tile_bytes; load; fragment, which gives bf16
- * fragments of step 0..3. A weight's value is the f32 value of file_block.cuh, rounded once to bf16.
+ * fragments of step 0..3. A weight's value is the f32 value of file_block.cuh, rounded once to bf16. PARTS: how many bf16
+ * values stand for one of x in its products (round.cuh); a unit's sum takes all steps with the first, then all with the second.
  */
 #pragma once
 #include "instructions.h"
@@ -97,7 +98,7 @@ struct ScalesRecord {
 template <int ID_, int LOW_, int HIGH_, int BIAS, bool LEVELS, class Scales_, bool RECORDS_>
 struct CodedWeight {
   using Scales = Scales_;
-  static constexpr int ID = ID_, LOW = LOW_, HIGH = HIGH_;
+  static constexpr int ID = ID_, PARTS = 1, LOW = LOW_, HIGH = HIGH_;
   static constexpr bool RECORDS = RECORDS_;
   static constexpr int LOW_BYTES = 64 * 16 * LOW / 8, HIGH_BYTES = 64 * 16 * HIGH / 8, SCALE_BYTES = 16 * Scales::BYTES; /* of a unit */
   struct Raw {
@@ -202,7 +203,7 @@ using WeightIQ4_XS = CodedWeight<IQ4_XS, 4, 0, 0, true, ScalesRecord<false, true
  * come out doubled).
  */
 struct WeightMXFP4 {
-  static constexpr int ID = MXFP4;
+  static constexpr int ID = MXFP4, PARTS = 1;
   static constexpr int CODE_BYTES = 512, SCALE_BYTES = 32; /* of a unit */
   struct Raw {
     u32 code[4];
@@ -252,11 +253,15 @@ struct WeightMXFP4 {
   }
 };
 
-/* ---- 16-bit floats: bf16, to which F16 is rounded when packed ---- */
+/*
+ * ---- 16-bit floats: bf16, to which F16 is rounded when packed ----
+ *
+ * Whoever keeps such weights wants the model as it was trained: x is not rounded to 8 bits but taken in two parts.
+ */
 
 template <int ID_>
 struct FloatWeight {
-  static constexpr int ID = ID_;
+  static constexpr int ID = ID_, PARTS = 2;
   static constexpr int CODE_BYTES = 2048;
   struct Raw {
     u32 pair[16];

@@ -40,6 +40,14 @@ export function roundToBf16(values: Float32Array): Float32Array {
   return new Float32Array(words.buffer);
 }
 
+/** Types whose products take x in two parts of bf16 instead of rounding it (round.cuh). */
+export const inTwoParts = (dtype: DType): boolean => dtype === "bf16" || dtype === "f16";
+
+/** Bytes of scratch for rows of x, without what experts' products take besides. */
+export function roundedBytes(dtype: DType, rows: number, columns: number): number {
+  return inTwoParts(dtype) ? rows * Math.ceil(columns / 64) * 256 : rows * columns * 2;
+}
+
 /** Values that differ, 0 and -0 being the same, and a NaN the same as a NaN. */
 export function differences(got: Float32Array, want: Float32Array): number {
   let count = got.length === want.length ? 0 : Number.POSITIVE_INFINITY;

@@ -4,18 +4,28 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ModelShape } from "../../scripts/random-model.ts";
 import { openDevice } from "../backends/index.ts";
+import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
 import { gemma4TheirName } from "./testing/gemma4_checkpoints.ts";
 import { gemma4Logits, type Tensors } from "./testing/gemma4_reference.ts";
 import { type Golden, golden, relativeError, sameChoices, session } from "./testing/golden.ts";
 
-// a busy machine
+// a busy machine, on which fibers run at a tenth of their speed
 setDefaultTimeout(60_000);
 
-/** f32 arithmetic on bf16 weights against the same in another order of summation: measured 5e-7 to 8e-7. */
+/**
+ * f32 arithmetic on bf16 weights against the same in another order of summation: measured 5e-7 to 8e-7. CUDA takes
+ * activations in two parts of bf16 for its products, and rounds them for attention's: measured 4e-4.
+ */
 const tolerance = 1e-5;
+const tolerances = { cpu: tolerance, cuda: 2e-3 } as const;
 
-const device = openDevice("cpu", { threads: 2 });
-afterAll(() => device.close());
+const backends = cudaLibrary ? (["cpu", "cuda"] as const) : (["cpu"] as const);
+const devices = new Map(
+  backends.map((b) => [b, b === "cpu" ? openDevice(b, { threads: 2 }) : openDevice(b)]),
+);
+afterAll(() => {
+  for (const device of devices.values()) device.close();
+});
 
 for (const [name, globalEvery] of [
   ["gemma4_e", 5],
@@ -24,17 +34,26 @@ for (const [name, globalEvery] of [
 ] as const) {
   const reference = golden(name);
   const reason = reference ? "" : " (not in the fixtures: PSIONIC_GOLDEN names a folder that has it)";
-  test.skipIf(!reference)(`${name} gives transformers' logits, at once and in parts${reason}`, () => {
-    const { ids, logits } = reference!;
-    const s = session(device, reference!, "f32");
-    const whole = s.run([ids]);
-    expect(relativeError(whole, logits)).toBeLessThan(tolerance);
-    expect(sameChoices(whole, reference!)).toBe(true);
-    expect(s.run([ids.slice(0, 7), ids.slice(7, 8), ids.slice(8, 41), ids.slice(41)])).toEqual(whole);
-    expect(s.run(ids.map((id) => [id]))).toEqual(whole);
-    s.close();
-    expect(device.live()).toEqual({ tensors: 0, bytes: 0, scopes: 0 });
-  });
+  for (const backend of backends)
+    test.skipIf(!reference)(
+      `${name} gives transformers' logits on ${backend}, at once and in parts${reason}`,
+      () => {
+        const device = devices.get(backend)!;
+        const slow = backend === "cuda" && onFibers;
+        const ids = reference!.ids.slice(0, slow ? 24 : reference!.ids.length);
+        const logits = reference!.logits.subarray(0, ids.length * reference!.vocabulary);
+        const s = session(device, reference!, "f32");
+        const whole = s.run([ids]);
+        expect(relativeError(whole, logits)).toBeLessThan(tolerances[backend]);
+        expect(sameChoices(whole, { ...reference!, ids, logits })).toBe(true);
+        const last = slow ? 21 : 41;
+        const parts = [ids.slice(0, 7), ids.slice(7, 8), ids.slice(8, last), ids.slice(last)];
+        expect(s.run(parts)).toEqual(whole);
+        if (!slow) expect(s.run(ids.map((id) => [id]))).toEqual(whole);
+        s.close();
+        expect(device.live()).toEqual({ tensors: 0, bytes: 0, scopes: 0 });
+      },
+    );
 
   test.skipIf(!reference)(`${name}: plain f64 loops give transformers' logits${reason}`, () => {
     const { ids, logits } = reference!;

@@ -1,6 +1,13 @@
 import { unexpected } from "../../core/error.ts";
-import type { Op } from "../op.ts";
+import type { Op, TensorSpec } from "../op.ts";
 import { describe, dtypeCode, expectSpec, f32Spec, totalBytes } from "../spec.ts";
+
+/** Bytes for x [T, K] in the form that products with `w` take: rounded to 8 or 16 bits, or two parts of 16 (ffi/psionic.h). */
+export function roundedBytes(x: TensorSpec, w: TensorSpec): number {
+  const [rows, columns] = x.shape as [number, number];
+  if (w.dtype === "bf16" || w.dtype === "f16") return rows * Math.ceil(columns / 64) * 256;
+  return rows * columns * 2;
+}
 
 /** y[t, n] = sum over k of x[t, k] * w[n, k], plus bias[n]. w is packed [N, K]. */
 export const matmul: Op<Record<string, never>> = {
@@ -18,9 +25,7 @@ export const matmul: Op<Record<string, never>> = {
     if (bias) expectSpec("matmul bias", bias, "f32", [outputs]);
     return [f32Spec(rows, outputs)];
   },
-  // x in the form that the products take: rounded to 8 or 16 bits
-  scratchBytes: ([x, w]) =>
-    w!.dtype === "f32" || w!.dtype === "f64" ? 0 : x!.shape[0]! * x!.shape[1]! * 2 + 64,
+  scratchBytes: ([x, w]) => (w!.dtype === "f32" || w!.dtype === "f64" ? 0 : roundedBytes(x!, w!) + 64),
   cost: ([x, w, bias], _p, [y]) => ({
     flops: 2 * x!.shape[0]! * w!.shape[0]! * w!.shape[1]!,
     bytes: totalBytes(x, w, bias, y),

@@ -2,6 +2,7 @@ import { unexpected } from "../../core/error.ts";
 import type { Op } from "../op.ts";
 import { describe, dtypeCode, expectSpec, f32Spec, totalBytes } from "../spec.ts";
 import { type GluParams, gluKinds } from "./glu.ts";
+import { roundedBytes } from "./matmul.ts";
 
 export type MoeGluParams = Pick<GluParams, "kind" | "alpha" | "limit">;
 
@@ -35,7 +36,7 @@ export const moeGlu: Op<MoeGluParams> = {
   },
   scratchBytes([x, w, , ids]) {
     const slots = ids!.shape[0]! * ids!.shape[1]!;
-    return x!.shape[0]! * x!.shape[1]! * 2 + 64 + 4 * (slots + 3 * w!.shape[0]! + 16);
+    return roundedBytes(x!, w!) + 64 + 4 * (slots + 3 * w!.shape[0]! + 16);
   },
   cost([x, w, bias, ids], _p, [y]) {
     const [experts, rows, columns] = w!.shape as [number, number, number];

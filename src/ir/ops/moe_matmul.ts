@@ -1,6 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import type { Op } from "../op.ts";
 import { describe, dtypeCode, expectSpec, f32Spec, totalBytes } from "../spec.ts";
+import { roundedBytes } from "./matmul.ts";
 
 /**
  * One linear layer of the chosen experts: slot s = t * used + j multiplies x[t] (or x[s] when `x` has a row per slot)
@@ -30,7 +31,7 @@ export const moeMatmul: Op<Record<string, never>> = {
   },
   scratchBytes([x, w, , ids]) {
     const slots = ids!.shape[0]! * ids!.shape[1]!;
-    return x!.shape[0]! * x!.shape[1]! * 2 + 64 + 4 * (slots + 3 * w!.shape[0]! + 16);
+    return roundedBytes(x!, w!) + 64 + 4 * (slots + 3 * w!.shape[0]! + 16);
   },
   cost([x, w, bias, ids], _p, [y]) {
     const [experts, outputs, columns] = w!.shape as [number, number, number];
