@@ -215,6 +215,54 @@ test("a damaged checkpoint is restored from its backup, whose copy is hashed aga
   expect(json(root, "status/current_run_status.json").phase).toBe("resume_refused_auto_resume");
 }, 60_000);
 
+test("a rehearsal kills a run, resumes it bit for bit, and closes it out", async () => {
+  const root = join(folder, "rehearsed");
+  const words = ["rehearse-base-lane", "--output-root", root, "--run-id", "r", "--threads", "1"];
+  const size = ["--model", "tiny", "--sequences", "8", "--allow-dirty-tree"];
+  const long = [
+    ...size,
+    "--max-steps",
+    "64",
+    "--steps-per-window",
+    "32",
+    "--learning-rate",
+    "1e-3",
+    "--json",
+  ];
+  const done = await train([...words, "--planned-interruption-step", "40", ...long]);
+  expect(done.err).toContain("rehearsal: the same run, undisturbed\n");
+  expect(done.code).toBe(0);
+  expect(JSON.parse(done.out)).toMatchObject({
+    ...{ status: "base_lane_rehearsal_complete", interrupted_at_step: 40, resumed_from_step: 32 },
+    ...{ last_completed_step: 64, bit_equal_to_uninterrupted_run: true, decision_state: "continue" },
+  });
+  expect(json(root, "reference_pilot_recovery_drill.json")).toMatchObject({
+    ...{ recovery_state: "recovered", interruption_kind: "process_killed", interrupted_optimizer_step: 32 },
+    ...{ recovered_optimizer_step: 64, step_traces_equal: true, lineage_preserved: true },
+  });
+  const bundle = json(root, retainedPaths.closeout_bundle_path);
+  expect(bundle.closeout_state).toBe("base_lane_rehearsal_complete");
+  expect(bundle.closeout_gates.filter((g: { satisfied: boolean }) => !g.satisfied)).toEqual([]);
+  for (const list of ["evidence_artifacts", "failure_drills", "can_now_claim", "still_out_of_scope"])
+    expect(bundle[list].length).toBeGreaterThan(0);
+  for (const { artifact } of bundle.evidence_artifacts) {
+    const bytes = readFileSync(join(root, artifact.path));
+    expect(new Bun.CryptoHasher("sha256").update(bytes).digest("hex")).toBe(artifact.sha256);
+  }
+  const status = await train(["status", "--run-root", root]);
+  expect(status.out).toContain("phase=base_lane_rehearsal_complete\n");
+  expect(status.out).toEndWith("continue_restart_blocking_row_count=0\n");
+}, 60_000);
+
+test("a rehearsal whose checkpoint learnt too little names the gate and keeps the receipts", async () => {
+  const root = join(folder, "unconvincing");
+  const done = await train(["rehearse-base-lane", "--output-root", root, "--max-steps", "2", ...tiny]);
+  expect(done.err).toMatch(/closeout satisfied, got continue_decision_retained \(red rows: checkpoint_eval/);
+  expect(done.code).toBe(1);
+  expect(json(root, "reference_pilot_recovery_drill.json").recovery_state).toBe("recovered");
+  expect(json(root, retainedPaths.closeout_bundle_path).closeout_state).toBe("restart_decision_recorded");
+}, 60_000);
+
 test("scripts/TRAIN has the forms of the launcher", async () => {
   const script = join(main, "../../scripts/TRAIN");
   const run = async (...words: string[]): Promise<Ended> => {
@@ -273,6 +321,14 @@ describe("what is refused", () => {
     await refused(["start", "--run-root", folder], 2, /--run-root means nothing to start/);
     await refused(["resume"], 2, /missing --run-root/);
     await refused(["status", "--run-root", join(folder, "none")], 1, /expected a run root/);
+    await refused(
+      ["start", "--planned-interruption-step", "16", "--allow-dirty-tree"],
+      2,
+      /--planned-interruption-step takes a whole number from 1 to 15/,
+    );
+    await refused(["rehearse-base-lane", "--max-steps", "1", ...tiny], 1, /at least 2 steps/);
+    await refused(["rehearse-base-lane", "--dry-run"], 2, /--dry-run means nothing to rehearse-base-lane/);
+    await refused(["rehearse-base-lane", "--remote-host", "h"], 1, /got --remote-host/);
     await refused(["start", "--max-steps", "0"], 2, /--max-steps takes a whole number of at least 1/);
   }, 60_000);
 

@@ -5,6 +5,7 @@ import { print, printJson } from "../../terminal/output.ts";
 import type { Decided } from "../decision.ts";
 import { documentIf } from "../evidence.ts";
 import type { Recorded } from "../record_checkpoint.ts";
+import type { Rehearsed } from "../rehearsal.ts";
 import { ownPaths, type Run, readDocument, retainedPaths, surfaceId } from "../run_root.ts";
 
 /** Options as they were read. */
@@ -146,3 +147,22 @@ export async function dashboard(given: Given, root: string): Promise<void> {
   );
   await print([...lines, ...alertLines].join("\n"));
 }
+
+export const rehearsedLines = (run: Run, r: Rehearsed): Record<string, Json> => ({
+  ...{ status: "base_lane_rehearsal_complete", surface_id: surfaceId(run.lane, "rehearse_base_lane") },
+  run_id: run.runId,
+  run_root: run.root,
+  interrupted_at_step: r.interruptedAt,
+  resumed_from_step: r.resumedFrom,
+  last_completed_step: r.decided.step,
+  bit_equal_to_uninterrupted_run: true,
+  checkpoint_label: r.decided.label,
+  checkpoint_object_digest: r.digest,
+  checkpoint_eval_decision_state: r.recorded.judged?.state ?? "retry_required",
+  checkpoint_eval_score_bps: r.recorded.judged?.scoreBps ?? null,
+  decision_state: r.decided.state,
+  operator_action: r.decided.action,
+  tokens_per_second: Math.round(r.outcome.tokensPerSecond),
+  recovery_drill: ownPaths.recovery,
+  closeout_bundle: retainedPaths.closeout_bundle_path,
+});

@@ -10,11 +10,20 @@ import { decideContinueRestart } from "../decision.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
 import { recordCheckpoint } from "../record_checkpoint.ts";
+import { interruptionStepOf, rehearseBaseLane } from "../rehearsal.ts";
 import { backUpRun, type RunOptions, type RunOutcome, resumeRun, startRun } from "../run.ts";
 import { ownPaths, type Run, readDocument, retainedPaths, surfaces } from "../run_root.ts";
 import { checkedSettings } from "../settings.ts";
 import { TrainingBar } from "./bar.ts";
-import { dashboard, decidedLines, type Given, printLines, recordedLines, status } from "./shown.ts";
+import {
+  dashboard,
+  decidedLines,
+  type Given,
+  printLines,
+  recordedLines,
+  rehearsedLines,
+  status,
+} from "./shown.ts";
 
 /** Exit codes by what went wrong; docs/training.md lists them. Everything else is 1. */
 const exitCodes: Partial<Readonly<Record<ErrorCode, number>>> = {
@@ -42,7 +51,8 @@ export const train = command({
     action: {
       type: "positional",
       required: true,
-      description: "start, resume, status, dashboard, record-checkpoint, backup, decide-continue-restart",
+      description:
+        "start, resume, status, dashboard, record-checkpoint, backup, decide-continue-restart, rehearse-base-lane",
       valueHint: "ACTION",
     },
     lane: value(
@@ -83,6 +93,10 @@ export const train = command({
       type: "boolean",
       description: "record-checkpoint: record that nothing could evaluate, as a drill",
     },
+    "planned-interruption-step": value(
+      "N",
+      "rehearse-base-lane: the process is killed after step N, in the middle by default; start: kills itself",
+    ),
     "inject-failed-upload": { type: "boolean", description: "backup: record a refused copy, as a drill" },
     "git-ref": value("REF", "The source that receipts name"),
     "allow-dirty-tree": { type: "boolean", description: "Train from a checkout with uncommitted changes" },
@@ -98,6 +112,7 @@ export const train = command({
     "psionic train record-checkpoint --run-root run",
     "psionic train backup --run-root run --to /mnt/second/run",
     "psionic train decide-continue-restart --run-root run",
+    "psionic train rehearse-base-lane --output-root rehearsal",
   ],
   async run({ args }) {
     const given = args as Given;
@@ -119,33 +134,31 @@ export const train = command({
 type Action = { readonly options: readonly string[]; run(given: Given): Promise<void> };
 
 const always = ["run-root", "lane", "json"];
-const running = ["threads", "mode", "remote-host", "git-ref", "allow-dirty-tree", "dry-run", "max-steps"];
+const running = ["threads", "mode", "remote-host", "git-ref", "allow-dirty-tree", "max-steps"];
 const resumable = ["steps-per-window", "windows-per-cadence", "recompute"];
+
+const fixed = [
+  "model",
+  "sequences",
+  "accumulation",
+  "length",
+  "learning-rate",
+  "optimizer",
+  "precision",
+  "seed",
+];
+const starting = ["output-root", "run-id", "lane", "json", "planned-interruption-step"].concat(
+  running,
+  resumable,
+  fixed,
+);
 
 /** What each action does and the options that mean something to it. */
 const actions: Readonly<Record<string, Action>> = {
-  start: {
-    options: [
-      "output-root",
-      "run-id",
-      "lane",
-      "json",
-      ...running,
-      ...resumable,
-      "model",
-      "sequences",
-      "accumulation",
-    ].concat(["length", "learning-rate", "optimizer", "precision", "seed"]),
-    run: start,
-  },
+  start: { options: [...starting, "dry-run"], run: start },
   // settings of the run may be given again, as they are
   resume: {
-    options: [...always, ...running, ...resumable, "model", "sequences", "accumulation", "length"].concat([
-      "learning-rate",
-      "optimizer",
-      "precision",
-      "seed",
-    ]),
+    options: [...always, ...running, "dry-run", ...resumable, ...fixed],
     run: resume,
   },
   status: { options: always, run: (given) => status(given, runRoot(given)) },
@@ -162,6 +175,7 @@ const actions: Readonly<Record<string, Action>> = {
     run: record,
   },
   backup: { options: [...always, "to", "git-ref", "allow-dirty-tree", "inject-failed-upload"], run: backup },
+  "rehearse-base-lane": { options: starting, run: rehearse },
   "decide-continue-restart": { options: [...always, "git-ref", "allow-dirty-tree"], run: decide },
 };
 
@@ -217,11 +231,20 @@ function refuseRemote(given: Given): void {
 }
 
 async function start(given: Given): Promise<void> {
+  const run = stagedRun(given, "train start");
+  const kill = plannedStep(given, run);
+  await watched(given, run, surfaces(run.lane).start_surface_id, retainedPaths.launch_manifest_path, (r, o) =>
+    startRun(r, kill === undefined ? o : killedAfter(kill, o)),
+  );
+}
+
+/** The run that start and rehearse-base-lane begin. */
+function stagedRun(given: Given, where: string): Run {
   refuseRemote(given);
   if (text(given, "run-root") !== undefined)
     throw new UsageError("start takes --output-root, resume --run-root");
   const lane = laneOf(text(given, "lane") ?? "reference_pilot");
-  const settings = checkedSettings("train start", lane, { ...lane.defaults, ...givenSettings(given) });
+  const settings = checkedSettings(where, lane, { ...lane.defaults, ...givenSettings(given) });
   const stamp = new Date().toISOString().replace(/[-:]|\.\d+/g, "");
   const runId = text(given, "run-id") ?? `${lane.runPrefix}-${stamp}`;
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(runId)) {
@@ -229,8 +252,65 @@ async function start(given: Given): Promise<void> {
   }
   const root = resolve(text(given, "output-root") ?? join(homedir(), "scratch", lane.runFolder, runId));
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
-  const run: Run = { root, runId, lane, git, settings };
-  await watched(given, run, surfaces(lane).start_surface_id, retainedPaths.launch_manifest_path, startRun);
+  return { root, runId, lane, git, settings };
+}
+
+function plannedStep(given: Given, { settings }: Run): number | undefined {
+  const option = "--planned-interruption-step";
+  return wholeNumber(text(given, option.slice(2)), option, 1, settings.max_steps - 1);
+}
+
+/** Kills this process as a crash would, once the step's figures are written and before any checkpoint of it. */
+const killedAfter = (step: number, options: RunOptions): RunOptions => ({
+  ...options,
+  watcher: {
+    ...options.watcher,
+    step: (record, live) => {
+      options.watcher.step?.(record, live);
+      if (record.step === step) process.kill(process.pid, "SIGKILL");
+    },
+  },
+});
+
+async function rehearse(given: Given): Promise<void> {
+  const run = stagedRun(given, "train rehearse-base-lane");
+  const interruptionStep = plannedStep(given, run) ?? interruptionStepOf(run.settings);
+  const done = await heard(given, run, (options, bar) =>
+    rehearseBaseLane(run, {
+      ...options,
+      interruptionStep,
+      part: (name) => bar.line(`rehearsal: ${name}`),
+      async startAndKill() {
+        const words = startWords(given, run, interruptionStep);
+        const child = Bun.spawn([...ownProgram(), ...words], { stdout: "ignore", stderr: "inherit" });
+        await child.exited;
+        return typeof child.signalCode === "string" ? child.signalCode : null;
+      },
+    }),
+  );
+  await printLines(given, rehearsedLines(run, done));
+}
+
+/** The words that start a run of the same settings in another process. */
+function startWords(given: Given, run: Run, interruptionStep: number): string[] {
+  const settings = Object.keys(settingOptions).flatMap((option) => {
+    const set = run.settings[option.replaceAll("-", "_") as keyof Run["settings"]];
+    return set === true ? [`--${option}`] : set === false ? [] : [`--${option}`, String(set)];
+  });
+  const ref = text(given, "git-ref");
+  return [
+    ...["train", "start", "--lane", run.lane.name, "--run-id", run.runId, "--output-root", run.root],
+    ...["--planned-interruption-step", String(interruptionStep), "--threads", String(threadsOf(given))],
+    ...settings,
+    ...(ref === undefined ? [] : ["--git-ref", ref]),
+    ...(given["allow-dirty-tree"] === true ? ["--allow-dirty-tree"] : []),
+  ];
+}
+
+/** This program: the executable itself, or Bun with the source. */
+function ownProgram(): string[] {
+  if (Bun.isStandaloneExecutable) return [process.execPath];
+  return [process.execPath, join(import.meta.dir, "..", "..", "main.ts")];
 }
 
 /** The run of a run root, with the settings that it was begun with and what may be changed of them. */
@@ -310,7 +390,7 @@ function runRoot(given: Given): string {
   return resolve(root);
 }
 
-/** Runs with a bar on stderr and the outcome on stdout; the first signal ends the run after its step, with a checkpoint. */
+/** Runs with a bar on stderr and the outcome on stdout. */
 async function watched(
   given: Given,
   run: Run,
@@ -318,6 +398,20 @@ async function watched(
   manifest: string,
   go: (run: Run, options: RunOptions) => Promise<RunOutcome>,
 ): Promise<void> {
+  const outcome = await heard(given, run, (options) => go(run, options));
+  await report(given, run, surface, manifest, outcome);
+  if (outcome.phase === "training_interrupted") {
+    const after = `after step ${outcome.completedSteps}; resume with --run-root ${run.root}`;
+    throw new PsionicError("cancelled", `[train] ended by a signal ${after}`);
+  }
+}
+
+/** Shows a bar meanwhile; the first signal ends a run after its step, with a checkpoint, a second one the process. */
+async function heard<T>(
+  given: Given,
+  run: Run,
+  go: (options: RunOptions, bar: TrainingBar) => Promise<T>,
+): Promise<T> {
   const bar = new TrainingBar();
   let stop: NodeJS.Signals | undefined;
   const hear = (signal: NodeJS.Signals): void => {
@@ -326,32 +420,25 @@ async function watched(
     bar.line(`${signal}: ending after this step, with a checkpoint`);
   };
   process.on("SIGINT", hear).on("SIGTERM", hear);
-  let outcome: RunOutcome;
+  const options: RunOptions = {
+    threads: threadsOf(given),
+    dryRun: given["dry-run"] === true,
+    stopping: () => stop !== undefined,
+    watcher: {
+      plan: (p) =>
+        bar.line(
+          `${run.lane.name}: ${readableCount(p.parameters)} parameters, ${readableBytes(p.stateBytes)} of state, ${readableBytes(p.stepBytes)} for a step; run root ${run.root}`,
+        ),
+      step: (record, live) => bar.step(record, live),
+      checkpoint: (saved, ms) =>
+        bar.line(`checkpoint of step ${saved.step}: ${readableBytes(saved.bytes)} in ${Math.round(ms)} ms`),
+    },
+  };
   try {
-    outcome = await go(run, {
-      threads: threadsOf(given),
-      dryRun: given["dry-run"] === true,
-      stopping: () => stop !== undefined,
-      watcher: {
-        plan: (p) =>
-          bar.line(
-            `${run.lane.name}: ${readableCount(p.parameters)} parameters, ${readableBytes(p.stateBytes)} of state, ${readableBytes(p.stepBytes)} for a step; run root ${run.root}`,
-          ),
-        step: (record, live) => bar.step(record, live),
-        checkpoint: (saved, ms) =>
-          bar.line(`checkpoint of step ${saved.step}: ${readableBytes(saved.bytes)} in ${Math.round(ms)} ms`),
-      },
-    });
+    return await go(options, bar);
   } finally {
     bar.end();
     process.off("SIGINT", hear).off("SIGTERM", hear);
-  }
-  await report(given, run, surface, manifest, outcome);
-  if (outcome.phase === "training_interrupted") {
-    throw new PsionicError(
-      "cancelled",
-      `[train] ended by ${stop} after step ${outcome.completedSteps}; resume with --run-root ${run.root}`,
-    );
   }
 }
 
