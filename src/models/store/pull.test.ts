@@ -179,6 +179,7 @@ describe("a file at an address", () => {
       using host = startHost(() => reply);
       const error = await failure(pullModel(`${host.url}/model.gguf`, quick));
       expect([reply.status, error.code]).toEqual([reply.status, code as typeof error.code]);
+      expect(error.message).not.toContain("Set HF_TOKEN");
     }
     using host = modelHost((request, honest) => {
       if (request.earlier > 0 || startOf(request) !== 0) return honest;

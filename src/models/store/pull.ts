@@ -98,7 +98,7 @@ function remoteSettings(reference: Reference, { signal, remote = {} }: PullOptio
     ...remote,
     signal: signal ?? new AbortController().signal,
     // a token of the hub is nobody else's business
-    ...(token && reference.kind === "hub" ? { token, tokenOrigin: hubEndpoint().origin } : {}),
+    ...(reference.kind === "hub" ? { token, tokenOrigin: hubEndpoint().origin } : {}),
   };
 }
 

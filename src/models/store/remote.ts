@@ -161,12 +161,17 @@ function fromWords(high: number, low: number): string {
   return [high >> 8, high & 255, low >> 8, low & 255].join(".");
 }
 
-function statusError({ response, url }: RemoteAnswer, { token }: RemoteSettings): Error {
+function tokenAdvice(url: URL, { token, tokenOrigin }: RemoteSettings): string {
+  if (url.origin !== tokenOrigin) return "No token is sent there, for HF_TOKEN is the hub's alone";
+  return token
+    ? "The token in HF_TOKEN may not read this; the owner may want you to accept terms on the page first"
+    : "Set HF_TOKEN to a token that may read it; a repository that does not exist is answered so too";
+}
+
+function statusError({ response, url }: RemoteAnswer, settings: RemoteSettings): Error {
   const { status } = response;
   if (status === 401 || status === 403) {
-    const fix = token
-      ? "The token in HF_TOKEN may not read this; the owner may want you to accept terms on the page first"
-      : "Set HF_TOKEN to a token that may read it; a repository that does not exist is answered so too";
+    const fix = tokenAdvice(url, settings);
     return unexpected("unauthorized", url.host, "leave to read this", `status ${status}`, {
       fix,
       details: { status },

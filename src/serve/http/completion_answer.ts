@@ -6,10 +6,16 @@ import type { AnswerShape } from "./respond.ts";
 import { sseEvent } from "./sse.ts";
 import { usageOf } from "./usage.ts";
 
+export type CompletionPrompt = {
+  readonly tokens: readonly number[];
+  /** How many of the first tokens the tokenizer put before a text; an echo does not show them. */
+  readonly added: number;
+};
+
 export type CompletionAnswerOptions = AnswerFrame & {
   readonly model: string;
   readonly tokenizer: Tokenizer;
-  readonly prompts: readonly (readonly number[])[];
+  readonly prompts: readonly CompletionPrompt[];
   /** Choices of each prompt; choice c of prompt p has index p * n + c. */
   readonly n: number;
   readonly echo: boolean;
@@ -35,7 +41,9 @@ export function completionAnswer(options: CompletionAnswerOptions): AnswerShape 
     finish: null,
     cause: "error",
   }));
-  const echoed = options.echo ? prompts.map((prompt) => tokenizer.decode(prompt, { special: true })) : [];
+  const echoed = options.echo
+    ? prompts.map(({ tokens, added }) => tokenizer.decode(tokens.slice(added), { special: true }))
+    : [];
   const usageField = options.includeUsage ? { usage: null } : {};
   const chunk = (
     index: number,
@@ -49,7 +57,7 @@ export function completionAnswer(options: CompletionAnswerOptions): AnswerShape 
   const pieces = (item: ManyEvent): { index: number; text: string; logprobs: CompletionLogprobs }[] => {
     const { event, plan } = item;
     if (event.type === "promptLogprobs" && options.echo) {
-      const logprobs = promptLogprobs(tokenizer, prompts[plan] ?? [], event.tokens);
+      const logprobs = promptLogprobs(tokenizer, prompts[plan]!, event.tokens);
       return indices(plan, n).map((index) => ({ index, text: "", logprobs }));
     }
     if (event.type !== "content") return [];
@@ -124,15 +132,15 @@ type PromptTokens = Extract<ManyEvent["event"], { type: "promptLogprobs" }>["tok
 /** Entry i of `tokens` belongs to prompt token i + 1; the first token has none. */
 function promptLogprobs(
   tokenizer: Tokenizer,
-  prompt: readonly number[],
+  prompt: CompletionPrompt,
   tokens: PromptTokens,
 ): CompletionLogprobs {
   const logprobs = emptyCompletionLogprobs();
   const decoder = tokenizer.streamDecoder({ special: true, continuation: false });
   let offset = 0;
-  prompt.forEach((token, i) => {
+  prompt.tokens.forEach((token, i) => {
     addCompletionLogprob(tokenizer, logprobs, token, i === 0 ? undefined : tokens[i - 1], offset);
-    offset += decoder.push(token).length;
+    if (i >= prompt.added) offset += decoder.push(token).length;
   });
   return logprobs;
 }

@@ -37,6 +37,28 @@ test("echo with logprobs scores the prompt; the first token has none", async () 
   expect(Object.keys(logprobs.top_logprobs![3] as object)).toHaveLength(1); // two halves of characters look alike
 });
 
+test("an echo is the prompt as it was sent, without the token that models want before it", async () => {
+  const plain = scriptedModel("x");
+  const model = { ...plain, tokenizer: { ...plain.tokenizer, addBos: true, bos: 257 } };
+  await using server = await testServer(model);
+  const ask = async (body: object): Promise<Choice> =>
+    (await (await server.post("/v1/completions", { echo: true, logprobs: 1, ...body })).json()).choices[0];
+  const { text, logprobs } = await ask({ prompt: "abc" });
+  expect(text).toBe("abcx");
+  expect(logprobs.text_offset).toEqual([0, 0, 1, 2, 3]);
+  expect(logprobs.tokens![0]).toBe("<|think|>");
+  expect((await ask({ prompt: "" })).text).toBe("x");
+  // what was sent as ids or as a control token written out is the caller's own
+  expect((await ask({ prompt: [257, 97] })).text).toBe("<|think|>ax");
+  expect((await ask({ prompt: "<|think|>a", parse_special: true })).text).toBe("<|think|>ax");
+  expect(plain.engine.requests.map(({ prompt }) => prompt)).toEqual([
+    [257, 97, 98, 99],
+    [257],
+    [257, 97],
+    [257, 97],
+  ]);
+});
+
 test("a stream of several prompts", async () => {
   await using server = await testServer(scriptedModel("hello"));
   const response = await server.post("/v1/completions", {

@@ -3,7 +3,7 @@ import type { GenerationPlan } from "../../generation.ts";
 import { textParser } from "../../text_parser.ts";
 import { answerFrame } from "../answer_frame.ts";
 import { describe, readJson, validate } from "../body.ts";
-import { completionAnswer } from "../completion_answer.ts";
+import { type CompletionPrompt, completionAnswer } from "../completion_answer.ts";
 import { constrainText } from "../constrain.ts";
 import type { Route, RouteContext } from "../context.ts";
 import { badField } from "../errors.ts";
@@ -47,7 +47,7 @@ export const completions: Route = {
     const n = body.n ?? 1;
     return respond(context, {
       model,
-      plans: prompts.map((prompt) => completionPlan(context, model, body, prompt)),
+      plans: prompts.map((prompt) => completionPlan(context, model, body, prompt.tokens)),
       stream: body.stream ?? false,
       headers: { ...ignoredHeaders(ignored), ...structuredHeaders(structuredOutput(body)) },
       shape: completionAnswer({
@@ -91,7 +91,7 @@ function completionPlan(
 const promptForms = "a string, an array of token ids, or an array of these";
 
 /** The prompts as token ids: text, ids, or lists of either. */
-function readPrompts(body: CompletionFields, model: ServedModel, limits: RequestLimits): number[][] {
+function readPrompts(body: CompletionFields, model: ServedModel, limits: RequestLimits): CompletionPrompt[] {
   const { prompt } = body;
   if (prompt === undefined || prompt === null) throw badField("prompt", promptForms, "nothing");
   const single = typeof prompt === "string" || (Array.isArray(prompt) && typeof prompt[0] === "number");
@@ -107,17 +107,19 @@ function readPrompt(
   param: string,
   body: CompletionFields,
   { tokenizer }: ServedModel,
-): number[] {
+): CompletionPrompt {
   if (typeof prompt === "string") {
-    const tokens = tokenizer.encode(prompt, { special: body.parse_special ?? false, eos: false });
-    if (tokens.length > 0) return tokens;
+    const tokens = tokenizer.encode(prompt, { special: body.parse_special ?? false, bos: false, eos: false });
+    const { addBos, bos } = tokenizer;
+    if (addBos && bos !== undefined && tokens[0] !== bos) return { tokens: [bos, ...tokens], added: 1 };
+    if (tokens.length > 0) return { tokens, added: 0 };
     // An empty prompt asks for text from nothing; models begin that with BOS.
-    if (tokenizer.bos !== undefined) return [tokenizer.bos];
+    if (tokenizer.bos !== undefined) return { tokens: [tokenizer.bos], added: 1 };
     throw badField(param, "a prompt of at least one token", "an empty string");
   }
   if (!Array.isArray(prompt) || prompt.length === 0) throw badField(param, promptForms, describe(prompt));
   const wrong = prompt.findIndex((id) => !Number.isInteger(id) || id < 0);
   if (wrong >= 0) throw badField(`${param}[${wrong}]`, "a token id", describe(prompt[wrong]));
   checkTokens(prompt, tokenizer.vocabularySize, param);
-  return prompt;
+  return { tokens: prompt, added: 0 };
 }
