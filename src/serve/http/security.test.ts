@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { connect } from "node:net";
-import { checkBind, hostRule, isLoopback, parseApiKeys } from "./security.ts";
+import { checkBind, corsRule, hostRule, isLoopback, parseApiKeys } from "./security.ts";
 import { testServer } from "./testing/client.ts";
 import { scriptedModel } from "./testing/scripted.ts";
 
@@ -47,6 +47,14 @@ test("host names that are answered", () => {
     true,
     false,
   ]);
+});
+
+test("an origin that no page has is refused at the start", async () => {
+  for (const origin of ["https://app.example/", "app.example", "https://a b", "**"]) {
+    expect(() => corsRule([origin])).toThrow("[cors-origin] expected an origin like https://app.example");
+  }
+  const rule = corsRule(["https://App.example:8443", "chrome-extension://abc", "null", "*"]);
+  expect([rule.origins.has("https://app.example:8443"), rule.any]).toEqual([true, true]);
 });
 
 test("a rebound name is refused before anything else", async () => {

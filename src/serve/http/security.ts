@@ -104,7 +104,12 @@ export function checkHost(rule: HostRule, host: string): void {
 
 export type CorsRule = { readonly origins: ReadonlySet<string>; readonly any: boolean };
 
+/** Throws `invalid_argument` for what no browser sends as an origin: it would allow nothing, without a word. */
 export function corsRule(origins: readonly string[]): CorsRule {
+  const wrong = origins.find((o) => o !== "*" && o !== "null" && !/^[a-z][a-z0-9+.-]*:\/\/[^\s/]+$/i.test(o));
+  if (wrong !== undefined) {
+    throw unexpected("invalid_argument", "cors-origin", "an origin like https://app.example, or *", wrong);
+  }
   return { origins: new Set(origins.map((o) => o.toLowerCase())), any: origins.includes("*") };
 }
 
