@@ -32,6 +32,8 @@ export type RunIdentity = {
 export type TrainerState = RunIdentity & {
   readonly schema_version: typeof stateSchema;
   readonly completed_steps: number;
+  /** What the steps took, where learning rates depend on it. */
+  readonly elapsed_ms?: number;
   readonly files: readonly FileRecord[];
 };
 
@@ -91,7 +93,14 @@ export function saveCheckpoint(
       write("model.safetensors", modelTensors(trainer)),
       write("optimizer.safetensors", optimizerTensors(trainer)),
     ];
-    const state: TrainerState = { schema_version: stateSchema, ...identity, completed_steps: step, files };
+    const elapsed = trainer.elapsedMs === undefined ? {} : { elapsed_ms: trainer.elapsedMs };
+    const state: TrainerState = {
+      schema_version: stateSchema,
+      ...identity,
+      completed_steps: step,
+      ...elapsed,
+      files,
+    };
     const text = writeJson(join(aside, stateFile), state);
     syncFolder(aside);
     // what stands there from before a crash is of the same step, so of the same bits, or of another run
@@ -179,19 +188,20 @@ export function loadCheckpoint(
   for (const file of state.files) checkFile(join(folder, file.path), file);
   readTensors(trainer.device, join(folder, "model.safetensors"), modelTensors(trainer));
   readTensors(trainer.device, join(folder, "optimizer.safetensors"), optimizerTensors(trainer));
-  trainer.resumeAt(state.completed_steps);
+  trainer.resumeAt(state.completed_steps, state.elapsed_ms);
   return state;
 }
 
 function isState(value: Json): value is Json & TrainerState {
   if (!isObject(value)) return false;
-  const { schema_version, completed_steps, files } = value;
+  const { schema_version, completed_steps, elapsed_ms: elapsed, files } = value;
   const strings = ["model_id", "dataset_identity", "dataset_digest", "settings_digest"] as const;
   const names = ["model.safetensors", "optimizer.safetensors"];
   return (
     schema_version === stateSchema &&
     Number.isSafeInteger(completed_steps) &&
     Number(completed_steps) >= 0 &&
+    (elapsed === undefined || (typeof elapsed === "number" && elapsed >= 0)) &&
     strings.every((key) => typeof value[key] === "string") &&
     Array.isArray(files) &&
     files.length === names.length &&

@@ -166,6 +166,51 @@ test("a checkpoint that learnt nothing is begun again; a run without one decides
   expect(codeOf(() => recordCheckpoint(planned, asked))).toBe("invalid_request");
 });
 
+describe("warming down", () => {
+  const steps = (run: Run) => measuredIn(run.root).steps;
+
+  test("by time: the rate falls, the run ends when the time is spent, and takes it up where it was", async () => {
+    const run = runOf("timed", { max_steps: 100_000, steps_per_window: 20, time_budget_seconds: 1 });
+    const settings = { ...run.settings, warm_down_steps: 10 };
+    let stop = false;
+    const watcher = {
+      step: ({ step }: { step: number }) => {
+        stop = step === 3;
+      },
+    };
+    const timed = { ...run, settings };
+    await startRun(timed, { ...options, watcher, stopping: () => stop });
+    const { elapsed_ms: before } = json(timed, "checkpoints/step-3/trainer_state.json");
+    expect(before).toBeCloseTo(
+      steps(timed).reduce((sum, s) => sum + s.durationMs, 0),
+      6,
+    );
+    const outcome = await resumeRun(timed, options);
+    expect(outcome.phase).toBe("training_complete");
+    const trace = steps(timed);
+    const total = trace.reduce((sum, s) => sum + s.durationMs, 0);
+    expect(total).toBeGreaterThanOrEqual(1000);
+    expect(total - trace.at(-1)!.durationMs).toBeLessThan(1000);
+    expect(trace[0]!.learningRate).toBe(5e-4);
+    expect(trace.at(-1)!.learningRate).toBeLessThan(2.5e-4);
+    expect(json(timed, retainedPaths.current_status_path).detail).toBe(
+      "The time that steps may take is spent.",
+    );
+  }, 20_000);
+
+  test("by steps, with Muon's momentum rising", async () => {
+    const changed = {
+      max_steps: 4,
+      warm_down_steps: 2,
+      optimizer: "muon",
+      momentum_warmup_steps: 3,
+    } as const;
+    const run = runOf("stepped", changed);
+    await startRun(run, options);
+    expect(steps(run).map((s) => s.learningRate)).toEqual([5e-4, 5e-4, 5e-4, 2.5e-4]);
+  });
+});
+
 describe("rules", () => {
   const limits = { ...referencePilot.limits, heldOutShareBps: 5000, reviewScoreBps: 4000 };
   const loss = (share: number): number => Math.log(256) * (1 - share);

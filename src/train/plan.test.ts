@@ -6,7 +6,7 @@ import { openDevice } from "../backends/index.ts";
 import { gitState } from "./git_state.ts";
 import { laneOf } from "./lanes/index.ts";
 import { checkMemory, planMemory } from "./plan.ts";
-import { rateAt, type Schedule } from "./schedule.ts";
+import { checkSchedule, rateAt, type Schedule } from "./schedule.ts";
 import { checkedSettings } from "./settings.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -100,4 +100,16 @@ test("learning rates of each schedule at its turns", () => {
   expect(rates({ kind: "warm_down", total_steps: 8, warm_down_steps: 4 }, [1, 5, 7, 8, 9])).toEqual([
     2, 2, 1, 0.5, 0,
   ]);
+});
+
+test("warming down by time: linear over as long as the steps take, by their mean so far", () => {
+  const schedule = { kind: "warm_down_by_time", budget_ms: 1000, warm_down_steps: 4 } as const;
+  const rate = (step: number, elapsedMs: number): number => rateAt(schedule, 2, step, elapsedMs);
+  // 100 ms a step: the last 400 ms
+  expect([rate(1, 0), rate(6, 500), rate(7, 600), rate(8, 700), rate(10, 900)]).toEqual([2, 2, 2, 1.5, 0.5]);
+  // 200 ms a step: the last 800 ms
+  expect([rate(2, 200), rate(3, 400), rate(6, 1000), rate(7, 1200)]).toEqual([2, 1.5, 0, 0]);
+  const flat = { ...schedule, warm_down_steps: 0 };
+  expect([rateAt(flat, 2, 5, 999), rateAt(flat, 2, 6, 1000)]).toEqual([2, 2]);
+  expect(() => checkSchedule({ ...schedule, budget_ms: 0 })).toThrow(/usable budget_ms/);
 });

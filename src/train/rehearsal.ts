@@ -62,6 +62,14 @@ export async function rehearseBaseLane(run: Run, rehearsal: Rehearsal): Promise<
   if (!(Number.isInteger(step) && step > 0 && step < total)) {
     throw unexpected("invalid_request", where, `a planned interruption between 0 and ${total}`, step);
   }
+  if (run.settings.time_budget_seconds > 0) {
+    throw unexpected(
+      "invalid_request",
+      where,
+      "a run whose rates do not depend on time",
+      "--time-budget-seconds",
+    );
+  }
   rehearsal.part(`a run of ${total} steps, killed after step ${step}`);
   const signal = await rehearsal.startAndKill();
   if (signal !== "SIGKILL") {
@@ -92,6 +100,7 @@ export async function rehearseBaseLane(run: Run, rehearsal: Rehearsal): Promise<
   } finally {
     rmSync(join(run.root, "rehearsal"), { recursive: true, force: true });
   }
+  if (rehearsal.stopping()) throw new PsionicError("cancelled", `[${where}] ended by a signal`);
   rehearsal.part("evaluation, backups, decision");
   const recorded = recordCheckpoint(run, { threads: rehearsal.threads, injectUnavailable: false });
   backUpRun(run, undefined, true);

@@ -313,6 +313,16 @@ describe("what is refused", () => {
     await refused(["start", "--remote-host", "h"], 1, /got --remote-host/);
     await refused(["start", "--model", "huge", "--allow-dirty-tree"], 1, /model: one of pilot, tiny/);
     await refused(
+      ["start", "--momentum-warmup-steps", "3", "--allow-dirty-tree"],
+      1,
+      /momentum_warmup_steps: 0, or the optimizer muon/,
+    );
+    await refused(
+      ["rehearse-base-lane", "--time-budget-seconds", "9", ...tiny],
+      1,
+      /rates do not depend on time/,
+    );
+    await refused(
       ["begin"],
       2,
       /expected start, resume, status, dashboard, record-checkpoint, backup, .*got begin/,

@@ -275,7 +275,7 @@ class Course {
 
   async steps(): Promise<void> {
     const { max_steps: last, steps_per_window: window } = this.#run.settings;
-    while (this.#trainer.completedSteps < last) {
+    while (this.#trainer.completedSteps < last && !this.#trainer.timeIsUp) {
       // signals are heard between steps
       await new Promise((resolve) => setImmediate(resolve));
       if (this.#options.stopping()) {
@@ -287,7 +287,8 @@ class Course {
       this.#tokens += record.tokens;
       this.#busyMs += record.durationMs;
       this.#options.watcher.step?.(record, this.#live());
-      if (record.step % window === 0 && record.step < last) this.#checkpoint();
+      const more = record.step < last && !this.#trainer.timeIsUp;
+      if (record.step % window === 0 && more) this.#checkpoint();
     }
     const done = this.#trainer.completedSteps;
     if (done > this.#checkpointStep) this.#checkpoint();
@@ -369,7 +370,14 @@ class Course {
   end(parts: RunParts, admitted: Pick<RunOutcome, "hardware" | "runShape">): RunOutcome {
     const phase: Phase = this.#interrupted ? "training_interrupted" : "training_complete";
     const finalValidation = this.#interrupted ? null : this.#heldOut(parts);
-    this.#status(phase, this.#interrupted ? "Stopped by a signal; resume goes on." : "All steps were run.");
+    this.#status(
+      phase,
+      this.#interrupted
+        ? "Stopped by a signal; resume goes on."
+        : this.#trainer.timeIsUp
+          ? "The time that steps may take is spent."
+          : "All steps were run.",
+    );
     const { tokensPerSecond, mfu } = this.#live();
     const outcome: RunOutcome = {
       phase,

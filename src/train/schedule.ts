@@ -15,13 +15,18 @@ export type Schedule =
       readonly min_learning_rate: number;
     }
   /** The rate, then linear to 0 over the last `warm_down_steps`. */
-  | { readonly kind: "warm_down"; readonly total_steps: number; readonly warm_down_steps: number };
+  | { readonly kind: "warm_down"; readonly total_steps: number; readonly warm_down_steps: number }
+  /**
+   * The rate, then linear to 0 as the time that steps may take runs out: over as long as `warm_down_steps` take, by the mean
+   * of the steps so far. With 0 of them the rate stays. The rates are those of the machine's speed, so not the same twice.
+   */
+  | { readonly kind: "warm_down_by_time"; readonly budget_ms: number; readonly warm_down_steps: number };
 
 const cosine = (from: number, to: number, progress: number): number =>
   to + 0.5 * (from - to) * (1 + Math.cos(Math.PI * progress));
 
-/** The learning rate of step `step`, which counts from 1. */
-export function rateAt(schedule: Schedule, rate: number, step: number): number {
+/** The learning rate of step `step`, which counts from 1; `elapsedMs`: what the steps before it took. */
+export function rateAt(schedule: Schedule, rate: number, step: number, elapsedMs = 0): number {
   switch (schedule.kind) {
     case "constant":
       return rate;
@@ -48,6 +53,12 @@ export function rateAt(schedule: Schedule, rate: number, step: number): number {
       const left = schedule.total_steps - step + 1;
       return rate * Math.min(1, Math.max(0, left / schedule.warm_down_steps));
     }
+    case "warm_down_by_time": {
+      const { budget_ms: budget, warm_down_steps: steps } = schedule;
+      const span = step > 1 ? (steps * elapsedMs) / (step - 1) : 0;
+      const left = Math.max(0, budget - elapsedMs);
+      return left <= span && span > 0 ? rate * (left / span) : rate;
+    }
   }
 }
 
@@ -55,13 +66,12 @@ export function rateAt(schedule: Schedule, rate: number, step: number): number {
 export function checkSchedule(schedule: Schedule): void {
   for (const [name, value] of Object.entries(schedule)) {
     const whole = name.endsWith("_steps") || name === "step_size";
+    const least = schedule.kind === "warm_down_by_time" && name === "warm_down_steps" ? 0 : 1;
+    const atLeast = ["step_size", "warm_down_steps", "total_steps", "budget_ms"].includes(name) ? least : 0;
     const fits =
       typeof value === "string" ||
       (Number.isFinite(value) && value >= 0 && (!whole || Number.isInteger(value)));
-    if (
-      !fits ||
-      ((name === "step_size" || name === "warm_down_steps" || name === "total_steps") && value < 1)
-    ) {
+    if (!fits || (typeof value === "number" && value < atLeast)) {
       throw unexpected("invalid_argument", `schedule ${schedule.kind}`, `a usable ${name}`, value);
     }
   }

@@ -10,6 +10,7 @@ export const settingsSchema = "psionic.train.run_settings.v1";
 
 const most: Readonly<Record<string, number>> = {
   ...{ seed: 2 ** 32 - 1, sequences: 65536, accumulation: 65536, length: 2 ** 20 },
+  ...{ warm_down_steps: 1e9, time_budget_seconds: 1e9, momentum_warmup_steps: 1e9 },
   ...{ max_steps: 1e9, steps_per_window: 1e9, windows_per_cadence: 1e9 },
 };
 
@@ -26,7 +27,7 @@ export function checkedSettings(
   };
   for (const [key, limit] of Object.entries(most)) {
     const n = settings[key];
-    const least = key === "seed" ? 0 : 1;
+    const least = lane.defaults[key as keyof RunSettings] === 0 || key === "seed" ? 0 : 1;
     if (!Number.isSafeInteger(n) || Number(n) < least || Number(n) > limit)
       refuse(key, `a whole number from ${least} to ${limit}`);
   }
@@ -38,6 +39,8 @@ export function checkedSettings(
   if (settings.optimizer !== "adam_w" && settings.optimizer !== "muon") refuse("optimizer", "adam_w or muon");
   if (settings.precision !== "f32" && settings.precision !== "bf16") refuse("precision", "f32 or bf16");
   if (typeof settings.recompute !== "boolean") refuse("recompute", "true or false");
+  if (settings.momentum_warmup_steps !== 0 && settings.optimizer !== "muon")
+    refuse("momentum_warmup_steps", "0, or the optimizer muon");
   return settings as unknown as RunSettings;
 }
 

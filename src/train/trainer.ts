@@ -79,6 +79,7 @@ export class Trainer implements Disposable {
   readonly average: WeightAverage | undefined;
   readonly #windows: Windows;
   #step = 0;
+  #elapsedMs = 0;
   #order: { readonly epoch: number; readonly indices: Uint32Array } | undefined;
 
   /** `initial` none: the buffers are zeros, for whoever fills them or wants their sizes alone. */
@@ -105,9 +106,21 @@ export class Trainer implements Disposable {
     return this.#step;
   }
 
-  /** Takes up after `step`; the buffers must hold what they held then. */
-  resumeAt(step: number): void {
+  /** What the steps so far took, where rates depend on it. */
+  get elapsedMs(): number | undefined {
+    return this.config.schedule.kind === "warm_down_by_time" ? this.#elapsedMs : undefined;
+  }
+
+  /** Whether the time that steps may take is spent. */
+  get timeIsUp(): boolean {
+    const { schedule } = this.config;
+    return schedule.kind === "warm_down_by_time" && this.#elapsedMs >= schedule.budget_ms;
+  }
+
+  /** Takes up after `step`, before which steps took `elapsedMs`; the buffers must hold what they held then. */
+  resumeAt(step: number, elapsedMs = 0): void {
     this.#step = step;
+    this.#elapsedMs = elapsedMs;
     this.parameters.refresh();
   }
 
@@ -154,11 +167,13 @@ export class Trainer implements Disposable {
     using _scope = this.device.scope();
     const { norm, factor, groups } = this.optimizer.norm();
     if (!Number.isFinite(norm)) throw this.#notFinite(step, "gradients", norm);
-    const learningRate = rateAt(this.config.schedule, this.config.learningRate, step);
+    const learningRate = rateAt(this.config.schedule, this.config.learningRate, step, this.#elapsedMs);
     this.optimizer.step(step, learningRate, factor);
     this.average?.update(step);
     this.#step = step;
     this.device.backend.synchronize();
+    const durationMs = performance.now() - begun;
+    this.#elapsedMs += durationMs;
     return {
       step,
       loss,
@@ -166,7 +181,7 @@ export class Trainer implements Disposable {
       gradientNorm: norm,
       learningRate,
       tokens,
-      durationMs: performance.now() - begun,
+      durationMs,
       groups: this.#groupRecords(groups, learningRate, this.#number(factor)),
     };
   }

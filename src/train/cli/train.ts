@@ -72,6 +72,12 @@ export const train = command({
     length: value("TOKENS", "Tokens of a sequence"),
     "learning-rate": value("RATE", "Learning rate"),
     optimizer: { type: "enum", options: list("adam_w", "muon"), description: "Optimiser of the matrices" },
+    "warm-down-steps": value(
+      "N",
+      "The learning rate falls to 0 over the last N steps, or as long as they take of the time budget",
+    ),
+    "time-budget-seconds": value("SECONDS", "Steps end when they have taken this long; default no limit"),
+    "momentum-warmup-steps": value("N", "Muon's momentum rises from 0.85 over the first N steps"),
     precision: { type: "enum", options: list("f32", "bf16"), description: "Type of the matrices in a step" },
     recompute: {
       type: "boolean",
@@ -142,6 +148,9 @@ const fixed = [
   "sequences",
   "accumulation",
   "length",
+  "warm-down-steps",
+  "time-budget-seconds",
+  "momentum-warmup-steps",
   "learning-rate",
   "optimizer",
   "precision",
@@ -209,6 +218,12 @@ const settingOptions: Readonly<Record<string, (given: Given, name: string) => Js
     ),
   ),
   seed: (given, name) => wholeNumber(text(given, name), `--${name}`, 0, 2 ** 32 - 1),
+  ...Object.fromEntries(
+    ["warm-down-steps", "time-budget-seconds", "momentum-warmup-steps"].map((name) => [
+      name,
+      (given: Given) => wholeNumber(text(given, name), `--${name}`, 0),
+    ]),
+  ),
 };
 
 const threadsOf = (given: Given): number => wholeNumber(text(given, "threads"), "--threads", 0, 1024) ?? 0;
@@ -326,6 +341,10 @@ function openedRun(given: Given, where: string): Run {
     throw new UsageError(`a run goes on with the ${key} it began with, ${kept[key as keyof typeof kept]}`);
   }
   const settings = checkedSettings(where, lane, { ...kept, ...changed });
+  const bySteps = kept.warm_down_steps > 0 && kept.time_budget_seconds === 0;
+  if (bySteps && settings.max_steps !== kept.max_steps) {
+    throw new UsageError(`a run that warms down goes on with the max_steps it began with, ${kept.max_steps}`);
+  }
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
   return { root, runId: String(run_id ?? basename(root)), lane, git, settings };
 }

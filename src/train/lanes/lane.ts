@@ -1,5 +1,6 @@
 import type { Windows } from "../../data/batches.ts";
 import type { TrainedModel } from "../model.ts";
+import type { Schedule } from "../schedule.ts";
 import type { TrainerConfig } from "../trainer.ts";
 
 /** What a run was asked to do; kept in its run root, so that it goes on with the same. */
@@ -15,11 +16,24 @@ export type RunSettings = {
   readonly optimizer: "adam_w" | "muon";
   readonly precision: "f32" | "bf16";
   readonly recompute: boolean;
+  /** The last so many steps, or the time they take, bring the learning rate down to 0; 0: it stays. */
+  readonly warm_down_steps: number;
+  /** What all steps together may take; 0: as long as they need. */
+  readonly time_budget_seconds: number;
+  /** Steps over which Muon's momentum rises; 0: it is the same from the first step on. */
+  readonly momentum_warmup_steps: number;
   readonly max_steps: number;
   /** A checkpoint is written at the end of each window and of the run. */
   readonly steps_per_window: number;
   readonly windows_per_cadence: number;
 };
+
+/** The rate stays, or comes down at the end of the steps or of the time. */
+export function scheduleOf(s: RunSettings): Schedule {
+  const { warm_down_steps, time_budget_seconds: seconds, max_steps: total_steps } = s;
+  if (seconds > 0) return { kind: "warm_down_by_time", budget_ms: 1000 * seconds, warm_down_steps };
+  return warm_down_steps > 0 ? { kind: "warm_down", total_steps, warm_down_steps } : { kind: "constant" };
+}
 
 /** Held-out text of one source. */
 export type HeldOut = { readonly id: string; readonly windows: Windows };

@@ -9,7 +9,7 @@ import { compactDecoder, compactDecoderPilot } from "../models/compact_decoder.t
 import { gptOss } from "../models/gpt_oss.ts";
 import { gpt2 } from "../models/gpt2.ts";
 import { adamWGroups, muonGroups } from "../optimizer/config.ts";
-import type { Lane } from "./lane.ts";
+import { type Lane, scheduleOf } from "./lane.ts";
 
 const small = { width: 32, layers: 2, heads: 2, vocabularySize: 256, contextLength: 64 } as const;
 
@@ -37,6 +37,7 @@ export const referencePilot: Lane = {
   defaults: {
     ...{ lane: "reference_pilot", model: "pilot", seed: 1337, sequences: 16, accumulation: 1, length: 32 },
     ...{ learning_rate: 5e-4, optimizer: "adam_w", precision: "f32", recompute: false },
+    ...{ warm_down_steps: 0, time_budget_seconds: 0, momentum_warmup_steps: 0 },
     ...{ max_steps: 16, steps_per_window: 8, windows_per_cadence: 1 },
   },
   claimBoundary: "A bounded run on a few kilobytes of text; it shows a falling loss, not a useful model.",
@@ -69,8 +70,9 @@ export const referencePilot: Lane = {
         sequences: s.sequences,
         accumulation: s.accumulation,
         learningRate: s.learning_rate,
-        schedule: { kind: "constant" },
-        groups: s.optimizer === "muon" ? muonGroups(10) : adamWGroups(0.01, 0.9, 0.99),
+        schedule: scheduleOf(s),
+        groups:
+          s.optimizer === "muon" ? muonGroups(10, 0, s.momentum_warmup_steps) : adamWGroups(0.01, 0.9, 0.99),
         clip: 1,
         precision: s.precision,
         recompute: s.recompute,

@@ -16,6 +16,8 @@ export type OptimizerConfig =
       /** Momentum, then the nearest half-orthogonal matrix by Newton and Schulz; for matrices. */
       readonly kind: "muon";
       readonly momentum: number;
+      /** From `start` linearly to `momentum` over the first `steps` steps. */
+      readonly momentum_warmup?: { readonly start: number; readonly steps: number };
       readonly nesterov: boolean;
       readonly newton_schulz_steps: number;
       readonly precision: "f32" | "bf16";
@@ -48,8 +50,20 @@ export function adamWGroups(weightDecay: number, beta1 = 0.9, beta2 = 0.95): Par
   ];
 }
 
-/** Muon for matrices of rank 2, AdamW for the rest. */
-export function muonGroups(muonRateScale: number, weightDecay = 0): ParameterGroup[] {
+type Muon = Extract<OptimizerConfig, { kind: "muon" }>;
+
+/** Muon's momentum in step `step`, which counts from 1. */
+export function momentumAt({ momentum, momentum_warmup: warmup }: Muon, step: number): number {
+  if (!warmup) return momentum;
+  const share = Math.min(1, (step - 1) / warmup.steps);
+  return (1 - share) * warmup.start + share * momentum;
+}
+
+/** Where Muon's momentum begins when it is warmed up. */
+const startingMomentum = 0.85;
+
+/** Muon for matrices of rank 2, its momentum warmed up over `warmupSteps`, AdamW for the rest. */
+export function muonGroups(muonRateScale: number, weightDecay = 0, warmupSteps = 0): ParameterGroup[] {
   const muon: OptimizerConfig = {
     kind: "muon",
     ...{
@@ -59,6 +73,7 @@ export function muonGroups(muonRateScale: number, weightDecay = 0): ParameterGro
       precision: "bf16",
       weight_decay: weightDecay,
     },
+    ...(warmupSteps > 0 && { momentum_warmup: { start: startingMomentum, steps: warmupSteps } }),
   };
   return [
     {
@@ -79,6 +94,12 @@ export function checkOptimizer(id: string, o: OptimizerConfig): void {
   const fractions = "beta1" in o ? { beta1: o.beta1, beta2: o.beta2 } : { momentum: o.momentum };
   for (const [name, value] of Object.entries(fractions)) {
     if (!(value >= 0 && value < 1)) refuse(name, value, "a number from 0 to below 1");
+  }
+  if (o.kind === "muon" && o.momentum_warmup) {
+    const { start, steps } = o.momentum_warmup;
+    if (!(start >= 0 && start < 1)) refuse("momentum_warmup.start", start, "a number from 0 to below 1");
+    if (!(Number.isInteger(steps) && steps >= 1))
+      refuse("momentum_warmup.steps", steps, "a whole number of at least 1");
   }
   if ("epsilon" in o && !(o.epsilon > 0)) refuse("epsilon", o.epsilon, "an epsilon above 0");
 }

@@ -5,7 +5,14 @@ import type { ParameterSpec, TrainedModel } from "../model.ts";
 import { Parameters, part } from "../parameters.ts";
 import { normalNumbers } from "../random.ts";
 import { WeightAverage } from "./average.ts";
-import { adamW, adamWGroups, muonGroups, type OptimizerConfig, type ParameterGroup } from "./config.ts";
+import {
+  adamW,
+  adamWGroups,
+  momentumAt,
+  muonGroups,
+  type OptimizerConfig,
+  type ParameterGroup,
+} from "./config.ts";
 import { orthogonalised } from "./muon.ts";
 import { Optimizer } from "./optimizer.ts";
 
@@ -148,6 +155,22 @@ describe("Muon", () => {
       2,
     ).after;
     expect(together).toEqual(apart);
+  });
+
+  test("its momentum rises linearly, and a step takes the one that is due", () => {
+    const [first, ...rest] = muonGroups(1, 0, 4) as [ParameterGroup, ...ParameterGroup[]];
+    const warmed = first.optimizer as Extract<OptimizerConfig, { kind: "muon" }>;
+    const due = [1, 2, 5, 9].map((step) => Number(momentumAt(warmed, step).toFixed(6)));
+    expect(due).toEqual([0.85, 0.875, 0.95, 0.95]);
+    const { momentum_warmup: _none, ...steady } = warmed;
+    const after = (optimizer: OptimizerConfig, steps: number) =>
+      stepped([{ ...first, optimizer }, ...rest], Number.POSITIVE_INFINITY, steps).after.get("c");
+    // with its start as its end it is the same as steady; else it is not
+    const same = { ...warmed, momentum: 0.85 };
+    expect(after(same, 2)).toEqual(after({ ...steady, momentum: 0.85 }, 2));
+    expect(after(warmed, 1)).toEqual(after({ ...steady, momentum: 0.85 }, 1));
+    const bad = { ...warmed, momentum_warmup: { start: 0.85, steps: 0 } };
+    expect(() => after(bad, 1)).toThrow(/momentum_warmup.steps 0/);
   });
 
   test("is refused for what is no matrix", () => {

@@ -5,7 +5,7 @@ import { apply } from "../../runtime/apply.ts";
 import type { Device } from "../../runtime/device.ts";
 import { rowsOf, type Tensor } from "../../runtime/tensor.ts";
 import { type ParameterPlace, type Parameters, part } from "../parameters.ts";
-import { checkOptimizer, type OptimizerConfig, type ParameterGroup } from "./config.ts";
+import { checkOptimizer, momentumAt, type OptimizerConfig, type ParameterGroup } from "./config.ts";
 import { orthogonalised } from "./muon.ts";
 
 /** Neighbours in the flat buffers that one call updates; for Muon, matrices of one shape. */
@@ -99,12 +99,12 @@ export class Optimizer implements Disposable {
     }
     for (const run of this.#runs) {
       using _scope = this.#device.scope();
-      this.#update(run, factor);
+      this.#update(run, step, factor);
     }
     this.#parameters.refresh();
   }
 
-  #update(run: Run, factor: Tensor): void {
+  #update(run: Run, step: number, factor: Tensor): void {
     const { optimizer: o, rates } = this.#groups[run.group]!;
     const shape = run.matrices ?? [run.count];
     const [p, g, first] = [this.#parameters.values, this.#parameters.gradients, this.first].map((flat) =>
@@ -125,7 +125,10 @@ export class Optimizer implements Disposable {
       apply(sgd, [p, buffer, g, factor, rates], { momentum: o.momentum, decay: o.weight_decay });
     } else {
       const [, rows, columns] = run.matrices!;
-      const [direction] = apply(momentum, [first, g, factor], { momentum: o.momentum, nesterov: o.nesterov });
+      const [direction] = apply(momentum, [first, g, factor], {
+        momentum: momentumAt(o, step),
+        nesterov: o.nesterov,
+      });
       const y = orthogonalised(direction!, o.newton_schulz_steps, o.precision);
       apply(muonUpdate, [p, y, rates], {
         scale: Math.sqrt(Math.max(1, rows / columns)),
