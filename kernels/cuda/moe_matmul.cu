@@ -1,7 +1,7 @@
 /*
  * y[s,n] = x[row(s)] . w[e(s)][n] (+ bias[e(s),n]) for slots s = token*used + j; row(s) = s if x_per_slot, else token.
  * x f32 [tokens or tokens*used, columns], y f32 [tokens*used, outputs], w `experts` packed matrices one after the other,
- * expert_ids i32 [tokens,used]; x rounded to bf16, sums in f32 (moe.cuh; F32 weights: moe_float.cuh).
+ * expert_ids i32 [tokens,used]; x in bf16 as round.cuh says, sums in f32 (moe.cuh; F32 weights: moe_float.cuh).
  */
 #include "moe_launch.cuh"
 #include "moe_float.cuh"
