@@ -38,18 +38,18 @@ const reference = (root: string, path: string) => ({ path, sha256: sha256(textOf
 
 /** A copy of a checkpoint's folder under its name below `to`, whole or not at all. */
 function copyCheckpoint(from: string, to: string, step: number): void {
-  mkdirSync(to, { recursive: true });
-  removeLeftovers(to);
   const aside = join(to, `.${stepFolder(step)}.${process.pid}.part`);
   const target = join(to, stepFolder(step));
   try {
+    mkdirSync(to, { recursive: true });
+    removeLeftovers(to);
     cpSync(from, aside, { recursive: true });
     syncFiles(aside);
     if (existsSync(target)) rmSync(target, { recursive: true });
     renameSync(aside, target);
     syncFolder(to);
   } catch (cause) {
-    rmSync(aside, { recursive: true, force: true });
+    if (existsSync(aside)) rmSync(aside, { recursive: true, force: true });
     const text = cause instanceof Error ? cause.message : String(cause);
     const code = /ENOSPC|EDQUOT/.test(text) ? "disk_full" : "io_failed";
     throw unexpected(code, "train backup", "a folder that takes a checkpoint", text, { cause });

@@ -89,7 +89,15 @@ describe("a checkpoint that learnt something", () => {
     const refused = json(run, retainedPaths.active_alert_feed_path).active_alerts;
     expect(refused.map((a: { alert_kind: string }) => a.alert_kind)).toEqual(["checkpoint_backup_refused"]);
     expect(decideContinueRestart(run).blocking).toEqual(["checkpoint_backup_state"]);
+    // a folder that cannot be made: below a file
+    const nowhere = join(run.root, ownPaths.settings, "copy");
+    expect(codeOf(() => backUpRun(run, nowhere))).toBe("io_failed");
+    const receipt = json(run, retainedPaths.latest_checkpoint_backup_receipt_path);
+    expect(receipt.backup_state).toBe("refused");
+    expect(receipt.upload_failure_reason).toContain("ENOTDIR");
     backUpRun(run, undefined);
+    expect(codeOf(() => backUpRun(run, nowhere))).toBe("io_failed");
+    expect(json(run, retainedPaths.latest_checkpoint_backup_receipt_path).backup_state).toBe("backed_up");
     const decided = decideContinueRestart(run);
     expect(decided).toMatchObject({ state: "continue", action: "continue_long_run", blocking: [] });
     expect(decided.rows.length).toBe(11);

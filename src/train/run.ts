@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { measureRoofline, openDevice } from "../backends/index.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import type { Device } from "../runtime/device.ts";
-import { type Accepted, backUp, refuseBackup } from "./backup.ts";
+import { type Accepted, backUp, refuseBackup, writeDrill } from "./backup.ts";
 import {
   loadCheckpoint,
   type RunIdentity,
@@ -16,6 +16,7 @@ import { writeCloseout } from "./closeout.ts";
 import { writeCurves } from "./curves.ts";
 import { refreshDashboard, writeDashboard } from "./dashboard.ts";
 import { writeJson, writeWhole } from "./durable.ts";
+import { documentIf } from "./evidence.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import { writeLaunchManifest, writeOperatorManifest, writeResumeManifest } from "./manifests.ts";
 import { checkMemory, type MemoryPlan, planMemory } from "./plan.ts";
@@ -31,6 +32,7 @@ import {
   type Phase,
   pendingLabel,
   type Run,
+  retainedPaths,
   surfaces,
   write,
   writePendingPointer,
@@ -131,11 +133,31 @@ export function backUpRun(run: Run, to: string | undefined, injectFailure = fals
     writeCloseout(run, "checkpoint_backup_refused");
     return looked.accepted;
   }
-  backUp(run, looked.accepted, target);
+  try {
+    backUp(run, looked.accepted, target);
+  } catch (error) {
+    recordFailedBackup(run, looked.accepted, target, error);
+    throw error;
+  }
   writeStatus(run, "checkpoint_backed_up", at, "The accepted checkpoint has a second copy.");
   refreshDashboard(run, "checkpoint_backed_up");
   writeCloseout(run, "checkpoint_backed_up");
   return looked.accepted;
+}
+
+/** The receipt of an earlier checkpoint's good copy stays, since that copy can still be gone back to. */
+function recordFailedBackup(run: Run, accepted: Accepted, target: string, error: unknown): void {
+  const reason = error instanceof Error ? error.message : String(error);
+  const { label, step } = accepted;
+  try {
+    const earlier = documentIf(run.root, retainedPaths.latest_checkpoint_backup_receipt_path);
+    if (earlier?.backup_state === "backed_up") writeDrill(run, "failed_upload", step, reason);
+    else refuseBackup(run, accepted, target, reason);
+    writeStatus(run, "checkpoint_backup_refused", { label, step }, reason);
+    refreshDashboard(run, "checkpoint_backup_refused");
+  } catch {
+    // a full disk may refuse these as well; the error of the copy is the one to be told
+  }
 }
 
 type From = {
