@@ -41,8 +41,8 @@ export async function startWorker(
 ): Promise<EngineClient> {
   const link = allocateLink();
   const stats = new SharedArrayBuffer(statFields.length * 8);
-  // without it a worker has the environment that the process began with
-  const worker = new Worker(entry, { env: process.env as Record<string, string> });
+  // without env a worker has the environment that the process began with; smol: garbage of requests is collected sooner
+  const worker = new Worker(entry, { smol: true, env: process.env as Record<string, string> });
   const client = new EngineClient(worker, new LinkEnd(link, "main"), new Float64Array(stats), {
     onProgress,
     onWarning,
