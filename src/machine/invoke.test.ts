@@ -281,13 +281,15 @@ describe("the run root", () => {
   test("another process at work: to be tried again, nothing written", () => {
     using scene = new Scene();
     mkdirSync(scene.root);
-    writeFileSync(join(scene.root, "run.lock"), String(process.ppid));
+    const lock = lockRun(scene.root);
     const packet = scene.run("start");
     expect([packet.refusal_class, packet.retryable]).toEqual(["artifact_incomplete", true]);
     expect(readdirSync(scene.root)).toEqual(["run.lock"]);
-    writeFileSync(join(scene.root, "run.lock"), "999999999");
+    lock[Symbol.dispose]();
+    mkdirSync(join(scene.root, "run.lock"));
+    writeFileSync(join(scene.root, "run.lock", "999999999-1-0123456789ab"), "");
     expect(scene.run("start", { dry_run: true }).outcome).toBe("succeeded");
-    lockRun(scene.root)[Symbol.dispose]();
+    expect(readdirSync(scene.root)).not.toContain("run.lock");
   });
 
   test("a link that leads out is not followed", () => {

@@ -1,17 +1,9 @@
 /** The files of a run root: where they lie, and the documents that are written again as the run goes on. */
-import {
-  appendFileSync,
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeSync,
-} from "node:fs";
+import { appendFileSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { unexpected } from "../core/error.ts";
+import { lockFolder } from "../core/folder_lock.ts";
 import { fileError } from "../models/files/bytes.ts";
 import { isObject, type Json, parseJson } from "../models/files/strict_json.ts";
 import type { SavedCheckpoint } from "./checkpoint.ts";
@@ -241,31 +233,5 @@ export function readDocument(root: string, path: string): { readonly [key: strin
   return value;
 }
 
-/** Takes the run root for this process; throws `locked` while another is at it. A lock of a process that died is taken. */
-export function lockRun(root: string): Disposable {
-  const path = join(root, ownPaths.lock);
-  for (let attempt = 0; ; attempt++) {
-    try {
-      const handle = openSync(path, "wx");
-      writeSync(handle, String(process.pid));
-      closeSync(handle);
-      return { [Symbol.dispose]: () => rmSync(path, { force: true }) };
-    } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== "EEXIST" || attempt > 3) throw fileError(path, cause);
-    }
-    const holder = existsSync(path) ? Number(readFileSync(path, "utf8")) : 0;
-    if (holder !== process.pid && holder > 0 && isRunning(holder)) {
-      throw unexpected("locked", root, "a run root that no other process trains in", `process ${holder}`);
-    }
-    rmSync(path, { force: true });
-  }
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
-}
+/** Takes the run root for this process; throws `locked` while another is at it. Claims of processes that died do not count. */
+export const lockRun = (root: string): Disposable => lockFolder(join(root, ownPaths.lock), root);
