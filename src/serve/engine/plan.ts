@@ -102,7 +102,7 @@ function stateCopies(oneState: number, slots: number, left: number, room: number
  * What a server's process holds beside the plan once some hundred requests have passed: measured (docs/log.md), since
  * nothing states it. It starts some 40 MiB lower; garbage of requests brings the heap to its level.
  */
-const runtimeBytes = 136 * 2 ** 20;
+const runtimeBytes = 125 * 2 ** 20;
 /** Texts and tables of one token, in both threads. */
 const bytesPerToken = 440;
 

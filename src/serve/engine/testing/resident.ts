@@ -1,6 +1,6 @@
 /**
  * Resident memory of a process that runs the engine over the default model. Memory of other tests must not count, so the
- * tests start this file: `bun resident.ts fill`, `requests COUNT`, or `serve COUNT`. Output: JSON on stdout.
+ * tests start this file: `bun resident.ts fill`, `requests COUNT`, or `serve COUNT PROGRAM`. Output: JSON on stdout.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -70,10 +70,9 @@ export async function soakRequests(count: number): Promise<Soaked> {
   return { early, late };
 }
 
-/** `psionic serve` with its defaults: every slot's context filled once, then short requests, twenty at a time. */
-export async function serveRequests(count: number): Promise<Served> {
-  const main = join(import.meta.dir, "../../../main.ts");
-  const child = Bun.spawn([process.execPath, main, "serve", "--port", "0", "-m", modelPath], {
+/** `PROGRAM serve` with its defaults: every slot's context filled once, then short requests, twenty at a time. */
+export async function serveRequests(count: number, program: string): Promise<Served> {
+  const child = Bun.spawn([program, "serve", "--port", "0", "-m", modelPath], {
     ...({ stdin: "ignore", stdout: "pipe", stderr: "ignore" } as const),
   });
   try {
@@ -131,12 +130,12 @@ function residentBytes(process: number | "self" = "self"): number {
 }
 
 if (import.meta.main) {
-  const [what, count] = process.argv.slice(2);
+  const [what, count, program] = process.argv.slice(2);
   const measured =
     what === "fill"
       ? await fillCaches()
       : what === "serve"
-        ? await serveRequests(Number(count))
+        ? await serveRequests(Number(count), program!)
         : await soakRequests(Number(count));
   console.log(JSON.stringify(measured));
 }
