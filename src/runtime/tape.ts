@@ -125,12 +125,19 @@ export class Tape implements Disposable {
     return y;
   }
 
-  /** Adds d(sum of loss)/dp to the gradient of every parameter p that reached `loss`; ends the recording. */
-  backward(loss: Tensor): void {
+  /**
+   * Adds d(sum of y)/dp to the gradient of every parameter p that reached `y`; with `dy`, the gradient that comes back from
+   * whoever went on from `y`, what that makes of it. Ends the recording.
+   */
+  backward(y: Tensor, dy?: Tensor): void {
     this.#pause();
-    const seed = this.#device.temporary({ dtype: loss.dtype, shape: loss.shape });
-    apply(fill, [seed], { value: 1 });
-    this.#walk(loss, seed);
+    this.#walk(y, dy ?? this.#ones(y));
+  }
+
+  #ones(like: Tensor): Tensor {
+    const ones = this.#device.temporary({ dtype: like.dtype, shape: like.shape });
+    apply(fill, [ones], { value: 1 });
+    return ones;
   }
 
   #walk(y: Tensor, dy: Tensor): void {

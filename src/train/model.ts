@@ -42,6 +42,19 @@ export type Scene = {
 /** The loss of each row [rows], and what is added to the mean loss [1], such as the load-balance loss of a router. */
 export type Losses = { readonly rows: Tensor; readonly extra?: Tensor };
 
+/** A part of a model that passes h [rows, width] on; the first makes it of the batch, the last makes row losses of it. */
+export type ModelPart = {
+  readonly parameters: readonly ParameterSpec[];
+  run(scene: Scene, batch: Batch, h?: Tensor): Tensor;
+};
+
+/** The same model in parts that may stand on several hosts: embedding, layers, head. */
+export type ModelParts = {
+  readonly width: number;
+  /** No parameter belongs to two. */
+  readonly list: readonly ModelPart[];
+};
+
 /** A model that can be trained: its parameters and its loss. */
 export type TrainedModel = {
   readonly id: string;
@@ -49,6 +62,8 @@ export type TrainedModel = {
   readonly contextLength: number;
   readonly parameters: readonly ParameterSpec[];
   losses(scene: Scene, batch: Batch): Losses;
+  /** Absent where parts would share parameters. */
+  readonly parts?: ModelParts;
   /** Floating-point operations of a token, forward and backward, in sequences of `length`. */
   flopsPerToken(length: number): number;
 };

@@ -9,8 +9,8 @@ import { type AverageConfig, WeightAverage } from "./optimizer/average.ts";
 import type { ParameterGroup } from "./optimizer/config.ts";
 import { Optimizer } from "./optimizer/optimizer.ts";
 import { Parameters, part } from "./parameters.ts";
-import { shuffled } from "./random.ts";
 import { checkSchedule, rateAt, type Schedule } from "./schedule.ts";
+import { WindowOrder } from "./window_order.ts";
 
 export type TrainerConfig = {
   readonly seed: number;
@@ -80,7 +80,7 @@ export class Trainer implements Disposable {
   readonly #windows: Windows;
   #step = 0;
   #elapsedMs = 0;
-  #order: { readonly epoch: number; readonly indices: Uint32Array } | undefined;
+  readonly #order: WindowOrder;
 
   /** `initial` none: the buffers are zeros, for whoever fills them or wants their sizes alone. */
   constructor(
@@ -95,6 +95,7 @@ export class Trainer implements Disposable {
     this.model = model;
     this.config = config;
     this.#windows = windows;
+    this.#order = new WindowOrder(config.seed, windows.starts.length);
     this.parameters = new Parameters(device, model, config.precision);
     this.optimizer = new Optimizer(this.parameters, config.groups, config.clip);
     this.average = config.average && new WeightAverage(this.parameters, config.average);
@@ -128,18 +129,9 @@ export class Trainer implements Disposable {
     return this.config.sequences * this.config.accumulation * this.#windows.length;
   }
 
-  /** Indices of the windows that microbatch `micro` of the coming step reads: a function of seed, step and sizes. */
   #indices(micro: number): number[] {
-    const { sequences, accumulation, seed } = this.config;
-    const count = this.#windows.starts.length;
-    const from = (this.#step * accumulation + micro) * sequences;
-    return Array.from({ length: sequences }, (_, i) => {
-      const epoch = Math.floor((from + i) / count);
-      if (this.#order?.epoch !== epoch) {
-        this.#order = { epoch, indices: shuffled(`psionic order of windows ${seed} ${epoch}`, count) };
-      }
-      return this.#order.indices[(from + i) % count]!;
-    });
+    const { sequences, accumulation } = this.config;
+    return this.#order.indices((this.#step * accumulation + micro) * sequences, sequences);
   }
 
   /** One optimiser step on the windows that are due. */
@@ -265,9 +257,11 @@ export class Trainer implements Disposable {
   }
 }
 
-const runBlock: Scene["block"] = (body, ...inputs) => body(...inputs);
+/** Blocks are kept, not run again. */
+export const runBlock: Scene["block"] = (body, ...inputs) => body(...inputs);
 
-function upload(device: Device, host: HostBatch): Batch {
+/** A batch on the device, owned by the caller's scope. */
+export function upload(device: Device, host: HostBatch): Batch {
   const rows = host.sequences * host.length;
   const [tokens, targets, positions] = [host.tokens, host.targets, host.positions].map((data) =>
     device.fromHost("i32", [rows], data),
@@ -275,7 +269,8 @@ function upload(device: Device, host: HostBatch): Batch {
   return { sequences: host.sequences, length: host.length, tokens, targets, positions };
 }
 
-function checkConfig(model: TrainedModel, windows: Windows, config: TrainerConfig): void {
+/** Throws for a config that makes no steps on these windows. */
+export function checkConfig(model: TrainedModel, windows: Windows, config: TrainerConfig): void {
   for (const name of ["sequences", "accumulation"] as const) {
     const value = config[name];
     if (!(Number.isInteger(value) && value >= 1))

@@ -2,7 +2,8 @@
  * Psion's compact decoder.
  *
  * Special: layer norms with gamma and beta before each part, learned absolute positions, biases everywhere, a gated SiLU
- * feed-forward whose matrices are stored [in, out], and a head tied to the embedding with a bias of its own.
+ * feed-forward whose matrices are stored [in, out], and a head tied to the embedding with a bias of its own. With a head that
+ * has weights of its own, too, the model comes in parts.
  *
  *   h  = E[token] + P[position]
  *   h += Wo attention(Wq a, Wk a, Wv a)            a = LN(h)
@@ -21,11 +22,14 @@ import {
   mix,
 } from "../../runtime/training.ts";
 import {
+  type Batch,
   constant,
   decoderFlopsPerToken,
+  type ModelPart,
   normal,
   type ParameterClass,
   type ParameterSpec,
+  type Scene,
   type TrainedModel,
 } from "../model.ts";
 
@@ -42,6 +46,8 @@ export type CompactDecoderConfig = {
   /** V */
   readonly vocabularySize: number;
   readonly contextLength: number;
+  /** Whether the head has weights of its own; by default it is tied to the embedding. */
+  readonly ownHead?: boolean;
 };
 
 /** `internal128m`: 144,894,464 parameters. */
@@ -62,9 +68,10 @@ const eps = 1e-5;
 const deviation = 0.02;
 
 export function compactDecoder(c: CompactDecoderConfig): TrainedModel {
-  const parameters = parametersOf(c);
+  const list = partsOf(c);
+  const parameters = list.flatMap((p) => p.parameters);
   const matrixWeights = parameters
-    .filter(({ name, shape }) => shape.length === 2 && !name.includes("embed_positions"))
+    .filter(({ name, shape }) => shape.length === 2 && !/embed_positions|lm_head/.test(name))
     .reduce((sum, { shape }) => sum + shape[0]! * shape[1]!, 0);
   return {
     id: c.id,
@@ -72,39 +79,72 @@ export function compactDecoder(c: CompactDecoderConfig): TrainedModel {
     contextLength: c.contextLength,
     parameters,
     flopsPerToken: (length) => decoderFlopsPerToken(matrixWeights, c.layers, c.width, length),
-    losses({ weight, block }, batch) {
-      const norm = (x: Tensor, name: string): Tensor =>
-        layerNorm(x, weight(`${name}.gamma`), weight(`${name}.beta`), eps);
-      const linear = (x: Tensor, name: string): Tensor =>
-        denseTransposed(x, weight(`${name}.weight`), weight(`${name}.bias`));
-      const embeddings = weight("decoder.embed_tokens.weight");
-      const positions = lookup(weight("decoder.embed_positions.weight"), batch.positions);
-      let h = mix(lookup(embeddings, batch.tokens), positions);
-      for (let layer = 0; layer < c.layers; layer++) {
-        const name = `decoder.layers.${layer}`;
-        h = block((x) => {
-          const a = norm(x, `${name}.attention_norm`);
-          const [q, k, v] = (["q", "k", "v"] as const).map((p) => linear(a, `${name}.attention.${p}_proj`));
-          const params = {
-            length: batch.length,
-            headDim: c.headDim,
-            scale: c.headDim ** -0.5,
-            window: 0,
-            softcap: 0,
-          };
-          const attended = causalAttention(q!, k!, v!, params, undefined, batch.first);
-          const between = mix(x, linear(attended, `${name}.attention.o_proj`));
-          const b = norm(between, `${name}.feed_forward_norm`);
-          const gate = linear(b, `${name}.feed_forward.gate_proj`);
-          const up = linear(b, `${name}.feed_forward.up_proj`);
-          const inner = activation(gate, up, { kind: "silu" });
-          return mix(between, linear(inner, `${name}.feed_forward.down_proj`));
-        }, h);
-      }
-      const last = norm(h, "decoder.final_norm");
-      return { rows: crossEntropy(last, embeddings, weight("lm_head.bias"), batch.targets) };
+    losses(scene, batch) {
+      let h: Tensor | undefined;
+      for (const p of list) h = p.run(scene, batch, h);
+      return { rows: h! };
     },
+    ...(c.ownHead && { parts: { width: c.width, list } }),
   };
+}
+
+function partsOf(c: CompactDecoderConfig): ModelPart[] {
+  const specs = parametersOf(c);
+  const below = (prefix: string): ParameterSpec[] => specs.filter(({ name }) => name.startsWith(prefix));
+  const layers = Array.from({ length: c.layers }, (_, i): ModelPart => {
+    const name = `decoder.layers.${i}`;
+    return { parameters: below(`${name}.`), run: (scene, batch, h) => layer(c, name, scene, batch, h!) };
+  });
+  return [
+    {
+      parameters: below("decoder.embed_"),
+      run({ weight }, batch) {
+        const positions = lookup(weight("decoder.embed_positions.weight"), batch.positions);
+        return mix(lookup(weight("decoder.embed_tokens.weight"), batch.tokens), positions);
+      },
+    },
+    ...layers,
+    {
+      parameters: [...below("decoder.final_norm."), ...below("lm_head.")],
+      run({ weight }, batch, h) {
+        const last = norm(weight, h!, "decoder.final_norm");
+        const head = weight(c.ownHead ? "lm_head.weight" : "decoder.embed_tokens.weight");
+        return crossEntropy(last, head, weight("lm_head.bias"), batch.targets);
+      },
+    },
+  ];
+}
+
+const norm = (weight: Scene["weight"], x: Tensor, name: string): Tensor =>
+  layerNorm(x, weight(`${name}.gamma`), weight(`${name}.beta`), eps);
+
+function layer(
+  c: CompactDecoderConfig,
+  name: string,
+  { weight, block }: Scene,
+  batch: Batch,
+  h: Tensor,
+): Tensor {
+  const linear = (x: Tensor, matrix: string): Tensor =>
+    denseTransposed(x, weight(`${name}.${matrix}.weight`), weight(`${name}.${matrix}.bias`));
+  const params = {
+    length: batch.length,
+    headDim: c.headDim,
+    scale: c.headDim ** -0.5,
+    window: 0,
+    softcap: 0,
+  };
+  return block((x) => {
+    const a = norm(weight, x, `${name}.attention_norm`);
+    const [q, k, v] = (["q", "k", "v"] as const).map((p) => linear(a, `attention.${p}_proj`));
+    const attended = causalAttention(q!, k!, v!, params, undefined, batch.first);
+    const between = mix(x, linear(attended, "attention.o_proj"));
+    const b = norm(weight, between, `${name}.feed_forward_norm`);
+    const gate = linear(b, "feed_forward.gate_proj");
+    const up = linear(b, "feed_forward.up_proj");
+    const inner = activation(gate, up, { kind: "silu" });
+    return mix(between, linear(inner, "feed_forward.down_proj"));
+  }, h);
 }
 
 /**
@@ -151,6 +191,10 @@ function parametersOf(c: CompactDecoderConfig): ParameterSpec[] {
     linear(`${name}.feed_forward.down_proj`, I, D, writes);
   }
   norm("decoder.final_norm");
+  if (c.ownHead) {
+    const shape = [c.vocabularySize, D];
+    list.push({ name: "lm_head.weight", shape, class: "head", initial: normal(deviation) });
+  }
   vector("lm_head.bias", c.vocabularySize, 0, "bias");
   return list;
 }
