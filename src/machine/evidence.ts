@@ -23,6 +23,9 @@ export const laneProfile = document(
 );
 export type LaneProfile = Content<typeof laneProfile>;
 
+/** Artifact kind of the state after a step. */
+export const retainedKind = (step: number): string => `retained_state_step_${String(step).padStart(6, "0")}`;
+
 /** Artifact kind `execution_evidence`; floats are 32-bit and stand as text. */
 export const executionEvidence = document(
   "psionic.train.execution_evidence.v1",
@@ -41,6 +44,8 @@ export const executionEvidence = document(
     }),
     seed: str,
     steps: listOf(record({ step: count, loss: str, gradient_norm: str, learning_rate: str })),
+    /** States after some of the steps, the last among them, kept as artifacts `retainedKind(step)`; empty where none are. */
+    retained_states: listOf(record({ step: count, object_digest: digest, object_bytes: count })),
     end_state_digest: digest,
     optimizer_state_digest: digest,
     checkpoint_object_digest: digest,
@@ -48,6 +53,8 @@ export const executionEvidence = document(
     /** Null where no kernel library took part. */
     kernel_library_digest: orNull(digest),
     plan_digest: digest,
+    /** What the steps took, as the worker tells it. */
+    duration_ms: orNull(count),
     evidence_digest: str,
   },
   { field: "evidence_digest", prefix: "psionic_train_execution_evidence|" },

@@ -108,11 +108,13 @@ function evidenceOf(
       gradient_norm: float32Text(s.gradientNorm),
       learning_rate: float32Text(s.learningRate),
     })),
+    retained_states: [],
     end_state_digest: stateDigest(state.weights),
     optimizer_state_digest: stateDigest(state.first, state.second),
     checkpoint_object_digest: objectDigest,
     kernel_library_digest: null,
     plan_digest: sha256(JSON.stringify(plan)),
+    duration_ms: null,
   });
 }
 
