@@ -1,5 +1,14 @@
 /** The run root: reading and writing its documents, each replaced in one step, by one process at a time. */
-import { existsSync, mkdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  realpathSync,
+  statSync,
+} from "node:fs";
 import { dirname, join, sep } from "node:path";
 import type * as v from "valibot";
 import { sha256 } from "../core/digest.ts";
@@ -82,6 +91,11 @@ export class RunRoot implements Disposable {
   }
 
   writeBytes(relative: string, bytes: Uint8Array): void {
+    writeWhole(this.place(relative), [bytes]);
+  }
+
+  /** The path of a file that is about to be written; its folder is made. */
+  place(relative: string): string {
     if (!staysInside(relative))
       throw unexpected("internal", this.root, "a path below the run root", JSON.stringify(relative));
     const path = this.path(relative);
@@ -93,7 +107,7 @@ export class RunRoot implements Disposable {
       if (place === inside || place.startsWith(inside.endsWith(sep) ? inside : inside + sep)) continue;
       throw unexpected("io_failed", path, "a place below the run root", place);
     }
-    writeWhole(path, [bytes]);
+    return path;
   }
 
   /** The binding of a file below the root: identity by content, path relative to the root. */
@@ -119,13 +133,38 @@ export function bindingOf(role: string, bytes: Uint8Array, path: string): Bindin
 }
 
 /** The bytes of a regular file of bearable size. */
-export function fileBytes(path: string): Uint8Array {
+export function fileBytes(path: string, largest = largestDocument): Uint8Array {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (!stat) throw unexpected("file_not_found", path, "a file", "nothing");
   if (!stat.isFile()) throw unexpected("file_malformed", path, "a regular file", "something else");
-  if (stat.size > largestDocument)
-    throw unexpected("file_malformed", path, `at most ${largestDocument} bytes`, stat.size);
+  if (stat.size > largest) throw unexpected("file_malformed", path, `at most ${largest} bytes`, stat.size);
   return readFileSync(path);
+}
+
+/** Digest and size of a regular file of any size; its bytes as well where it is no larger than a document. */
+export function hashedFile(path: string): {
+  readonly sha256: string;
+  readonly size: bigint;
+  readonly bytes: Uint8Array | undefined;
+} {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (!stat?.isFile() || stat.size <= largestDocument) {
+    const bytes = fileBytes(path);
+    return { sha256: sha256(bytes), size: BigInt(bytes.byteLength), bytes };
+  }
+  const hasher = new Bun.CryptoHasher("sha256");
+  const part = new Uint8Array(2 ** 20);
+  const handle = openSync(path, "r");
+  let size = 0n;
+  try {
+    for (let n = readSync(handle, part); n > 0; n = readSync(handle, part)) {
+      hasher.update(part.subarray(0, n));
+      size += BigInt(n);
+    }
+  } finally {
+    closeSync(handle);
+  }
+  return { sha256: hasher.digest("hex"), size, bytes: undefined };
 }
 
 /** JSON of a file; throws `file_malformed` where it is no UTF-8 or no JSON. */
