@@ -13,8 +13,11 @@ async function main(words: readonly string[]): Promise<number> {
     process.stdout.write(`psionic ${version}\n`);
     return 0;
   }
-  const own = Object.hasOwn(commands, name ?? "") ? commands[name!]?.actions?.[rest[0] ?? ""] : undefined;
+  const named = Object.hasOwn(commands, name ?? "") ? commands[name!] : undefined;
+  const own = named?.actions?.[rest[0] ?? ""];
   if (own) return (await own.load())(rest.slice(1));
+  const onlyHelp = rest.length === 1 && (rest[0] === "--help" || rest[0] === "-h");
+  if (named?.own && !onlyHelp) return (await named.own())(rest);
   const { checkedArguments, suggestion } = await import("./terminal/arguments.ts");
   const { commandHelp, programHelp } = await import("./terminal/help.ts");
   const entries = Object.entries(commands);

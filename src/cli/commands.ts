@@ -1,11 +1,13 @@
 import type { AnyCommand } from "../terminal/command.ts";
 
-/** A first word of a command with a contract of its own: it reads its words itself, prints, and gives the exit code. */
+/** A command, or a first word of one, with a contract of its own: it reads its words itself, prints, and gives the exit code. */
 export type OwnAction = (words: readonly string[]) => number | Promise<number>;
 
 export type CommandEntry = {
   readonly description: string;
   readonly load: () => Promise<AnyCommand>;
+  /** Where the whole command has a contract of its own; all but `--help` alone goes to it. */
+  readonly own?: () => Promise<OwnAction>;
   readonly actions?: Readonly<
     Record<string, { readonly description: string; readonly load: () => Promise<OwnAction> }>
   >;
@@ -84,6 +86,11 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
         load: async () => (await import("../machine/cli/manifest.ts")).trainManifest,
       },
     },
+  },
+  "validate-contribution": {
+    description: "Do the work of a contribution again and leave a verdict",
+    load: async () => (await import("../machine/cli/validate.ts")).validate,
+    own: async () => (await import("../machine/cli/validate.ts")).validateContribution,
   },
   schema: {
     description: "List the typed documents of the machine runtime, or print one as JSON Schema",

@@ -60,22 +60,3 @@ export const executionEvidence = document(
   { field: "evidence_digest", prefix: "psionic_train_execution_evidence|" },
 );
 export type ExecutionEvidence = Content<typeof executionEvidence>;
-
-/** The grounds of a verdict, beside the score artifact: what was done again and what came out otherwise. */
-export const reexecution = document(
-  "psionic.train.reexecution.v1",
-  {
-    lane_id: filled,
-    contribution_id: filled,
-    challenge_id: filled,
-    total_steps: count,
-    reexecuted_steps: listOf(count),
-    /** Chance that one forged step is among those done again, millionths. */
-    forged_step_caught_ppm: count,
-    differences: listOf(record({ what: filled, expected: str, observed: str })),
-    backend: filled,
-    validator_ms: count,
-    reexecution_digest: str,
-  },
-  { field: "reexecution_digest", prefix: "psionic_train_reexecution|" },
-);

@@ -101,6 +101,20 @@ export function sourceState(
     : checkoutState(found.root, ref, manifest.allow_dirty_tree);
 }
 
+/** What a manifest has to ask for so that this process, as it is, will do what it says. */
+export function ownSource(environment: NodeJS.ProcessEnv): {
+  readonly selected_git_ref: string;
+  readonly allow_dirty_tree: boolean;
+} {
+  const found = runtimeRoot(environment);
+  if (found.kind === "packaged")
+    return { selected_git_ref: packagedRef, allow_dirty_tree: found.dirtyStatus !== null };
+  return {
+    selected_git_ref: "HEAD",
+    allow_dirty_tree: (git(found.root, "status", "--porcelain") ?? "") !== "",
+  };
+}
+
 function runtimeRoot(environment: NodeJS.ProcessEnv): Found {
   const named = environment.OPENAGENTS_PSIONIC_REPO ?? "";
   if (!isBlank(named)) {

@@ -1,6 +1,15 @@
 /** One invocation in manifest mode: what is checked in which order, what is done, and the packet that says how it ended. */
+import { orderedJson } from "../core/json.ts";
 import { visible } from "../terminal/visible.ts";
-import { isLaunch, type LaneContract, laneContract, Refusal, type RefusalClass, refuse } from "./contract.ts";
+import {
+  isLaunch,
+  type LaneContract,
+  laneContract,
+  type Operation,
+  Refusal,
+  type RefusalClass,
+  refuse,
+} from "./contract.ts";
 import { parsed, sealed } from "./documents.ts";
 import {
   type Attestation,
@@ -32,13 +41,38 @@ export type InvokeOptions = {
   readonly environment?: NodeJS.ProcessEnv;
   /** Milliseconds since 1970. */
   readonly clock?: () => number;
+  /** The one operation that is let pass; any other is `bad_config`. */
+  readonly only?: Operation;
+  /** How many steps a validator does again at least. */
+  readonly replaySteps?: number | "all";
+};
+
+/** A manifest that was made here, and where in its run root it is kept. */
+export type Composed = {
+  readonly manifest: InvocationManifest;
+  readonly keptAt: string;
+  readonly replaySteps?: number | "all";
 };
 
 /** Runs what the words `--manifest PATH` name; never throws. The packet's exit code is the process's. */
 export function invoke(words: readonly string[], options: InvokeOptions = {}): StatusPacket {
+  return ended((known) => run(readManifest(words, known), known, options));
+}
+
+/** Runs a manifest that `compose` makes; never throws. It is written into its run root first, for packets to name. */
+export function invokeComposed(compose: () => Composed, options: InvokeOptions = {}): StatusPacket {
+  return ended((known) => {
+    const { manifest, keptAt, ...own } = compose();
+    known.manifest = manifest;
+    known.bytes = new TextEncoder().encode(orderedJson(manifest, 2));
+    return run(manifest, known, { ...options, ...own }, keptAt);
+  });
+}
+
+function ended(work: (known: Known) => StatusPacket): StatusPacket {
   const known: Known = {};
   try {
-    return run(words, known, options);
+    return work(known);
   } catch (cause) {
     return refusedPacket(known, ...reasonOf(cause), undefined);
   }
@@ -50,8 +84,14 @@ function reasonOf(cause: unknown): readonly [RefusalClass, string] {
   return [cause instanceof Refusal ? cause.refusalClass : "internal_error", detail.slice(0, 2000)];
 }
 
-function run(words: readonly string[], known: Known, options: InvokeOptions): StatusPacket {
-  const manifest = readManifest(words, known);
+function run(
+  manifest: InvocationManifest,
+  known: Known,
+  options: InvokeOptions,
+  keptAt?: string,
+): StatusPacket {
+  if (options.only !== undefined && manifest.operation !== options.only)
+    refuse("bad_config", `expected operation ${options.only}, got ${manifest.operation}`);
   checkManifest(manifest);
   const lane =
     laneContract(manifest.lane_id) ?? refuse("unsupported_topology", `no lane ${manifest.lane_id}`);
@@ -61,11 +101,16 @@ function run(words: readonly string[], known: Known, options: InvokeOptions): St
   known.capability = capabilityOf(lane, manifest.role, backendOf(lane, environment));
   const rootPath = (isLaunch(manifest.operation) ? manifest.output_root : manifest.run_root) ?? "";
   using root = RunRoot.open(rootPath);
+  if (keptAt !== undefined) {
+    root.writeBytes(keptAt, known.bytes ?? new Uint8Array());
+    known.path = root.path(keptAt);
+  }
   const invocation: Invocation = {
     ...{ manifest, lane, root, attestation: known.attestation, capability: known.capability },
     manifestPath: known.path ?? "",
     manifestBytes: known.bytes ?? new Uint8Array(),
     now: (options.clock ?? Date.now)(),
+    ...(options.replaySteps !== undefined && { replaySteps: options.replaySteps }),
   };
   let detail: string;
   let checked = invocation;

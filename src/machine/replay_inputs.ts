@@ -2,16 +2,16 @@
 import { existsSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 import type * as v from "valibot";
-import { sha256 } from "../core/digest.ts";
 import { PsionicError } from "../core/error.ts";
 import { refuse } from "./contract.ts";
 import { type DigestRule, verified } from "./documents.ts";
 import { resolvedFolder } from "./layout.ts";
 import type { Binding } from "./manifest.ts";
 import { resolvedKey, staysInside } from "./names.ts";
-import { fileBytes, jsonOf } from "./run_root.ts";
+import { fileBytes, hashedFile, jsonOf } from "./run_root.ts";
 
-export type Found = { readonly path: string; readonly bytes: Uint8Array };
+/** A file that is what was bound. `bytes` are those that were hashed; of one that is larger than any document there are none. */
+export type Found = { readonly path: string; readonly bytes: Uint8Array | undefined };
 
 /** The first candidate that has the promised size and digest; a tag `sha256:` and the case of digits do not matter. */
 export function resolveInput(
@@ -30,12 +30,11 @@ export function resolveInput(
   const expected = artifact_ref.artifact_digest?.toLowerCase().replace(/^sha256:/, "");
   let mismatch: string | undefined;
   for (const path of candidates.filter((candidate) => existsSync(candidate))) {
-    const bytes = readable(path);
+    const found = readable(() => hashedFile(path));
     const fits =
-      (expected === undefined || sha256(bytes) === expected) &&
-      (artifact_ref.artifact_bytes === undefined ||
-        BigInt(artifact_ref.artifact_bytes) === BigInt(bytes.byteLength));
-    if (fits) return { path, bytes };
+      (expected === undefined || found.sha256 === expected) &&
+      (artifact_ref.artifact_bytes === undefined || BigInt(artifact_ref.artifact_bytes) === found.size);
+    if (fits) return { path, bytes: found.bytes };
     mismatch = path;
   }
   if (mismatch !== undefined)
@@ -47,9 +46,15 @@ export function resolveInput(
   );
 }
 
-function readable(path: string): Uint8Array {
+/** A document that must be there; `artifact_incomplete` where it is not, or cannot be read. */
+export const foundFile = (path: string): Found & { readonly bytes: Uint8Array } => ({
+  path,
+  bytes: readable(() => fileBytes(path)),
+});
+
+function readable<T>(read: () => T): T {
   try {
-    return fileBytes(path);
+    return read();
   } catch (cause) {
     return refuse("artifact_incomplete", cause instanceof Error ? cause.message : String(cause), cause);
   }
@@ -61,7 +66,7 @@ export function replayed<S extends v.GenericSchema>(
   { path, bytes }: Found,
 ): v.InferOutput<S> {
   try {
-    return verified(doc, jsonOf(bytes, path), path);
+    return verified(doc, jsonOf(bytes ?? fileBytes(path), path), path);
   } catch (cause) {
     if (cause instanceof PsionicError) return refuse("artifact_digest_mismatch", cause.message, cause);
     throw cause;

@@ -2,7 +2,7 @@
 import { actualOutputs, actualRequest, demoOutputs, demoRequest } from "./automatic.ts";
 import * as checkpoint from "./checkpoint.ts";
 import type { AnyDocument } from "./documents.ts";
-import { executionEvidence, laneProfile, reexecution } from "./evidence.ts";
+import { executionEvidence, laneProfile } from "./evidence.ts";
 import type { JsonSchema } from "./fields.ts";
 import { attestationDocument } from "./identity.ts";
 import { jsonSchemaOf } from "./json_schema.ts";
@@ -10,6 +10,7 @@ import { invocationManifest } from "./manifest.ts";
 import { membershipReceipt } from "./membership.ts";
 import { runStatusPacket, statusPacket, windowStatusPacket } from "./packets.ts";
 import { acceptedOutcomeProof, validationReplayProof } from "./proofs.ts";
+import { reexecution } from "./reexecution.ts";
 import * as stage from "./stage_documents.ts";
 import { checkpointSurface } from "./surface.ts";
 import * as validation from "./validation.ts";

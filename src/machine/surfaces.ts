@@ -47,6 +47,8 @@ export type Invocation = {
   readonly capability: Capability;
   /** The input of a grouped stage was read and found whole. */
   readonly inputTransportChecked?: boolean;
+  /** How much a validator does again; absent: what its lane and the length of the work call for. */
+  readonly replaySteps?: number | "all";
   /** Milliseconds since 1970. */
   readonly now: number;
 };

@@ -1,6 +1,7 @@
 import { writeSync } from "node:fs";
 import { orderedJson } from "../../core/json.ts";
 import { invoke } from "../invoke.ts";
+import type { StatusPacket } from "../packets.ts";
 
 /** Text of `psionic train manifest --help`. */
 export const manifestHelp = `Does the one operation that a manifest names, for a supervisor
@@ -19,7 +20,11 @@ export function trainManifest(words: readonly string[]): number {
     writeAll(1, manifestHelp);
     return 0;
   }
-  const packet = invoke(words);
+  return printPacket(invoke(words));
+}
+
+/** On stdout what was done, on stderr what was refused; the exit code. */
+export function printPacket(packet: StatusPacket): number {
   writeAll(packet.outcome === "succeeded" ? 1 : 2, `${orderedJson(packet, 2)}\n`);
   return packet.exit_code;
 }

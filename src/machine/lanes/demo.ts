@@ -39,9 +39,11 @@ export function performDemo(invocation: Invocation): string {
     writeStatus(invocation, "dry_run_planned", []);
     return `Planned ${demoSteps} steps of ${demoWeightCount} weights; nothing was trained.`;
   }
+  const begun = performance.now();
   const { state, steps } = trainDemo();
+  const durationMs = performance.now() - begun;
   const objectDigest = writeCheckpoint(invocation, state, steps);
-  writeDemoEvidence(invocation, state, steps, objectDigest);
+  writeDemoEvidence(invocation, state, steps, objectDigest, durationMs);
   writeStatus(invocation, operation === "start" ? "completed" : "rehearsed", steps);
   writeCloseout(invocation, steps);
   const [first, last] = [steps[0]!, steps.at(-1)!];

@@ -5,9 +5,8 @@ import { demoLane, refuse } from "../contract.ts";
 import { sealed, verified } from "../documents.ts";
 import { type ExecutionEvidence, executionEvidence, type LaneProfile, laneProfile } from "../evidence.ts";
 import { evidencePath, laneProfilePath } from "../layout.ts";
-import type { Reexecution } from "../replay.ts";
 import type { Invocation } from "../surfaces.ts";
-import type { ContributionReceipt } from "../window.ts";
+import type { WindowReplayer } from "../window_replayer.ts";
 import {
   type DemoState,
   type DemoStep,
@@ -86,6 +85,7 @@ function evidenceOf(
   state: DemoState,
   steps: readonly DemoStep[],
   objectDigest: string,
+  duration_ms: number | null,
 ): ExecutionEvidence {
   const plan = { tensors: demoTensors, rates: steps.map((_, i) => float32Text(demoRate(i))) };
   return sealed(executionEvidence, {
@@ -114,7 +114,7 @@ function evidenceOf(
     checkpoint_object_digest: objectDigest,
     kernel_library_digest: null,
     plan_digest: sha256(JSON.stringify(plan)),
-    duration_ms: null,
+    duration_ms,
   });
 }
 
@@ -123,36 +123,51 @@ export function writeDemoEvidence(
   state: DemoState,
   steps: readonly DemoStep[],
   objectDigest: string,
+  durationMs: number,
 ): void {
   const { window_id, assignment_id } = manifest.coordination;
   const work = { work_class: manifest.work_class, run_id: manifest.run_id ?? "", window_id, assignment_id };
-  root.write(
-    evidencePath,
-    evidenceOf({ ...work, backend: capability.backend_family }, state, steps, objectDigest),
+  const evidence = evidenceOf(
+    ...([{ ...work, backend: capability.backend_family }, state, steps, objectDigest] as const),
+    Math.round(durationMs),
   );
+  root.write(evidencePath, evidence);
 }
 
 /** All steps again from the initial weights: every value of the evidence must come out, bit for bit. */
-export function reexecuteDemo(claimed: ExecutionEvidence, receipt: ContributionReceipt): Reexecution {
-  const begun = performance.now();
-  const { state, steps } = trainDemo();
-  const { run_id, work_class, window_id, assignment_id } = receipt;
-  const object = demoObject(run_id, state, steps);
-  const work = { work_class, run_id, window_id, assignment_id, backend: demoLane.backend };
-  const observed = evidenceOf(work, state, steps, sha256(object));
-  const [expected, found] = [leaves(claimed), leaves(observed)];
-  const names = [...new Set([...expected.keys(), ...found.keys()])].filter(
-    (name) => name !== "evidence_digest",
-  );
-  const differences = names
-    .filter((name) => expected.get(name) !== found.get(name))
-    .map((what) => ({
-      what,
-      expected: expected.get(what) ?? "nothing",
-      observed: found.get(what) ?? "nothing",
-    }));
-  return { steps: steps.map(({ step }) => step), differences, durationMs: performance.now() - begun };
-}
+export const demoReplayer: WindowReplayer = {
+  segments: () => [{ first: 1, last: demoSteps }],
+  replay({ evidence: claimed }) {
+    const begun = performance.now();
+    const { state, steps } = trainDemo();
+    const { run_id, work_class, window_id, assignment_id, duration_ms } = claimed;
+    const work = { work_class, run_id, window_id, assignment_id, backend: demoLane.backend };
+    const observed = evidenceOf(work, state, steps, sha256(demoObject(run_id, state, steps)), duration_ms);
+    const [expected, found] = [leaves(claimed), leaves(observed)];
+    const names = [...new Set([...expected.keys(), ...found.keys()])].filter(
+      // traces are compared step by step
+      (name) =>
+        name !== "evidence_digest" && !/^steps\.[0-3]\.(loss|gradient_norm|learning_rate)$/.test(name),
+    );
+    const differences = names
+      .filter((name) => expected.get(name) !== found.get(name))
+      .map((what) => ({
+        what,
+        expected: expected.get(what) ?? "nothing",
+        observed: found.get(what) ?? "nothing",
+      }));
+    return {
+      ...{ backend: demoLane.backend, kernelLibraryDigest: null, sameKernels: true, differences },
+      steps: observed.steps.map((trace, i) => ({
+        step: trace.step,
+        claimed: claimed.steps[i] ?? { loss: "nothing", gradient_norm: "nothing", learning_rate: "nothing" },
+        observed: trace,
+      })),
+      states: [],
+      durationMs: performance.now() - begun,
+    };
+  },
+};
 
 /** Every value by its path, as text. */
 function leaves(value: unknown, path = ""): Map<string, string> {

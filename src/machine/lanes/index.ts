@@ -5,7 +5,7 @@ import { validateContribution } from "../replay.ts";
 import { deriveSurface } from "../surface.ts";
 import type { Invocation } from "../surfaces.ts";
 import { performDemo } from "./demo.ts";
-import { reexecuteDemo } from "./demo_evidence.ts";
+import { demoProfile, demoReplayer } from "./demo_evidence.ts";
 
 /** Does the operation and says in a sentence what was done; throws a `Refusal`. */
 export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv): string {
@@ -17,7 +17,7 @@ export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv):
       invocation.lane === demoLane &&
       manifest.validator_target_work_class !== "grouped_replica_stage_execution"
     )
-      return validateContribution(invocation, reexecuteDemo);
+      return validateContribution(invocation, { replayer: demoReplayer, profile: demoProfile });
     const what = `${manifest.validator_target_work_class} on lane ${invocation.lane.id}`;
     return refuse(
       "unsupported_topology",

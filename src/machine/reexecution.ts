@@ -1,0 +1,48 @@
+/** The grounds of a verdict, beside the score artifact: what was done again, how it was chosen, and what came out otherwise. */
+import { type Content, document } from "./documents.ts";
+import { count, digest, filled, listOf, oneOf, orNull, record, str } from "./fields.ts";
+
+/** `bit_for_bit`: backend and kernel library are the worker's. */
+export const comparisons = ["bit_for_bit", "within_bounds"] as const;
+
+/** Numbers with a fraction stand as text, since new documents hash integers and strings alone. */
+export const reexecution = document(
+  "psionic.train.reexecution.v1",
+  {
+    lane_id: filled,
+    work_class: filled,
+    contribution_id: filled,
+    contribution_digest: digest,
+    challenge_id: filled,
+    /** Drawn by the validator after the contribution was sealed; with challenge and digest it decides what is drawn. */
+    nonce: digest,
+    mode: oneOf(["full", "sampled"]),
+    comparison: oneOf(comparisons),
+    total_steps: count,
+    /** Stretches between retained states, of which `drawn_segments` were done again, in their order. */
+    segment_count: count,
+    drawn_segments: listOf(record({ first_step: count, last_step: count })),
+    reexecuted_steps: listOf(count),
+    /** Chance that a forged step is among those done again, the same for every step, millionths. */
+    forged_step_caught_ppm: count,
+    /** What was allowed to differ; null where every bit had to agree. */
+    bounds: orNull(record({ loss_relative: str, gradient_norm_relative: str, update_relative: str })),
+    /** Of all that were found; the first hundred are listed. */
+    difference_count: count,
+    differences: listOf(record({ what: filled, expected: str, observed: str })),
+    /** The largest there was, also where it is allowed; null where every bit agreed. */
+    largest_deviation: orNull(record({ what: filled, relative: str })),
+    worker_backend: filled,
+    worker_kernel_library_digest: orNull(digest),
+    validator_backend: filled,
+    validator_kernel_library_digest: orNull(digest),
+    /** Of the whole window as the worker tells it; null where it does not. */
+    worker_ms: orNull(count),
+    validator_ms: count,
+    /** Validator's time over the worker's, millionths. */
+    cost_ppm: orNull(count),
+    reexecution_digest: str,
+  },
+  { field: "reexecution_digest", prefix: "psionic_train_reexecution|" },
+);
+export type Reexecution = Content<typeof reexecution>;

@@ -1,0 +1,99 @@
+/** The grounds of a verdict: what doing the work again showed, and whether evidence and checkpoint are of this contribution. */
+import { sealed } from "./documents.ts";
+import type { ExecutionEvidence, LaneProfile } from "./evidence.ts";
+import { record, str, u64 } from "./fields.ts";
+import { type Reexecution, reexecution } from "./reexecution.ts";
+import { replayed } from "./replay_inputs.ts";
+import type { Target } from "./replay_target.ts";
+import { drawnNonce, redo } from "./replay_work.ts";
+import type { CheckpointSurface } from "./surface.ts";
+import type { Invocation } from "./surfaces.ts";
+import type { Difference, WindowReplayer } from "./window_replayer.ts";
+
+/** A lane's way of doing its work again, and what the validator holds that it was to train. */
+export type LaneWork = {
+  readonly replayer: WindowReplayer;
+  /** The profile of the validator's run root, else the lane's built-in one. Throws a `Refusal`. */
+  readonly profile: (invocation: Invocation) => LaneProfile;
+};
+
+export type Redoable = Target & { readonly evidence: ExecutionEvidence; readonly surface: CheckpointSurface };
+
+/** `begun`: when validation began, as performance.now() has it. */
+export function redoneWork(
+  invocation: Invocation,
+  target: Redoable,
+  work: LaneWork,
+  begun: number,
+): { readonly document: Reexecution; readonly told: string } {
+  const { lane, manifest } = invocation;
+  const { receipt, evidence, files } = target;
+  const nonce = drawnNonce();
+  const challengeId = manifest.coordination.challenge_id ?? "";
+  const { contribution_id, contribution_digest, work_class } = receipt;
+  const redone = redo(
+    work.replayer,
+    { evidence, profile: work.profile(invocation), file: (kind) => files.get(kind)?.path },
+    {
+      ...{ challengeId, contributionDigest: contribution_digest, nonce },
+      ...(invocation.replaySteps !== undefined && { steps: invocation.replaySteps }),
+    },
+  );
+  const strangers = [...foreign(target), ...lineage(target)];
+  const validatorMs = Math.round(performance.now() - begun);
+  const workerMs = evidence.duration_ms;
+  const document = sealed(reexecution, {
+    ...{ lane_id: lane.id, work_class, contribution_id, contribution_digest },
+    ...{ challenge_id: challengeId, nonce },
+    ...redone,
+    difference_count: redone.difference_count + strangers.length,
+    differences: [...strangers, ...redone.differences],
+    ...{ worker_ms: workerMs, validator_ms: validatorMs },
+    cost_ppm: workerMs ? Math.round((1_000_000 * validatorMs) / workerMs) : null,
+  });
+  const steps = `${redone.reexecuted_steps.length} of ${redone.total_steps} steps again`;
+  return { document, told: steps };
+}
+
+/** Evidence of other work than the receipt's is evidence of nothing. */
+function foreign({ receipt, evidence }: Redoable): Difference[] {
+  return (["lane_id", "work_class", "run_id", "window_id", "assignment_id"] as const)
+    .filter((field) => receipt[field] !== evidence[field])
+    .map((field) => ({ what: field, expected: receipt[field], observed: evidence[field] ?? "null" }));
+}
+
+/** The checkpoint that surface, pointer and manifest name must be the one that the work came to. */
+function lineage({ receipt, surface, evidence, files }: Redoable): Difference[] {
+  const made = evidence.checkpoint_object_digest;
+  const expected: Difference[] = [
+    {
+      what: "checkpoint_surface.checkpoint_object_digest",
+      expected: made,
+      observed: surface.checkpoint_object_digest ?? "null",
+    },
+  ];
+  const manifest = files.get("checkpoint_manifest");
+  if (manifest) {
+    const found = replayed(namedCheckpoint, manifest);
+    const named = [
+      ["checkpoint_object_digest", made],
+      // what was taken over from a peer keeps the name of its run
+      ["run_id", files.has("checkpoint_handoff_receipt") ? String(found.run_id) : receipt.run_id],
+      ["optimizer_step", String(surface.optimizer_step)],
+      ["manifest_digest", surface.checkpoint_manifest_digest ?? "null"],
+    ] as const;
+    for (const [field, value] of named)
+      expected.push({
+        what: `checkpoint_manifest.${field}`,
+        expected: value,
+        observed: String(found[field]),
+      });
+  }
+  return expected.filter((pair) => pair.expected !== pair.observed);
+}
+
+/** What the manifests of both families of checkpoints say. */
+const namedCheckpoint = {
+  schema: record({ run_id: str, optimizer_step: u64, checkpoint_object_digest: str, manifest_digest: str }),
+  digest: undefined,
+};
