@@ -22,6 +22,7 @@ import {
 } from "./layout.ts";
 import type { ArtifactPaths, Outcome } from "./packets.ts";
 import { fileBytes } from "./run_root.ts";
+import { stageArtifacts, type WrittenStage, writeStageEvidence } from "./stage_output.ts";
 import type { Invocation } from "./surfaces.ts";
 import {
   artifactManifest,
@@ -55,7 +56,8 @@ type Written = Pick<
   | "contribution_receipt_path"
   | "contribution_artifact_manifest_path"
   | "sealed_window_bundle_path"
->;
+> &
+  Partial<WrittenStage>;
 
 /** Writes all of them; later operations on the same assignment replace the contribution. */
 export function writeContribution(
@@ -81,7 +83,13 @@ export function writeContribution(
     ...{ assignment_id: work.assignmentId, contribution_id: id, node_pubkey: work.node },
     grouped_stage_assignment: work.stage,
   };
-  const artifacts = copiedEvidence(invocation, folder, checkpointManifestPath);
+  const staged = work.stage
+    ? writeStageEvidence({ root, manifest, stage: work.stage, work }, outcome)
+    : undefined;
+  const artifacts = [
+    ...copiedEvidence(invocation, folder, checkpointManifestPath),
+    ...(staged ? stageArtifacts(root, folder) : []),
+  ].sort((a, b) => (a.artifact_kind < b.artifact_kind ? -1 : 1));
   const listed = sealed(artifactManifest, {
     ...identity,
     ...contribution,
@@ -108,6 +116,7 @@ export function writeContribution(
     contribution_receipt_path: root.path(receiptPath),
     contribution_artifact_manifest_path: root.path(manifestPath),
     sealed_window_bundle_path: root.path(writeBundle(invocation, work, executionPath)),
+    ...staged,
   };
 }
 
@@ -140,8 +149,8 @@ function writeExecution({ root, manifest, attestation, capability }: Invocation,
 }
 
 /**
- * Copies live files into the contribution, since later operations write them again; sorted by kind. Paths are relative to
- * the run root, so that the contribution verifies after a move.
+ * Copies live files into the contribution, since later operations write them again. Paths are relative to the run root, so
+ * that the contribution verifies after a move.
  */
 function copiedEvidence(invocation: Invocation, folder: string, checkpointManifestPath: string | undefined) {
   const { root, manifest, manifestBytes } = invocation;
@@ -159,8 +168,7 @@ function copiedEvidence(invocation: Invocation, folder: string, checkpointManife
   const input = manifest.grouped_stage_input_transport?.materialized_path;
   if (input !== undefined && invocation.inputTransportChecked)
     found.set("grouped_stage_input_transport", fileBytes(input));
-  const kinds = [...found.keys()].sort((a, b) => (a < b ? -1 : 1));
-  return kinds.map((kind) => {
+  return [...found.keys()].map((kind) => {
     const ending = kind === "launcher_log" ? "log" : "json";
     const copy = `${folder}/artifacts/${kind}.${ending}`;
     root.writeBytes(copy, found.get(kind)!);

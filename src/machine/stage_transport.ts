@@ -21,7 +21,7 @@ function read(path: string): { readonly bytes: Uint8Array; readonly json: ExactJ
   return { bytes, json: typed(() => jsonOf(bytes, path)) };
 }
 
-function typed<T>(act: () => T): T {
+export function typed<T>(act: () => T): T {
   try {
     return act();
   } catch (cause) {
@@ -30,25 +30,38 @@ function typed<T>(act: () => T): T {
   }
 }
 
-function drift(detail: string): never {
+export function drift(detail: string): never {
   return refuse("artifact_digest_mismatch", detail);
 }
 
-/** Reads and checks what the manifest's binding names. The payload lies beside the envelope. */
-export function checkInputTransport(manifest: InvocationManifest): {
+/** An envelope that holds together, and the payload beside it, which is the one that it names. */
+export type Opened = {
   readonly envelope: StageTransport;
-  readonly payload: StagePayload;
-} {
-  const path = manifest.grouped_stage_input_transport?.materialized_path ?? "";
-  const { json } = read(path);
-  const envelope = typed(() => parsed(stageTransport, json, path));
+  readonly payloadPath: string;
+  readonly payload: ExactJson;
+  readonly bytes: { readonly envelope: Uint8Array; readonly payload: Uint8Array };
+};
+
+export function openEnvelope(path: string): Opened {
+  const sent = read(path);
+  const envelope = typed(() => parsed(stageTransport, sent.json, path));
   checkEnvelope(envelope);
   if (!staysInside(envelope.payload_path)) drift("payload_path of the envelope leads out of its folder");
   const payloadPath = join(dirname(path), envelope.payload_path);
   const file = read(payloadPath);
   if (sha256(file.bytes) !== envelope.payload_sha256) drift("the payload is not the one the envelope names");
   if (BigInt(file.bytes.byteLength) !== BigInt(envelope.payload_bytes)) drift("the payload has another size");
-  const payload = typed(() => parsed(stagePayload, file.json, payloadPath));
+  return { envelope, payloadPath, payload: file.json, bytes: { envelope: sent.bytes, payload: file.bytes } };
+}
+
+/** Reads and checks what the manifest's binding names. */
+export function checkInputTransport(manifest: InvocationManifest): {
+  readonly envelope: StageTransport;
+  readonly payload: StagePayload;
+} {
+  const opened = openEnvelope(manifest.grouped_stage_input_transport?.materialized_path ?? "");
+  const { envelope, payloadPath } = opened;
+  const payload = typed(() => parsed(stagePayload, opened.payload, payloadPath));
   checkPayload(envelope, payload);
   checkAgainst(manifest, envelope);
   return { envelope, payload };
@@ -78,7 +91,8 @@ function checkPayload(envelope: StageTransport, payload: StagePayload): void {
   if (!same) drift("payload and envelope are of different work");
 }
 
-function checkAgainst(manifest: InvocationManifest, envelope: StageTransport): void {
+/** Whether an envelope is of the manifest's work, and comes to its stage from upstream; `back`: from downstream. */
+export function checkAgainst(manifest: InvocationManifest, envelope: StageTransport, back = false): void {
   const stage = manifest.grouped_stage_assignment;
   if (envelope.lane_id !== manifest.lane_id)
     drift(`the envelope is of lane ${envelope.lane_id.slice(0, 80)}`);
@@ -88,7 +102,7 @@ function checkAgainst(manifest: InvocationManifest, envelope: StageTransport): v
     ...{
       replica_id: stage?.replica_id,
       to_stage_id: stage?.stage_id,
-      from_stage_id: stage?.upstream_stage_id,
+      from_stage_id: back ? stage?.downstream_stage_id : stage?.upstream_stage_id,
     },
   };
   for (const [field, value] of Object.entries(expected)) {
