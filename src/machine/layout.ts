@@ -37,3 +37,12 @@ export const resolvedFolder = "artifacts/resolved";
 export const laneProfilePath = "manifests/lane_profile.json";
 /** Evidence of the last window that was trained here. */
 export const evidencePath = "evidence/execution_evidence.json";
+/** The profile that window was of, and its retained states. */
+export const trainedProfilePath = "evidence/lane_profile.json";
+export const retainedFolder = "evidence/retained";
+export const retainedPathOf = (step: number): string =>
+  `${retainedFolder}/step-${String(step).padStart(6, "0")}.safetensors`;
+/** Adapters as they were after that window, for whoever serves them. */
+export const adapterFolder = "evidence/adapter";
+/** The bytes of a checkpoint of the windowed lanes; their SHA-256 is the checkpoint's object digest. */
+export const objectPathOf = (step: number | bigint): string => `checkpoints/step-${step}/state.safetensors`;

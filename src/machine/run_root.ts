@@ -7,6 +7,7 @@ import {
   readFileSync,
   readSync,
   realpathSync,
+  rmSync,
   statSync,
 } from "node:fs";
 import { dirname, join, sep } from "node:path";
@@ -15,7 +16,8 @@ import { sha256 } from "../core/digest.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import { orderedJson } from "../core/json.ts";
 import { type ExactJson, parseExactJson } from "../core/json_reader.ts";
-import { writeWhole } from "../train/durable.ts";
+import { openFile } from "../models/files/bytes.ts";
+import { syncFolder, writeWhole } from "../train/durable.ts";
 import { lockRun } from "../train/run_root.ts";
 import { refuse } from "./contract.ts";
 import { type DigestRule, verified } from "./documents.ts";
@@ -115,21 +117,43 @@ export class RunRoot implements Disposable {
     return bindingOf(role, this.bytes(relative), relative);
   }
 
+  /** The same of a file of any size. */
+  bindFile(role: string, relative: string): Binding {
+    const record = fileRecord(this.path(relative));
+    return boundAs(role, record.sha256, record.bytes, relative);
+  }
+
   [Symbol.dispose](): void {
     this.#lock[Symbol.dispose]();
   }
 }
 
 export function bindingOf(role: string, bytes: Uint8Array, path: string): Binding {
-  const digest = sha256(bytes);
+  return boundAs(role, sha256(bytes), bytes.byteLength, path);
+}
+
+function boundAs(role: string, digest: string, bytes: number, path: string): Binding {
   return {
     artifact_ref: {
       artifact_id: `psionic.train.artifact.${slug(role)}.${digest}`,
       artifact_digest: digest,
-      artifact_bytes: bytes.byteLength,
+      artifact_bytes: bytes,
     },
     materialized_path: path,
   };
+}
+
+/** Digest and size of a file of any size, read piece by piece. */
+export function fileRecord(path: string): { readonly sha256: string; readonly bytes: number } {
+  using source = openFile(path);
+  const hasher = new Bun.CryptoHasher("sha256");
+  const chunk = new Uint8Array(Math.min(source.size, 8 * 2 ** 20));
+  for (let at = 0; at < source.size; at += chunk.length) {
+    const piece = chunk.subarray(0, Math.min(chunk.length, source.size - at));
+    source.read(at, piece);
+    hasher.update(piece);
+  }
+  return { sha256: hasher.digest("hex"), bytes: source.size };
 }
 
 /** The bytes of a regular file of bearable size. */

@@ -1,0 +1,78 @@
+/** What a lane trains: the profile in its run root, else the lane's own small one. */
+import { referenceCorpus } from "../../data/reference_corpus.ts";
+import { actualLane, adapterLane, appleLane, type LaneContract, refuse } from "../contract.ts";
+import { sealed, verified } from "../documents.ts";
+import { type LaneProfile, laneProfile } from "../evidence.ts";
+import { laneProfilePath } from "../layout.ts";
+import type { RunRoot } from "../run_root.ts";
+import { settingsOf } from "./profile_settings.ts";
+
+/** 41,000 parameters in parts that stages can share out. */
+const smallDecoder = {
+  name: "compact_decoder",
+  settings: settingsOf({
+    ...{ width: 32, layers: 4, heads: 2, head_dim: 16, feed_forward: 64 },
+    ...{ vocabulary: 256, context: 64, own_head: true },
+  }),
+};
+
+const windowed = {
+  model: smallDecoder,
+  steps: 8,
+  optimizer: {
+    name: "adam_w",
+    settings: settingsOf({
+      ...{ learning_rate: 0.001, sequences: 4, accumulation: 1, length: 32, stride: 4 },
+      ...{ beta1: 0.9, beta2: 0.95, weight_decay: 0.01, clip: 1, precision: "f32", retain_every: 2 },
+    }),
+  },
+};
+
+const adapters = {
+  model: {
+    ...smallDecoder,
+    settings: [
+      ...smallDecoder.settings,
+      ...settingsOf({ adapter_rank: 4, adapter_alpha: 8, adapter_targets: "q_proj,v_proj" }),
+    ],
+  },
+  steps: 8,
+  optimizer: windowed.optimizer,
+};
+
+const builtIn: Readonly<Record<string, { readonly seed: string } & typeof windowed>> = {
+  [actualLane.id]: { seed: "1337", ...windowed },
+  [appleLane.id]: { seed: "2024", ...windowed },
+  [adapterLane.id]: { seed: "4242", ...adapters },
+};
+
+/** The profile of a lane whose run root has none; undefined for a lane that keeps its own rules. */
+export function builtInProfile(lane: LaneContract): LaneProfile | undefined {
+  const own = builtIn[lane.id];
+  if (!own) return undefined;
+  const corpus = referenceCorpus();
+  const tokens = corpus.train.reduce((sum, { tokens: t }) => sum + t.length, 0);
+  return sealed(laneProfile, {
+    lane_id: lane.id,
+    model: own.model,
+    base_digest: null,
+    data: [{ identity: corpus.identity, digest: corpus.digest }],
+    ...{ token_start: 0, token_end: tokens, steps: own.steps, seed: own.seed, optimizer: own.optimizer },
+  });
+}
+
+/** Throws `bad_config` for a profile that does not parse or is another lane's. */
+export function profileOf(root: RunRoot, lane: LaneContract): LaneProfile {
+  if (!root.has(laneProfilePath))
+    return (
+      builtInProfile(lane) ?? refuse("unsupported_topology", `lane ${lane.id} has no profile of its own`)
+    );
+  let found: LaneProfile;
+  try {
+    found = verified(laneProfile, root.json(laneProfilePath), root.path(laneProfilePath));
+  } catch (cause) {
+    return refuse("bad_config", cause instanceof Error ? cause.message : String(cause), cause);
+  }
+  if (found.lane_id === lane.id) return found;
+  return refuse("bad_config", `${root.path(laneProfilePath)} is of lane ${found.lane_id}, not ${lane.id}`);
+}

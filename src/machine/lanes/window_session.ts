@@ -1,0 +1,75 @@
+/** Steps of a plan on a device, one after the other from a given state. */
+
+import { float32Text } from "../../core/json.ts";
+import type { Device } from "../../runtime/device.ts";
+import { Trainer } from "../../train/trainer.ts";
+import type { Segment, Trace } from "../window_replayer.ts";
+import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lane_device.ts";
+import { loadState, type StateRecord } from "./state_object.ts";
+import type { WindowPlan } from "./window_plan.ts";
+
+export type TracedStep = Trace & { readonly step: number };
+
+/** Values of a step as evidence has them: 32-bit floats as text. */
+const text = (value: number): string => float32Text(Math.fround(value));
+
+export class WindowSession implements Disposable {
+  readonly plan: WindowPlan;
+  readonly backend: string;
+  readonly device: Device;
+  readonly trainer: Trainer;
+
+  /** At the state that the seed gives; `unsupported_topology` where the backend is not here or lacks an op. */
+  constructor(plan: WindowPlan, backend: string) {
+    this.plan = plan;
+    this.backend = backend;
+    this.device = openLaneDevice(backend);
+    try {
+      this.trainer = new Trainer(this.device, plan.model, plan.windows, plan.config);
+    } catch (cause) {
+      this.device.close();
+      throw refuseUnsupported(cause, backend);
+    }
+  }
+
+  /** SHA-256 of the kernels that compute here. */
+  get kernels(): string {
+    return kernelDigest(this.device);
+  }
+
+  /** Goes on from a state in a file. */
+  load(path: string, record: StateRecord): void {
+    loadState(this.trainer, path, record);
+    this.trainer.resumeAt(record.step);
+  }
+
+  /** Steps `first` to `last`, of which `first` is due. */
+  run({ first, last }: Segment): TracedStep[] {
+    try {
+      return Array.from({ length: last - first + 1 }, () => {
+        const { step, loss, gradientNorm, learningRate } = this.trainer.step();
+        return {
+          ...{ step, loss: text(loss), gradient_norm: text(gradientNorm) },
+          learning_rate: text(learningRate),
+        };
+      });
+    } catch (cause) {
+      return refuseUnsupported(cause, this.backend);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.trainer[Symbol.dispose]();
+    this.plan.adapter?.release(this.device);
+    this.device.close();
+  }
+}
+
+/** The parts of a window that end where a state is retained. */
+export function segmentsOf({ first, last }: Segment, every: number): Segment[] {
+  const count = Math.ceil((last - first + 1) / every);
+  return Array.from({ length: count }, (_, i) => ({
+    first: first + i * every,
+    last: Math.min(last, first + (i + 1) * every - 1),
+  }));
+}
