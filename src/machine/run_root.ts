@@ -1,12 +1,15 @@
 /** The run root: reading and writing its documents, each replaced in one step, by one process at a time. */
 import {
   closeSync,
+  copyFileSync,
   existsSync,
+  linkSync,
   mkdirSync,
   openSync,
   readFileSync,
   readSync,
   realpathSync,
+  renameSync,
   rmSync,
   statSync,
 } from "node:fs";
@@ -94,6 +97,28 @@ export class RunRoot implements Disposable {
 
   writeBytes(relative: string, bytes: Uint8Array): void {
     writeWhole(this.place(relative), [bytes]);
+  }
+
+  /** Removes a file or a folder, where there is one. */
+  remove(relative: string): void {
+    if (this.has(relative)) rmSync(this.place(relative), { recursive: true, force: true });
+  }
+
+  /** A further name for a file, since files here are replaced and never written into; a copy where it cannot have one. */
+  snapshot(from: string, to: string): void {
+    const [source, target] = [this.path(from), this.place(to)];
+    const aside = `${target}.${process.pid}.part`;
+    rmSync(aside, { force: true });
+    try {
+      linkSync(source, aside);
+    } catch {
+      copyFileSync(source, aside);
+      syncFolder(aside);
+    }
+    renameSync(aside, target);
+    // renaming one name of a file to another name of it leaves both
+    rmSync(aside, { force: true });
+    syncFolder(dirname(target));
   }
 
   /** The path of a file that is about to be written; its folder is made. */
