@@ -32,6 +32,10 @@ export const contributionFolder = (windowId: string, contributionId: string): st
 /** The challenge's id itself is no part of a path. */
 export const validatorFolder = (windowId: string, challengeId: string): string =>
   `windows/${windowId}/validators/challenge-${sha256(challengeId).slice(0, 32)}`;
+/** Beside a validator's scores. */
+export const reexecutionName = "reexecution.json";
+export const stageReplayName = "grouped_stage_replay_evidence.json";
+export const replayProofName = "weak_device_validation_replay_proof.json";
 export const resolvedFolder = "artifacts/resolved";
 /** What a lane trains; absent: its built-in profile. */
 export const laneProfilePath = "manifests/lane_profile.json";

@@ -1,6 +1,7 @@
 /** `validate_contribution`: the evidence is checked, the work is done again, and a verdict is left in the run root. */
 import { appleLane, refuse } from "./contract.ts";
 import { type LaneWork, redoneWork } from "./replay_grounds.ts";
+import { checkStageEvidence, type StageEvidence } from "./replay_stage.ts";
 import { checkAgreement, readTarget, type Target } from "./replay_target.ts";
 import { type Verdict, writeVerdict } from "./replay_verdict.ts";
 import type { CheckpointSurface } from "./surface.ts";
@@ -15,11 +16,25 @@ export function validateContribution(invocation: Invocation, work: LaneWork): st
     return refuse("bad_config", "validation on this lane needs run_id");
   const target = readTarget(invocation);
   checkAgreement(invocation, target);
-  const verdict = judge(invocation, target, work, begun);
+  const grouped = target.receipt.work_class === "grouped_replica_stage_execution";
+  const stage = grouped ? checkStageEvidence(target) : undefined;
+  const judged = judge(invocation, target, work, begun);
+  const verdict = stage ? ofStage(judged, stage) : judged;
   writeVerdict(invocation, target, verdict);
   const { disposition, score_bps, redone } = verdict;
   const grounds = redone === undefined ? "" : ` after doing ${redone.told}`;
   return `Contribution ${target.receipt.contribution_id} was ${disposition} with ${score_bps}${grounds}`;
+}
+
+/** The stage's evidence held, or there would be no verdict; a rejected one is not praised for it. */
+function ofStage(verdict: Verdict, stage: StageEvidence): Verdict {
+  const code = verdict.disposition === "rejected" ? [] : (["grouped_stage_evidence_verified"] as const);
+  return {
+    ...verdict,
+    reason_codes: [...verdict.reason_codes, ...code],
+    verified_hooks: [...verdict.verified_hooks, "grouped_stage_integrity"],
+    stage,
+  };
 }
 
 /** Only hooks whose checks ran are listed. */

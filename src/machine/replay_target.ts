@@ -1,6 +1,7 @@
 /** What a validator is asked to judge: a contribution's documents, found, verified and held against each other and the assignment. */
-import { refuse } from "./contract.ts";
+import { labelOf, refusals, refuse } from "./contract.ts";
 import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
+import { invocationManifest } from "./manifest.ts";
 import { contributorRoot, type Found, replayed, resolveInput } from "./replay_inputs.ts";
 import { type CheckpointSurface, checkpointSurface } from "./surface.ts";
 import type { Invocation } from "./surfaces.ts";
@@ -8,7 +9,9 @@ import {
   type ArtifactManifest,
   artifactManifest,
   type ContributionReceipt,
+  contributionId,
   contributionReceipt,
+  windowExecutionId,
 } from "./window.ts";
 
 export type Target = {
@@ -48,10 +51,13 @@ export function readTarget({ manifest, root }: Invocation): Target {
   };
 }
 
+function drift(what: string): never {
+  return refuse("artifact_digest_mismatch", `the contribution's ${what} drifted`);
+}
+
 /** Steps 4 to 10: everything names the same work, and that is the work of this assignment. */
-export function checkAgreement({ manifest, lane }: Invocation, { receipt, listed, surface }: Target): void {
-  const drift = (what: string): never =>
-    refuse("artifact_digest_mismatch", `the contribution's ${what} drifted`);
+export function checkAgreement({ manifest, lane }: Invocation, target: Target): void {
+  const { receipt, listed, surface } = target;
   const bound = manifest.validator_target_contribution_artifact_manifest?.artifact_ref;
   const named = receipt.artifact_manifest.artifact_ref;
   if (
@@ -72,9 +78,49 @@ export function checkAgreement({ manifest, lane }: Invocation, { receipt, listed
   const { window_id, assignment_id } = manifest.coordination;
   if (receipt.window_id !== window_id || receipt.assignment_id !== assignment_id)
     refuse("stale_assignment", "the contribution is of another window or assignment");
-  if (receipt.grouped_stage_assignment !== null || listed.grouped_stage_assignment !== null) drift("stage");
+  const grouped = manifest.validator_target_work_class === "grouped_replica_stage_execution";
+  if (!grouped && (receipt.grouped_stage_assignment !== null || listed.grouped_stage_assignment !== null))
+    drift("stage");
+  checkReceipt(target);
   if (receipt.outcome === "succeeded" && !surface)
     refuse("checkpoint_missing", "a succeeded contribution without a checkpoint surface");
+}
+
+/** What a receipt repeats or is made from must be so: ids, the outcome's parts, and what its own manifest asked for. */
+function checkReceipt({ receipt, files }: Target): void {
+  const succeeded = receipt.outcome === "succeeded";
+  const meaning = receipt.refusal_class === null ? undefined : refusals[receipt.refusal_class];
+  const [exitCode, retryable, owner] = meaning
+    ? [meaning.exitCode, meaning.retryable, meaning.owner]
+    : [0, false, "pylon"];
+  const whole =
+    succeeded === (meaning === undefined) &&
+    receipt.exit_code === exitCode &&
+    receipt.retryable === retryable &&
+    receipt.authority_owner === owner;
+  if (!whole) drift("outcome");
+  const work = {
+    ...{ laneId: receipt.lane_id, runId: receipt.run_id, windowId: receipt.window_id },
+    ...{ assignmentId: receipt.assignment_id, node: receipt.node_pubkey },
+    ...{ networkId: null, stage: receipt.grouped_stage_assignment },
+  };
+  if (contributionId(work) !== receipt.contribution_id) drift("contribution_id");
+  const file =
+    files.get("invocation_manifest") ??
+    refuse("artifact_incomplete", "a contribution without its invocation_manifest");
+  const asked = replayed({ ...invocationManifest, digest: undefined }, file);
+  const { network_id, window_id, assignment_id, node_pubkey } = asked.coordination;
+  if (window_id !== receipt.window_id || assignment_id !== receipt.assignment_id)
+    refuse("stale_assignment", "the contribution was asked for by another window's or assignment's manifest");
+  const same =
+    asked.lane_id === receipt.lane_id &&
+    asked.role === receipt.role &&
+    asked.work_class === receipt.work_class &&
+    labelOf(asked.operation) === receipt.operation &&
+    node_pubkey === receipt.node_pubkey;
+  if (!same) drift("invocation_manifest");
+  if (windowExecutionId({ ...work, networkId: network_id }) !== receipt.window_execution_id)
+    drift("window_execution_id");
 }
 
 const plain = (digest: string | undefined): string | undefined =>

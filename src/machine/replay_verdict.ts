@@ -1,11 +1,14 @@
 /** A verdict in the validator's run root: grounds, score, receipt, and the signals that follow from earlier verdicts. */
 import { readdirSync } from "node:fs";
 import { basename } from "node:path";
-import { sealed } from "./documents.ts";
-import { validatorFolder } from "./layout.ts";
+import { type Content, sealed } from "./documents.ts";
+import { reexecutionName, replayProofName, stageReplayName, validatorFolder } from "./layout.ts";
 import type { Reexecution } from "./reexecution.ts";
 import { replayed } from "./replay_inputs.ts";
+import { type Signed, writeReplayProof } from "./replay_proof.ts";
+import type { StageEvidence } from "./replay_stage.ts";
 import type { Target } from "./replay_target.ts";
+import { stageReplayEvidence } from "./stage_documents.ts";
 import type { Invocation } from "./surfaces.ts";
 import {
   qualityDriftSignal,
@@ -20,6 +23,8 @@ import type { ContributionReceipt } from "./window.ts";
 export type Verdict = Pick<ScoreReceipt, "disposition" | "score_bps" | "reason_codes" | "verified_hooks"> & {
   /** Present where work was done again. */
   readonly redone?: { readonly document: Reexecution; readonly told: string };
+  /** Present for grouped work. */
+  readonly stage?: StageEvidence;
 };
 
 /** Earlier verdicts on the same run and kind of work, this challenge's own left out. */
@@ -56,7 +61,7 @@ export function writeVerdict(invocation: Invocation, target: Target, verdict: Ve
   const priors = priorReceipts(invocation, receipt);
   const validation_index = (priors.at(-1)?.validation_index ?? 0) + 1;
   const folder = validatorFolder(window, challenge);
-  const { redone, ...judged } = verdict;
+  const { redone, stage, ...judged } = verdict;
   const runs = {
     validator_run_id: manifest.run_id ?? basename(root.root),
     challenged_run_id: receipt.run_id,
@@ -71,16 +76,34 @@ export function writeVerdict(invocation: Invocation, target: Target, verdict: Ve
     ...{ validator_node_pubkey: node_pubkey ?? "", challenged_node_pubkey: receipt.node_pubkey },
     ...{ contribution_id: receipt.contribution_id, contribution_digest: receipt.contribution_digest },
     artifact_manifest_digest: listed.artifact_manifest_digest,
-    ...{ grouped_stage_execution_summary_path: null, grouped_stage_execution_summary_digest: null },
-    ...{ grouped_stage_replay_evidence_path: null, grouped_stage_replay_evidence_digest: null },
   };
-  if (redone) root.write(`${folder}/reexecution.json`, redone.document);
   const detail = `${judged.disposition} with ${judged.score_bps}.`;
+  // what an earlier verdict on this challenge left must not stand beside this one
+  for (const name of [reexecutionName, stageReplayName, replayProofName]) root.remove(`${folder}/${name}`);
+  if (redone) root.write(`${folder}/${reexecutionName}`, redone.document);
+  const grouped = stageFields(
+    stage,
+    `${folder}/${stageReplayName}`,
+    stage &&
+      sealed(stageReplayEvidence, {
+        ...challenged,
+        grouped_stage_assignment: stage.stage,
+        execution_summary_path: stage.summaryPath,
+        execution_summary_digest: stage.summary.execution_summary_digest,
+        input_transport_digest: stage.summary.input_transport_digest,
+        output_transport_digest: stage.summary.output_transport_digest,
+        ...{ disposition: judged.disposition, reason_codes: judged.reason_codes },
+        ...{ score_bps: judged.score_bps, detail },
+      }),
+  );
+  if (grouped.evidence) root.write(`${folder}/${stageReplayName}`, grouped.evidence);
   const artifactPath = `${folder}/validator_score_artifact.json`;
   const artifact = sealed(scoreArtifact, {
     ...challenged,
+    ...grouped.fields,
     artifact_count: listed.artifact_count,
-    checkpoint_pointer_state: surface?.pointer_state ?? null,
+    checkpoint_pointer_state:
+      stage && judged.disposition === "rejected" ? null : (surface?.pointer_state ?? null),
     checkpoint_manifest_digest: surface?.checkpoint_manifest_digest ?? null,
     checkpoint_object_digest: surface?.checkpoint_object_digest ?? null,
     ...{ validation_index, ...judged, detail },
@@ -88,12 +111,30 @@ export function writeVerdict(invocation: Invocation, target: Target, verdict: Ve
   root.write(artifactPath, artifact);
   const scored = sealed(scoreReceipt, {
     ...challenged,
+    ...grouped.fields,
     ...{ validation_index, ...judged, detail },
     ...{ score_artifact_path: artifactPath, score_artifact_digest: artifact.score_digest },
   });
   const scorePath = `${folder}/validator_score_receipt.json`;
   root.write(scorePath, scored);
-  writeSignals(invocation, folder, scorePath, scored, priors);
+  writeReplayProof(invocation, target, writeSignals(invocation, folder, scorePath, scored, priors));
+}
+
+/** The four fields by which scores name a stage's evidence; null where there is no stage. */
+function stageFields(
+  stage: StageEvidence | undefined,
+  path: string,
+  evidence: Content<typeof stageReplayEvidence> | undefined,
+) {
+  return {
+    evidence,
+    fields: {
+      grouped_stage_execution_summary_path: stage?.summaryPath ?? null,
+      grouped_stage_execution_summary_digest: stage?.summary.execution_summary_digest ?? null,
+      grouped_stage_replay_evidence_path: evidence ? path : null,
+      grouped_stage_replay_evidence_digest: evidence?.replay_evidence_digest ?? null,
+    },
+  };
 }
 
 function writeSignals(
@@ -102,7 +143,7 @@ function writeSignals(
   scorePath: string,
   scored: ScoreReceipt,
   priors: readonly ScoreReceipt[],
-): void {
+): Signed {
   const t = trend(priors, scored);
   const signal = {
     ...{ lane_id: scored.lane_id, network_id: scored.network_id, validator_run_id: scored.validator_run_id },
@@ -131,20 +172,19 @@ function writeSignals(
   });
   const driftPath = `${folder}/validator_quality_drift_signal.json`;
   root.write(driftPath, drift);
-  root.write(
-    `${folder}/validator_rollback_signal.json`,
-    sealed(rollbackSignal, {
-      ...signal,
-      ...{ quality_drift_signal_path: driftPath, quality_drift_signal_digest: drift.drift_signal_digest },
-      ...{ rollback_posture: t.posture, degraded_window_count: t.degraded },
-      consecutive_non_accepted_window_count: t.consecutive,
-      rollback_baseline_validation_index: t.baseline?.validation_index ?? null,
-      rollback_baseline_window_id: t.baseline?.window_id ?? null,
-      rollback_baseline_assignment_id: t.baseline?.assignment_id ?? null,
-      rollback_baseline_challenge_id: t.baseline?.challenge_id ?? null,
-      rollback_baseline_score_bps: t.baseline?.score_bps ?? null,
-      rollback_baseline_disposition: t.baseline?.disposition ?? null,
-      detail: `Posture ${t.posture}; nothing is rolled back by this.`,
-    }),
-  );
+  const rollback = sealed(rollbackSignal, {
+    ...signal,
+    ...{ quality_drift_signal_path: driftPath, quality_drift_signal_digest: drift.drift_signal_digest },
+    ...{ rollback_posture: t.posture, degraded_window_count: t.degraded },
+    consecutive_non_accepted_window_count: t.consecutive,
+    rollback_baseline_validation_index: t.baseline?.validation_index ?? null,
+    rollback_baseline_window_id: t.baseline?.window_id ?? null,
+    rollback_baseline_assignment_id: t.baseline?.assignment_id ?? null,
+    rollback_baseline_challenge_id: t.baseline?.challenge_id ?? null,
+    rollback_baseline_score_bps: t.baseline?.score_bps ?? null,
+    rollback_baseline_disposition: t.baseline?.disposition ?? null,
+    detail: `Posture ${t.posture}; nothing is rolled back by this.`,
+  });
+  root.write(`${folder}/validator_rollback_signal.json`, rollback);
+  return { folder, scored, drift, rollback };
 }

@@ -14,8 +14,10 @@ import {
   membershipPath,
   pointerPath,
   recoveryPath,
+  replayProofName,
   retainedSummaryPath,
   runPacketPath,
+  stageReplayName,
   statusPath,
   surfacePath,
   validatorFolder,
@@ -136,12 +138,14 @@ function verdictPaths({ root, manifest }: Invocation, outcome: Outcome): Partial
   const { window_id, challenge_id } = manifest.coordination;
   const done = manifest.operation === "validate_contribution" && outcome.outcome === "succeeded";
   if (!done || window_id === null || challenge_id === null) return {};
-  const at = (name: string) =>
-    root.present(`${validatorFolder(window_id, challenge_id)}/validator_${name}.json`);
+  const beside = (name: string) => root.present(`${validatorFolder(window_id, challenge_id)}/${name}`);
+  const at = (name: string) => beside(`validator_${name}.json`);
   return {
     validator_score_receipt_path: at("score_receipt"),
     validator_quality_drift_signal_path: at("quality_drift_signal"),
     validator_rollback_signal_path: at("rollback_signal"),
+    weak_device_validation_replay_proof_path: beside(replayProofName),
+    grouped_stage_replay_evidence_path: beside(stageReplayName),
   };
 }
 
