@@ -40,3 +40,9 @@ export function madeKindOf(name: string): string | undefined {
     ? madePayloadKind(found[1] === "output" ? "activation" : "gradient", Number(found[2]))
     : undefined;
 }
+
+/** The step of a stage's file; undefined where it is none of a step. */
+export function stepOfFile(name: string): number | undefined {
+  const found = /^grouped_stage_.*[._]step[-_](\d+)\./.exec(name)?.[1];
+  return found === undefined ? undefined : Number(found);
+}

@@ -2,6 +2,7 @@
 import { actualLane, appleLane, demoLane, refuse } from "../contract.ts";
 import { serveCheckpoint } from "../handoff.ts";
 import { validateContribution } from "../replay.ts";
+import { performStage } from "../stage_run.ts";
 import { deriveSurface } from "../surface.ts";
 import type { Invocation } from "../surfaces.ts";
 import { performDemo } from "./demo.ts";
@@ -24,6 +25,8 @@ export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv):
       `validate_contribution of ${what}: this version cannot do that work again`,
     );
   }
+  if (manifest.grouped_stage_assignment !== null && operation === "start")
+    return performStage(invocation, environment);
   if (invocation.lane === demoLane) return performDemo(invocation);
   if (operation === "resume") needCheckpoint(invocation);
   return refuse("unsupported_topology", missing(invocation, environment));
