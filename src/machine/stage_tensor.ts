@@ -1,11 +1,9 @@
 /** What crosses between stages in a step: an envelope, the document that describes the numbers, and the numbers, zstd. */
-import { dirname, join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { compressZstd, decompressZstd, zstdContentBytes } from "../core/zstd.ts";
 import { refuse } from "./contract.ts";
 import { type Content, document, sealed } from "./documents.ts";
 import { count, digest, exactly, filled, oneOf, orNull, positive, str } from "./fields.ts";
-import { staysInside } from "./names.ts";
 import { fileBytes } from "./run_root.ts";
 
 /** Payload of a numbered envelope. Numbers are 32-bit floats, little-endian, row by row. */
@@ -50,13 +48,19 @@ export const largestTensor = 2 ** 30;
 type Derived = "rows" | "width" | "dtype" | `content_${"sha256" | "bytes"}` | `tensor_${"sha256" | "bytes"}`;
 export type TensorFields = Omit<StageTensor, Derived | "schema_version" | "tensor_digest">;
 
+const bytesOf = (values: Float32Array): Uint8Array =>
+  new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+
+/** SHA-256 of numbers as they cross. */
+export const contentDigest = (values: Float32Array): string => sha256(bytesOf(values));
+
 /** The document and the bytes of the file beside it. */
 export function packTensor(
   fields: TensorFields,
   [rows, width]: readonly [number, number],
   values: Float32Array,
 ): { readonly doc: StageTensor; readonly file: Uint8Array } {
-  const content = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  const content = bytesOf(values);
   const file = compressZstd(content);
   const doc = sealed(stageTensor, {
     ...fields,
@@ -67,13 +71,7 @@ export function packTensor(
   return { doc, file };
 }
 
-/** The numbers of a document; the file lies beside it. Missing: `artifact_incomplete`; other bytes: `artifact_digest_mismatch`. */
-export function readTensor(doc: StageTensor, docPath: string): Float32Array {
-  if (!staysInside(doc.tensor_path))
-    refuse("artifact_digest_mismatch", "tensor_path of a stage tensor leads out of its folder");
-  return unpackTensor(doc, tensorFile(join(dirname(docPath), doc.tensor_path)));
-}
-
+/** A file of a tensor; `artifact_incomplete` where it is not there or cannot be read. */
 export function tensorFile(path: string): Uint8Array {
   try {
     return fileBytes(path, largestTensor);
@@ -82,6 +80,7 @@ export function tensorFile(path: string): Uint8Array {
   }
 }
 
+/** The numbers of a document from the file beside it; `artifact_digest_mismatch` where it is another. */
 export function unpackTensor(doc: StageTensor, file: Uint8Array): Float32Array {
   const drift = (what: string): never =>
     refuse("artifact_digest_mismatch", `tensor of step ${doc.step}: ${what}`);

@@ -1,0 +1,106 @@
+/** A stage's neighbours when its steps are done again: what it was given is read from the contribution, what it makes is compared. */
+import { basename } from "node:path";
+import { float32Text } from "../core/json.ts";
+import type { Returned, StageLinks } from "../train/pipeline.ts";
+import { refuse } from "./contract.ts";
+import { verified } from "./documents.ts";
+import type { StageAssignment } from "./manifest.ts";
+import { jsonOf } from "./run_root.ts";
+import { givenPayloadKind, givenTensorKind, madePayloadKind, type TensorKind } from "./stage_files.ts";
+import { contentDigest, type StageTensor, stageTensor, tensorFile, unpackTensor } from "./stage_tensor.ts";
+import { typed } from "./stage_transport.ts";
+import type { Difference, ReplayTarget } from "./window_replayer.ts";
+
+type Given = { readonly doc: StageTensor; readonly values: Float32Array };
+
+export class ReplayedNeighbours implements StageLinks {
+  /** What was found not to be what the contribution says. */
+  readonly differences: Difference[] = [];
+  readonly #target: ReplayTarget;
+  readonly #stage: StageAssignment;
+  readonly #shape: readonly [number, number];
+  /** With other kernels, what is made differs in its last bits; losses, norms and states are compared within bounds. */
+  readonly #bitForBit: boolean;
+
+  constructor(
+    target: ReplayTarget,
+    stage: StageAssignment,
+    shape: readonly [number, number],
+    bitForBit: boolean,
+  ) {
+    this.#target = target;
+    this.#stage = stage;
+    this.#shape = shape;
+    this.#bitForBit = bitForBit;
+  }
+
+  input(step: number): Float32Array {
+    return this.#given("activation", step, this.#stage.upstream_stage_id).values;
+  }
+
+  exchange(step: number, activation: Float32Array): Returned {
+    const made = this.#made("activation", step);
+    if (this.#bitForBit)
+      this.#compare(made, `${madePayloadKind("activation", step)}.content_sha256`, contentDigest(activation));
+    const { doc, values } = this.#given("gradient", step, this.#stage.downstream_stage_id);
+    this.#differ(`${givenPayloadKind("gradient", step)}.answers`, made.content_sha256, doc.answers ?? "null");
+    return { gradient: values, loss: Math.fround(Number(doc.loss)) };
+  }
+
+  giveBack(step: number, { gradient, loss }: Returned): void {
+    const made = this.#made("gradient", step);
+    const kind = madePayloadKind("gradient", step);
+    const taken = this.#document(givenPayloadKind("activation", step));
+    this.#differ(`${kind}.answers`, taken.content_sha256, made.answers ?? "null");
+    if (!this.#bitForBit) return;
+    this.#compare(made, `${kind}.content_sha256`, contentDigest(gradient));
+    this.#differ(`${kind}.loss`, made.loss ?? "null", float32Text(loss));
+  }
+
+  #compare(made: StageTensor, what: string, observed: string): void {
+    this.#differ(what, made.content_sha256, observed);
+  }
+
+  #differ(what: string, expected: string, observed: string): void {
+    if (expected !== observed) this.differences.push({ what, expected, observed });
+  }
+
+  #made(kind: TensorKind, step: number): StageTensor {
+    const name = madePayloadKind(kind, step);
+    const doc = this.#document(name);
+    this.#identify(name, doc, kind, step, this.#stage.stage_id);
+    return doc;
+  }
+
+  #given(kind: TensorKind, step: number, from: string | null): Given {
+    const name = givenPayloadKind(kind, step);
+    const doc = this.#document(name);
+    this.#identify(name, doc, kind, step, from ?? "");
+    const [rows, width] = this.#shape;
+    if (BigInt(doc.rows) !== BigInt(rows) || BigInt(doc.width) !== BigInt(width))
+      refuse("artifact_digest_mismatch", `${name} is ${doc.rows} by ${doc.width}, not ${rows} by ${width}`);
+    const values = unpackTensor(doc, tensorFile(this.#path(givenTensorKind(kind, step))));
+    return { doc, values };
+  }
+
+  /** A tensor of other work is no tensor of this. */
+  #identify(name: string, doc: StageTensor, kind: TensorKind, step: number, stageId: string): void {
+    const { evidence, profile } = this.#target;
+    const expected = {
+      ...{ lane_id: evidence.lane_id, run_id: evidence.run_id, window_id: evidence.window_id },
+      ...{ assignment_id: evidence.assignment_id, replica_id: this.#stage.replica_id },
+      ...{ stage_id: stageId, kind, step, lane_profile_digest: profile.profile_digest },
+    };
+    for (const [field, value] of Object.entries(expected))
+      this.#differ(`${name}.${field}`, String(value), String(doc[field as keyof typeof expected]));
+  }
+
+  #document(kind: string): StageTensor {
+    const path = this.#path(kind);
+    return typed(() => verified(stageTensor, jsonOf(tensorFile(path), basename(path)), basename(path)));
+  }
+
+  #path(kind: string): string {
+    return this.#target.file(kind) ?? refuse("artifact_incomplete", `the contribution has no ${kind}`);
+  }
+}
