@@ -39,6 +39,14 @@ const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
     psi_graph_launch: { args: ["ptr"], returns: "i32" },
     psi_graph_free: { args: ["ptr"], returns: "i32" },
   },
+  metal: {
+    psi_upload: { args: ["ptr", "ptr", "f64"], returns: "i32" },
+    psi_download: { args: ["ptr", "ptr", "f64"], returns: "i32" },
+    psi_synchronize: { args: [], returns: "i32" },
+    psi_device_memory: { args: ["ptr", "ptr"], returns: "i32" },
+    psi_adopt: { args: ["ptr", "f64", "ptr", "f64"], returns: "i32" },
+    psi_disown: { args: ["ptr"], returns: "i32" },
+  },
 };
 
 export const abiVersion = 1;

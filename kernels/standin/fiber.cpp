@@ -97,7 +97,15 @@ static void entry() {
   abort();
 }
 
-constexpr size_t STACK = 256 << 10;
+static thread_local char stop_text[512];
+static thread_local bool stopped;
+
+void stop(const char* text) {
+  snprintf(stop_text, sizeof stop_text, "%s", text);
+  stopped = true;
+  yield();
+  abort();
+}
 
 struct Stacks {
   char* memory = nullptr;
@@ -133,6 +141,7 @@ static bool run_block(Dim grid, Dim index, Dim block, char* shared, char* error,
   for (int i = 0; i < threads; i++) {
     Fiber& f = fibers[i];
     f.stack_pointer = first_stack_pointer(stacks.top(i), entry);
+    f.stack = stacks.memory + STACK * (size_t)i;
     f.warp = &warps[i / WARP];
     f.warps = warps.data();
     f.block = &all;
@@ -144,6 +153,7 @@ static bool run_block(Dim grid, Dim index, Dim block, char* shared, char* error,
     f.grid_size = grid;
     f.shared = shared;
   }
+  stopped = false;
   while (all.live > 0) {
     bool progress = false;
     for (Fiber& f : fibers) {
@@ -152,6 +162,10 @@ static bool run_block(Dim grid, Dim index, Dim block, char* shared, char* error,
       self = &f;
       psi_fiber_switch(&scheduler_stack_pointer, f.stack_pointer);
       progress = true;
+      if (stopped) {
+        snprintf(error, capacity, "%s", stop_text);
+        return false;
+      }
     }
     if (progress) continue;
     int at_block = 0, at_warp = 0;
@@ -164,8 +178,8 @@ static bool run_block(Dim grid, Dim index, Dim block, char* shared, char* error,
   return true;
 }
 
-const char* run(Dim grid, Dim block, size_t shared_bytes, const std::function<void()>& body) {
-  static thread_local char error[256];
+const char* run(Dim grid, Dim block, size_t shared_bytes, const std::function<void()>& body, unsigned workers) {
+  static thread_local char error[512];
   std::atomic<uint64_t> next{0};
   std::atomic<bool> failed{false};
   const uint64_t blocks = (uint64_t)grid.x * grid.y * grid.z;
@@ -177,13 +191,13 @@ const char* run(Dim grid, Dim block, size_t shared_bytes, const std::function<vo
     for (uint64_t b = next++; b < blocks && !failed; b = next++) {
       memset(shared, 0xff, shared_bytes);
       Dim index = {(unsigned)(b % grid.x), (unsigned)(b / grid.x % grid.y), (unsigned)(b / grid.x / grid.y)};
-      char own[256];
+      char own[512];
       if (!run_block(grid, index, block, shared, own, sizeof own) && !failed.exchange(true)) memcpy(text, own, sizeof own);
     }
   };
   std::vector<std::thread> others;
   if (blocks * block.x * block.y * block.z > 4096)
-    for (unsigned i = 1; i < std::min(4u, std::thread::hardware_concurrency()); i++) others.emplace_back(work);
+    for (unsigned i = 1; i < std::min(workers, std::thread::hardware_concurrency()); i++) others.emplace_back(work);
   work();
   for (auto& t : others) t.join();
   return failed ? error : nullptr;

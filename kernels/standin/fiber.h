@@ -41,7 +41,10 @@ struct Fiber {
   int lane, thread, parity;
   Dim thread_index, block_index, block_size, grid_size;
   char* shared;
+  const char* stack; /* of STACK bytes */
 };
+
+constexpr size_t STACK = 256 << 10;
 
 extern thread_local Fiber* self;
 
@@ -51,7 +54,10 @@ void pause();
 /* Hands `bytes` (at most SLOT) of every lane to the warp: returns the 32 slots, valid until the next exchange but one. */
 const char* exchange(const void* value, size_t bytes);
 
-/* Runs `body` as every thread of every block; null, or what went wrong. */
-const char* run(Dim grid, Dim block, size_t shared_bytes, const std::function<void()>& body);
+/* Ends the launch with a text, from one of its threads, which does not go on. */
+[[noreturn]] void stop(const char* text);
+
+/* Runs `body` as every thread of every block, blocks spread over `workers` threads; null, or what went wrong. */
+const char* run(Dim grid, Dim block, size_t shared_bytes, const std::function<void()>& body, unsigned workers = 4);
 
 }  // namespace psi::standin

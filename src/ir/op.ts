@@ -11,7 +11,7 @@ export type PlacedSpec = TensorSpec & { readonly address: number };
 export type ArgumentType = "ptr" | "i32" | "f32" | "f64";
 
 /** Backends with a kernel library. */
-export type BackendName = "cpu" | "cuda";
+export type BackendName = "cpu" | "cuda" | "metal";
 
 /** `apply` as gradient rules see it, over tensors of whoever runs them: `ir` imports nothing above it. */
 export type ApplyOp<T> = <P extends object>(

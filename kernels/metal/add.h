@@ -1,0 +1,5 @@
+#pragma once
+struct AddParams {
+  unsigned int count;
+};
+typedef struct AddParams AddParams;

@@ -1,0 +1,5 @@
+#pragma once
+struct CopyParams {
+  unsigned int count;
+};
+typedef struct CopyParams CopyParams;

@@ -1,0 +1,6 @@
+#pragma once
+struct RmsNormParams {
+  int stride, offset, groups, width;
+  float eps;
+};
+typedef struct RmsNormParams RmsNormParams;

@@ -1,0 +1,60 @@
+/* The table of weight types, and the checks that launchers share. */
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "launch.h"
+
+static const PsiType types[] = {
+    {PSI_F32, "f32", 1, 4},      {PSI_F16, "f16", 1, 2},         {PSI_Q4_0, "q4_0", 32, 18},     {PSI_Q4_1, "q4_1", 32, 20},
+    {PSI_Q5_0, "q5_0", 32, 22},  {PSI_Q5_1, "q5_1", 32, 24},     {PSI_Q8_0, "q8_0", 32, 34},     {PSI_Q2_K, "q2_k", 256, 84},
+    {PSI_Q3_K, "q3_k", 256, 110}, {PSI_Q4_K, "q4_k", 256, 144},  {PSI_Q5_K, "q5_k", 256, 176},   {PSI_Q6_K, "q6_k", 256, 210},
+    {PSI_IQ4_NL, "iq4_nl", 32, 18}, {PSI_IQ4_XS, "iq4_xs", 256, 136}, {PSI_BF16, "bf16", 1, 2},   {PSI_MXFP4, "mxfp4", 32, 17},
+};
+
+const PsiType* psi_find_type(int id) {
+  for (unsigned i = 0; i < sizeof types / sizeof types[0]; i++)
+    if (types[i].id == (id & ~PSI_PACKED)) return &types[i];
+  return NULL;
+}
+
+static _Thread_local char text[640];
+
+i32 psi_fail(i32 status, const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  return status;
+}
+
+PSI_API const char* psi_last_error(void) { return text; }
+PSI_API i32 psi_abi_version(void) { return PSI_ABI_VERSION; }
+
+i32 psi_check_count(const char* where, f64 count) {
+  if (count >= 0 && count < 2147483648.0) return PSI_OK;
+  return psi_fail(PSI_INVALID, "[%s] expected 0 to 2147483647 elements, got %g.", where, count);
+}
+
+i32 psi_check_sizes(const char* where, const i32* sizes, i32 count) {
+  for (i32 i = 0; i < count; i++)
+    if (sizes[i] < 0) return psi_fail(PSI_INVALID, "[%s] expected sizes of at least 0, got %d.", where, sizes[i]);
+  return PSI_OK;
+}
+
+i32 psi_check_pointers(const char* where, const void* const* pointers, i32 count) {
+  for (i32 i = 0; i < count; i++)
+    if (!pointers[i]) return psi_fail(PSI_INVALID, "[%s] expected non-null pointers, got null at %d.", where, i);
+  return PSI_OK;
+}
+
+i32 psi_check_weight(const char* where, i32 dtype, i32 columns, const PsiType** type) {
+  *type = psi_find_type(dtype);
+  if (!*type) return psi_fail(PSI_UNSUPPORTED, "[%s] expected a weight type that Metal kernels take, got id %d.", where, dtype & ~PSI_PACKED);
+  if (columns >= 0 && columns % (*type)->block == 0) return PSI_OK;
+  return psi_fail(PSI_INVALID, "[%s] expected columns in multiples of %d for %s, got %d.", where, (*type)->block, (*type)->name, columns);
+}
+
+i32 psi_check_scratch(const char* where, const void* scratch, f64 given, f64 needed) {
+  if (needed <= 0 || (scratch && given >= needed)) return PSI_OK;
+  return psi_fail(PSI_INVALID, "[%s] expected %.0f bytes of scratch, got %.0f.", where, needed, scratch ? given : 0);
+}
