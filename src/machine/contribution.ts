@@ -2,7 +2,8 @@
 import { readdirSync } from "node:fs";
 import { labelOf } from "./contract.ts";
 import { sealed } from "./documents.ts";
-import { executionEvidence } from "./evidence.ts";
+import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
+import { copyName, evidenceFiles } from "./evidence_files.ts";
 import {
   autoResumePath,
   backupReceiptPath,
@@ -164,23 +165,31 @@ function copiedEvidence(invocation: Invocation, folder: string, checkpointManife
   for (const [kind, path] of Object.entries(live)) {
     if (path !== undefined && root.has(path)) found.set(kind, root.bytes(path));
   }
-  if (isEvidenceOf(invocation)) found.set("execution_evidence", root.bytes(evidencePath));
+  const executed = ownEvidence(invocation);
+  if (executed) found.set("execution_evidence", root.bytes(evidencePath));
   const input = manifest.grouped_stage_input_transport?.materialized_path;
   if (input !== undefined && invocation.inputTransportChecked)
     found.set("grouped_stage_input_transport", fileBytes(input));
-  return [...found.keys()].map((kind) => {
+  const copies = [...found.keys()].map((kind) => {
     const ending = kind === "launcher_log" ? "log" : "json";
     const copy = `${folder}/artifacts/${kind}.${ending}`;
     root.writeBytes(copy, found.get(kind)!);
     return { artifact_kind: kind, binding: root.bind(kind, copy) };
   });
+  const large = executed && manifest.grouped_stage_assignment === null ? evidenceFiles(root, executed) : [];
+  const snapshots = [...large].map(([kind, path]) => {
+    const copy = `${folder}/artifacts/${copyName(kind, path)}`;
+    root.snapshot(path, copy);
+    return { artifact_kind: kind, binding: root.bindFile(kind, copy) };
+  });
+  return [...copies, ...snapshots];
 }
 
-/** Whether what was trained last is this assignment's work: evidence of another is none. */
-function isEvidenceOf({ root, manifest }: Invocation): boolean {
+/** Evidence of what was trained last, where that is this assignment's work: evidence of another is none. */
+function ownEvidence({ root, manifest }: Invocation): ExecutionEvidence | undefined {
   const found = root.read(executionEvidence, evidencePath);
   const { window_id, assignment_id } = manifest.coordination;
-  return found !== undefined && found.window_id === window_id && found.assignment_id === assignment_id;
+  return found?.window_id === window_id && found.assignment_id === assignment_id ? found : undefined;
 }
 
 /** Rolled up so far from the receipts that are there; nothing closes a window. */

@@ -267,13 +267,16 @@ describe("the demo lane", () => {
     ]);
   });
 
-  test("what has no trainer is refused by name", () => {
+  test("what cannot be done here is refused by what is missing", () => {
     using scene = new Scene();
-    for (const name of ["rehearse_base_lane", "record_checkpoint", "backup", "decide_continue_restart"]) {
-      const packet = scene.run(name);
-      expect(packet.refusal_class).toBe("unsupported_topology");
-      expect(packet.detail).toContain(`${name} of lane`);
+    if (process.platform !== "darwin") {
+      const elsewhere = scene.run("record_checkpoint");
+      expect(elsewhere.refusal_class).toBe("unsupported_topology");
+      expect(elsewhere.detail).toContain("PSIONIC_APPLE_LANE_BACKEND");
     }
+    for (const name of ["backup", "decide_continue_restart"])
+      expect([name, scene.run(name).refusal_class]).toEqual([name, "checkpoint_missing"]);
+    expect(scene.run("rehearse_base_lane").refusal_class).toBe("bad_config");
   });
 });
 

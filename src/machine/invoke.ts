@@ -1,15 +1,7 @@
 /** One invocation in manifest mode: what is checked in which order, what is done, and the packet that says how it ended. */
 import { orderedJson } from "../core/json.ts";
 import { visible } from "../terminal/visible.ts";
-import {
-  isLaunch,
-  type LaneContract,
-  laneContract,
-  type Operation,
-  Refusal,
-  type RefusalClass,
-  refuse,
-} from "./contract.ts";
+import { isLaunch, laneContract, type Operation, Refusal, type RefusalClass, refuse } from "./contract.ts";
 import { parsed, sealed } from "./documents.ts";
 import {
   type Attestation,
@@ -20,6 +12,7 @@ import {
   sourceState,
 } from "./identity.ts";
 import { perform } from "./lanes/index.ts";
+import { laneBackend } from "./lanes/lane_backend.ts";
 import { launcherLogPath, pointerPath, retainedSummaryPath, statusPath } from "./layout.ts";
 import { type InvocationManifest, invocationManifest } from "./manifest.ts";
 import { checkManifest } from "./manifest_rules.ts";
@@ -98,7 +91,7 @@ function run(
   const environment = options.environment ?? process.env;
   const source = sourceState(manifest, environment);
   known.attestation = attest(lane, source);
-  known.capability = capabilityOf(lane, manifest.role, backendOf(lane, environment));
+  known.capability = capabilityOf(lane, manifest.role, laneBackend(lane, environment));
   const rootPath = (isLaunch(manifest.operation) ? manifest.output_root : manifest.run_root) ?? "";
   using root = RunRoot.open(rootPath);
   if (keptAt !== undefined) {
@@ -126,12 +119,6 @@ function run(
     return refusedPacket(known, refusalClass, why, attempted(checked, refusedAs(refusalClass), why));
   }
   return succeededPacket(known, checked, writeSurfaces(checked, succeeded, detail), detail);
-}
-
-/** The Apple lane may be asked to run on what stands in for its backend; the packets then name that. */
-function backendOf(lane: LaneContract, environment: NodeJS.ProcessEnv): string {
-  const asked = environment.PSIONIC_APPLE_LANE_BACKEND;
-  return lane.backend === "metal" && (asked === "cpu" || asked === "metal-standin") ? asked : lane.backend;
 }
 
 /** Steps 1 and 2: whatever is wrong with the words, the file or its JSON is `bad_config`. */

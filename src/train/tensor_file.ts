@@ -13,13 +13,8 @@ export type FileRecord = { readonly path: string; readonly sha256: string; reado
 
 const chunkBytes = 8 * 2 ** 20;
 
-/** Writes f32 tensors as one safetensors file; what was written. */
-export function writeTensors(
-  device: Device,
-  path: string,
-  name: string,
-  tensors: readonly NamedTensor[],
-): FileRecord {
+/** The bytes of a safetensors file of f32 tensors, piece by piece; the same tensors give the same bytes. */
+function* fileParts(device: Device, tensors: readonly NamedTensor[]): Generator<Uint8Array> {
   const header: Record<string, unknown> = {};
   let offset = 0;
   for (const { name: key, tensor } of tensors) {
@@ -31,14 +26,29 @@ export function writeTensors(
   const text = JSON.stringify(header);
   // tensors begin at a multiple of 64 bytes
   const head = new TextEncoder().encode(text.padEnd(Math.ceil((text.length + 8) / 64) * 64 - 8));
-  const length = new Uint8Array(new BigUint64Array([BigInt(head.length)]).buffer);
+  yield new Uint8Array(new BigUint64Array([BigInt(head.length)]).buffer);
+  yield head;
+  for (const { tensor } of tensors) yield device.download(tensor);
+}
+
+/** SHA-256 of the file that `writeTensors` would write. */
+export function hashTensors(device: Device, tensors: readonly NamedTensor[]): string {
+  const hasher = new Bun.CryptoHasher("sha256");
+  for (const part of fileParts(device, tensors)) hasher.update(part);
+  return hasher.digest("hex");
+}
+
+/** Writes f32 tensors as one safetensors file; what was written. */
+export function writeTensors(
+  device: Device,
+  path: string,
+  name: string,
+  tensors: readonly NamedTensor[],
+): FileRecord {
   const hasher = new Bun.CryptoHasher("sha256");
   let bytes = 0;
-  function* parts(): Generator<Uint8Array> {
-    for (const part of [length, head, ...tensors.map(({ tensor }) => device.download(tensor))]) yield part;
-  }
   function* hashed(): Generator<Uint8Array> {
-    for (const part of parts()) {
+    for (const part of fileParts(device, tensors)) {
       hasher.update(part);
       bytes += part.length;
       yield part;

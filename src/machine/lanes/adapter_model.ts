@@ -15,11 +15,9 @@ import { constant, normal, type ParameterSpec, type Scene, type TrainedModel } f
 import { Parameters, part } from "../../train/parameters.ts";
 import { refuse } from "../contract.ts";
 import type { LaneProfile } from "../evidence.ts";
+import { baseWeightsPath } from "../evidence_files.ts";
 import type { SettingsReader } from "./profile_settings.ts";
 import type { ProfileFiles } from "./window_plan.ts";
-
-/** Where a profile's base weights lie below the run root, when they are not made from the seed. */
-export const baseWeightsPath = "manifests/base.safetensors";
 
 export type AdapterModel = {
   readonly model: TrainedModel;

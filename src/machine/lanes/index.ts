@@ -1,51 +1,61 @@
-/** What each lane does for an operation. What has no trainer here is refused by name. */
-import { actualLane, appleLane, demoLane, refuse } from "../contract.ts";
+/** What each lane does for an operation. */
+import { actualLane, demoLane, refuse } from "../contract.ts";
 import { serveCheckpoint } from "../handoff.ts";
+import { pointerPath } from "../layout.ts";
 import { validateContribution } from "../replay.ts";
+import type { LaneWork } from "../replay_grounds.ts";
 import { performStage } from "../stage_run.ts";
-import { deriveSurface } from "../surface.ts";
 import type { Invocation } from "../surfaces.ts";
+import { performActual } from "./actual.ts";
 import { performDemo } from "./demo.ts";
 import { demoProfile, demoReplayer } from "./demo_evidence.ts";
+import { backendVariable } from "./lane_backend.ts";
+import { profileOf } from "./profile.ts";
+import { windowReplayer } from "./window_replay.ts";
+import { performWindowed } from "./windowed.ts";
 
 /** Does the operation and says in a sentence what was done; throws a `Refusal`. */
 export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv): string {
-  const { manifest } = invocation;
+  const { manifest, lane } = invocation;
   const { operation, role } = manifest;
   if (operation === "serve_checkpoint") return serveCheckpoint(invocation);
-  if (role === "validator") {
-    if (
-      invocation.lane === demoLane &&
-      manifest.validator_target_work_class !== "grouped_replica_stage_execution"
-    )
-      return validateContribution(invocation, { replayer: demoReplayer, profile: demoProfile });
-    const what = `${manifest.validator_target_work_class} on lane ${invocation.lane.id}`;
+  if (role === "validator") return validateContribution(invocation, workOf(invocation));
+  if (manifest.grouped_stage_assignment !== null && operation === "start")
+    return performStage(invocation, environment);
+  if (lane === demoLane) return performDemo(invocation);
+  if (operation === "resume") needCheckpoint(invocation);
+  needPlatform(invocation);
+  return lane === actualLane ? performActual(invocation) : performWindowed(invocation);
+}
+
+/** How a validator does the work of a lane again. */
+function workOf({ lane, manifest, capability }: Invocation): LaneWork {
+  if (manifest.validator_target_work_class === "grouped_replica_stage_execution") {
+    const what = `${manifest.validator_target_work_class} on lane ${lane.id}`;
     return refuse(
       "unsupported_topology",
       `validate_contribution of ${what}: this version cannot do that work again`,
     );
   }
-  if (manifest.grouped_stage_assignment !== null && operation === "start")
-    return performStage(invocation, environment);
-  if (invocation.lane === demoLane) return performDemo(invocation);
-  if (operation === "resume") needCheckpoint(invocation);
-  return refuse("unsupported_topology", missing(invocation, environment));
+  if (lane === demoLane) return { replayer: demoReplayer, profile: demoProfile };
+  return {
+    replayer: windowReplayer(capability.backend_family),
+    profile: ({ root }) => profileOf(root, lane),
+  };
 }
 
-/** Nothing to go on from is said before that nothing could go on. */
-function needCheckpoint({ root, manifest }: Invocation): void {
-  const surface = deriveSurface(root, manifest);
-  if (surface?.pointer_state === "accepted" || surface?.pointer_state === "accepted_primary") return;
-  refuse("checkpoint_missing", `no accepted checkpoint to resume from in ${root.root}`);
+/** Nothing to go on from is said before that nothing could go on; the actual lane looks for a backup first. */
+function needCheckpoint({ root, manifest, lane }: Invocation): void {
+  if (lane === actualLane || root.has(pointerPath)) return;
+  if (manifest.peer_checkpoint_handoff_receipt === null)
+    refuse("checkpoint_missing", `no accepted checkpoint to resume from in ${root.root}`);
 }
 
-function missing({ lane, manifest }: Invocation, environment: NodeJS.ProcessEnv): string {
-  const what = `${manifest.operation} of lane ${lane.id}`;
-  if (lane === appleLane) {
-    const stand = environment.PSIONIC_APPLE_LANE_BACKEND;
-    const where = stand ? `PSIONIC_APPLE_LANE_BACKEND=${stand}` : `the metal backend on ${process.platform}`;
-    return `${what} is not in this version: its windowed trainer does not run on ${where}`;
-  }
-  const needs = lane === actualLane ? "a windowed trainer on cuda" : "an adapter trainer on cuda";
-  return `${what} is not in this version: it needs ${needs}`;
+/** The Apple lane is for Apple's machines, whatever the operation, unless something stands in for its backend. */
+function needPlatform({ lane, capability }: Invocation): void {
+  if (capability.backend_family !== "metal" || process.platform === "darwin") return;
+  refuse(
+    "unsupported_topology",
+    `lane ${lane.id} runs on the metal backend, which ${process.platform} does not have; ${backendVariable[lane.id]}=cpu or metal-standin names what stands in for it`,
+  );
 }

@@ -6,7 +6,13 @@ import { PsionicError } from "../../core/error.ts";
 import { openFile } from "../../models/files/bytes.ts";
 import { parseSafetensors } from "../../models/files/safetensors.ts";
 import { part } from "../../train/parameters.ts";
-import { checkFile, type NamedTensor, readTensors, writeTensors } from "../../train/tensor_file.ts";
+import {
+  checkFile,
+  hashTensors,
+  type NamedTensor,
+  readTensors,
+  writeTensors,
+} from "../../train/tensor_file.ts";
 import type { Trainer } from "../../train/trainer.ts";
 import { refuse } from "../contract.ts";
 
@@ -35,6 +41,15 @@ function tensorsOf({ parameters, optimizer }: StateHolder): NamedTensor[] {
 export function writeState(holder: StateHolder, path: string, step: number): StateRecord {
   const { sha256: object_digest, bytes } = writeTensors(holder.device, path, path, tensorsOf(holder));
   return { step, object_digest, object_bytes: bytes };
+}
+
+/** SHA-256 of the file that `writeState` would write. */
+export const stateDigest = (holder: StateHolder): string => hashTensors(holder.device, tensorsOf(holder));
+
+/** Puts in place a state that somebody else retained; throws where the file does not hold this model's. */
+export function takeState(holder: StateHolder, path: string): void {
+  readTensors(holder.device, path, tensorsOf(holder));
+  holder.parameters.refresh();
 }
 
 /** SHA-256 of the optimiser's moments, in the order of the file. */

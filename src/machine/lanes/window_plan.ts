@@ -34,12 +34,6 @@ export type ProfileFiles = (path: string) => Uint8Array;
 
 const tokenPrefix = "tokens:";
 
-/** Paths below the run root of the token files that a profile names. */
-export const tokenPaths = (profile: LaneProfile): readonly string[] =>
-  profile.data.flatMap(({ identity }) =>
-    identity.startsWith(tokenPrefix) ? [identity.slice(tokenPrefix.length)] : [],
-  );
-
 /** Throws `bad_config` where the profile does not make sense, `artifact_digest_mismatch` where data are other ones. */
 export function planWindow(profile: LaneProfile, files: ProfileFiles): WindowPlan {
   try {

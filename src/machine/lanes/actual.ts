@@ -1,0 +1,228 @@
+/** `psion_actual_pretraining_v1`: windows of real steps, checkpoints of its own family, backups and recovery. */
+import { refuse } from "../contract.ts";
+import { executionEvidence } from "../evidence.ts";
+import { closeoutPath, evidencePath, statusPath } from "../layout.ts";
+import type { Invocation } from "../surfaces.ts";
+import {
+  acceptActual,
+  headOf,
+  type Phase,
+  pendingLabel,
+  schema,
+  writeLaunch,
+  writePendingPointer,
+  writeStatus,
+} from "./actual_files.ts";
+import {
+  type Accepted,
+  backUpActual,
+  lookAtPrimary,
+  recoverActual,
+  refuseBackup,
+} from "./actual_recovery.ts";
+import { checkObject, recordedObject } from "./record_object.ts";
+import { trainWindow } from "./train_window.ts";
+import { lanePlan, planned, told } from "./windowed.ts";
+
+/** Does the operation and says in a sentence what was done. */
+export function performActual(invocation: Invocation): string {
+  const { manifest, lane } = invocation;
+  switch (manifest.operation) {
+    case "start":
+      return start(invocation);
+    case "rehearse_base_lane":
+      return rehearse(invocation);
+    case "record_checkpoint":
+      return record(invocation);
+    case "backup":
+      return backup(invocation);
+    case "resume":
+      return resume(invocation);
+    case "decide_continue_restart":
+      return decide(invocation);
+    default:
+      return refuse("internal_error", `lane ${lane.id} has no ${manifest.operation}`);
+  }
+}
+
+const pending = { label: pendingLabel, step: 0 };
+
+function start(invocation: Invocation): string {
+  const plan = lanePlan(invocation);
+  writeLaunch(invocation, plan, pending);
+  writePendingPointer(invocation);
+  if (invocation.manifest.dry_run) {
+    writeStatus(invocation, "dry_run_planned", pending, "Nothing was trained.");
+    return planned(plan, 0);
+  }
+  const trained = trainWindow(invocation, plan);
+  const at = { label: pendingLabel, step: trained.end.step };
+  writeStatus(invocation, "launch_staged", at, "A window was trained; its last state is to be recorded.");
+  writeCloseout(invocation, "open");
+  return told(trained);
+}
+
+function writeCloseout(invocation: Invocation, outcome: "open" | "accepted"): void {
+  invocation.root.write(closeoutPath, {
+    ...{ schema_version: schema("closeout_bundle"), ...headOf(invocation), outcome },
+  });
+}
+
+function record(invocation: Invocation): string {
+  const { root, manifest } = invocation;
+  if (!root.has(statusPath))
+    return refuse("checkpoint_missing", `${root.root} holds no started run of lane ${invocation.lane.id}`);
+  const { step, ...object } = recordedObject(root, manifest);
+  const [label, ref] = [manifest.checkpoint_label ?? "", manifest.checkpoint_ref ?? ""];
+  acceptActual(invocation, { label, step }, ref, object, datasetOf(invocation));
+  backUpActual(invocation, primaryOf(invocation));
+  const unavailable = manifest.inject_eval_worker_unavailable;
+  evaluate(invocation, { label, step }, unavailable);
+  const phase = unavailable ? "checkpoint_eval_retry_required" : "checkpoint_evaluated";
+  writeStatus(invocation, phase, { label, step }, "A checkpoint was accepted and backed up.");
+  return `Accepted step ${step} as ${label}, ${object.checkpoint_total_bytes} bytes.`;
+}
+
+function datasetOf(invocation: Invocation): string {
+  return lanePlan(invocation)
+    .profile.data.map(({ identity }) => identity)
+    .join("+");
+}
+
+/** How the window that led to a checkpoint went; `unavailable`: what is left when nobody could look. */
+function evaluate(
+  invocation: Invocation,
+  { label, step }: { readonly label: string; readonly step: number },
+  unavailable: boolean,
+): void {
+  const { root } = invocation;
+  const losses = windowLosses(invocation);
+  const decision = {
+    schema_version: schema(unavailable ? "checkpoint_eval_failure" : "checkpoint_eval_decision"),
+    ...headOf(invocation),
+    ...{ checkpoint_label: label, optimizer_step: step },
+    ...(unavailable
+      ? { failure_kind: "eval_worker_unavailable", resolution_state: "retry_required" }
+      : {
+          first_loss: losses.first,
+          last_loss: losses.last,
+          decision_state: losses.sound ? "continue" : "hold",
+        }),
+  };
+  const name = unavailable ? "failure" : "decision";
+  const at = unavailable ? "checkpoint_eval_failure" : "checkpoint_eval";
+  root.write(`evals/${at}_step-${step}.json`, decision);
+  root.write(`evals/latest_checkpoint_eval_${name}.json`, decision);
+}
+
+/** First and last loss of the last window that was trained here; sound: numbers, and not above a uniform guess by much. */
+function windowLosses({ root }: Invocation) {
+  const evidence = root.read(executionEvidence, evidencePath);
+  const [first, last] = [evidence?.steps[0]?.loss ?? "none", evidence?.steps.at(-1)?.loss ?? "none"];
+  const sound = Number.isFinite(Number(last)) && Number(last) <= Number(first) * 1.5;
+  return { first, last, sound };
+}
+
+function primaryOf(invocation: Invocation): Accepted {
+  const looked = lookAtPrimary(invocation);
+  if (looked.state === "accepted") return looked.accepted;
+  return refuse("checkpoint_missing", `no accepted checkpoint in ${invocation.root.root}: ${looked.reason}`);
+}
+
+function backup(invocation: Invocation): string {
+  const { root, manifest } = invocation;
+  if (!root.has(statusPath))
+    return refuse("checkpoint_missing", `${root.root} holds no started run of lane ${invocation.lane.id}`);
+  const accepted = primaryOf(invocation);
+  const at = atOf(accepted);
+  if (manifest.inject_failed_upload) {
+    refuseBackup(invocation, accepted, "The failure was asked for.");
+    writeStatus(invocation, "checkpoint_backup_refused", at, "The accepted checkpoint was not copied.");
+    return `Copied nothing of ${at.label}: the failure was asked for.`;
+  }
+  backUpActual(invocation, accepted);
+  writeStatus(invocation, "checkpoint_backed_up", at, "The accepted checkpoint has a second copy.");
+  return `Copied ${at.label} of step ${at.step} and hashed the copy.`;
+}
+
+const atOf = ({ pointer }: Accepted) => ({
+  label: pointer.checkpoint_label,
+  step: Number(pointer.optimizer_step),
+});
+
+function resume(invocation: Invocation): string {
+  const { root, manifest } = invocation;
+  const found = recoverActual(invocation);
+  if ("refusal" in found) return refuse("checkpoint_missing", found.refusal);
+  const at = atOf(found.accepted);
+  const plan = lanePlan(invocation);
+  writeLaunch(invocation, plan, at);
+  if (manifest.dry_run) {
+    writeStatus(invocation, "resume_dry_run_planned", at, "Nothing was trained.");
+    return planned(plan, at.step);
+  }
+  const named = found.accepted.manifest;
+  const [object_digest, object_bytes] = [
+    named.checkpoint_object_digest,
+    Number(named.checkpoint_total_bytes),
+  ];
+  const path = checkObject(root, at.step, {
+    ...{ checkpoint_object_digest: object_digest, checkpoint_total_bytes: object_bytes },
+  });
+  const start = { state: { step: at.step, object_digest, object_bytes }, path };
+  const trained = trainWindow(invocation, plan, start);
+  const reached = { label: at.label, step: trained.end.step };
+  writeStatus(invocation, "resume_staged", reached, "A window was trained from the accepted checkpoint.");
+  return `Resumed from ${found.source}. ${told(trained)}`;
+}
+
+/** From what the run root shows: go on, begin again from the checkpoint, or have a person look. */
+function decide(invocation: Invocation): string {
+  const { root } = invocation;
+  const accepted = primaryOf(invocation);
+  const at = atOf(accepted);
+  const losses = windowLosses(invocation);
+  const backed = root.has(`checkpoints/backups/step-${at.step}/state.safetensors`);
+  const decision = !losses.sound
+    ? "restart_from_last_accepted_checkpoint"
+    : backed
+      ? "continue"
+      : "hold_and_investigate";
+  const document = {
+    schema_version: schema("continue_restart_decision"),
+    ...headOf(invocation),
+    ...{ checkpoint_label: at.label, optimizer_step: at.step, decision_state: decision },
+    ...{ first_loss: losses.first, last_loss: losses.last, checkpoint_backed_up: backed },
+  };
+  root.write(`decisions/continue_restart_decision_step-${at.step}.json`, document);
+  root.write("decisions/latest_continue_restart_decision.json", document);
+  const phases: Readonly<Record<typeof decision, Phase>> = {
+    continue: "continue_decision_recorded",
+    restart_from_last_accepted_checkpoint: "restart_decision_recorded",
+    hold_and_investigate: "hold_decision_recorded",
+  };
+  writeStatus(invocation, phases[decision], at, `Decided: ${decision}.`);
+  return `Decided ${decision} at step ${at.step}.`;
+}
+
+/** A window, its checkpoint and backup in one go; where it ends the checkpoint was read again from its bytes. */
+function rehearse(invocation: Invocation): string {
+  const begun = start(invocation);
+  if (invocation.manifest.dry_run) return begun;
+  const plan = lanePlan(invocation);
+  const { steps } = plan.profile;
+  const label = "base_lane_rehearsal";
+  const manifest = { ...invocation.manifest, checkpoint_label: label, optimizer_step: steps };
+  const recorded: Invocation = {
+    ...invocation,
+    manifest: {
+      ...manifest,
+      checkpoint_ref: `checkpoint://psion/actual_pretraining/rehearsal/step-${steps}`,
+    },
+  };
+  record(recorded);
+  const { accepted } = { accepted: primaryOf(invocation) };
+  writeStatus(invocation, "base_lane_rehearsal_complete", atOf(accepted), "Trained, recorded, backed up.");
+  writeCloseout(invocation, "accepted");
+  return `${begun} Recorded and backed up.`;
+}

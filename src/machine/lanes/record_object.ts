@@ -1,0 +1,58 @@
+/** The bytes of a checkpoint as they lie in the run root, against what is said of them. */
+import { refuse } from "../contract.ts";
+import { executionEvidence } from "../evidence.ts";
+import { evidencePath, objectPathOf } from "../layout.ts";
+import type { InvocationManifest } from "../manifest.ts";
+import { fileRecord, type RunRoot } from "../run_root.ts";
+
+/** What manifests of checkpoints say of the object. */
+export type ObjectRecord = {
+  readonly checkpoint_object_digest: string;
+  readonly checkpoint_total_bytes: number;
+};
+
+/** The state after the step that a manifest names: hashed, and what the manifest and the evidence of its window say it is. */
+export function recordedObject(root: RunRoot, manifest: InvocationManifest): ObjectRecord & { step: number } {
+  const step = stepOf(manifest);
+  const path = objectPathOf(step);
+  if (!root.has(path))
+    return refuse(
+      "checkpoint_missing",
+      `${root.root} has no state after step ${step}, which ${path} would be`,
+    );
+  const { sha256: checkpoint_object_digest, bytes: checkpoint_total_bytes } = fileRecord(root.path(path));
+  const evidence = root.read(executionEvidence, evidencePath);
+  const trained = evidence?.steps.at(-1)?.step === step ? evidence.checkpoint_object_digest : undefined;
+  const asked = manifest.checkpoint_object_digest?.toLowerCase().replace(/^sha256:/, "");
+  for (const expected of [trained, asked]) {
+    if (expected !== undefined && expected !== checkpoint_object_digest)
+      refuse(
+        "checkpoint_digest_mismatch",
+        `${path}: expected SHA-256 ${expected.slice(0, 80)}, got ${checkpoint_object_digest}`,
+      );
+  }
+  const bytes = manifest.checkpoint_total_bytes;
+  if (bytes !== null && BigInt(bytes) !== BigInt(checkpoint_total_bytes))
+    refuse("checkpoint_digest_mismatch", `${path}: expected ${bytes} bytes, got ${checkpoint_total_bytes}`);
+  return { checkpoint_object_digest, checkpoint_total_bytes, step };
+}
+
+function stepOf({ optimizer_step }: InvocationManifest): number {
+  const step = Number(optimizer_step);
+  if (step >= 1 && Number.isSafeInteger(step)) return step;
+  return refuse("bad_config", `optimizer_step: expected a step from 1 on, got ${optimizer_step}`);
+}
+
+/** Throws where the object of an accepted checkpoint is not in the run root as its manifest has it. */
+export function checkObject(root: RunRoot, step: number | bigint, record: ObjectRecord): string {
+  const path = objectPathOf(step);
+  if (!root.has(path)) return refuse("checkpoint_missing", `${root.root} has no ${path}`);
+  const found = fileRecord(root.path(path));
+  const same =
+    found.sha256 === record.checkpoint_object_digest && found.bytes === record.checkpoint_total_bytes;
+  if (same) return path;
+  return refuse(
+    "checkpoint_digest_mismatch",
+    `${path}: expected SHA-256 ${record.checkpoint_object_digest} of ${record.checkpoint_total_bytes} bytes, got ${found.sha256} of ${found.bytes}`,
+  );
+}

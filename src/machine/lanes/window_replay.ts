@@ -1,0 +1,242 @@
+/** The windowed lanes' way of doing a window again. */
+import { readFileSync } from "node:fs";
+import { float32Text } from "../../core/json.ts";
+import { rateAt } from "../../train/schedule.ts";
+import { NotFiniteError } from "../../train/trainer.ts";
+import { refuse } from "../contract.ts";
+import { type ExecutionEvidence, retainedKind } from "../evidence.ts";
+import { profileFileKind, tokenPaths } from "../evidence_files.ts";
+import { fileBytes, fileRecord } from "../run_root.ts";
+import type {
+  ComparedState,
+  ComparedStep,
+  Comparison,
+  Difference,
+  ReplayTarget,
+  Segment,
+  Trace,
+  WindowReplayer,
+} from "../window_replayer.ts";
+import { optimizerDigest, stateDigest, weightsIn, weightsOf } from "./state_object.ts";
+import { planWindow, stepPlanDigest, type WindowPlan, windowData } from "./window_plan.ts";
+import { segmentsOf, type TracedStep, WindowSession } from "./window_session.ts";
+
+/** `backend`: what this machine does the work on. */
+export function windowReplayer(backend: string): WindowReplayer {
+  return {
+    segments: claimedSegments,
+    replay(target, steps) {
+      const begun = performance.now();
+      const plan = planWindow(target.profile, filesOf(target));
+      using session = new WindowSession(plan, backend);
+      const kernels = session.kernels;
+      const { evidence } = target;
+      const drawn = drawnSegments(target, steps);
+      const differences = claimDifferences(plan, evidence, session);
+      differences.push(...fileDifferences(target));
+      const observed = new Replay(session, target).run(drawn, steps === "all");
+      return {
+        ...{ backend, kernelLibraryDigest: kernels },
+        sameKernels: backend === evidence.backend && kernels === evidence.kernel_library_digest,
+        differences: [...differences, ...observed.differences],
+        ...{ steps: observed.steps, states: observed.states },
+        durationMs: performance.now() - begun,
+      };
+    },
+  };
+}
+
+/** As the evidence has them: from one retained state to the next, over all of its steps. */
+function claimedSegments({ steps, retained_states }: ExecutionEvidence): readonly Segment[] {
+  const [begin, end] = [steps[0]?.step ?? 1, steps.at(-1)?.step ?? 0];
+  const inside = retained_states.map(({ step }) => step).filter((step) => step >= begin && step < end);
+  const ends = [...new Set([...inside, end])].sort((a, b) => a - b);
+  return ends.map((last, i) => ({ first: i === 0 ? begin : ends[i - 1]! + 1, last }));
+}
+
+function drawnSegments({ evidence }: ReplayTarget, steps: "all" | readonly number[]): readonly Segment[] {
+  const all = claimedSegments(evidence);
+  if (steps === "all") return all;
+  return all.filter(({ first, last }) => steps.some((step) => step >= first && step <= last));
+}
+
+const filesOf = (target: ReplayTarget) => {
+  const paths = tokenPaths(target.profile);
+  return (path: string): Uint8Array => {
+    const kind = profileFileKind(paths, path);
+    const found = kind === undefined ? undefined : target.file(kind);
+    if (found === undefined)
+      return refuse(
+        "artifact_incomplete",
+        `the contribution has no ${kind ?? path}, which its profile names`,
+      );
+    return kind === "base_weights" ? readFileSync(found) : fileBytes(found);
+  };
+};
+
+/** What the profile says of the window against what the evidence says, and what a run has to begin with. */
+function claimDifferences(
+  plan: WindowPlan,
+  evidence: ExecutionEvidence,
+  { trainer }: WindowSession,
+): Difference[] {
+  const begin = evidence.steps[0]?.step ?? 1;
+  // windows follow each other without gaps
+  const first = Math.floor((begin - 1) / plan.profile.steps) * plan.profile.steps + 1;
+  const { config } = plan;
+  const window = { first, last: first + plan.profile.steps - 1 };
+  const expected = leaves({
+    lane_profile_digest: plan.profile.profile_digest,
+    seed: plan.profile.seed,
+    data: windowData(plan, window.first, window.last),
+    plan_digest: stepPlanDigest(plan),
+    steps: Array.from({ length: plan.profile.steps }, (_, i) => first + i).map((step) => ({
+      step,
+      learning_rate: float32Text(Math.fround(rateAt(config.schedule, config.learningRate, step))),
+    })),
+    retained_states: segmentsOf(window, plan.retainEvery).map(({ last }) => ({ step: last })),
+    ...(first === 1 && { start_state_digest: stateDigest(trainer) }),
+    end_state_digest: evidence.retained_states.at(-1)?.object_digest ?? "nothing",
+    checkpoint_object_digest: evidence.end_state_digest,
+  });
+  const claimed = leaves({
+    ...evidence,
+    steps: evidence.steps.map(({ step, learning_rate }) => ({ step, learning_rate })),
+    retained_states: evidence.retained_states.map(({ step }) => ({ step })),
+  });
+  const ignored = first === 1 ? "" : "start_state_digest";
+  const compared = [...claimed.keys()].filter((key) =>
+    ["steps", "retained_states", "data"].some((list) => key.startsWith(`${list}.`)),
+  );
+  return [...new Set([...expected.keys(), ...compared])]
+    .filter((key) => key !== ignored && expected.get(key) !== claimed.get(key))
+    .map((what) => ({
+      what,
+      expected: expected.get(what) ?? "nothing",
+      observed: claimed.get(what) ?? "nothing",
+    }));
+}
+
+/** Retained states that are not the files of the contribution. */
+function fileDifferences({ evidence, file }: ReplayTarget): Difference[] {
+  return evidence.retained_states.flatMap(({ step, object_digest: expected }) => {
+    const path = file(retainedKind(step));
+    if (path === undefined)
+      return refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
+    const observed = fileRecord(path).sha256;
+    return expected === observed ? [] : [{ what: retainedKind(step), expected, observed }];
+  });
+}
+
+/** Every value by its path, as text. */
+function leaves(value: unknown, path = ""): Map<string, string> {
+  if (typeof value !== "object" || value === null) return new Map([[path, String(value)]]);
+  return new Map(
+    Object.entries(value).flatMap(([key, member]) => [
+      ...leaves(member, path === "" ? key : `${path}.${key}`),
+    ]),
+  );
+}
+
+const nothing: Trace = { loss: "nothing", gradient_norm: "nothing", learning_rate: "nothing" };
+
+/** Segments run one after the other on one session. */
+class Replay {
+  readonly #session: WindowSession;
+  readonly #target: ReplayTarget;
+  readonly #differences: Difference[] = [];
+  readonly #steps: ComparedStep[] = [];
+  readonly #states: ComparedState[] = [];
+
+  constructor(session: WindowSession, target: ReplayTarget) {
+    this.#session = session;
+    this.#target = target;
+  }
+
+  /** `through`: later segments go on from what came out of the ones before, not from what the worker retained. */
+  run(drawn: readonly Segment[], through: boolean): Pick<Comparison, "differences" | "steps" | "states"> {
+    for (const [i, segment] of drawn.entries()) {
+      if (i === 0 || !through) this.#begin(segment.first - 1);
+      if (!this.#segment(segment) && through) break;
+    }
+    return { differences: this.#differences, steps: this.#steps, states: this.#states };
+  }
+
+  /** Puts the state after `step` in place, which must be what the evidence says it is. */
+  #begin(step: number): void {
+    const { evidence } = this.#target;
+    const start = step === (evidence.steps[0]?.step ?? 1) - 1;
+    const claimed = start
+      ? evidence.start_state_digest
+      : evidence.retained_states.find((s) => s.step === step)?.object_digest;
+    const path = this.#target.file(retainedKind(step));
+    if (path === undefined || claimed === undefined)
+      refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
+    const observed = this.#session.take(path, step);
+    if (observed !== claimed)
+      this.#differences.push({ what: retainedKind(step), expected: claimed, observed });
+  }
+
+  /** Whether there is a state to go on from. */
+  #segment(segment: Segment): boolean {
+    const { evidence } = this.#target;
+    const { trainer } = this.#session;
+    const before = weightsOf(trainer);
+    const claimedSteps = new Map(evidence.steps.map((step) => [step.step, step]));
+    const run = this.#run(segment);
+    if (!run) return false;
+    for (const observed of run) {
+      const claimed = claimedSteps.get(observed.step);
+      this.#steps.push({ step: observed.step, claimed: traceOf(claimed), observed: traceOf(observed) });
+    }
+    const step = segment.last;
+    const record = evidence.retained_states.find((s) => s.step === step);
+    const observed = stateDigest(trainer);
+    const claimed = record?.object_digest ?? "nothing";
+    this.#states.push({ step, claimed, observed, weightDeviation: this.#deviation(step, before) });
+    if (claimed === observed && step === evidence.retained_states.at(-1)?.step) this.#moments();
+    return true;
+  }
+
+  /** Undefined where the state that the worker retained is one that nothing can be trained from. */
+  #run(segment: Segment): TracedStep[] | undefined {
+    try {
+      return this.#session.run(segment);
+    } catch (cause) {
+      if (!(cause instanceof NotFiniteError)) throw cause;
+      const what = `steps.${segment.first}`;
+      this.#differences.push({ what, expected: "finite numbers", observed: cause.message });
+      return undefined;
+    }
+  }
+
+  /** The optimiser's own digest, where the state that holds it came out the same. */
+  #moments(): void {
+    const [expected, observed] = [
+      optimizerDigest(this.#session.trainer),
+      this.#target.evidence.optimizer_state_digest,
+    ];
+    if (expected !== observed) this.#differences.push({ what: "optimizer_state_digest", expected, observed });
+  }
+
+  #deviation(step: number, before: ReadonlyMap<string, Float32Array>): number {
+    const path = this.#target.file(retainedKind(step));
+    if (path === undefined)
+      return refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
+    const claimed = weightsIn(path);
+    let [apart, moved] = [0, 0];
+    for (const [name, weights] of weightsOf(this.#session.trainer)) {
+      const [theirs, earlier] = [claimed.get(name), before.get(name)!];
+      if (theirs?.length !== weights.length) return Number.POSITIVE_INFINITY;
+      for (let i = 0; i < weights.length; i++) {
+        apart += (theirs[i]! - weights[i]!) ** 2;
+        moved += (weights[i]! - earlier[i]!) ** 2;
+      }
+    }
+    if (Number.isNaN(apart)) return Number.POSITIVE_INFINITY;
+    return apart === 0 ? 0 : Math.sqrt(apart / moved);
+  }
+}
+
+const traceOf = (step: TracedStep | undefined): Trace =>
+  step ? { loss: step.loss, gradient_norm: step.gradient_norm, learning_rate: step.learning_rate } : nothing;
