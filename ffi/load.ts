@@ -1,6 +1,12 @@
 import { dlopen, type FFIFunction, FFIType } from "bun:ffi";
 import { PsionicError, unexpected } from "../src/core/error.ts";
-import { type ArgumentType, type BackendName, hasBackend } from "../src/ir/op.ts";
+import {
+  type ArgumentType,
+  type BackendName,
+  type EngineBackend,
+  hasBackend,
+  kernelsOf,
+} from "../src/ir/op.ts";
 import { ops } from "../src/ir/ops/index.ts";
 
 /** Functions that every kernel library has; the op table supplies the rest. */
@@ -40,6 +46,7 @@ const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
     psi_graph_free: { args: ["ptr"], returns: "i32" },
   },
   metal: {
+    psi_symbols: { args: [], returns: "cstring" },
     psi_upload: { args: ["ptr", "ptr", "f64"], returns: "i32" },
     psi_download: { args: ["ptr", "ptr", "f64"], returns: "i32" },
     psi_synchronize: { args: [], returns: "i32" },
@@ -68,7 +75,8 @@ export type KernelLibrary = {
 };
 
 /** The FFI symbol table of a backend's library: its device functions and one symbol per op that it has. */
-export function symbolTable(backend: BackendName): Record<string, FFIFunction> {
+export function symbolTable(name: EngineBackend): Record<string, FFIFunction> {
+  const backend = kernelsOf(name);
   const table: Record<string, FFIFunction> = { ...everywhere, ...onlyIn[backend] };
   for (const op of ops) {
     if (!hasBackend(op, backend)) continue;
@@ -77,11 +85,19 @@ export function symbolTable(backend: BackendName): Record<string, FFIFunction> {
   return table;
 }
 
+/** Of a table the symbols that a Metal library says it has: ops that GPUs without f64 decline may be missing. */
+function present(table: Record<string, FFIFunction>, path: string): Record<string, FFIFunction> {
+  const { psi_symbols } = dlopen(path, { psi_symbols: { args: [], returns: "cstring" } }).symbols;
+  const names = new Set(String(psi_symbols()).split("\n"));
+  return Object.fromEntries(Object.entries(table).filter(([name]) => names.has(name)));
+}
+
 /** Opens a kernel library and checks its ABI version. Throws `native_failed` with the loader's text. */
-export function loadLibrary(backend: BackendName, path: string): KernelLibrary {
+export function loadLibrary(backend: EngineBackend, path: string): KernelLibrary {
   let symbols: Record<string, unknown>;
   try {
-    symbols = dlopen(path, symbolTable(backend)).symbols;
+    const table = symbolTable(backend);
+    symbols = dlopen(path, kernelsOf(backend) === "metal" ? present(table, path) : table).symbols;
   } catch (cause) {
     throw new PsionicError(
       "native_failed",

@@ -4,17 +4,32 @@ import { embeddedFiles } from "../src/core/embedded.ts";
 import { PsionicError } from "../src/core/error.ts";
 import { unpackLibrary, unpackToMemory } from "../src/core/unpack.ts";
 import { version } from "../src/core/version.ts";
-import type { BackendName } from "../src/ir/op.ts";
+import type { EngineBackend } from "../src/ir/op.ts";
 
 /** The environment variable that names a CUDA library to load instead of the one that would be found. */
 export const cudaLibraryVariable = "PSIONIC_CUDA_LIBRARY";
+
+/** Variables that name a library to load instead of the one that would be found. */
+const variables: Readonly<Partial<Record<EngineBackend, string>>> = {
+  cuda: cudaLibraryVariable,
+  metal: "PSIONIC_METAL_LIBRARY",
+  "metal-standin": "PSIONIC_METAL_STANDIN_LIBRARY",
+};
+
+const builds: Readonly<Record<EngineBackend, string>> = {
+  cpu: "bun kernels/build.ts",
+  cuda: "bun kernels/build_cuda.ts",
+  metal: "bun build.ts --native, on a Mac",
+  "metal-standin": "bun kernels/build_metal.ts standin",
+};
 
 /**
  * Path of a backend's kernel library: the one that was asked for, unpacked from the executable, beside the executable,
  * or the build's output when run from source. Throws `file_not_found` with the place.
  */
-export function libraryPath(backend: BackendName): string {
-  const asked = backend === "cuda" ? process.env[cudaLibraryVariable] : undefined;
+export function libraryPath(backend: EngineBackend): string {
+  const variable = variables[backend];
+  const asked = variable && process.env[variable];
   if (asked) return existing(asked, backend);
   const name = libraryName(backend);
   const embedded = embeddedFiles.get(name);
@@ -25,16 +40,16 @@ export function libraryPath(backend: BackendName): string {
 }
 
 /** The embedded library in memory, for a cache folder from which nothing may be executed; undefined where there is none. */
-export function libraryInMemory(backend: BackendName): string | undefined {
+export function libraryInMemory(backend: EngineBackend): string | undefined {
   const embedded = embeddedFiles.get(libraryName(backend));
   return embedded && unpackToMemory(embedded);
 }
 
-function existing(place: string, backend: BackendName): string {
+function existing(place: string, backend: EngineBackend): string {
   if (existsSync(place)) return place;
-  const build = backend === "cuda" ? "bun kernels/build_cuda.ts" : "bun kernels/build.ts";
-  const named = backend === "cuda" ? `Put it there, or name one with ${cudaLibraryVariable}` : "Put it there";
-  const fix = embeddedFiles.size > 0 ? named : `Build it: ${build}`;
+  const variable = variables[backend];
+  const named = variable ? `Put it there, or name one with ${variable}` : "Put it there";
+  const fix = embeddedFiles.size > 0 ? named : `Build it: ${builds[backend]}`;
   throw new PsionicError(
     "file_not_found",
     `[ffi] expected the ${backend} kernel library at ${place}, got no file. ${fix}`,
@@ -42,6 +57,6 @@ function existing(place: string, backend: BackendName): string {
   );
 }
 
-function libraryName(backend: BackendName): string {
+function libraryName(backend: EngineBackend): string {
   return `libpsionic_${backend}.so`;
 }

@@ -48,13 +48,18 @@ export async function flattenedKernels(path: string): Promise<string> {
 
 /** C of the tables that the shim reads: compiled kernels, if there are any, and all sources. */
 export async function metalEmbedding(metallib?: Uint8Array): Promise<string> {
-  const { kernels: files } = await metalSources();
+  const { kernels: files, objectiveC: launchers } = await metalSources();
+  const texts = await Promise.all(launchers.map((path) => Bun.file(path).text()));
+  const symbols = texts.flatMap((text) =>
+    [...text.matchAll(/^PSI_API [\w ]+[ *](psi_\w+)\(/gm)].map((m) => m[1]),
+  );
   const sources = await Promise.all(
     files.map(async ({ stem, path }) => `{"${stem}",\n${cString(await flattenedKernels(path))}},`),
   );
   const bytes = metallib ? Array.from(metallib).join(",") : "0";
   return [
     "typedef struct { const char *stem, *source; } PsiSource;",
+    `const char psi_symbol_list[] = "${symbols.join("\\n")}";`,
     `const unsigned char psi_metallib[] = {${bytes}};`,
     `const unsigned long psi_metallib_bytes = ${metallib?.length ?? 0};`,
     `const PsiSource psi_sources[] = {\n${sources.join("\n")}\n{0, 0}};`,

@@ -28,6 +28,9 @@ i32 psi_fail(i32 status, const char* format, ...) {
 }
 
 PSI_API const char* psi_last_error(void) { return text; }
+/* Names of all functions of this library, a line each; made by the build. */
+extern const char psi_symbol_list[];
+PSI_API const char* psi_symbols(void) { return psi_symbol_list; }
 PSI_API i32 psi_abi_version(void) { return PSI_ABI_VERSION; }
 
 i32 psi_check_count(const char* where, f64 count) {

@@ -1,5 +1,5 @@
 import { checkStatus } from "../../ffi/call.ts";
-import type { BackendName } from "../ir/op.ts";
+import type { EngineBackend } from "../ir/op.ts";
 import { kernelLibrary } from "./library.ts";
 
 /** What the open device reaches in plain loops; the bench compares with it. */
@@ -12,7 +12,7 @@ export type Roofline = {
 };
 
 /** Measures by moving `bytes` of memory a few times and by register-only loops; needs an open device of the backend. */
-export function measureRoofline(backend: BackendName = "cpu", bytes = 512 * 2 ** 20): Roofline {
+export function measureRoofline(backend: EngineBackend = "cpu", bytes = 512 * 2 ** 20): Roofline {
   const { functions, lastError } = kernelLibrary(backend);
   const out = new Float64Array(new ArrayBuffer(24));
   const at = (i: number): Float64Array => out.subarray(i);

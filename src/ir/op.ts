@@ -10,8 +10,16 @@ export type PlacedSpec = TensorSpec & { readonly address: number };
 /** An argument of the native function, in the order of the C prototype. */
 export type ArgumentType = "ptr" | "i32" | "f32" | "f64";
 
-/** Backends with a kernel library. */
+/** Families of kernels. */
 export type BackendName = "cpu" | "cuda" | "metal";
+
+/** What can be asked to compute: each has a library of its own. The stand-in runs Metal's kernels on the CPU, for tests. */
+export type EngineBackend = BackendName | "metal-standin";
+
+/** Whose kernels a backend runs. */
+export function kernelsOf(backend: EngineBackend): BackendName {
+  return backend === "metal-standin" ? "metal" : backend;
+}
 
 /** `apply` as gradient rules see it, over tensors of whoever runs them: `ir` imports nothing above it. */
 export type ApplyOp<T> = <P extends object>(

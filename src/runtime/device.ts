@@ -1,7 +1,7 @@
 import type { DType } from "../core/dtype.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
-import type { Op } from "../ir/op.ts";
+import type { EngineBackend, Op } from "../ir/op.ts";
 import { matrixCount, specBytes } from "../ir/spec.ts";
 import { Arena, type ArenaMark } from "./arena.ts";
 import { makeTensor, type Tensor, tensorBytes } from "./tensor.ts";
@@ -12,12 +12,15 @@ export type DeviceInfo = Readonly<Record<string, string | number>>;
 /** Where a tensor begins in a file, bytes. */
 export type FilePlace = { readonly path: string; readonly offset: number };
 
+/** A file as it lies in this process's address space. */
+export type FileMapping = { readonly address: number; readonly bytes: number };
+
 /** Bytes of a device's own memory: free at this moment, and in all. */
 export type DeviceMemory = { readonly free: number; readonly total: number };
 
 /** What a backend supplies. Code above never asks which one it has. */
 export interface Backend {
-  readonly name: "cpu" | "cuda" | "meta";
+  readonly name: EngineBackend | "meta";
   /** Whether this process can read device memory by its address: tables stay where their file is mapped. */
   readonly hostMemory: boolean;
   /** Whether `replay` records steps: then what a step of one key touches must lie at the same addresses each time. */
@@ -45,6 +48,12 @@ export interface Backend {
   pack(destination: number, source: number, rows: number, columns: number, dtype: DType): void;
   /** The same for a matrix in a file; false, with nothing done, where its rows are too long for that. */
   packFile(destination: number, source: FilePlace, rows: number, columns: number, dtype: DType): boolean;
+  /**
+   * Where the backend's layout of weights is the file's: makes bytes of a mapped file usable where they lie, until `disown`,
+   * which precedes unmapping. Absent: weights are packed.
+   */
+  adopt?(mapping: FileMapping, address: number, bytes: number): void;
+  disown?(mapping: FileMapping): void;
   /**
    * Runs a step that is called again and again under one key. With capture the first call runs it, the second records it
    * and later ones launch the recording; without, every call runs it.

@@ -1,21 +1,24 @@
-import { type BackendName, hasBackend } from "../../ir/op.ts";
+import { type EngineBackend, hasBackend, kernelsOf } from "../../ir/op.ts";
 import { ops } from "../../ir/ops/index.ts";
 import { packedBytes } from "../../ir/spec.ts";
 import type { Backend } from "../../runtime/device.ts";
 import { cudaPackedBytes } from "../cuda/packed_bytes.ts";
+import { filePackedBytes } from "../metal/packed_bytes.ts";
 
 export type MetaOptions = {
   /** The backend whose ops and weight layout a step is to be planned for; absent: the CPU. */
-  readonly like?: BackendName;
+  readonly like?: EngineBackend;
 };
 
 /** Shapes without memory: a step runs through it to be recorded (plans, digests) without a byte being computed. */
 export function metaBackend({ like = "cpu" }: MetaOptions = {}): Backend {
   let next = 64;
-  const known = new Set(ops.filter((op) => hasBackend(op, like)).map(({ name }) => name));
+  const kernels = kernelsOf(like);
+  const known = new Set(ops.filter((op) => hasBackend(op, kernels)).map(({ name }) => name));
+  const layouts = { cpu: packedBytes, cuda: cudaPackedBytes, metal: filePackedBytes };
   return {
     name: "meta",
-    hostMemory: like === "cpu",
+    hostMemory: kernels !== "cuda",
     captures: false,
     asynchronous: false,
     info: () => ({ device: "meta" }),
@@ -31,9 +34,10 @@ export function metaBackend({ like = "cpu" }: MetaOptions = {}): Backend {
     synchronize() {},
     supports: (name) => known.has(name),
     call() {},
-    packedBytes: like === "cpu" ? packedBytes : cudaPackedBytes,
+    packedBytes: layouts[kernels],
     pack() {},
     packFile: () => true,
+    ...(kernels === "metal" ? { adopt() {}, disown() {} } : {}),
     replay: (_key, step) => step(),
     forget() {},
     close() {},
