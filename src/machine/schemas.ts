@@ -6,6 +6,7 @@ import { executionEvidence, laneProfile } from "./evidence.ts";
 import type { JsonSchema } from "./fields.ts";
 import { attestationDocument } from "./identity.ts";
 import { jsonSchemaOf } from "./json_schema.ts";
+import { drill } from "./lanes/actual_documents.ts";
 import { invocationManifest } from "./manifest.ts";
 import { membershipReceipt } from "./membership.ts";
 import { runStatusPacket, statusPacket, windowStatusPacket } from "./packets.ts";
@@ -24,7 +25,7 @@ const all: readonly AnyDocument[] = [
   ...[checkpointSurface, checkpoint.checkpointPointer, checkpoint.checkpointManifest],
   ...[checkpoint.handoffReceipt, checkpoint.recoveryReceipt],
   ...[checkpoint.actualPointer, checkpoint.actualManifest],
-  ...[checkpoint.backupReceipt, checkpoint.autoResumeReceipt],
+  ...[checkpoint.backupReceipt, checkpoint.autoResumeReceipt, drill],
   ...[window.windowExecution, window.artifactManifest],
   ...[window.contributionReceipt, window.sealedWindowBundle],
   ...[stage.stagePayload, stage.stageTransport, stage.stageExecutionSummary, stage.stageReplayEvidence],

@@ -3,11 +3,13 @@ import { basename } from "node:path";
 import { isLaunch, type LaneContract } from "./contract.ts";
 import { writeContribution } from "./contribution.ts";
 import { sealed } from "./documents.ts";
+import { record, str } from "./fields.ts";
 import type { Attestation, Capability } from "./identity.ts";
 import {
   autoResumePath,
   backupReceiptPath,
   closeoutPath,
+  evidencePath,
   handoffPath,
   launcherLogPath,
   launchManifestPath,
@@ -55,11 +57,20 @@ export type Invocation = {
   readonly now: number;
 };
 
-/** The run as files name it: the lane's record, else the manifest's, else the root's own name. */
+/**
+ * The run as files name it: the lane's record, else the manifest's, else that of what was trained here, else the root's own
+ * name. A launch begins the run that it names.
+ */
 export function resolvedRunId({ root, manifest }: Invocation): string {
+  const begun = isLaunch(manifest.operation) ? manifest.run_id : null;
+  const recorded = begun ?? laneStatusOf(root).run_id ?? manifest.run_id;
+  if (recorded !== null) return recorded;
   const name = basename(root.root);
-  return laneStatusOf(root).run_id ?? manifest.run_id ?? (name === "" || name === "." ? "unknown_run" : name);
+  const trained = root.read(trainedRun, evidencePath)?.run_id;
+  return trained ?? (name === "" || name === "." ? "unknown_run" : name);
 }
+
+const trainedRun = { schema: record({ run_id: str }), digest: undefined };
 
 export type WrittenSurfaces = {
   readonly runId: string;

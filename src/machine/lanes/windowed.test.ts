@@ -1,0 +1,293 @@
+/** Windowed lanes in this process, on the CPU: real steps, real bytes, the same bits again. */
+import { describe, expect, test } from "bun:test";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { sha256 } from "../../core/digest.ts";
+import { orderedJson } from "../../core/json.ts";
+import { memorySource } from "../../models/files/bytes.ts";
+import { parseSafetensors } from "../../models/files/safetensors.ts";
+import { actualLane, adapterLane, appleLane, type LaneContract } from "../contract.ts";
+import { sealed } from "../documents.ts";
+import { type ExecutionEvidence, executionEvidence, type LaneProfile, laneProfile } from "../evidence.ts";
+import type { Example } from "../examples.ts";
+import { buildDigest } from "../identity.ts";
+import { invoke } from "../invoke.ts";
+import { laneProfilePath } from "../layout.ts";
+import type { StatusPacket } from "../packets.ts";
+import { bound, Scene, source } from "../testing/scene.ts";
+import { backendVariable } from "./lane_backend.ts";
+import { builtInProfile } from "./profile.ts";
+import { settingsOf } from "./profile_settings.ts";
+
+const work: Readonly<Record<string, string>> = {
+  [actualLane.id]: "full_island_local_update_training",
+  [appleLane.id]: "small_model_local_training",
+  [adapterLane.id]: "adapter_training",
+};
+
+/** A scene of one lane; invocations run on `backend`. */
+class LaneScene extends Scene {
+  readonly lane: LaneContract;
+  backend = "cpu";
+
+  constructor(lane: LaneContract) {
+    super();
+    this.lane = lane;
+  }
+
+  do(operation: string, changes: Example = {}): StatusPacket {
+    const { id: lane_id, releaseId: release_id, environmentRef: environment_ref } = this.lane;
+    const admission_identity = { release_id, build_digest: buildDigest(this.lane, source), environment_ref };
+    const launch = operation === "start" || operation === "rehearse_base_lane";
+    const place = launch ? { run_id: "run", output_root: this.root } : { run_root: this.root };
+    const words = this.write(
+      this.manifest(operation, {
+        ...{ lane_id, admission_identity, ...place, work_class: work[lane_id] },
+        ...{ hardware_observation_path: null, run_shape_observation_path: null },
+        ...(operation === "resume" && { peer_checkpoint_handoff_receipt: null }),
+        ...(operation === "record_checkpoint" && { optimizer_step: 8 }),
+        coordination: bound,
+        ...changes,
+      }),
+    );
+    const environment = this.environment({ [backendVariable[lane_id] ?? ""]: this.backend });
+    return invoke(words, { environment, clock: () => this.now });
+  }
+
+  evidence(): ExecutionEvidence {
+    return this.read("evidence/execution_evidence.json") as ExecutionEvidence;
+  }
+
+  profile(changes: Partial<LaneProfile> & { optimizer_settings?: Record<string, string> }): LaneProfile {
+    const { optimizer_settings, ...rest } = changes;
+    const own = builtInProfile(this.lane)!;
+    const settings = own.optimizer.settings.map((s) => ({
+      ...{ name: s.name, value: optimizer_settings?.[s.name] ?? s.value },
+    }));
+    const profile = sealed(laneProfile, { ...own, optimizer: { ...own.optimizer, settings }, ...rest });
+    mkdirSync(join(this.root, "manifests"), { recursive: true });
+    writeFileSync(join(this.root, laneProfilePath), orderedJson(profile, 2));
+    return profile;
+  }
+}
+
+const next = { ...bound, window_id: "window-0002", assignment_id: "assignment-0002" };
+
+for (const lane of [appleLane, actualLane, adapterLane]) {
+  describe(lane.id, () => {
+    test("two windows, the second from the recorded bytes of the first, are one of both, bit for bit", () => {
+      using parts = new LaneScene(lane);
+      expect(parts.do("start")).toMatchObject({ outcome: "succeeded", run_id: "run" });
+      const first = parts.evidence();
+      expect(first.steps.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+      expect(Number(first.steps[7]!.loss)).toBeLessThan(Number(first.steps[0]!.loss));
+      expect(parts.do("record_checkpoint").outcome).toBe("succeeded");
+      const object = readFileSync(join(parts.root, "checkpoints/step-8/state.safetensors"));
+      expect(parts.read("status/checkpoint_surface.json")).toMatchObject({
+        ...{ pointer_state: "accepted", optimizer_step: 8, checkpoint_total_bytes: object.length },
+        checkpoint_object_digest: sha256(object),
+      });
+      expect(first.end_state_digest).toBe(sha256(object));
+      expect(parts.do("resume", { coordination: next }).outcome).toBe("succeeded");
+      const second = parts.evidence();
+      expect(second.start_state_digest).toBe(first.end_state_digest);
+      using whole = new LaneScene(lane);
+      whole.profile({ steps: 16 });
+      expect(whole.do("start").outcome).toBe("succeeded");
+      const both = whole.evidence();
+      expect(both.steps).toEqual([...first.steps, ...second.steps]);
+      expect(both.data.token_ranges).toEqual([...first.data.token_ranges, ...second.data.token_ranges]);
+      expect(both.end_state_digest).toBe(second.end_state_digest);
+      expect(both.optimizer_state_digest).toBe(second.optimizer_state_digest);
+      expect(both.lane_profile_digest).not.toBe(first.lane_profile_digest);
+    });
+
+    test("a contribution has its evidence, retained states and profile, each by its digest", () => {
+      using scene = new LaneScene(lane);
+      scene.do("start");
+      const { contributions } = scene.read("windows/window-0001/sealed_window_bundle.json") as {
+        contributions: { contribution_id: string }[];
+      };
+      const folder = `windows/window-0001/contributions/${contributions[0]!.contribution_id}`;
+      const { artifacts } = scene.read(`${folder}/artifact_manifest.json`) as {
+        artifacts: { artifact_kind: string; binding: Binding }[];
+      };
+      type Binding = { artifact_ref: { artifact_digest: string }; materialized_path: string };
+      const byKind = new Map(artifacts.map(({ artifact_kind, binding }) => [artifact_kind, binding]));
+      const retained = [0, 2, 4, 6, 8].map((step) => `retained_state_step_00000${step}`);
+      expect([...byKind.keys()]).toEqual(
+        expect.arrayContaining(["execution_evidence", "lane_profile", ...retained]),
+      );
+      for (const [kind, { artifact_ref, materialized_path }] of byKind) {
+        const bytes = readFileSync(join(scene.root, materialized_path));
+        expect([kind, sha256(bytes)]).toEqual([kind, artifact_ref.artifact_digest]);
+      }
+      const { retained_states, start_state_digest, backend, kernel_library_digest } = scene.evidence();
+      const digests = [start_state_digest, ...retained_states.map(({ object_digest }) => object_digest)];
+      expect(retained.map((kind) => byKind.get(kind)!.artifact_ref.artifact_digest)).toEqual(digests);
+      expect([backend, kernel_library_digest]).toEqual(["cpu", expect.stringMatching(/^[0-9a-f]{64}$/)]);
+    });
+
+    test("recorded bytes that are not those that were trained are refused", () => {
+      using scene = new LaneScene(lane);
+      scene.do("start");
+      expect(scene.do("record_checkpoint", { optimizer_step: 9 }).refusal_class).toBe("checkpoint_missing");
+      expect(scene.do("record_checkpoint", { optimizer_step: 0 }).refusal_class).toBe("bad_config");
+      for (const claim of [{ checkpoint_object_digest: "00" }, { checkpoint_total_bytes: 7 }])
+        expect(scene.do("record_checkpoint", claim).refusal_class).toBe("checkpoint_digest_mismatch");
+      const digest = scene.evidence().end_state_digest;
+      const tagged = { checkpoint_object_digest: `sha256:${digest.toUpperCase()}` };
+      expect(scene.do("record_checkpoint", tagged).outcome).toBe("succeeded");
+      const path = join(scene.root, "checkpoints/step-8/state.safetensors");
+      const bytes = readFileSync(path);
+      bytes[bytes.length - 1]! ^= 1;
+      writeFileSync(path, bytes);
+      expect(scene.do("record_checkpoint").refusal_class).toBe("checkpoint_digest_mismatch");
+      const again = scene.do("resume", { coordination: next });
+      // the actual lane goes back to its backup
+      if (lane === actualLane) expect(again.detail).toContain("Resumed from backup_receipt");
+      else expect(again.refusal_class).toBe("checkpoint_digest_mismatch");
+    });
+  });
+}
+
+describe("lane profiles", () => {
+  test("say what is trained; evidence carries their digest", () => {
+    using scene = new LaneScene(appleLane);
+    const profile = scene.profile({ steps: 3, optimizer_settings: { learning_rate: "0.002" } });
+    expect(scene.do("start").outcome).toBe("succeeded");
+    const { steps, lane_profile_digest } = scene.evidence();
+    expect(steps.map(({ learning_rate }) => learning_rate)).toEqual(["0.002", "0.002", "0.002"]);
+    expect(lane_profile_digest).toBe(profile.profile_digest);
+  });
+
+  test("tokens of a file below the run root", () => {
+    using scene = new LaneScene(appleLane);
+    mkdirSync(scene.root, { recursive: true });
+    const tokens = Int32Array.from({ length: 500 }, (_, i) => (i * i) % 250);
+    writeFileSync(join(scene.root, "tokens.bin"), tokens);
+    const data = [{ identity: "tokens:tokens.bin", digest: sha256(new Uint8Array(tokens.buffer)) }];
+    scene.profile({ data, token_start: 100, token_end: 400 });
+    expect(scene.do("start").outcome).toBe("succeeded");
+    for (const { start, end } of scene.evidence().data.token_ranges) {
+      expect(start).toBeGreaterThanOrEqual(100);
+      expect(end).toBeLessThanOrEqual(400);
+    }
+    writeFileSync(
+      join(scene.root, "tokens.bin"),
+      tokens.map((t) => (t + 1) % 250),
+    );
+    expect(scene.do("start").refusal_class).toBe("artifact_digest_mismatch");
+  });
+
+  test("that make no sense are bad_config, whatever is wrong with them", () => {
+    using scene = new LaneScene(appleLane);
+    const own = builtInProfile(appleLane)!;
+    const optimizer = (changes: Record<string, string>) => ({
+      optimizer: { ...own.optimizer, settings: [...own.optimizer.settings, ...settingsOf(changes)] },
+    });
+    const wrong: readonly (readonly [Partial<LaneProfile>, string])[] = [
+      [{ lane_id: actualLane.id }, "is of lane"],
+      [{ steps: 0 }, "steps"],
+      [{ seed: "a seed" }, "seed"],
+      [{ seed: "-1" }, "seed"],
+      [{ model: { name: "gpt5", settings: [] } }, "gpt5"],
+      [{ model: { name: "compact_decoder", settings: [] } }, "model.width"],
+      [{ data: [] }, "source"],
+      [{ data: [{ identity: "tokens:../x", digest: "0".repeat(64) }] }, "below the run root"],
+      [{ data: [{ identity: "the web", digest: "0".repeat(64) }] }, "the web"],
+      [{ token_end: 10_000_000 }, "tokens from 0"],
+      [{ base_digest: "0".repeat(64) }, "base_digest"],
+      [optimizer({ momentum: "1" }), 'no setting "momentum"'],
+      [optimizer({ clip: "2" }), "twice"],
+      [optimizer({ schedule: "sometimes" }), "schedule"],
+    ];
+    for (const [changes, said] of wrong) {
+      scene.profile(changes);
+      const packet = scene.do("start");
+      expect([said, packet.refusal_class]).toEqual([said, "bad_config"]);
+      expect(packet.detail).toContain(said);
+    }
+    writeFileSync(join(scene.root, laneProfilePath), "{}");
+    expect(scene.do("start").refusal_class).toBe("bad_config");
+  });
+});
+
+test("a lane is refused where its backend is not, and what stands in for it is named", () => {
+  using scene = new LaneScene(appleLane);
+  const stranger = () => scene.do("start");
+  scene.backend = "abacus";
+  expect(stranger().refusal_class).toBe("unsupported_topology");
+  if (process.platform !== "darwin") {
+    scene.backend = "";
+    expect(stranger()).toMatchObject({ refusal_class: "unsupported_topology" });
+    expect(stranger().capability_projection?.backend_family).toBe("metal");
+  }
+  scene.backend = "cpu";
+  expect(stranger().capability_projection?.backend_family).toBe("cpu");
+});
+
+test("adapters leave the base as it is and are exported by the names of its matrices", () => {
+  using scene = new LaneScene(adapterLane);
+  expect(scene.do("start").outcome).toBe("succeeded");
+  const config = scene.read("evidence/adapter/adapter_config.json");
+  expect(config).toMatchObject({ peft_type: "LORA", r: 4, lora_alpha: 8 });
+  const bytes = readFileSync(join(scene.root, "evidence/adapter/adapter_model.safetensors"));
+  const tensors = parseSafetensors(memorySource("adapter", bytes));
+  const name = "base_model.model.decoder.layers.0.attention.q_proj";
+  expect(tensors.get(`${name}.lora_A.weight`)?.shape).toEqual([4, 32]);
+  expect(tensors.get(`${name}.lora_B.weight`)?.shape).toEqual([32, 4]);
+  expect(tensors.size).toBe(16);
+  // one step from B = 0 moves B alone by about the learning rate
+  scene.profile({ steps: 1 });
+  scene.do("start");
+  const states = ["000000", "000001"].map((step) =>
+    readFileSync(join(scene.root, `evidence/retained/step-${step}.safetensors`)),
+  );
+  expect(sha256(states[0]!)).not.toBe(sha256(states[1]!));
+});
+
+test("the actual lane: phases, backup, decision, and the way back when the pointer is gone", () => {
+  using scene = new LaneScene(actualLane);
+  const phase = () => scene.read("status/current_run_status.json").phase;
+  expect(scene.do("start", { dry_run: true }).outcome).toBe("succeeded");
+  expect(phase()).toBe("dry_run_planned");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({
+    ...{ pointer_state: "pending_first_checkpoint", checkpoint_label: "pending_first_checkpoint" },
+    optimizer_step: null,
+  });
+  expect(scene.do("resume").refusal_class).toBe("checkpoint_missing");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({
+    ...{ recovery_resolution_state: "refused", recovery_source_kind: "none" },
+    restored_primary_pointer: false,
+  });
+  scene.do("start");
+  expect(scene.do("record_checkpoint").outcome).toBe("succeeded");
+  expect(phase()).toBe("checkpoint_evaluated");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({
+    ...{ backup_state: "backed_up", upload_outcome: "succeeded" },
+  });
+  expect(scene.do("decide_continue_restart").detail).toContain("continue");
+  expect(phase()).toBe("continue_decision_recorded");
+  scene.do("backup", { inject_failed_upload: true });
+  expect(phase()).toBe("checkpoint_backup_refused");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({ upload_outcome: "failed" });
+  expect(scene.do("backup").outcome).toBe("succeeded");
+  expect(scene.do("resume", { dry_run: true }).detail).toContain("Planned steps 9 to 16");
+  expect(phase()).toBe("resume_dry_run_planned");
+  for (const damage of ["", "{"]) {
+    const pointer = join(scene.root, "checkpoints/latest_accepted_checkpoint_pointer.json");
+    if (damage === "") Bun.spawnSync(["rm", pointer]);
+    else writeFileSync(pointer, damage);
+    expect(scene.do("resume", { coordination: next }).outcome).toBe("succeeded");
+    expect(scene.read("status/checkpoint_surface.json")).toMatchObject({
+      ...{ recovery_resolution_state: "recovered_from_backup", recovery_source_kind: "backup_receipt" },
+      ...{ restored_primary_pointer: true, pointer_state: "accepted", optimizer_step: 8 },
+    });
+  }
+  expect(scene.evidence()).toEqual(
+    expect.objectContaining({ schema_version: executionEvidence.id, window_id: "window-0002" }),
+  );
+  expect(scene.do("rehearse_base_lane").outcome).toBe("succeeded");
+  expect(phase()).toBe("base_lane_rehearsal_complete");
+});
