@@ -1,13 +1,14 @@
 /**
  * Builds the kernel library: every kernels/cpu/*.cpp once per instruction-set level, every kernels/common/*.cpp once,
- * linked into one libpsionic_cpu.so. Objects and libraries are cached in .cache/ by the hash of compiler, flags,
- * source and the headers it includes. Usage: bun kernels/build.ts [native|linux-x64|linux-arm64]; prints the path.
+ * linked into one libpsionic_cpu.so (.dylib for macOS). Objects and libraries are cached in .cache/ by the hash of
+ * compiler, flags, source and the headers it includes.
+ * Usage: bun kernels/build.ts [native|linux-x64|linux-arm64|darwin-arm64]; prints the path.
  */
 import { basename, join } from "node:path";
-import { cache, cached, inParallel, install, kernels, run, sourceClosure, strictness } from "./compile.ts";
+import { cache, cached, inParallel, install, kernels, sourceClosure } from "./compile.ts";
+import { libraryExtension, nativeTarget, type Target, toolchain } from "./toolchain.ts";
 
-export type CpuTarget = "native" | "linux-x64" | "linux-arm64";
-export type BuildOptions = { readonly target?: CpuTarget; readonly compiler?: string };
+export type BuildOptions = { readonly target?: Target; readonly compiler?: string };
 
 const compileFlags = [
   ...[
@@ -21,11 +22,6 @@ const compileFlags = [
   ],
   ...["-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra"],
 ];
-const linkFlags = [
-  ...["-shared", "-pthread", "-static-libstdc++", "-static-libgcc"],
-  ...["-Wl,--exclude-libs,ALL", "-Wl,--no-undefined", "-Wl,-z,now", "-Wl,-O1", "-s"],
-];
-
 type Level = { readonly name: string; readonly flags: readonly string[] };
 
 const levels: Record<"x64" | "arm64", readonly Level[]> = {
@@ -66,41 +62,38 @@ async function jobs(architecture: "x64" | "arm64"): Promise<Job[]> {
   return list;
 }
 
-/** Builds the CPU kernel library for a target into `outDir` and returns the path of libpsionic_cpu.so. */
+/** Builds the CPU kernel library for a target into `outDir` and returns its path. */
 export async function buildCpuLibrary(outDir: string, options: BuildOptions = {}): Promise<string> {
-  const native = process.arch === "arm64" ? "linux-arm64" : "linux-x64";
-  const target = options.target === undefined || options.target === "native" ? native : options.target;
-  const architecture = target === "linux-arm64" ? "arm64" : "x64";
-  const crossCompiler = architecture === "arm64" ? "aarch64-linux-gnu-g++" : "x86_64-linux-gnu-g++";
-  const compiler = options.compiler ?? (target === native ? "g++" : crossCompiler);
-  if (!Bun.which(compiler)) {
-    throw new Error(
-      `[kernels/build] expected a C++ compiler on PATH for ${target}, got none named ${compiler}. Install g++.`,
-    );
-  }
-  const version = await run([compiler, "--version"]);
-  const strict = strictness(version);
-  const objects = await inParallel(await jobs(architecture), async ({ source, flags }) => {
-    const texts = [...(await sourceClosure(source)).values()];
-    const all = [...compileFlags, ...strict, ...flags];
-    return cached(".o", [version, all.join(" "), ...texts], (out) => [
-      compiler,
-      ...all,
-      "-c",
-      source,
-      "-o",
-      out,
-    ]);
-  });
-  const library = await cached(
-    ".so",
-    [version, linkFlags.join(" "), ...objects.map((o) => basename(o))],
-    (out) => [compiler, ...objects, ...linkFlags, "-o", out],
+  const target = options.target ?? nativeTarget();
+  const tools = await toolchain(target, options.compiler);
+  const objects = await inParallel(
+    await jobs(target === "linux-x64" ? "x64" : "arm64"),
+    async ({ source, flags }) => {
+      const texts = [...(await sourceClosure(source)).values(), ...tools.headers];
+      const [compiler, ...own] = tools.compile;
+      const all = [...compileFlags, ...own, ...flags];
+      return cached(".o", [tools.version, all.join(" "), ...texts], (out) => [
+        ...[compiler!, ...all, "-c", source, "-o", out],
+      ]);
+    },
   );
-  return install(library, join(outDir, "libpsionic_cpu.so"));
+  const extension = libraryExtension(target);
+  const name = `libpsionic_cpu.${extension}`;
+  const link = tools
+    .link(
+      objects.map((o) => basename(o)),
+      name,
+      "",
+    )
+    .join(" ");
+  const library = await cached(`.${extension}`, [tools.version, link, ...tools.stubs], (out) =>
+    tools.link(objects, name, out),
+  );
+  return install(library, join(outDir, name));
 }
 
 if (import.meta.main) {
-  const target = (process.argv[2] ?? "native") as CpuTarget;
-  console.log(await buildCpuLibrary(join(cache, target), { target }));
+  const asked = process.argv[2] ?? "native";
+  const target = asked === "native" ? nativeTarget() : (asked as Target);
+  console.log(await buildCpuLibrary(join(cache, asked), { target }));
 }

@@ -6,14 +6,24 @@
 import { basename, join } from "node:path";
 import { cache, cached, inParallel, install, kernels, run, sourceClosure, strictness } from "./compile.ts";
 
-/** Machine code for these, and PTX of the newest for what comes after. */
-const releaseTargets = ["80", "86", "89", "90a", "100", "120"];
+/**
+ * Machine code of a release by the architecture it is compiled for, and PTX of the newest for what comes after. No kernel
+ * asks for anything between 8.0 and 9.0, so that one pass of the compiler serves three assemblers.
+ */
+const releaseTargets: Readonly<Record<string, readonly string[]>> = {
+  "80": ["sm_80", "sm_86", "sm_89"],
+  "90a": ["sm_90a"],
+  "100": ["sm_100"],
+  "120": ["sm_120", "compute_120"],
+};
 
 /** `development`: one architecture, PSIONIC_CUDA_ARCH or 90a. */
 function targets(kind: "development" | "release"): string[] {
-  const code = (arch: string): string => `-gencode=arch=compute_${arch},code=sm_${arch}`;
-  if (kind === "development") return [code(process.env.PSIONIC_CUDA_ARCH ?? "90a")];
-  return [...releaseTargets.map(code), "-gencode=arch=compute_120,code=compute_120", "--compress-mode=size"];
+  const code = (arch: string, of: readonly string[]) =>
+    `-gencode=arch=compute_${arch},code=[${of.join(",")}]`;
+  const one = process.env.PSIONIC_CUDA_ARCH ?? "90a";
+  if (kind === "development") return [`-gencode=arch=compute_${one},code=sm_${one}`];
+  return [...Object.entries(releaseTargets).map(([arch, of]) => code(arch, of)), "--compress-mode=size"];
 }
 
 const deviceFlags = [

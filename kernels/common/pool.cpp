@@ -1,23 +1,16 @@
 /*
  * The thread pool of pool.h. A region is opened by bumping `generation`; workers spin on it for SPIN_NS after their last
- * region, then sleep on a futex. Each thread's range is one 64-bit word {next, end} changed by compare-and-swap: the
+ * region, then sleep (system.h). Each thread's range is one 64-bit word {next, end} changed by compare-and-swap: the
  * owner takes from the front, others from the back. The caller leaves when no task is left to take and no worker is
  * inside the region, so a worker that wakes late costs nothing.
  */
 #include "pool.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <linux/futex.h>
-#include <pthread.h>
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
-#include <atomic>
+#include "system.h"
 
 namespace psi {
 
@@ -65,13 +58,6 @@ i64 now_ns() {
   return (i64)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-void futex_wait(std::atomic<u32>* word, u32 seen) {
-  syscall(SYS_futex, (u32*)word, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
-}
-void futex_wake(std::atomic<u32>* word, int count) {
-  syscall(SYS_futex, (u32*)word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
-}
-
 /* Takes one task of a range, from the front or the back; -1 when it is empty. */
 i64 take(Range& range, bool front) {
   u64 word = range.word.load(std::memory_order_relaxed);
@@ -105,7 +91,7 @@ u32 wait_for_region(u32 seen) {
     if (limit == 0) limit = now + SPIN_NS;
     if (now < limit) continue;
     pool.sleeping.fetch_add(1);
-    futex_wait(&pool.generation, seen);
+    sleep_while(&pool.generation, seen);
     pool.sleeping.fetch_sub(1);
   }
 }
@@ -113,6 +99,7 @@ u32 wait_for_region(u32 seen) {
 void* worker(void* argument) {
   int thread = (int)(intptr_t)argument;
   my_thread = thread;
+  enter_worker();
   u32 seen = 0;
   for (;;) {
     seen = wait_for_region(seen);
@@ -123,70 +110,11 @@ void* worker(void* argument) {
   }
 }
 
-bool read_line(const char* path, char* out, int capacity) {
-  FILE* f = fopen(path, "r");
-  if (!f) return false;
-  bool ok = fgets(out, capacity, f) != nullptr;
-  fclose(f);
-  return ok;
-}
-
-/* Marks the processors of a list such as "0-3,8" in `set`. */
-void parse_list(const char* p, cpu_set_t* set) {
-  CPU_ZERO(set);
-  while (*p >= '0' && *p <= '9') {
-    char* end;
-    long first = strtol(p, &end, 10), last = first;
-    if (*end == '-') last = strtol(end + 1, &end, 10);
-    for (long c = first; c <= last && c < CPU_SETSIZE; c++) CPU_SET((size_t)c, set);
-    p = *end == ',' ? end + 1 : end;
-  }
-}
-
-/* One per physical core: a processor counts when no lower-numbered sibling of its core is allowed too. */
-int physical_cores(const cpu_set_t* allowed) {
-  int count = 0;
-  for (int c = 0; c < CPU_SETSIZE; c++) {
-    if (!CPU_ISSET((size_t)c, allowed)) continue;
-    char path[128], line[1024];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", c);
-    bool first = true;
-    if (read_line(path, line, sizeof line)) {
-      cpu_set_t siblings;
-      parse_list(line, &siblings);
-      for (int s = 0; s < c; s++) first = first && !(CPU_ISSET((size_t)s, &siblings) && CPU_ISSET((size_t)s, allowed));
-    }
-    count += first;
-  }
-  return count > 0 ? count : 1;
-}
-
-/* Pins worker t to the processors of its node (threads are spread over nodes in contiguous runs). */
-void pin_to_nodes(const cpu_set_t* allowed) {
-  static cpu_set_t nodes[64];
-  int count = 0;
-  for (int n = 0; n < 64; n++) {
-    char path[128], line[4096];
-    snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", n);
-    if (!read_line(path, line, sizeof line)) continue;
-    cpu_set_t all;
-    parse_list(line, &all);
-    CPU_AND(&nodes[count], &all, allowed);
-    if (CPU_COUNT(&nodes[count]) > 0) count++;
-  }
-  pool.nodes = count > 0 ? count : 1;
-  if (count < 2) return;
-  for (int t = 1; t < pool.threads; t++) pthread_setaffinity_np(pool.handles[t], sizeof(cpu_set_t), &nodes[t * count / pool.threads]);
-}
-
 }  // namespace
 
 bool pool_start(int threads) {
   pool_stop();
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) CPU_SET(0, &allowed);
-  if (threads <= 0) threads = physical_cores(&allowed);
+  if (threads <= 0) threads = physical_cores();
   if (threads > MAX_THREADS) threads = MAX_THREADS;
   pool.scratch = (u8*)aligned_alloc(64, (size_t)(THREAD_SCRATCH * threads));
   if (!pool.scratch) return false;
@@ -195,13 +123,13 @@ bool pool_start(int threads) {
   pool.generation.store(0);
   pool.threads = 1;
   for (int t = 1; t < threads; t++) {
-    if (pthread_create(&pool.handles[t], nullptr, worker, (void*)(intptr_t)t) != 0) {
+    if (!start_thread(&pool.handles[t], worker, (void*)(intptr_t)t)) {
       pool_stop();
       return false;
     }
     pool.threads = t + 1;
   }
-  pin_to_nodes(&allowed);
+  pool.nodes = place_on_nodes(pool.handles, pool.threads);
   return true;
 }
 
@@ -209,7 +137,7 @@ void pool_stop() {
   pthread_mutex_lock(&pool.lock);
   pool.quit.store(true);
   pool.generation.fetch_add(1);
-  futex_wake(&pool.generation, MAX_THREADS);
+  wake_sleepers(&pool.generation, MAX_THREADS);
   for (int t = 1; t < pool.threads; t++) pthread_join(pool.handles[t], nullptr);
   pool.threads = 0;
   free(pool.scratch);
@@ -245,7 +173,7 @@ void pool_run(i64 tasks, TaskFunction function, void* context, bool steal) {
   }
   pool.open.store(true);
   pool.generation.fetch_add(1);
-  if (pool.sleeping.load() > 0) futex_wake(&pool.generation, threads - 1);
+  if (pool.sleeping.load() > 0) wake_sleepers(&pool.generation, threads - 1);
   work(0);
   /* Without stealing, wait until the owners have taken the rest; they are then inside and counted below. */
   if (!steal)

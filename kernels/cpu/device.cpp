@@ -68,7 +68,7 @@ void f32_rounds(i64 rounds, i64* sink) {
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#if defined(__aarch64__)
+#if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
@@ -85,7 +85,11 @@ static bool supported(int i) {
 }
 #elif defined(__aarch64__)
 static const char* const names[PSI_LEVELS] = {"plain", "neon"};
+#ifdef __APPLE__
+static bool supported(int) { return true; /* every Apple processor for macOS has dot products */ }
+#else
 static bool supported(int i) { return i == 0 || (getauxval(AT_HWCAP) & (1ul << 20)) != 0; /* asimddp */ }
+#endif
 #else
 static const char* const names[PSI_LEVELS] = {"plain"};
 static bool supported(int) { return true; }
@@ -151,7 +155,9 @@ static bool byte_count(f64 bytes, size_t* out) {
   *out = (size_t)bytes;
   return true;
 }
-static size_t page_up(size_t n) { return (n + 4095) & ~(size_t)4095; }
+/* 4 KiB on x86, up to 64 KiB on arm64. */
+static size_t page() { return (size_t)getpagesize(); }
+static size_t page_up(size_t n) { return (n + page() - 1) & ~(page() - 1); }
 
 }  // namespace psi
 
@@ -205,7 +211,9 @@ PSI_API i32 psi_alloc(void* address, f64 bytes) {
     size_t rest = (size_t)(p + n + slack - (start + n));
     if (rest) munmap(start + n, rest);
     p = start;
+#ifdef MADV_HUGEPAGE
     madvise(p, n, MADV_HUGEPAGE);
+#endif
   }
   memcpy(address, &p, sizeof p);
   return PSI_OK;
@@ -262,8 +270,9 @@ PSI_API i32 psi_advise(void* address, f64 bytes, i32 advice) {
   if (!address || !psi::byte_count(bytes, &n)) return psi::fail(PSI_INVALID, "[psi_advise] expected a mapped range, got %g bytes.", bytes);
   if (advice != 0 && advice != 1) return psi::fail(PSI_INVALID, "[psi_advise] expected advice 0 or 1, got %d.", advice);
   uintptr_t first = (uintptr_t)address, last = first + n;
-  first = advice == 0 ? first & ~(uintptr_t)4095 : psi::page_up(first);
-  last = advice == 0 ? psi::page_up(last) : last & ~(uintptr_t)4095;
+  const uintptr_t within = psi::page() - 1;
+  first = advice == 0 ? first & ~within : psi::page_up(first);
+  last = advice == 0 ? psi::page_up(last) : last & ~within;
   if (first >= last) return PSI_OK;
   if (madvise((void*)first, last - first, advice == 0 ? MADV_WILLNEED : MADV_DONTNEED) != 0)
     return psi::fail(PSI_IO, "[psi_advise] expected the system to take the advice, got: %s.", strerror(errno));
