@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { PsionicError } from "../core/error.ts";
 import type { ExactJson } from "../core/json_reader.ts";
-import { refuse } from "./contract.ts";
+import { Refusal, refuse } from "./contract.ts";
 import { digestOf, parsed } from "./documents.ts";
 import { isBlank } from "./fields.ts";
 import type { InvocationManifest } from "./manifest.ts";
@@ -25,8 +25,8 @@ export function typed<T>(act: () => T): T {
   try {
     return act();
   } catch (cause) {
-    if (cause instanceof PsionicError) return refuse("artifact_digest_mismatch", cause.message, cause);
-    throw cause;
+    if (cause instanceof Refusal || !(cause instanceof PsionicError)) throw cause;
+    return refuse("artifact_digest_mismatch", cause.message, cause);
   }
 }
 
