@@ -1,18 +1,28 @@
 /** What each lane does for an operation. */
+
 import { actualLane, demoLane, refuse } from "../contract.ts";
 import { serveCheckpoint } from "../handoff.ts";
 import { pointerPath } from "../layout.ts";
 import { validateContribution } from "../replay.ts";
 import type { LaneWork } from "../replay_grounds.ts";
-import { performStage } from "../stage_run.ts";
+import type * as Stage from "../stage_run.ts";
 import type { Invocation } from "../surfaces.ts";
-import { performActual } from "./actual.ts";
+import type * as Actual from "./actual.ts";
 import { performDemo } from "./demo.ts";
 import { demoProfile, demoReplayer } from "./demo_evidence.ts";
 import { backendVariable } from "./lane_backend.ts";
-import { profileOf } from "./profile.ts";
-import { windowReplayer } from "./window_replay.ts";
-import { performWindowed } from "./windowed.ts";
+import type * as Profile from "./profile.ts";
+import type * as Replay from "./window_replay.ts";
+import type * as Windowed from "./windowed.ts";
+
+/** What trains is loaded where it is used: most refusals are told without it, and soon. */
+const load = {
+  stage: () => require("../stage_run.ts") as typeof Stage,
+  actual: () => require("./actual.ts") as typeof Actual,
+  windowed: () => require("./windowed.ts") as typeof Windowed,
+  profile: () => require("./profile.ts") as typeof Profile,
+  replay: () => require("./window_replay.ts") as typeof Replay,
+};
 
 /** Does the operation and says in a sentence what was done; throws a `Refusal`. */
 export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv): string {
@@ -21,11 +31,13 @@ export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv):
   if (operation === "serve_checkpoint") return serveCheckpoint(invocation);
   if (role === "validator") return validateContribution(invocation, workOf(invocation));
   if (manifest.grouped_stage_assignment !== null && operation === "start")
-    return performStage(invocation, environment);
+    return load.stage().performStage(invocation, environment);
   if (lane === demoLane) return performDemo(invocation);
   if (operation === "resume") needCheckpoint(invocation);
   needPlatform(invocation);
-  return lane === actualLane ? performActual(invocation) : performWindowed(invocation);
+  return lane === actualLane
+    ? load.actual().performActual(invocation)
+    : load.windowed().performWindowed(invocation);
 }
 
 /** How a validator does the work of a lane again. */
@@ -39,8 +51,8 @@ function workOf({ lane, manifest, capability }: Invocation): LaneWork {
   }
   if (lane === demoLane) return { replayer: demoReplayer, profile: demoProfile };
   return {
-    replayer: windowReplayer(capability.backend_family),
-    profile: ({ root }) => profileOf(root, lane),
+    replayer: load.replay().windowReplayer(capability.backend_family),
+    profile: ({ root }) => load.profile().profileOf(root, lane),
   };
 }
 
