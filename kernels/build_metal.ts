@@ -206,7 +206,7 @@ export async function buildMetalStandin(outDir: string, checked = true): Promise
   const objects = await inParallel(jobs, (job) => objectOf(version, job, headers));
   const link = ["-shared", "-pthread", "-Wl,--no-undefined", "-Wl,--exclude-libs,ALL"];
   const libraries = ["-L", gcc, "-lobjc"];
-  const name = checked ? "libpsionic_metal_checked.so" : "libpsionic_metal_standin.so";
+  const name = checked ? "libpsionic_metal_checked.so" : "libpsionic_metal-standin.so";
   const library = await cached(
     ".so",
     [version, link.join(" "), ...objects.map((o) => basename(o))],

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
-import { findCuda, measureRoofline, openDevice } from "../backends/index.ts";
+import { findCuda, findMetal, measureRoofline, openDevice } from "../backends/index.ts";
 import { embeddedFiles } from "../core/embedded.ts";
 import { cacheFolders } from "../core/unpack.ts";
 import { version } from "../core/version.ts";
@@ -33,7 +33,7 @@ export const doctor = command({
   examples: ["psionic doctor", "psionic doctor --quick", "psionic doctor --measure --json"],
   async run({ args }) {
     const measure = args.measure ?? false;
-    const findings = [...machine(), ...kernels(measure), ...cuda(measure), ...absentBackends(), ...files()];
+    const findings = [...machine(), ...kernels(measure), ...cuda(measure), ...metal(measure), ...files()];
     const ok = findings.every(({ state }) => state !== "failed");
     const validation = args.quick ? [] : await (await import("./validation.ts")).validationMatrix();
     if (args.json) await printJson({ version, bun: Bun.version, ok, findings, validation });
@@ -134,9 +134,26 @@ function factsText(facts: DeviceInfo): string {
     .join(" ");
 }
 
-function absentBackends(): Finding[] {
-  const metal = process.platform === "darwin" ? "" : "not macOS, and ";
-  return [{ name: "backend metal", state: "not used", text: `${metal}this build has no Metal backend` }];
+/** The GPU of a Mac, with its family, memory and Metal's version; where there is none, why. */
+function metal(measure: boolean): Finding[] {
+  const name = "backend metal";
+  const { library, device: facts, reason } = findMetal();
+  if (!facts) return [{ name, state: "not used", text: String(reason) }];
+  const findings: Finding[] = [
+    { name, state: "ready", text: factsText(facts) },
+    { name: "metal library", state: "ready", text: String(library) },
+  ];
+  if (measure) {
+    const device = openDevice("metal");
+    const { readGbPerSecond } = measureRoofline("metal");
+    device.close();
+    findings.push({
+      name: "measured metal",
+      state: "ready",
+      text: `copy ${readGbPerSecond.toFixed(0)} GB/s`,
+    });
+  }
+  return findings;
 }
 
 function files(): Finding[] {

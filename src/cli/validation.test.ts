@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type Claim, type Machine, thisMachine, validationMatrix } from "./validation.ts";
 
 const root = join(import.meta.dir, "..", "..");
-const bare: Machine = { platform: "linux", cuda: false, kfd: false };
+const bare: Machine = { platform: "linux", cuda: false, metal: false, kfd: false };
 
 /** What doctor says in a process of its own: in this one other tests may have a CUDA library of theirs open. */
 const machine: Promise<readonly Claim[]> = (async () => {

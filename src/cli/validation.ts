@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
-import { findCuda, openDevice } from "../backends/index.ts";
+import { findCuda, findMetal, openDevice } from "../backends/index.ts";
+import type { BackendName } from "../ir/op.ts";
 import { resolveBackend } from "../models/cli/backend_option.ts";
 import { defaultModelPath } from "../models/default_model.ts";
 import { ownServer } from "../serve/conformance/own.ts";
@@ -35,13 +36,16 @@ export type Machine = {
   readonly platform: string;
   /** CUDA opens a device. */
   readonly cuda: boolean;
+  /** Metal opens the GPU of a Mac. */
+  readonly metal: boolean;
   /** Linux shows AMD's compute driver. */
   readonly kfd: boolean;
 };
 
 export function thisMachine(): Machine {
   const cuda = findCuda(1).devices.length > 0;
-  return { platform: process.platform, cuda, kfd: existsSync("/dev/kfd") };
+  const metal = findMetal().device !== undefined;
+  return { platform: process.platform, cuda, metal, kfd: existsSync("/dev/kfd") };
 }
 
 /** Runs what can be run here and collects what was seen: a row per backend and product. */
@@ -49,8 +53,9 @@ export async function validationMatrix(machine: Machine = thisMachine()): Promis
   const claims = await executions("cpu", "reference");
   if (machine.cuda) claims.push(...(await executions("cuda", "nvidia")));
   else claims.push(refusal("cuda", "cuda.refusal.unavailable", () => openDevice("cuda").close()));
-  if (machine.platform === "darwin") {
-    const evidence = "this build has no Metal backend";
+  if (machine.metal) claims.push(...(await executions("metal", "apple")));
+  else if (machine.platform === "darwin") {
+    const evidence = findMetal().reason ?? "no Metal device opens";
     claims.push(
       row({ coverage: "not_yet_validated", claim: "metal.text_generation", evidence }, run("metal"), 1),
     );
@@ -74,7 +79,7 @@ function row({ coverage, claim, evidence }: Seen, command: string, exitCode: num
 const run = (backend: string): string => `psionic run --backend ${backend} -p 'Why does HTTPS matter?'`;
 
 /** Generates and embeds with the built-in model through a server on this machine's loopback. */
-async function executions(backend: "cpu" | "cuda", lane: string): Promise<Claim[]> {
+async function executions(backend: BackendName, lane: string): Promise<Claim[]> {
   const generation = `${backend}.text_generation`;
   const embeddings = `${backend}.embeddings`;
   const commands = [

@@ -44,6 +44,7 @@ export function stored(record: TensorRecord, files: MappedFiles, converted: Conv
     ...{ name, dtype, shape, bytes, read, mapped: true },
     address: () => files.address(file, offset),
     place: files.mapped ? { path: files.path(file), offset } : undefined,
+    mapping: files.mapping(file),
     drop: () => files.drop(file, offset, bytes),
   };
 }

@@ -1,5 +1,6 @@
 import { type MappedFile, mapFile } from "../backends/index.ts";
 import { unexpected } from "../core/error.ts";
+import type { FileMapping } from "../runtime/device.ts";
 import { type FileSource, openFile } from "./files/bytes.ts";
 import type { ModelFile } from "./files/tensors.ts";
 
@@ -12,6 +13,8 @@ export type MappedFiles = {
   read(file: number, offset: number, bytes: number): Uint8Array;
   drop(file: number, offset: number, bytes: number): void;
   path(file: number): string;
+  /** Where the whole file lies; undefined when it is not mapped. */
+  mapping(file: number): FileMapping | undefined;
   close(): void;
 };
 
@@ -37,6 +40,7 @@ export function mapModelFiles(files: readonly ModelFile[], mapped: boolean): Map
       if (mapped) maps[file]!.drop(offset, bytes);
     },
     path: (file) => files[file]!.path,
+    mapping: (file) => maps[file],
     close() {
       for (const m of maps) m.unmap();
       maps.length = 0;

@@ -1,7 +1,7 @@
 import { type DType, isQuantised, rowBytes } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
-import type { Device, FilePlace } from "../runtime/device.ts";
+import type { Device, FileMapping, FilePlace } from "../runtime/device.ts";
 import { makeTensor, type Tensor } from "../runtime/tensor.ts";
 import type { GateUp, Linear } from "./layers.ts";
 
@@ -19,6 +19,8 @@ export type StoredTensor = {
   read(): Uint8Array;
   /** Where the bytes begin in a file; undefined where they were made or nothing will be computed. */
   readonly place: FilePlace | undefined;
+  /** The mapped file that has the bytes, if one has. */
+  readonly mapping?: FileMapping | undefined;
   /** Tells that the mapped pages, or the memory at `address`, are not needed any more. */
   drop(): void;
 };
@@ -51,6 +53,9 @@ export class Weights {
   readonly #source: WeightSource;
   readonly #progress: (bytes: number) => void;
   readonly #owned: Tensor[] = [];
+  readonly #adopted = new Set<FileMapping>();
+  /** Names of adopted tensors: a tied table has one place. */
+  readonly #inPlace = new Set<string>();
   #residentBytes = 0;
   #mappedBytes = 0;
 
@@ -131,7 +136,8 @@ export class Weights {
   } {
     const types = new Set(layers.map((l) => this.dtype(`${l.name}.weight`)));
     const biases = new Set(layers.map((l) => this.has(`${l.name}.bias`)));
-    if (types.size === 1 && biases.size === 1 && layers.every((l) => l.outputs % 16 === 0)) {
+    const joins = !layers.every((l) => this.#isAdopted(this.#source.get(`${l.name}.weight`)));
+    if (joins && types.size === 1 && biases.size === 1 && layers.every((l) => l.outputs % 16 === 0)) {
       let offset = 0;
       const at = layers.map((l) => {
         const here = { part: 0, offset };
@@ -175,6 +181,10 @@ export class Weights {
     const stored = names.map((name) => this.#checked(`${name}.weight`, [experts, outputs, inputs]));
     const dtype = this.#sameType(stored);
     const all = outputs * names.length;
+    if (stored.length === 1 && this.#isAdopted(stored[0]!)) {
+      const weight = this.#adopt(stored[0]!, [experts, outputs, inputs]);
+      return { weight, bias: this.#expertBias(names, experts, outputs) };
+    }
     const weight = this.#device.empty(dtype, [experts, all, inputs], { packed: true, kind: "weight" });
     const { packedBytes } = this.#device.backend;
     const each = packedBytes(dtype, all, inputs);
@@ -196,7 +206,9 @@ export class Weights {
     const merged = `blk.${i}.ffn_gate_up_exps`;
     if (this.has(`${merged}.weight`)) return [this.experts([merged], experts, 2 * outputs, inputs)];
     const [gate, up] = [`blk.${i}.ffn_gate_exps`, `blk.${i}.ffn_up_exps`];
-    const joins = this.dtype(`${gate}.weight`) === this.dtype(`${up}.weight`) && outputs % 16 === 0;
+    const inPlace = [gate, up].every((name) => this.#isAdopted(this.#source.get(`${name}.weight`)));
+    const sameType = this.dtype(`${gate}.weight`) === this.dtype(`${up}.weight`);
+    const joins = !inPlace && sameType && outputs % 16 === 0;
     if (joins) return [this.experts([gate, up], experts, outputs, inputs)];
     return [this.experts([gate], experts, outputs, inputs), this.experts([up], experts, outputs, inputs)];
   }
@@ -205,6 +217,8 @@ export class Weights {
   table(name: string, rows: number, columns: number): Tensor {
     if (!this.#device.backend.hostMemory) return this.#joined([{ name, outputs: rows }], columns, []).weight;
     const s = this.#checked(`${name}.weight`, [rows, columns]);
+    if (this.#isAdopted(s)) return this.#adopt(s, [rows, columns], false);
+    if (this.#device.backend.adopt) return this.#joined([{ name, outputs: rows }], columns, []).weight;
     if (s.mapped) this.#mappedBytes += s.bytes;
     else this.#residentBytes += s.bytes;
     this.#progress(s.bytes);
@@ -235,6 +249,8 @@ export class Weights {
   free(): void {
     for (const t of this.#owned) this.#device.free(t);
     this.#owned.length = 0;
+    for (const mapping of this.#adopted) this.#device.backend.disown?.(mapping);
+    this.#adopted.clear();
     this.#source.close();
   }
 
@@ -246,6 +262,11 @@ export class Weights {
     const stored = layers.map((l) => this.#checked(`${l.name}.weight`, [l.outputs, inputs]));
     const dtype = this.#sameType(stored);
     const outputs = layers.reduce((sum, l) => sum + l.outputs, 0);
+    const biases = biased.map((l) => this.hostVector(`${l.name}.bias`, l.outputs));
+    const bias = biases.length === 0 ? undefined : this.constant(concatenate(biases));
+    if (stored.length === 1 && this.#isAdopted(stored[0]!)) {
+      return { weight: this.#adopt(stored[0]!, [outputs, inputs]), bias };
+    }
     const weight = this.#device.empty(dtype, [outputs, inputs], { packed: true, kind: "weight" });
     let place = weight.address;
     for (const s of stored) {
@@ -256,8 +277,25 @@ export class Weights {
       s.drop();
     }
     this.#own(weight, this.#device.backend.packedBytes(dtype, outputs, inputs));
-    const biases = biased.map((l) => this.hostVector(`${l.name}.bias`, l.outputs));
-    return { weight, bias: biases.length === 0 ? undefined : this.constant(concatenate(biases)) };
+    return { weight, bias };
+  }
+
+  /** Whether the device computes with the bytes where the file is mapped. */
+  #isAdopted({ mapped }: StoredTensor): boolean {
+    return this.#device.backend.adopt !== undefined && mapped;
+  }
+
+  #adopt(stored: StoredTensor, shape: Shape, packed = true): Tensor {
+    const { mapping } = stored;
+    const address = stored.address();
+    if (mapping) {
+      this.#device.backend.adopt!(mapping, address, stored.bytes);
+      this.#adopted.add(mapping);
+    }
+    if (!this.#inPlace.has(stored.name)) this.#residentBytes += stored.bytes;
+    this.#inPlace.add(stored.name);
+    this.#progress(stored.bytes);
+    return makeTensor(this.#device, "weight", address, { dtype: stored.dtype, shape, packed });
   }
 
   #expertBias(names: readonly string[], experts: number, outputs: number): Tensor | undefined {

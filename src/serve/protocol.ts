@@ -1,4 +1,5 @@
 /** What crosses between the HTTP side (main thread) and the engine (worker): plain data only. */
+import type { EngineBackend } from "../ir/op.ts";
 import type { Pooling } from "../models/pooling.ts";
 import type { ConstraintSource, Program } from "./grammar/index.ts";
 
@@ -145,8 +146,8 @@ export type EmbeddingFacts = {
 
 /** The truth tuple: which code executes a request (serving contract, section 2). */
 export type BackendTruth = {
-  readonly backend: "cpu" | "cuda" | "metal";
-  readonly executionMode: "native";
+  readonly backend: EngineBackend;
+  readonly executionMode: "native" | "emulated";
   readonly executionEngine: "psionic";
   readonly residencyMode: string;
   readonly hybridOffload: string;
@@ -207,7 +208,7 @@ export type PrefixDisk = { readonly folder: string; readonly limitBytes: number 
 
 export type EngineOptions = {
   readonly modelPath: string;
-  readonly backend: "cpu" | "cuda";
+  readonly backend: EngineBackend;
   /** Number of the GPU; absent: 0. */
   readonly device?: number;
   /** Layers that were asked for on the GPU; fewer than all, -1 aside, are refused. Absent: all. */

@@ -1,5 +1,6 @@
-import { findCuda, hasNvidiaHardware } from "../../backends/index.ts";
+import { findCuda, findMetal, hasNvidiaHardware } from "../../backends/index.ts";
 import { PsionicError, unexpected } from "../../core/error.ts";
+import type { EngineBackend } from "../../ir/op.ts";
 import { list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { messages } from "../../terminal/output.ts";
 
@@ -7,9 +8,11 @@ import { messages } from "../../terminal/output.ts";
 export const backendOption = {
   backend: {
     type: "enum",
-    options: list("auto", "cpu", "cuda", "metal"),
+    options: list("auto", "cpu", "cuda", "metal", "metal-standin"),
     default: "auto",
-    description: "Device to compute on; auto: a CUDA device if one is there, else the CPU",
+    description:
+      "Device to compute on; auto: a CUDA device or a Mac's GPU if one is there, else the CPU. metal-standin runs Metal's " +
+      "kernels on the CPU, for tests",
   },
   device: {
     type: "string",
@@ -20,27 +23,45 @@ export const backendOption = {
 } as const;
 
 /** The backend that computes. `auto` says so when a GPU is there that it cannot take. */
-export function resolveBackend(asked: string): "cpu" | "cuda" {
-  if (asked === "cpu" || asked === "cuda") return asked;
-  if (asked === "metal") throw metalRefusal();
+export function resolveBackend(asked: string): EngineBackend {
+  if (asked === "cpu" || asked === "cuda" || asked === "metal-standin") return asked;
+  if (asked === "metal") return metalOrRefusal();
   if (asked !== "auto") {
     const text = `[backend] expected auto, cpu or cuda, got ${asked}. This build has no ${asked} backend`;
     throw new PsionicError("unsupported", text);
   }
+  if (process.platform === "darwin") return metalOrCpu();
   const { hardware, devices, reason } = hardwareFindings();
   if (devices.length > 0) return "cuda";
   if (hardware) messages.warn(`Computing on the CPU; the GPU is not used: ${reason}`);
   return "cpu";
 }
 
+function metalOrRefusal(): "metal" {
+  const { device, reason } = findMetal();
+  if (device) return "metal";
+  throw metalRefusal(process.platform, reason);
+}
+
+function metalOrCpu(): "metal" | "cpu" {
+  const { device, reason } = findMetal();
+  if (device) return "metal";
+  messages.warn(`Computing on the CPU; the GPU is not used: ${reason}`);
+  return "cpu";
+}
+
 /** The Metal lane computes on a Mac or not at all; who asks for it never gets another device instead. */
-export function metalRefusal(platform: string = process.platform): PsionicError {
-  const reason = platform === "darwin" ? "" : `${platform}, where there is no Metal, and `;
+export function metalRefusal(
+  platform: string = process.platform,
+  reason = "no metal backend in this build",
+): PsionicError {
   return unexpected(
     "unsupported",
     "backend",
     "a Mac with Apple silicon and a build with Metal kernels for metal",
-    `${reason}no metal backend in this build`,
+    platform === "darwin"
+      ? reason
+      : `${platform}, where there is no Metal, and no metal backend in this build`,
     {
       fix:
         "backend=metal, execution_mode=native, fallback_policy=refuse: that lane is refused here and never runs on the " +
@@ -74,13 +95,13 @@ export function checkDeviceNumbers(args: DeviceArgs): {
 /** Numbers of `--device` and `--threads`; options of the other backend are wrong usage. */
 export function deviceNumbers(
   args: DeviceArgs,
-  backend: "cpu" | "cuda",
+  backend: EngineBackend,
 ): ReturnType<typeof checkDeviceNumbers> {
   const numbers = checkDeviceNumbers(args);
-  if (backend === "cpu" && numbers.device !== undefined)
+  if (backend !== "cuda" && numbers.device !== undefined && !(backend === "metal" && numbers.device === 0))
     throw new UsageError("--device goes with --backend cuda");
-  if (backend === "cuda" && numbers.threads !== undefined)
+  if (backend !== "cpu" && numbers.threads !== undefined)
     throw new UsageError("--threads goes with --backend cpu");
-  if (backend === "cuda" && args.isa !== undefined) throw new UsageError("--isa goes with --backend cpu");
+  if (backend !== "cpu" && args.isa !== undefined) throw new UsageError("--isa goes with --backend cpu");
   return numbers;
 }

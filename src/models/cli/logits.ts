@@ -71,7 +71,11 @@ export const logits = command({
     // a place that cannot be written is better known before the weights are read
     AsideFile.check(out, "--out");
     const device =
-      backend === "cuda" ? openDevice("cuda", { number }) : openDevice("cpu", { threads, isa: args.isa });
+      backend === "cpu"
+        ? openDevice("cpu", { threads, isa: args.isa })
+        : backend === "cuda"
+          ? openDevice("cuda", { number })
+          : openDevice(backend);
     const progress = new Progress();
     const model = loadModel(device, files, {
       numerics: args.numerics === "ggml" ? "ggml" : "reference",

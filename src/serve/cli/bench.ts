@@ -8,7 +8,7 @@ import { command, UsageError, wholeNumber, wholeNumbers } from "../../terminal/c
 import { messages, print, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { readableBytes, readableCount, table } from "../../terminal/table.ts";
-import { refusePartialOffload } from "../engine/gpu_layers.ts";
+import { gpuLayersNote } from "../engine/gpu_layers.ts";
 import { openEngineDevice } from "../engine/load.ts";
 import { type BenchCase, type BenchSamples, CaseRunner, caseName, runCase } from "./bench_steps.ts";
 import { engineArgs, engineOptions } from "./engine_options.ts";
@@ -63,7 +63,8 @@ export const bench = command({
     const files = openModelFiles(options.modelPath);
     const { config } = readModel(files);
     for (const note of checkLengths(cases, config.contextLength)) messages.warn(note);
-    refusePartialOffload(config.layers, options.gpuLayers);
+    const layersNote = gpuLayersNote(config.layers, options.gpuLayers, options.backend);
+    if (layersNote) messages.warn(layersNote);
     const device = openEngineDevice(options);
     const progress = new Progress();
     const model = loadModel(device, files, {
@@ -186,7 +187,10 @@ type BenchResult = {
 };
 
 /** Beyond any cache, and read in some milliseconds. */
-const rooflineBytes = { cpu: 256 * 2 ** 20, cuda: 512 * 2 ** 20 };
+const rooflineBytes = {
+  ...{ cpu: 256 * 2 ** 20, cuda: 512 * 2 ** 20, metal: 512 * 2 ** 20 },
+  "metal-standin": 2 ** 20,
+};
 
 function medianOf(numbers: readonly number[]): number {
   return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)]!;

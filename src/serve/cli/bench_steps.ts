@@ -87,7 +87,7 @@ export class CaseRunner {
     this.model = model;
     this.test = test;
     this.pages = Math.ceil((test.depth + test.tokens + 1) / pageSize);
-    this.perStep = backendLimits[device.backend.name === "cuda" ? "cuda" : "cpu"].prompt.perStep;
+    this.perStep = backendLimits[device.backend.name === "meta" ? "cpu" : device.backend.name].prompt.perStep;
     const groups = model.cacheGroups.map(({ window }) => ({ window, pages: this.pages * test.batch }));
     const limits = { slots: test.batch, maxPages: this.pages };
     this.executor = new ModelExecutor(device, model, groups, cacheType, limits);

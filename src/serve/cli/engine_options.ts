@@ -107,7 +107,7 @@ export function checkEngineNumbers(args: Omit<EngineArgs, "model">): void {
 
 function refuseGpuLayers(layers: number | undefined): void {
   if (layers === undefined || layers === 0) return;
-  const fix = "Leave -ngl out, or take --backend cuda";
+  const fix = "Leave -ngl out, or take --backend cuda or metal";
   throw unexpected("unsupported", "-ngl", "0 or nothing on the CPU", layers, { fix });
 }
 

@@ -1,5 +1,6 @@
 import { openDevice } from "../../backends/index.ts";
 import { PsionicError } from "../../core/error.ts";
+import type { EngineBackend } from "../../ir/op.ts";
 import { backendOption, deviceNumbers, resolveBackend } from "../../models/cli/backend_option.ts";
 import type { GgufValue } from "../../models/files/gguf_values.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
@@ -67,7 +68,8 @@ type PlanOrRefusal = ModelPlan | { readonly refused: string; readonly code: stri
 
 function planOf(files: ModelFiles, { device, ...options }: PlanOptions): PlanOrRefusal {
   try {
-    const available = options.backend === "cuda" ? freeOn(device) : availableMemory();
+    const { backend = "cpu" } = options;
+    const available = backend === "cpu" ? availableMemory() : freeOn(backend, device);
     return planModel(files, options, available);
   } catch (error) {
     if (error instanceof PsionicError) return { refused: error.message, code: error.code };
@@ -77,9 +79,9 @@ function planOf(files: ModelFiles, { device, ...options }: PlanOptions): PlanOrR
 
 type PlanOptions = NonNullable<Parameters<typeof planModel>[1]> & { readonly device: number | undefined };
 
-/** Bytes free on a CUDA device. */
-function freeOn(number: number | undefined): number {
-  const device = openDevice("cuda", { number });
+/** Bytes free on a GPU. */
+function freeOn(backend: Exclude<EngineBackend, "cpu">, number: number | undefined): number {
+  const device = backend === "cuda" ? openDevice("cuda", { number }) : openDevice(backend);
   try {
     return device.backend.memory!().free;
   } finally {

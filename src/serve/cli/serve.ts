@@ -80,7 +80,7 @@ async function servePlan(args: ServeArgs, settings: readonly Setting[], log: Ser
 
 function checkMetal(args: ServeArgs, log: ServerLog): void {
   const mode = args["metal-mode"];
-  if (mode && args.backend !== "auto" && args.backend !== "metal") {
+  if (mode && !["auto", "metal", "metal-standin"].includes(args.backend)) {
     throw new UsageError(`--metal-mode goes with --backend auto or metal, got --backend ${args.backend}`);
   }
   if (mode === "proxy") {
@@ -88,5 +88,5 @@ function checkMetal(args: ServeArgs, log: ServerLog): void {
     throw unexpected("unsupported", "metal-mode", "auto or native", "proxy", { fix });
   }
   if (mode && mode !== "auto")
-    log.warn(`--metal-mode ${mode} has no effect: this build has no Metal backend`);
+    log.warn(`--metal-mode ${mode} says nothing new: Metal, where it computes, is native`);
 }

@@ -43,4 +43,17 @@ export const backendLimits: Readonly<Record<EngineOptions["backend"], BackendLim
     reserveBytes: 384 * 2 ** 20,
     sparePages: spareRowPages,
   },
+  metal: {
+    prompt: { perStep: 512, shareMs: 40, leastShare: 32, largestShare: 512, firstShare: 64 },
+    // the machine's memory, of which the system's recommendation already leaves a part to others
+    defaultPart: 0.5,
+    reserveBytes: 384 * 2 ** 20,
+    sparePages: 0,
+  },
+  "metal-standin": {
+    prompt: { perStep: 64, shareMs: 1000, leastShare: 16, largestShare: 64, firstShare: 16 },
+    defaultPart: 0.1,
+    reserveBytes: 256 * 2 ** 20,
+    sparePages: 0,
+  },
 };

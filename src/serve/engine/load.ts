@@ -25,8 +25,8 @@ import { backendTruths } from "./truth.ts";
 export function openEngineDevice(choice: DeviceChoice): Device {
   const { backend, device, threads, isa, libraryPath } = choice;
   if (libraryPath !== undefined) useLibrary(backend, libraryPath);
-  if (backend === "cuda") return openDevice("cuda", { number: device });
-  return openDevice("cpu", { threads, isa });
+  if (backend === "cpu") return openDevice("cpu", { threads, isa });
+  return backend === "cuda" ? openDevice("cuda", { number: device }) : openDevice(backend);
 }
 
 type DeviceChoice = Pick<EngineOptions, "backend" | "device" | "threads" | "isa" | "libraryPath">;
@@ -190,7 +190,7 @@ function describeEngine(
       pooling: declared ?? "mean",
       declared: declared !== undefined,
     },
-    backend: backendTruths[backend.name === "cuda" ? "cuda" : "cpu"],
+    backend: backendTruths[backend.name === "meta" ? "cpu" : backend.name],
     ...(backend.memory ? { device: backend.info() } : {}),
     contextLength: plan.contextLength,
     ...{ slots, maxQueue, memory, planDigest, loadMs, notes },

@@ -3,7 +3,7 @@ import type { ModelFiles } from "../../models/files/source.ts";
 import { loadModel } from "../../models/registry.ts";
 import type { EngineOptions } from "../protocol.ts";
 import { backendLimits } from "./backend_limits.ts";
-import { refusePartialOffload } from "./gpu_layers.ts";
+import { gpuLayersNote } from "./gpu_layers.ts";
 import { availableMemory } from "./memory.ts";
 import { defaultCacheType, defaultSlots, type EnginePlan, planMemory } from "./plan.ts";
 import { measureShape } from "./shape.ts";
@@ -41,7 +41,7 @@ export function planModel(
   try {
     const model = loadModel(device, files, { numerics: options.numerics ?? "reference" });
     try {
-      refusePartialOffload(model.config.layers, options.gpuLayers);
+      const layersNote = gpuLayersNote(model.config.layers, options.gpuLayers, backend);
       const { shape, planDigest } = measureShape(device, model, {
         slots: options.slots ?? defaultSlots,
         cacheType: options.cacheType ?? defaultCacheType,
@@ -49,7 +49,7 @@ export function planModel(
         promptTokens: backendLimits[backend].prompt.perStep,
       });
       const plan = planMemory(shape, options, availableBytes);
-      const notes = [...(model.notes ?? []), ...plan.notes];
+      const notes = [...(model.notes ?? []), ...(layersNote ? [layersNote] : []), ...plan.notes];
       return { ...plan, notes, planDigest, parameters: model.parameters };
     } finally {
       model.free();

@@ -21,4 +21,17 @@ export const backendTruths: Readonly<Record<EngineOptions["backend"], BackendTru
     residencyMode: "cuda_accelerated",
     performanceClass: "nvidia_native",
   },
+  metal: {
+    backend: "metal",
+    ...native,
+    residencyMode: "metal_accelerated",
+    performanceClass: "apple_silicon_native",
+  },
+  "metal-standin": {
+    backend: "metal-standin",
+    ...native,
+    executionMode: "emulated",
+    residencyMode: "cpu_only",
+    performanceClass: "test_standin",
+  },
 };

@@ -1,4 +1,5 @@
 import { copyLibrary } from "../../backends/index.ts";
+import type { EngineBackend } from "../../ir/op.ts";
 
 /** A library that one engine has to itself, until it gives it back. */
 export type LibraryCopy = {
@@ -11,10 +12,10 @@ export type LibraryCopy = {
 type Slot = { readonly path: string | undefined; taken: boolean };
 
 /** Libraries of this process by backend; the first is the library itself, the others are copies of it. */
-const slots = new Map<"cpu" | "cuda", Slot[]>();
+const slots = new Map<EngineBackend, Slot[]>();
 
 /** A library that no engine uses. Copies are used again, since what was loaded stays until the process ends. */
-export function takeLibrary(backend: "cpu" | "cuda"): LibraryCopy {
+export function takeLibrary(backend: EngineBackend): LibraryCopy {
   const all = slots.get(backend) ?? [];
   slots.set(backend, all);
   let slot = all.find(({ taken }) => !taken);
