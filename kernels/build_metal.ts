@@ -1,7 +1,7 @@
 /**
  * Builds the Metal kernels for the stand-in (kernels/metal/standin), which runs them on Linux for tests, and lists the
  * sources that a library for macOS is made of.
- * Usage: bun kernels/build_metal.ts [standin|checked]; prints the path.
+ * Usage: bun kernels/build_metal.ts [checked|standin|faults]; prints the path.
  */
 import { existsSync } from "node:fs";
 import { mkdir, rename } from "node:fs/promises";
@@ -47,8 +47,8 @@ export async function flattenedKernels(path: string): Promise<string> {
 }
 
 /** C of the tables that the shim reads: compiled kernels, if there are any, and all sources. */
-export async function metalEmbedding(metallib?: Uint8Array): Promise<string> {
-  const { kernels: files, objectiveC: launchers } = await metalSources();
+export async function metalEmbedding(metallib?: Uint8Array, of?: MetalSources): Promise<string> {
+  const { kernels: files, objectiveC: launchers } = of ?? (await metalSources());
   const texts = await Promise.all(launchers.map((path) => Bun.file(path).text()));
   const symbols = texts.flatMap((text) =>
     [...text.matchAll(/^PSI_API [\w ]+[ *](psi_\w+)\(/gm)].map((m) => m[1]),
@@ -159,8 +159,25 @@ async function headerTexts(): Promise<string[]> {
   return Promise.all(found.sort().map((file) => Bun.file(join(standin, file)).text()));
 }
 
-/** Builds the stand-in library into `outDir`; `checked`: every access of a kernel is checked. */
-export async function buildMetalStandin(outDir: string, checked = true): Promise<string> {
+/** The shim with kernels that hold mistakes, for tests of the checks. */
+async function faultSources(): Promise<MetalSources> {
+  const faults = join(standin, "faults", "faults");
+  const shim = ["shim.m", "pipeline.m", "types.m"].map((file) => join(folder, file));
+  return { objectiveC: [...shim, `${faults}.m`], kernels: [{ stem: "faults", path: `${faults}.metal` }] };
+}
+
+/** Which library: all ops, with every access of a kernel checked or without, or the checks' own mistakes. */
+export type StandinKind = "checked" | "standin" | "faults";
+
+const libraryFiles: Readonly<Record<StandinKind, string>> = {
+  checked: "libpsionic_metal_checked.so",
+  standin: "libpsionic_metal-standin.so",
+  faults: "libpsionic_metal_faults.so",
+};
+
+/** Builds a stand-in library into `outDir`. */
+export async function buildMetalStandin(outDir: string, kind: StandinKind = "checked"): Promise<string> {
+  const checked = kind !== "standin";
   const missing = standinMissing();
   if (missing) {
     throw new Error(
@@ -170,7 +187,7 @@ export async function buildMetalStandin(outDir: string, checked = true): Promise
   const gcc = objectiveCFolder()!;
   const version = await run(["clang-19", "--version"]);
   const headers = await headerTexts();
-  const sources = await metalSources();
+  const sources = kind === "faults" ? await faultSources() : await metalSources();
   const translated = await inParallel(sources.kernels, async ({ stem, path }) => {
     const source = await flattenedKernels(path);
     const text = translate(stem, await expanded(stem, source), source);
@@ -197,28 +214,31 @@ export async function buildMetalStandin(outDir: string, checked = true): Promise
     ...m.map((file) => ({
       ...{
         compiler: "clang-19",
-        flags: [...objectiveC(checked ? "_checked" : "_plain"), "-I", standin, "-I", join(gcc, "include")],
+        flags: [...objectiveC(`_${kind}`), "-I", standin, "-I", join(gcc, "include")],
         file,
       },
     })),
-    { compiler: "clang-19", flags: common, file: await generated("embedded.c", await metalEmbedding()) },
+    {
+      compiler: "clang-19",
+      flags: common,
+      file: await generated("embedded.c", await metalEmbedding(undefined, sources)),
+    },
   ];
   const objects = await inParallel(jobs, (job) => objectOf(version, job, headers));
   const link = ["-shared", "-pthread", "-Wl,--no-undefined", "-Wl,--exclude-libs,ALL"];
   const libraries = ["-L", gcc, "-lobjc"];
-  const name = checked ? "libpsionic_metal_checked.so" : "libpsionic_metal-standin.so";
   const library = await cached(
     ".so",
     [version, link.join(" "), ...objects.map((o) => basename(o))],
     (out) => ["clang++-19", ...link, ...objects, ...libraries, "-o", out],
   );
-  return install(library, join(outDir, name));
+  return install(library, join(outDir, libraryFiles[kind]));
 }
 
 if (import.meta.main) {
   const kind = process.argv[2] ?? "checked";
-  if (kind !== "standin" && kind !== "checked") {
-    throw new Error(`[kernels/build_metal] expected standin or checked, got ${kind}`);
+  if (!(kind in libraryFiles)) {
+    throw new Error(`[kernels/build_metal] expected ${Object.keys(libraryFiles).join(", ")}, got ${kind}`);
   }
-  console.log(await buildMetalStandin(join(cache, "native"), kind === "checked"));
+  console.log(await buildMetalStandin(join(cache, "native"), kind as StandinKind));
 }

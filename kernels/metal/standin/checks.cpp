@@ -50,9 +50,9 @@ static const char* verb(bool write) { return write ? "writes" : "reads"; }
 /* ---- races ---- */
 
 static bool unordered(const Touch& t, const Touch& now) {
-  if (t.epoch == 0 || t.thread == now.thread) return false;
+  if (t.epoch == 0) return false;
   if (t.group != now.group) return true;
-  if (t.epoch != now.epoch) return false;
+  if (t.thread == now.thread || t.epoch != now.epoch) return false;
   int of = t.thread >= 0 ? t.thread / 32 : t.thread <= -2 ? -2 - t.thread : -1;
   return !(of == now.thread / 32 && t.simd_epoch < now.simd_epoch);
 }

@@ -151,6 +151,17 @@ static void begin_group(const StandinDispatch& d) {
 
 /* ---- a dispatch ---- */
 
+/* The fibers' own text, in Metal's words. */
+static void stuck(char* error, size_t capacity, const char* text) {
+  unsigned x = 0, y = 0, z = 0;
+  int at_barrier = 0, in_simdgroup = 0, returned = 0;
+  sscanf(text, "block (%u,%u,%u): %d threads wait for their block, %d for their warp, %d", &x, &y, &z, &at_barrier, &in_simdgroup, &returned);
+  snprintf(error, capacity,
+           "kernel %s, thread (%d,0,0) of threadgroup (%u,%u,%u): divergent barrier: %d threads wait at a threadgroup barrier, %d in a simdgroup "
+           "function, %d have returned",
+           running.name, at_barrier > 0 ? group.first : 0, x, y, z, at_barrier, in_simdgroup, returned);
+}
+
 static int refuse(char* error, size_t capacity, const char* name, const char* what) {
   snprintf(error, capacity, "kernel %s: %s", name, what);
   return 1;
@@ -181,7 +192,7 @@ static int run(const StandinDispatch& d, char* error, size_t capacity) {
   if (checked) end_checks();
   if (!text) return 0;
   if (strncmp(text, "kernel ", 7) == 0) snprintf(error, capacity, "%s", text);
-  else snprintf(error, capacity, "kernel %s: divergent barrier, thread%s", k.name, text);
+  else stuck(error, capacity, text);
   return 1;
 }
 
