@@ -1,6 +1,6 @@
 /**
  * Damaged inputs of every kind that comes from strangers: GGUF and safetensors headers, tokenizer tables, answers of
- * models, grammars, request bodies, invocation manifests. Anything but a typed error ends the run.
+ * models, grammars, request bodies, invocation manifests, contributions. Anything but a typed error ends the run.
  * Usage: bun scripts/fuzz.ts [--seconds 120 | --count N] [--seed N]   Time is shared out evenly, cases by their cost: N
  * answers over the three families, and for the other kinds a part of N beside them.
  * Output: one line per kind on stdout, progress on stderr; exits 1 at the first thing that broke, with the seed and the case.
@@ -38,6 +38,7 @@ const kinds: readonly Kind[] = [
   { name: "schemas, patterns and grammars", part: 0.02, run: grammars },
   { name: "request bodies", part: 0.08, run: requestBodies },
   { name: "invocation manifests", part: 1, run: invocationManifests },
+  { name: "contributions", part: 0.02, run: contributions },
 ];
 
 const pastCountsName = "past magic and counts";
@@ -98,6 +99,12 @@ async function requestBodies(seed: number, limit: FuzzLimit) {
 async function invocationManifests(seed: number, limit: FuzzLimit) {
   const { fuzzManifests } = await import("../src/machine/fuzz.ts");
   const { cases, classes } = fuzzManifests(seed, limit);
+  return { cases, ...classes };
+}
+
+async function contributions(seed: number, limit: FuzzLimit) {
+  const { fuzzContributions } = await import("../src/machine/fuzz_contribution.ts");
+  const { cases, classes } = fuzzContributions(seed, limit);
   return { cases, ...classes };
 }
 

@@ -20,7 +20,7 @@ export type ManifestFuzz = {
 /** Syncing costs nothing here, and it is most of what an invocation waits for. */
 const memory = existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
 
-type Random = () => number;
+export type Random = () => number;
 type Class = RefusalClass | "succeeded";
 /** Text of a manifest and the classes that may come of it. */
 type Case = { readonly text: Uint8Array | string; readonly allowed: readonly Class[] };
@@ -29,7 +29,7 @@ const commit = "1111222233334444555566667777888899990000";
 const source: SourceState = { commit, admission: "packaged_clean_release", status: null };
 
 /** Mulberry32: numbers in [0, 1), the same for the same seed. */
-function randomFrom(seed: number): Random {
+export function randomFrom(seed: number): Random {
   let state = seed | 0;
   return () => {
     state = (state + 0x6d2b79f5) | 0;
@@ -38,8 +38,8 @@ function randomFrom(seed: number): Random {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
 }
-const below = (random: Random, n: number): number => Math.floor(random() * n);
-const pick = <T>(random: Random, values: readonly T[]): T => values[below(random, values.length)] as T;
+export const below = (random: Random, n: number): number => Math.floor(random() * n);
+export const pick = <T>(random: Random, values: readonly T[]): T => values[below(random, values.length)] as T;
 
 /** Case i has the seed `seed + i`, so that one alone repeats a failure. Throws at the first breach. */
 export function fuzzManifests(

@@ -6,6 +6,7 @@ import { orderedJson } from "../core/json.ts";
 import { sealed } from "./documents.ts";
 import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
 import type { Example } from "./examples.ts";
+import { fuzzContributions } from "./fuzz_contribution.ts";
 import { bindingOf } from "./run_root.ts";
 import { checkpointSurface } from "./surface.ts";
 import { bound, Scene } from "./testing/scene.ts";
@@ -243,3 +244,10 @@ test("verdicts in sequence", () => {
     },
   });
 });
+
+test("damaged contributions: the class that the damage calls for, nothing outside of the validator's run root", () => {
+  const { cases, classes } = fuzzContributions(11, { count: 120 });
+  expect(cases).toBe(120);
+  for (const name of ["artifact_digest_mismatch", "artifact_incomplete", "succeeded"])
+    expect(classes[name]).toBeGreaterThan(0);
+}, 30_000);

@@ -58,7 +58,9 @@ function judge(invocation: Invocation, target: Target, work: LaneWork, begun: nu
   const done = { verified_hooks: [...hooks, "work_execution_plausibility" as const], redone };
   if (redone.document.difference_count > 0)
     return { disposition: "rejected", score_bps: 0, reason_codes: ["reexecution_mismatch"], ...done };
-  if (!isClean(surface))
+  // what is accepted is the end of the work, not a checkpoint from before it
+  const ended = surface.checkpoint_object_digest === evidence.checkpoint_object_digest;
+  if (!ended || !isClean(surface))
     return { disposition: "quarantined", score_bps: 7500, reason_codes: ["checkpoint_recovered"], ...done };
   return {
     disposition: "accepted",

@@ -33,7 +33,12 @@ export function redoneWork(
   const { contribution_id, contribution_digest, work_class } = receipt;
   const redone = redo(
     work.replayer,
-    { evidence, profile: work.profile(invocation), file: (kind) => files.get(kind)?.path },
+    {
+      evidence,
+      profile: work.profile(invocation),
+      file: (kind) => files.get(kind)?.path,
+      digest: (kind) => files.get(kind)?.sha256,
+    },
     {
       ...{ challengeId, contributionDigest: contribution_digest, nonce },
       ...(invocation.replaySteps !== undefined && { steps: invocation.replaySteps }),
@@ -62,34 +67,36 @@ function foreign({ receipt, evidence }: Redoable): Difference[] {
     .map((field) => ({ what: field, expected: receipt[field], observed: evidence[field] ?? "null" }));
 }
 
-/** The checkpoint that surface, pointer and manifest name must be the one that the work came to. */
+/** Surface and manifest must name one checkpoint, and that must be a state which the work came to, or began with. */
 function lineage({ receipt, surface, evidence, files }: Redoable): Difference[] {
+  const named = surface.checkpoint_object_digest;
+  // no checkpoint was accepted yet
+  if (named === null) return [];
+  const states = [evidence.start_state_digest, ...evidence.retained_states.map((s) => s.object_digest)];
   const made = evidence.checkpoint_object_digest;
-  const expected: Difference[] = [
-    {
+  const differences: Difference[] = [];
+  if (named !== made && !states.includes(named))
+    differences.push({
       what: "checkpoint_surface.checkpoint_object_digest",
       expected: made,
-      observed: surface.checkpoint_object_digest ?? "null",
-    },
-  ];
-  const manifest = files.get("checkpoint_manifest");
-  if (manifest) {
-    const found = replayed(namedCheckpoint, manifest);
-    const named = [
-      ["checkpoint_object_digest", made],
-      // what was taken over from a peer keeps the name of its run
-      ["run_id", files.has("checkpoint_handoff_receipt") ? String(found.run_id) : receipt.run_id],
-      ["optimizer_step", String(surface.optimizer_step)],
-      ["manifest_digest", surface.checkpoint_manifest_digest ?? "null"],
-    ] as const;
-    for (const [field, value] of named)
-      expected.push({
-        what: `checkpoint_manifest.${field}`,
-        expected: value,
-        observed: String(found[field]),
-      });
+      observed: named,
+    });
+  const file = files.get("checkpoint_manifest");
+  if (!file) return differences;
+  const found = replayed(namedCheckpoint, file);
+  const expected = [
+    ["checkpoint_object_digest", named],
+    // what was taken over from a peer keeps the name of its run
+    ["run_id", files.has("checkpoint_handoff_receipt") ? found.run_id : receipt.run_id],
+    ["optimizer_step", String(surface.optimizer_step)],
+    ["manifest_digest", surface.checkpoint_manifest_digest ?? "null"],
+  ] as const;
+  for (const [field, value] of expected) {
+    const observed = String(found[field]);
+    if (observed !== value)
+      differences.push({ what: `checkpoint_manifest.${field}`, expected: value, observed });
   }
-  return expected.filter((pair) => pair.expected !== pair.observed);
+  return differences;
 }
 
 /** What the manifests of both families of checkpoints say. */

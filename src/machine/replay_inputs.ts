@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 import type * as v from "valibot";
+import { sha256 } from "../core/digest.ts";
 import { PsionicError } from "../core/error.ts";
 import { refuse } from "./contract.ts";
 import { type DigestRule, verified } from "./documents.ts";
@@ -11,7 +12,11 @@ import { resolvedKey, staysInside } from "./names.ts";
 import { fileBytes, hashedFile, jsonOf } from "./run_root.ts";
 
 /** A file that is what was bound. `bytes` are those that were hashed; of one that is larger than any document there are none. */
-export type Found = { readonly path: string; readonly bytes: Uint8Array | undefined };
+export type Found = {
+  readonly path: string;
+  readonly sha256: string;
+  readonly bytes: Uint8Array | undefined;
+};
 
 /** The first candidate that has the promised size and digest; a tag `sha256:` and the case of digits do not matter. */
 export function resolveInput(
@@ -34,7 +39,7 @@ export function resolveInput(
     const fits =
       (expected === undefined || found.sha256 === expected) &&
       (artifact_ref.artifact_bytes === undefined || BigInt(artifact_ref.artifact_bytes) === found.size);
-    if (fits) return { path, bytes: found.bytes };
+    if (fits) return { path, sha256: found.sha256, bytes: found.bytes };
     mismatch = path;
   }
   if (mismatch !== undefined)
@@ -47,10 +52,10 @@ export function resolveInput(
 }
 
 /** A document that must be there; `artifact_incomplete` where it is not, or cannot be read. */
-export const foundFile = (path: string): Found & { readonly bytes: Uint8Array } => ({
-  path,
-  bytes: readable(() => fileBytes(path)),
-});
+export function foundFile(path: string): Found & { readonly bytes: Uint8Array } {
+  const bytes = readable(() => fileBytes(path));
+  return { path, sha256: sha256(bytes), bytes };
+}
 
 function readable<T>(read: () => T): T {
   try {

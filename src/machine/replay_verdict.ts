@@ -4,7 +4,7 @@ import { basename } from "node:path";
 import { type Content, sealed } from "./documents.ts";
 import { reexecutionName, replayProofName, stageReplayName, validatorFolder } from "./layout.ts";
 import type { Reexecution } from "./reexecution.ts";
-import { replayed } from "./replay_inputs.ts";
+import { foundFile, replayed } from "./replay_inputs.ts";
 import { type Signed, writeReplayProof } from "./replay_proof.ts";
 import type { StageEvidence } from "./replay_stage.ts";
 import type { Target } from "./replay_target.ts";
@@ -36,9 +36,7 @@ function priorReceipts({ root, manifest, lane }: Invocation, receipt: Contributi
     const challenges = root.has(folder) ? readdirSync(root.path(folder)) : [];
     return challenges.flatMap((challenge) => {
       const path = `${folder}/${challenge}/validator_score_receipt.json`;
-      return root.has(path)
-        ? [replayed(scoreReceipt, { path: root.path(path), bytes: root.bytes(path) })]
-        : [];
+      return root.has(path) ? [replayed(scoreReceipt, foundFile(root.path(path)))] : [];
     });
   });
   return found

@@ -10,6 +10,8 @@ export type ReplayTarget = {
   readonly profile: LaneProfile;
   /** Path of a verified artifact of the contribution by its kind; undefined where it lists none. */
   readonly file: (kind: string) => string | undefined;
+  /** SHA-256 of its bytes, as it was verified by. */
+  readonly digest: (kind: string) => string | undefined;
 };
 
 /** Steps of the run from one retained state to the next, both ends included; later windows do not begin at 1. */

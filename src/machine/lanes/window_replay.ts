@@ -6,7 +6,7 @@ import { NotFiniteError } from "../../train/trainer.ts";
 import { refuse } from "../contract.ts";
 import { type ExecutionEvidence, retainedKind } from "../evidence.ts";
 import { profileFileKind, tokenPaths } from "../evidence_files.ts";
-import { fileBytes, fileRecord } from "../run_root.ts";
+import { fileBytes } from "../run_root.ts";
 import type {
   ComparedState,
   ComparedStep,
@@ -118,12 +118,11 @@ function claimDifferences(
 }
 
 /** Retained states that are not the files of the contribution. */
-function fileDifferences({ evidence, file }: ReplayTarget): Difference[] {
+function fileDifferences({ evidence, digest }: ReplayTarget): Difference[] {
   return evidence.retained_states.flatMap(({ step, object_digest: expected }) => {
-    const path = file(retainedKind(step));
-    if (path === undefined)
+    const observed = digest(retainedKind(step));
+    if (observed === undefined)
       return refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
-    const observed = fileRecord(path).sha256;
     return expected === observed ? [] : [{ what: retainedKind(step), expected, observed }];
   });
 }
@@ -172,7 +171,8 @@ class Replay {
     const path = this.#target.file(retainedKind(step));
     if (path === undefined || claimed === undefined)
       refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
-    const observed = this.#session.take(path, step);
+    this.#session.take(path, step);
+    const observed = this.#target.digest(retainedKind(step)) ?? "nothing";
     if (observed !== claimed)
       this.#differences.push({ what: retainedKind(step), expected: claimed, observed });
   }
@@ -181,7 +181,6 @@ class Replay {
   #segment(segment: Segment): boolean {
     const { evidence } = this.#target;
     const { trainer } = this.#session;
-    const before = weightsOf(trainer);
     const claimedSteps = new Map(evidence.steps.map((step) => [step.step, step]));
     const run = this.#run(segment);
     if (!run) return false;
@@ -193,7 +192,8 @@ class Replay {
     const record = evidence.retained_states.find((s) => s.step === step);
     const observed = stateDigest(trainer);
     const claimed = record?.object_digest ?? "nothing";
-    this.#states.push({ step, claimed, observed, weightDeviation: this.#deviation(step, before) });
+    const weightDeviation = claimed === observed ? 0 : this.#deviation(segment);
+    this.#states.push({ step, claimed, observed, weightDeviation });
     if (claimed === observed && step === evidence.retained_states.at(-1)?.step) this.#moments();
     return true;
   }
@@ -219,15 +219,18 @@ class Replay {
     if (expected !== observed) this.#differences.push({ what: "optimizer_state_digest", expected, observed });
   }
 
-  #deviation(step: number, before: ReadonlyMap<string, Float32Array>): number {
-    const path = this.#target.file(retainedKind(step));
-    if (path === undefined)
-      return refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
-    const claimed = weightsIn(path);
+  #deviation({ first, last }: Segment): number {
+    const [before, claimed] = [first - 1, last].map((step) => {
+      const path = this.#target.file(retainedKind(step));
+      return path === undefined
+        ? refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`)
+        : weightsIn(path);
+    }) as [ReadonlyMap<string, Float32Array>, ReadonlyMap<string, Float32Array>];
     let [apart, moved] = [0, 0];
     for (const [name, weights] of weightsOf(this.#session.trainer)) {
-      const [theirs, earlier] = [claimed.get(name), before.get(name)!];
-      if (theirs?.length !== weights.length) return Number.POSITIVE_INFINITY;
+      const [theirs, earlier] = [claimed.get(name), before.get(name)];
+      if (theirs?.length !== weights.length || earlier?.length !== weights.length)
+        return Number.POSITIVE_INFINITY;
       for (let i = 0; i < weights.length; i++) {
         apart += (theirs[i]! - weights[i]!) ** 2;
         moved += (weights[i]! - earlier[i]!) ** 2;

@@ -4,7 +4,6 @@ import { float32Text } from "../../core/json.ts";
 import type { Device } from "../../runtime/device.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { refuse } from "../contract.ts";
-import { fileRecord } from "../run_root.ts";
 import type { Segment, Trace } from "../window_replayer.ts";
 import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lane_device.ts";
 import { loadState, type StateRecord, takeState } from "./state_object.ts";
@@ -45,12 +44,11 @@ export class WindowSession implements Disposable {
     this.trainer.resumeAt(record.step);
   }
 
-  /** Goes on from a state that a worker retained after `step`; its digest. `artifact_digest_mismatch` where it is none. */
-  take(path: string, step: number): string {
+  /** Goes on from a state that a worker retained after `step`. `artifact_digest_mismatch` where it is none. */
+  take(path: string, step: number): void {
     try {
       takeState(this.trainer, path);
       this.trainer.resumeAt(step);
-      return fileRecord(path).sha256;
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause);
       return refuse("artifact_digest_mismatch", `retained state: ${why}`, cause);
