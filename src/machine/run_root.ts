@@ -1,6 +1,7 @@
 /** The run root: reading and writing its documents, each replaced in one step, by one process at a time. */
 import {
   closeSync,
+  constants,
   copyFileSync,
   existsSync,
   linkSync,
@@ -29,6 +30,19 @@ import { slug, staysInside } from "./names.ts";
 
 /** Larger than any document that this room writes. */
 const largestDocument = 16 * 2 ** 20;
+
+/** Files of more bytes are not copied. */
+const largestCopy = 64 * 2 ** 20;
+
+/** Whether a file could be given a further name: not across file systems, and not on all of them. */
+function linked(from: string, to: string): boolean {
+  try {
+    linkSync(from, to);
+    return true;
+  } catch {
+    return false;
+  }
+}
 
 type Readable<S extends v.GenericSchema> = { readonly schema: S; readonly digest: DigestRule | undefined };
 
@@ -104,15 +118,13 @@ export class RunRoot implements Disposable {
     if (this.has(relative)) rmSync(this.place(relative), { recursive: true, force: true });
   }
 
-  /** A further name for a file, since files here are replaced and never written into; a copy where it cannot have one. */
+  /** A copy of a file; of a large one a further name, since files here are replaced and never written into. */
   snapshot(from: string, to: string): void {
     const [source, target] = [this.path(from), this.place(to)];
-    const aside = `${target}.${process.pid}.part`;
+    const aside = `${target}.part`;
     rmSync(aside, { force: true });
-    try {
-      linkSync(source, aside);
-    } catch {
-      copyFileSync(source, aside);
+    if (statSync(source).size <= largestCopy || !linked(source, aside)) {
+      copyFileSync(source, aside, constants.COPYFILE_FICLONE);
       syncFolder(aside);
     }
     renameSync(aside, target);

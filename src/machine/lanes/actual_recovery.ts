@@ -78,7 +78,7 @@ export function backUpActual(invocation: Invocation, { pointer, manifest }: Acce
   const { root } = invocation;
   const step = Number(manifest.optimizer_step);
   const copy = root.place(backupObjectPath(step));
-  const aside = `${copy}.${process.pid}.part`;
+  const aside = `${copy}.part`;
   copyFileSync(root.path(objectPathOf(step)), aside);
   syncFolder(aside);
   renameInto(aside, copy);
@@ -175,7 +175,7 @@ function restoreBackup({ root, lane }: Invocation): Accepted {
   }
   checkCopy(root, manifest);
   const object = root.place(objectPathOf(step));
-  const aside = `${object}.${process.pid}.part`;
+  const aside = `${object}.part`;
   copyFileSync(root.path(backupObjectPath(step)), aside);
   syncFolder(aside);
   renameInto(aside, object);

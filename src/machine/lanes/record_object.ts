@@ -1,7 +1,7 @@
 /** The bytes of a checkpoint as they lie in the run root, against what is said of them. */
 import { refuse } from "../contract.ts";
 import { executionEvidence } from "../evidence.ts";
-import { evidencePath, objectPathOf } from "../layout.ts";
+import { evidencePath, objectPathOf, retainedPathOf } from "../layout.ts";
 import type { InvocationManifest } from "../manifest.ts";
 import { fileRecord, type RunRoot } from "../run_root.ts";
 
@@ -11,20 +11,24 @@ export type ObjectRecord = {
   readonly checkpoint_total_bytes: number;
 };
 
-/** The state after the step that a manifest names: hashed, and what the manifest and the evidence of its window say it is. */
+/**
+ * Puts the state after the step that a manifest names where checkpoints lie: hashed, and what the manifest and the evidence
+ * of its window say it is. Until then nothing that was trained touches a checkpoint that was accepted.
+ */
 export function recordedObject(root: RunRoot, manifest: InvocationManifest): ObjectRecord & { step: number } {
   const step = stepOf(manifest);
-  const path = objectPathOf(step);
+  const [trained, kept] = [retainedPathOf(step), objectPathOf(step)];
+  const path = root.has(trained) ? trained : kept;
   if (!root.has(path))
     return refuse(
       "checkpoint_missing",
-      `${root.root} has no state after step ${step}, which ${path} would be`,
+      `${root.root} has no state after step ${step}, neither ${trained} nor ${kept}`,
     );
   const { sha256: checkpoint_object_digest, bytes: checkpoint_total_bytes } = fileRecord(root.path(path));
   const evidence = root.read(executionEvidence, evidencePath);
-  const trained = evidence?.steps.at(-1)?.step === step ? evidence.checkpoint_object_digest : undefined;
+  const claimed = evidence?.retained_states.find((state) => state.step === step)?.object_digest;
   const asked = manifest.checkpoint_object_digest?.toLowerCase().replace(/^sha256:/, "");
-  for (const expected of [trained, asked]) {
+  for (const expected of [path === trained ? claimed : undefined, asked]) {
     if (expected !== undefined && expected !== checkpoint_object_digest)
       refuse(
         "checkpoint_digest_mismatch",
@@ -34,6 +38,7 @@ export function recordedObject(root: RunRoot, manifest: InvocationManifest): Obj
   const bytes = manifest.checkpoint_total_bytes;
   if (bytes !== null && BigInt(bytes) !== BigInt(checkpoint_total_bytes))
     refuse("checkpoint_digest_mismatch", `${path}: expected ${bytes} bytes, got ${checkpoint_total_bytes}`);
+  if (path === trained) root.snapshot(trained, kept);
   return { checkpoint_object_digest, checkpoint_total_bytes, step };
 }
 

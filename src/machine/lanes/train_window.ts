@@ -1,7 +1,7 @@
 /** A window of steps really trained: states retained on the way, evidence at its end. */
 import { sealed } from "../documents.ts";
 import { type ExecutionEvidence, executionEvidence } from "../evidence.ts";
-import { evidencePath, objectPathOf, retainedFolder, retainedPathOf, trainedProfilePath } from "../layout.ts";
+import { evidencePath, retainedFolder, retainedPathOf, trainedProfilePath } from "../layout.ts";
 import type { Invocation } from "../surfaces.ts";
 import { resolvedRunId } from "../surfaces.ts";
 import type { Segment } from "../window_replayer.ts";
@@ -19,7 +19,7 @@ export type TrainedWindow = {
   readonly end: StateRecord;
 };
 
-/** Trains the window that is due; its last state lies at `objectPathOf(last)`, not yet accepted by anyone. */
+/** Trains the window that is due; its states lie at `retainedPathOf(step)`, not yet accepted by anyone. */
 export function trainWindow(invocation: Invocation, plan: WindowPlan, start?: WindowStart): TrainedWindow {
   const { root, capability } = invocation;
   const done = start?.state.step ?? 0;
@@ -41,7 +41,6 @@ export function trainWindow(invocation: Invocation, plan: WindowPlan, start?: Wi
   }
   const durationMs = Math.round(performance.now() - begun);
   const end = states.at(-1)!;
-  root.snapshot(retainedPathOf(end.step), objectPathOf(end.step));
   root.write(trainedProfilePath, plan.profile);
   exportAdapter(root, session.trainer, plan);
   root.write(evidencePath, evidenceOf(invocation, session, { window, steps, first, states, durationMs }));

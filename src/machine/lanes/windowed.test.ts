@@ -138,11 +138,14 @@ for (const lane of [appleLane, actualLane, adapterLane]) {
       const digest = scene.evidence().end_state_digest;
       const tagged = { checkpoint_object_digest: `sha256:${digest.toUpperCase()}` };
       expect(scene.do("record_checkpoint", tagged).outcome).toBe("succeeded");
-      const path = join(scene.root, "checkpoints/step-8/state.safetensors");
+      const kept = "checkpoints/step-8/state.safetensors";
+      const path = join(scene.root, "evidence/retained/step-000008.safetensors");
       const bytes = readFileSync(path);
       bytes[bytes.length - 1]! ^= 1;
       writeFileSync(path, bytes);
       expect(scene.do("record_checkpoint").refusal_class).toBe("checkpoint_digest_mismatch");
+      expect(sha256(readFileSync(join(scene.root, kept)))).toBe(digest);
+      writeFileSync(join(scene.root, kept), bytes);
       const again = scene.do("resume", { coordination: next });
       // the actual lane goes back to its backup
       if (lane === actualLane) expect(again.detail).toContain("Resumed from backup_receipt");
