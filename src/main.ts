@@ -29,8 +29,9 @@ async function main(words: readonly string[]): Promise<number> {
     );
   if (name === undefined) throw new UsageError(`expected a command: ${Object.keys(commands).join(", ")}`);
   const wantsHelp = (list: readonly string[]) => list.some((w) => w === "--help" || w === "-h");
+  const { print } = await import("./terminal/output.ts");
   if (name === "--help" || name === "-h" || (name === "help" && rest.length === 0)) {
-    process.stdout.write(help());
+    await print(help());
     return 0;
   }
   const asked = name === "help" ? rest[0]! : name;
@@ -42,7 +43,7 @@ async function main(words: readonly string[]): Promise<number> {
     const actions = Object.entries(entry.actions ?? {}).map(
       ([action, { description: text }]) => `\nAlso: psionic ${asked} ${action}  ${text} (--help)\n`,
     );
-    process.stdout.write(commandHelp(command) + actions.join(""));
+    await print(commandHelp(command) + actions.join(""));
     return 0;
   }
   const rawArgs = checkedArguments(rest, command.args);

@@ -26,6 +26,18 @@ import {
 
 const store = ownStore();
 
+test("a place that cannot be written to is named before anything is fetched", async () => {
+  using host = modelHost();
+  const { PSIONIC_HOME: home } = process.env;
+  const file = join(store.home, "a file");
+  writeFileSync(file, "");
+  process.env.PSIONIC_HOME = join(file, "below");
+  const error = await failure(pullModel(`${host.url}/model.gguf`, quick));
+  process.env.PSIONIC_HOME = home;
+  expect([error.code, error.message.includes("PSIONIC_HOME")]).toEqual(["io_failed", true]);
+  expect(rangesOf(host, "/model.gguf")).toEqual([]);
+});
+
 describe("a file at an address", () => {
   test("comes in ranges, in parallel, and is there when it is whole", async () => {
     using host = modelHost();

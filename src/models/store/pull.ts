@@ -1,4 +1,6 @@
 import {
+  accessSync,
+  constants,
   existsSync,
   linkSync,
   mkdirSync,
@@ -46,6 +48,20 @@ export type PullOptions = {
 
 export type Pulled = { readonly model: StoredModel; readonly state: "pulled" | "already there" };
 
+/** The store may lie on a disk that is read only, or belong to somebody else: said before anything is fetched. */
+function makeStore(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true });
+    accessSync(folder, constants.W_OK);
+  } catch (cause) {
+    const fix = "Name another place with PSIONIC_HOME";
+    throw unexpected("io_failed", "store", "a folder to write to", `${folder}: ${(cause as Error).message}`, {
+      fix,
+      cause,
+    });
+  }
+}
+
 type Plan = {
   readonly name: string;
   readonly source: string;
@@ -61,7 +77,7 @@ export async function pullModel(asked: string, options: PullOptions = {}): Promi
   const plan = await planOf(reference, settings);
   const folder = folderOf(plan.name);
   options.onPlan?.({ name: plan.name, files: plan.files.length });
-  mkdirSync(dirname(folder), { recursive: true });
+  makeStore(dirname(folder));
   using _lock = new FileLock(`${folder}.lock`, plan.name);
   const pulling = folder + pullSuffix;
   // an earlier pull was stopped between its last file and its name

@@ -77,6 +77,7 @@ export const run = command({
     const model = await openServedModel({ ...engineOptions(args), slots: 1 }, ({ stage, done, total }) =>
       progress.update(stage, done, total),
     ).finally(() => progress.end());
+    for (const note of model.engine.info.notes ?? []) messages.info(note);
     const chat: Conversation = {
       ...{ model, sampling, maxTokens },
       effort: efforts[Math.min(budget, 2)]!,

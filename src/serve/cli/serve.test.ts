@@ -127,6 +127,8 @@ describe("serving", () => {
       [["--models-dir", "none"], 1, "a folder that can be read"],
       [["--idle-unload", "soon"], 2, "--idle-unload takes a number"],
       [["--port", "1", "--port", "2"], 2, "--port is given twice"],
+      [["-m", "a.gguf", "-m", "a.gguf"], 2, "--model takes every model once, got a.gguf twice"],
+      [["--allowed-host", "box:8080"], 1, "a name as in a URL, without port and path, got box:8080"],
     ];
     for (const [words, code, message] of cases) {
       const result = await psionic(["serve", ...words]);
@@ -156,6 +158,10 @@ describe("settings", () => {
     expect([wrong.code, wrong.err.includes("--port takes a whole number")]).toEqual([2, true]);
     const shown = await psionic(["serve", "--config", other, "--print-config"]);
     expect([shown.code, shown.out]).toEqual([2, ""]);
+    const variable = await psionic(["serve"], { PSIONIC_SERVE_PORT: "nine" });
+    expect([variable.code, variable.err.includes("PSIONIC_SERVE_PORT: --port takes a whole number")]).toEqual(
+      [2, true],
+    );
     rmSync(usual);
   }, 60_000);
 

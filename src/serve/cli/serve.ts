@@ -31,7 +31,7 @@ export const serve: AnyCommand = command({
     const { settings, rawArgs: settled } = serveSettings(rawArgs);
     const args = parseArgs<typeof serveArgs>(settled, serveArgs);
     if (valuesOf(rawArgs, "print-config").includes("true")) {
-      serveValues(args);
+      named(settings, () => serveValues(args));
       return print(settingsText(settings, serveArgs, flagsOnly));
     }
     const log = serverLog(args["log-format"] === "json" ? "json" : "text");
@@ -42,15 +42,17 @@ export const serve: AnyCommand = command({
 });
 
 async function servePlan(args: ServeArgs, settings: readonly Setting[], log: ServerLog): Promise<ServePlan> {
-  const { effort, slots, maxQueue, port, prefixDisk, idleSeconds } = serveValues(args);
+  const { effort, slots, maxQueue, port, prefixDisk, idleSeconds } = named(settings, () => serveValues(args));
   checkMetal(args, log);
   const apiKeys = await serveKeys(args, settings);
   const allowedHosts = words(args["allowed-host"]);
   const corsOrigins = words(args["cors-origin"]);
-  const named = settings.find(({ name }) => name === "model")?.values ?? [];
+  const models = settings.find(({ name }) => name === "model")?.values ?? [];
+  const twice = models.find((one, i) => models.indexOf(one) !== i);
+  if (twice !== undefined) throw new UsageError(`--model takes every model once, got ${twice} twice`);
   const folder = args["models-dir"];
   return {
-    models: (named.length > 0 || folder !== undefined ? named : [undefined]).map((asked) => ({
+    models: (models.length > 0 || folder !== undefined ? models : [undefined]).map((asked) => ({
       path: modelPath(asked),
       alias: asked ?? "",
     })),
@@ -76,6 +78,18 @@ async function servePlan(args: ServeArgs, settings: readonly Setting[], log: Ser
       page: args.webui,
     },
   };
+}
+
+/** Wrong usage, with the variable or file that an option's value comes from. */
+function named<T>(settings: readonly Setting[], read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    const option = error instanceof UsageError ? /^--([a-z-]+) /.exec(error.message)?.[1] : undefined;
+    const from = settings.find(({ name }) => name === option);
+    if (from?.origin !== "environment" && from?.origin !== "file") throw error;
+    throw new UsageError(`${from.where}: ${(error as Error).message}`);
+  }
 }
 
 function checkMetal(args: ServeArgs, log: ServerLog): void {

@@ -170,6 +170,14 @@ test("context overflow names both numbers", async () => {
   }
 });
 
+test("a limit under two names is one limit", async () => {
+  await using server = await testServer(scriptedModel("x"));
+  const asked = (limits: object) => server.post(chat, { messages: user("hi"), ...limits });
+  expect((await asked({ max_tokens: 5, max_completion_tokens: 5 })).status).toBe(200);
+  const two = await asked({ max_tokens: 5, max_completion_tokens: 6 });
+  expect([two.status, (await two.json()).error.param]).toEqual([400, "max_tokens"]);
+});
+
 test("sampling fields reach the engine under its names; nothing asked for is greedy", async () => {
   const model = scriptedModel("x");
   await using server = await testServer(model);

@@ -259,6 +259,8 @@ test("cancelling ends a stream and a whole answer, and frees the engine", async 
     await until(() => model.engine.running === 1);
     const { id } = await idOf(server);
     expect((await (await server.get(`${path}/${id}`)).json()).status).toBe("in_progress");
+    const removed = await fetch(`${server.url}${path}/${id}`, { method: "DELETE" });
+    expect([removed.status, (await removed.json()).error.code]).toEqual([409, "response_in_progress"]);
     const cancelled = await server.post(`${path}/${id}/cancel`, "{}");
     expect(await cancelled.json()).toMatchObject({ id, status: "cancelled" });
     const response = await asked;

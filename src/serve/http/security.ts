@@ -79,6 +79,10 @@ export type HostRule = (header: string) => boolean;
  * literal passes too, since no foreign name hides behind one.
  */
 export function hostRule(boundHost: string, allowedHosts: readonly string[]): HostRule {
+  const wrong = allowedHosts.find((name) => hostName(name) !== bare(name) && !isAddress(bare(name)));
+  if (wrong !== undefined) {
+    throw unexpected("invalid_argument", "allowed-host", "a name as in a URL, without port and path", wrong);
+  }
   const bound = bare(boundHost);
   const everywhere = bound === "0.0.0.0" || bound === "::";
   const names = new Set([bound, ...allowedHosts.map(bare)]);

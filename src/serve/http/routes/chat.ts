@@ -94,11 +94,20 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
     budget: budgetOf(body),
     strict: true,
     templateArguments,
-    maxTokens: body.max_completion_tokens ?? body.max_tokens,
+    maxTokens: longestAnswer(body),
     topLogprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
     inline: body.reasoning_format === "none",
   });
   return { ...planned, ignored: [...offered.ignored, ...planned.ignored] };
+}
+
+/** The limit under its new or its old name. */
+function longestAnswer({ max_completion_tokens: named, max_tokens: old }: ChatFields) {
+  if (typeof named === "number" && typeof old === "number" && named !== old) {
+    const fix = "It is the older name of the same limit; give one of them";
+    throw badField("max_tokens", `what max_completion_tokens says, ${named}`, String(old), fix);
+  }
+  return named ?? old;
 }
 
 /** What `chat_template_kwargs` says beside the fields of its own. */

@@ -1,5 +1,5 @@
 import type { Route } from "../context.ts";
-import { badField, json, unsupportedField } from "../errors.ts";
+import { badField, HttpError, json, unsupportedField } from "../errors.ts";
 import { unknownResponse } from "../responses/store.ts";
 
 /** An answer that is kept, or is being made. */
@@ -23,6 +23,10 @@ export const deleteResponse: Route = {
   path: "/responses/:id",
   handle: ({ state, params, keyIndex }) => {
     const { id = "" } = params;
+    if (state.responses.findRunning(id, keyIndex)) {
+      const message = `The response is being made. Cancel it first: POST /v1/responses/${id}/cancel.`;
+      throw new HttpError(409, message, { code: "response_in_progress" });
+    }
     if (!state.responses.delete(id, keyIndex)) throw unknownResponse(undefined);
     return json({ id, object: "response", deleted: true });
   },
