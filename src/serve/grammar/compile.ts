@@ -192,7 +192,9 @@ class Compiler {
       this.emitText(words[0]!, from, to);
       return;
     }
-    const bytes = words.map((word) => Buffer.from(word, "utf8").toString("latin1"));
+    const bytes = words.map((word) =>
+      ascii.test(word) ? word : Buffer.from(word, "utf8").toString("latin1"),
+    );
     for (const word of bytes) this.wordBytes += word.length;
     if (this.wordBytes > limits.wordBytes) throw tooLarge(`${limits.wordBytes} bytes of listed values`);
     const number = this.addRule({ kind: "words", words: [...new Set(bytes)].sort() });
@@ -219,6 +221,9 @@ class Compiler {
     return number;
   }
 }
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: all of ASCII is meant
+const ascii = /^[\x00-\x7f]*$/;
 
 function tooLarge(limit: string) {
   return refused("grammar", `at most ${limit}`, "a larger one", {

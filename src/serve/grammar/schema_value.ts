@@ -18,7 +18,12 @@ export function checkValue(value: unknown): void {
       if (typeof one === "number" && !Number.isFinite(one)) {
         throw refused("schema", "numbers that a double holds", "a larger one");
       }
-      if (typeof one === "object" && one !== null) for (const inner of Object.values(one)) next.push(inner);
+      if (typeof one !== "object" || one === null) continue;
+      const inside: readonly unknown[] = Array.isArray(one) ? one : Object.values(one);
+      // texts need no look: they are counted here, since there may be very many
+      for (const inner of inside)
+        if (typeof inner === "string") count++;
+        else next.push(inner);
     }
     level = next;
   }
