@@ -3,8 +3,8 @@ import { elementCount, type Shape } from "../core/shape.ts";
 import type { Op, TensorSpec } from "./op.ts";
 import { describe, expectSpec } from "./spec.ts";
 
-/** Ops of training have kernels for the CPU so far. */
-export const trainingBackends = ["cpu"] as const;
+/** Backends whose libraries have the ops of training. */
+export const trainingBackends = ["cpu", "metal"] as const;
 
 /**
  * Asserts a float tensor that training computes with: f32, or f64 where gradients are checked; of `like`'s dtype when that

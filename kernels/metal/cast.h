@@ -1,0 +1,6 @@
+#pragma once
+struct CastParams {
+  unsigned int count;
+  float value;
+};
+typedef struct CastParams CastParams;
