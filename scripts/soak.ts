@@ -1,5 +1,5 @@
 /**
- * The parts of scripts/soak.sh, which builds first. Usage: bun scripts/soak.ts MUTANTS [REQUESTS] [STREAMS] [TRAININGS] [FLOOD]
+ * The parts of scripts/soak.sh, which builds first. Usage: bun scripts/soak.ts MUTANTS [REQUESTS] [STREAMS] [TRAININGS] [FLOOD] [KILLS]
  * Output: one line per part and a summary on stdout, progress with rate and time left on stderr; exits 1 at the first
  * thing that broke.
  */
@@ -10,10 +10,10 @@ import { Progress } from "../src/terminal/progress.ts";
 import { fuzzAll } from "./fuzz.ts";
 import { killTrials } from "./kill-trials.ts";
 
-const [mutants = 1_000_000, requests = 10_000, streams = 200, trainings = 200, flood = 1000] = process.argv
-  .slice(2)
-  .map(Number);
+const [mutants = 1_000_000, requests = 10_000, streams = 200, trainings = 200, flood = 1000, kills = 200] =
+  process.argv.slice(2).map(Number);
 const root = join(import.meta.dir, "..");
+process.env.PSIONIC_BINARY = join(root, "dist", "psionic");
 const seed = 1;
 /** Growth of the resident set between the first tenth of the requests and the end, bytes. */
 const allowedGrowth = 32 * 2 ** 20;
@@ -153,7 +153,17 @@ await part("training", async () => {
   const { kills, digest } = await killTrials(trainings, seed);
   return `${trainings} runs, killed ${kills} times and resumed, all ended in ${digest.slice(0, 16)}`;
 });
+await part("machine", async () => {
+  const { machineKills } = await import("../src/machine/testing/kills.ts");
+  const lanes = [
+    "psion_actual_pretraining_v1",
+    "psion_apple_windowed_training_v1",
+    "qwen_legal_adapter_sft_v1",
+  ];
+  const { trials, killed } = await machineKills(lanes, kills, seed);
+  return `${trials} operations of workers and validators, ${killed} killed on the way; whole, nothing accepted lost, the same work in the end`;
+});
 const minutes = ((performance.now() - begun) / 60_000).toFixed(1);
 console.log(
-  `Nothing broke: ${ran} mutants, ${requests} requests, ${streams} and ${flood} streams, ${trainings} trainings in ${minutes} minutes.`,
+  `Nothing broke: ${ran} mutants, ${requests} requests, ${streams} and ${flood} streams, ${trainings} trainings, ${kills} operations in ${minutes} minutes.`,
 );

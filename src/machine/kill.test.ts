@@ -2,9 +2,11 @@
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { actualLane } from "./contract.ts";
 import { verified } from "./documents.ts";
 import { jsonOf } from "./run_root.ts";
 import { documents } from "./schemas.ts";
+import { machineKills } from "./testing/kills.ts";
 import { bound, Scene } from "./testing/scene.ts";
 
 const main = join(import.meta.dir, "..", "main.ts");
@@ -45,3 +47,10 @@ test("killed while it works", async () => {
   expect(packet.outcome).toBe("succeeded");
   expect(jsonFiles(scene.root).length).toBeGreaterThanOrEqual(files);
 }, 60_000);
+
+/** A share of what scripts/soak.sh does 200 times. */
+test("workers and validators killed at random points: whole, nothing accepted is lost, the same work comes out", async () => {
+  const { trials, killed } = await machineKills([actualLane.id], 4, 2);
+  expect(trials).toBe(4);
+  expect(killed).toBeGreaterThan(0);
+}, 120_000);

@@ -14,7 +14,7 @@ const main = join(import.meta.dir, "..", "..", "main.ts");
 /** The executable that `PSIONIC_BINARY` names, else this source. */
 const program = process.env.PSIONIC_BINARY ? [process.env.PSIONIC_BINARY] : [process.execPath, main];
 
-export type Ended = { readonly exitCode: number; readonly packet: Record<string, unknown> };
+export type Ended = { readonly exitCode: number | null; readonly packet: Record<string, unknown> };
 
 /** One folder in which processes work with relative paths, so that what they say of paths is the same everywhere. */
 export class Scenario extends Scene {
@@ -33,8 +33,16 @@ export class Scenario extends Scene {
     };
   }
 
-  /** Runs one operation as a process in the scenario's folder; `root`: its run root there. */
-  async process(operation: string, changes: Example = {}, root = "run"): Promise<Ended> {
+  /**
+   * Runs one operation as a process in the scenario's folder; `root`: its run root there. Killed after `killAfterMs`, where
+   * that comes before its end: then the exit code is null.
+   */
+  async process(
+    operation: string,
+    changes: Example = {},
+    root = "run",
+    killAfterMs?: number,
+  ): Promise<Ended> {
     const contract = laneContract(this.lane)!;
     const launch = operation === "start" || operation === "rehearse_base_lane";
     const place = launch ? { output_root: root, run_id: "run" } : { run_root: root };
@@ -58,11 +66,15 @@ export class Scenario extends Scene {
       stdout: "pipe",
       stderr: "pipe",
     });
+    const timer =
+      killAfterMs === undefined ? undefined : setTimeout(() => child.kill("SIGKILL"), killAfterMs);
     const [out, err] = await Promise.all([
       new Response(child.stdout).text(),
       new Response(child.stderr).text(),
     ]);
     const exitCode = await child.exited;
+    clearTimeout(timer);
+    if (child.signalCode === "SIGKILL") return { exitCode: null, packet: {} };
     this.#told.push(`$ ${operation} -> ${exitCode}\n--- stdout\n${out}--- stderr\n${err}`);
     return { exitCode, packet: JSON.parse(out === "" ? err : out) };
   }
