@@ -1,0 +1,91 @@
+/** What compiles in C++ and not in Metal is found; the kernels of this folder are clean. */
+import { describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { metalSources, standinMissing } from "../../build_metal.ts";
+import { lint } from "./lint.ts";
+
+const missing = standinMissing() !== undefined;
+
+/** A kernel with this body, y device float*, x device const float*, t threadgroup float*, p constant float&. */
+async function found(body: string, before = ""): Promise<string> {
+  const folder = mkdtempSync(join(tmpdir(), "psionic-lint-"));
+  const path = join(folder, "planted.metal");
+  await Bun.write(
+    path,
+    `#include <metal_stdlib>\nusing namespace metal;\n${before}\n` +
+      "kernel void planted(device float* y [[buffer(0)]], device const float* x [[buffer(1)]], constant float& p [[buffer(2)]],\n" +
+      "  threadgroup float* t [[threadgroup(0)]], uint i [[thread_position_in_grid]]) {\n" +
+      `${body}\n}\n`,
+  );
+  try {
+    return (await lint(path)).join("\n");
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+const faults: readonly (readonly [string, string, RegExp, string?])[] = [
+  ["a pointer without an address space", "float* q = y + i; q[0] = 1;", /cannot initialize|address space/],
+  ["device memory as threadgroup memory", "threadgroup float* q = y; q[0] = 1;", /cannot initialize/],
+  ["a threadgroup pointer as device memory", "device float* q = t; q[0] = 1;", /cannot initialize/],
+  ["device memory as constant", "constant float* q = y; t[0] = q[0];", /cannot initialize/],
+  ["a local variable as device memory", "float v = 1; device float* q = &v; q[0] = 2;", /cannot initialize/],
+  ["const that is lost", "device float* q = x; q[0] = 1;", /cannot initialize|const/],
+  ["a write to constant memory", "p = 1.0f; y[i] = p;", /cannot assign|read-only|const-qualified/],
+  [
+    "a helper of another address space",
+    "y[i] = first(t);",
+    /no matching function/,
+    "float first(device const float* a) { return a[0]; }",
+  ],
+  [
+    "an element that a vector lacks",
+    "float3 v = float3(1.0f, 2.0f, 3.0f); y[i] = v.w;",
+    /exceeds|component|out of/,
+  ],
+  ["a name that is not declared", "y[i] = nowhere;", /undeclared/],
+  [
+    "max of an int and an uint",
+    "y[i] = float(max(int(i), i));",
+    /no matching function|ambiguous|conflicting/,
+  ],
+  ["double", "double z = 1; y[i] = float(z);", /no double/],
+  ["a literal that C++ takes for a double", "y[i] = 0.5 * x[i];", /literal without f/],
+  [
+    "recursion",
+    "y[i] = down(x[i]);",
+    /down calls itself/,
+    "inline float down(float v) { return v < 1.0f ? v : down(v - 1.0f); }",
+  ],
+  [
+    "recursion by way of another",
+    "y[i] = a(x[i]);",
+    /[ab] calls itself/,
+    "float b(float);\ninline float a(float v) { return b(v); }\ninline float b(float v) { return v < 1.0f ? v : a(v - 1.0f); }",
+  ],
+  ["exceptions", "if (i > 3) throw 1; y[i] = 0;", /no exceptions/],
+  ["allocation", "thread float* q = new float[3]; y[i] = q[0];", /allocates no memory/],
+  ["a lambda", "auto f = [&](float v) { return v; }; y[i] = f(x[i]);", /lambda/],
+];
+
+describe.skipIf(missing)("the lint of Metal kernels", () => {
+  test("a correct kernel passes", async () => {
+    const body =
+      "threadgroup float u[8][4]; u[i][0] = x[i] * p; threadgroup_barrier(mem_flags::mem_threadgroup);\n" +
+      "float4 v = float4(u[i][0]); y[i] = v.x + first(y) + t[0];";
+    expect(await found(body, "inline float first(device const float* a) { return a[0]; }")).toBe("");
+  });
+  test.each(faults.map(([name, body, text, before]) => [name, body, text, before ?? ""] as const))(
+    "%s is found",
+    async (_name, body, text, before) => {
+      expect(await found(body, before)).toMatch(text);
+    },
+  );
+  test("all kernels are clean", async () => {
+    const { kernels } = await metalSources();
+    const all = await Promise.all(kernels.map(({ path }) => lint(path)));
+    expect(all.flat()).toEqual([]);
+  }, 60_000);
+});

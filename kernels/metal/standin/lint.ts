@@ -1,0 +1,135 @@
+/**
+ * Reads Metal kernels for what compiles as C++ and not in Metal: address spaces that do not match, double, recursion,
+ * exceptions. clang's C++ for OpenCL has Metal's rules of address spaces; the rest is looked for in the text.
+ * Usage: bun kernels/metal/standin/lint.ts [FILE.metal ...]   Absent: all. Prints what it found; exits 1 if anything.
+ */
+import { basename, join } from "node:path";
+import { flattenedKernels, metalSources } from "../../build_metal.ts";
+import { cache } from "../../compile.ts";
+
+const headers = join(import.meta.dir, "lint");
+
+const flags = [
+  ...["-x", "clcpp", "-cl-std=clc++2021", "-target", "spir64-unknown-unknown", "-fsyntax-only"],
+  ...["-D__METAL_VERSION__=300", "-Wno-unknown-attributes", "-Wno-unknown-pragmas", "-Wno-unused-value"],
+  ...["-Xclang", "-cl-ext=+cl_khr_fp16,-cl_khr_fp64,-__opencl_c_fp64,-__opencl_c_generic_address_space"],
+  ...["-Xclang", "-cl-ext=-__opencl_c_pipes,-__opencl_c_device_enqueue"],
+  ...["-cl-no-stdinc", "-Werror", "-ferror-limit=20", "-I", headers],
+];
+
+/** What is wrong with a kernel file, a line each; empty when nothing is. */
+export async function lint(path: string): Promise<string[]> {
+  const stem = basename(path, ".metal");
+  const text = await expanded(await flattenedKernels(path), stem);
+  const found = [...forbidden(text), ...recursion(text)].map((line) => `${stem}.metal: ${line}`);
+  const file = join(cache, "metal", `${stem}.${process.pid}.clcpp`);
+  await Bun.write(file, `#include <metal_stdlib>\n${asOpenCl(text)}`);
+  const child = Bun.spawn(["clang-19", ...flags, file], { stdout: "pipe", stderr: "pipe" });
+  const errors = await new Response(child.stderr).text();
+  if ((await child.exited) !== 0) {
+    found.push(...errors.split("\n").filter((line) => /\b(?:fatal )?error: /.test(line)));
+  }
+  await Bun.file(file).delete();
+  return found;
+}
+
+/** The text with its macros expanded; line numbers are those of the flattened file. */
+async function expanded(source: string, stem: string): Promise<string> {
+  const hidden = source.replace(/^\s*#include\s+<.*$/gm, "");
+  const command = ["clang++-19", "-E", "-x", "c++", "-std=c++17", "-D__METAL_VERSION__=300", "-w", "-"];
+  const child = Bun.spawn(command, { stdin: new Blob([hidden]), stdout: "pipe", stderr: "pipe" });
+  const text = await new Response(child.stdout).text();
+  return text.replace(/^# (\d+) "[^"]*".*$/gm, `#line $1 "${stem}.metal"`);
+}
+
+function asOpenCl(text: string): string {
+  return text
+    .replace(/template\s*\[\[\s*host_name\("[^"]*"\)\s*\]\]\s*(?:\[\[[^\]]*\]\]\s*)?kernel\b/g, "template")
+    .replace(
+      /\bconstant\s+(bool|int|uint|float)\s+(\w+)\s*\[\[\s*function_constant\(\d+\)\s*\]\]\s*;/g,
+      "constant $1 $2 = $1(0);",
+    )
+    .replace(
+      /\bthreadgroup\s+([\w:<>, ]+?)\s+(\w+)\s*((?:\[[^\]]*\]\s*)*);/g,
+      (_whole, type: string, name: string, dimensions: string) =>
+        `using psi_type_${name} = ${type}${dimensions}; threadgroup psi_type_${name}& ${name} = psi_local<psi_type_${name}>();`,
+    )
+    .replace(/\[\[[^[\]]*(?:\([^)]*\))?\s*\]\]/g, "")
+    .replace(/\bkernel\s+(?=void\b)/g, "");
+}
+
+const words: readonly (readonly [RegExp, string])[] = [
+  [/\b(?:long\s+)?double\b/, "Metal has no double"],
+  [/\b(?:try|catch|throw)\b/, "Metal has no exceptions"],
+  [/\b(?:new|delete)\b/, "Metal allocates no memory"],
+  [/\bvirtual\b/, "Metal has no virtual functions"],
+  [/\bdynamic_cast\b|\btypeid\b/, "Metal has no run-time types"],
+  [/\bgoto\b/, "Metal has no goto"],
+  [/\bbfloat\b/, "kernels here take bf16 as ushort bits: MSL 3.0 has no bfloat"],
+  [/\bthread_local\b/, "Metal has no thread_local"],
+  [/[=(,]\s*\[[&=\w\s,]*\]\s*(?:\([^)]*\))?\s*\{/, "MSL 3.0 has no lambda expressions"],
+  [/\b(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])/, "a literal without f is a double in C++"],
+  [/\b(?:printf|assert|malloc|memcpy|memset)\s*\(/, "Metal has no C library"],
+];
+
+function forbidden(text: string): string[] {
+  const found: string[] = [];
+  const code = text.replace(/"[^"\n]*"/g, '""');
+  for (const [i, line] of code.split("\n").entries()) {
+    if (line.startsWith("#")) continue;
+    for (const [pattern, why] of words) {
+      const match = pattern.exec(line);
+      if (match) found.push(`${why}: "${line.trim().slice(0, 100)}" (line ${i + 1} with macros expanded)`);
+    }
+  }
+  return found;
+}
+
+/** Functions that reach themselves, by name. */
+function recursion(text: string): string[] {
+  const calls = new Map<string, Set<string>>();
+  for (const match of text.matchAll(/\b(\w+)\s*\(([^;{}()]|\([^()]*\))*\)\s*(?:const\s*)?\{/g)) {
+    const name = match[1]!;
+    if (["if", "for", "while", "switch"].includes(name)) continue;
+    const body = blockFrom(text, match.index + match[0].length);
+    const own = calls.get(name) ?? new Set<string>();
+    for (const [, called] of body.matchAll(/\b(\w+)\s*(?:<[^;<>(]*>)?\s*\(/g)) own.add(called!);
+    calls.set(name, own);
+  }
+  const reaches = (from: string, to: string, seen: Set<string>): boolean => {
+    for (const next of calls.get(from) ?? []) {
+      if (next === to) return true;
+      if (seen.has(next) || !calls.has(next)) continue;
+      seen.add(next);
+      if (reaches(next, to, seen)) return true;
+    }
+    return false;
+  };
+  return [...calls.keys()]
+    .filter((name) => reaches(name, name, new Set()))
+    .map((name) => `Metal has no recursion: ${name} calls itself`);
+}
+
+/** Text up to the brace that closes the one before `from`. */
+function blockFrom(text: string, from: number): string {
+  let depth = 1;
+  for (let i = from; i < text.length; i++) {
+    if (text[i] === "{") depth++;
+    if (text[i] === "}" && --depth === 0) return text.slice(from, i);
+  }
+  return text.slice(from);
+}
+
+if (import.meta.main) {
+  const given = process.argv.slice(2);
+  const paths = given.length > 0 ? given : (await metalSources()).kernels.map(({ path }) => path);
+  let count = 0;
+  for (const path of paths) {
+    for (const line of await lint(path)) {
+      console.log(line);
+      count++;
+    }
+  }
+  console.log(`${paths.length} files, ${count} findings`);
+  process.exit(count > 0 ? 1 : 0);
+}
