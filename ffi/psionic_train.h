@@ -1,8 +1,11 @@
 /*
  * The part of the C ABI that only training calls; the rules of psionic.h hold.
  *
- * `dtype` is that of all float tensors of a call unless said otherwise: F32, or F64, which runs the plain loops of the
- * references and exists for gradient checks. Gradients are written to their place where the comment says "=", added to
+ * `dtype` is that of all float tensors of a call unless said otherwise: F32; F64, which runs the plain loops of the CPU's
+ * references and exists for gradient checks; or on CUDA 256 plus a bit for each pointer argument, in their order, whose
+ * tensor is bf16 where the others are f32. Sums, losses, statistics, weights of routers and gradients of parameters are
+ * always f32 there. CUDA's form trusts ids and starts, which lie on the device: those out of range read zeros and add
+ * nothing. Gradients are written to their place where the comment says "=", added to
  * what is there where it says "+=". No float is ever added by atomics, and no sum's order depends on the thread count.
  * The prototypes are read by a test and compared with the op table in src/ir/ops.
  */
@@ -29,7 +32,7 @@ PSI_API i32 psi_lookup_grad(void* dtable, const void* dy, const void* ids, i32 t
 /* y = (x - mean) * scale * w + b with scale = 1/sqrt(var + eps); not `center`: mean = 0, RMS norm. w, b [width] or NULL.
    stats [rows,2] = mean, scale */
 PSI_API i32 psi_norm(void* y, void* stats, const void* x, const void* w, const void* b, i32 rows, i32 width, i32 center, i32 dtype, f64 eps);
-/* dx =; dw, db += where not NULL */
+/* dx =, or += where center has bit 1 set; dw, db += where not NULL */
 PSI_API i32 psi_norm_grad(void* dx, void* dw, void* db, const void* dy, const void* x, const void* w, const void* stats, i32 rows, i32 width, i32 center, i32 dtype);
 /* y = x with the first `rotary_dims` of each head rotated as psi_rope does, by the opposite angle when `inverse` */
 PSI_API i32 psi_rotate(void* y, const void* x, const void* positions, const void* inv_freq, i32 rows, i32 heads, i32 head_dim, i32 rotary_dims, i32 neox, i32 inverse, i32 dtype, f32 mscale);
@@ -37,7 +40,7 @@ PSI_API i32 psi_rotate(void* y, const void* x, const void* positions, const void
    [rows,kv_heads*head_dim]; a row sees rows first[row] .. itself of its sequence (positions in it; NULL: 0), the last
    `window` only when window > 0. sinks [heads] or NULL. lse [rows,heads] = log of the softmax's denominator. */
 PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap);
-/* dq, dk, dv =; dsinks += where not NULL. Scratch: sequences*heads*8. */
+/* dq, dk, dv =; dsinks += where not NULL. Scratch: heads*(4*rows + 8*sequences). */
 PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes);
 /* y = act(x) * up, up NULL: act(x). kind 0: silu; 1: gelu (tanh form); 2: GPT-OSS clamped, as psi_glu; 3: relu(x)^2 */
 PSI_API i32 psi_activation(void* y, const void* x, const void* up, i32 kind, i32 dtype, f64 count, f64 alpha, f64 limit);
@@ -45,7 +48,8 @@ PSI_API i32 psi_activation(void* y, const void* x, const void* up, i32 kind, i32
 PSI_API i32 psi_activation_grad(void* dx, void* dup, const void* dy, const void* x, const void* up, i32 kind, i32 dtype, f64 count, f64 alpha, f64 limit);
 /* loss[t] = lse[t] - z[t,targets[t]], z = softcap(x w^T + bias), lse = log sum exp z; a target below 0: loss 0. The
    vocabulary passes in chunks, so z never exists whole. x [tokens,width], w [vocabulary,width], bias [vocabulary] or NULL.
-   Scratch: 4*(tokens*(chunk + 3) + width*(chunk + 48)), chunk = min(vocabulary, max(256, floor(2^22/tokens))); 0 for F64. */
+   Scratch: 4*(tokens*(chunk + 3) + width*(chunk + 48)), chunk = min(vocabulary, max(256, floor(2^22/tokens))); 0 for F64.
+   CUDA makes whole rows of z, as many at a time as scratch holds. */
 PSI_API i32 psi_cross_entropy(void* loss, void* lse, const void* x, const void* w, const void* bias, const void* targets, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);
 /* dx =; dw, dbias += (NULL: not wanted). Scratch: 4*(tokens*chunk + (width + 48)*(max(tokens,chunk) + 48)); 0 for F64. */
 PSI_API i32 psi_cross_entropy_grad(void* dx, void* dw, void* dbias, const void* dloss, const void* x, const void* w, const void* bias, const void* targets, const void* lse, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);

@@ -11,7 +11,7 @@
 #include "train.h"
 
 PSI_KERNEL(norm_forward, float* y, float* stats, const float* x, const float* w, const float* b, i64 rows, i64 width, bool center, float eps)
-PSI_KERNEL(norm_backward, float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, const float* stats, i64 rows, i64 width, bool center)
+PSI_KERNEL(norm_backward, float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, const float* stats, i64 rows, i64 width, bool center, bool add)
 
 namespace psi::PSI_ISA {
 
@@ -52,7 +52,7 @@ void norm_forward(float* y, float* stats, const float* x, const float* w, const 
   });
 }
 
-void norm_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, const float* stats, i64 rows, i64 width, bool center) {
+void norm_backward(float* dx, float* dw, float* db, const float* dy, const float* x, const float* w, const float* stats, i64 rows, i64 width, bool center, bool add) {
   parallel(rows, [&](i64 r, int) {
     const float *in = x + r * width, *up = dy + r * width;
     const vf mean = set1(stats[2 * r]), scale = set1(stats[2 * r + 1]);
@@ -68,7 +68,9 @@ void norm_backward(float* dx, float* dw, float* db, const float* dy, const float
       vf g = load_n(up + k, n);
       if (w) g = g * load_n(w + k, n);
       const vf normed = (load_n(in + k, n) - mean) * scale;
-      store_n(dx + r * width + k, scale * (g - mean_g - normed * mean_gn), n);
+      const vf d = scale * (g - mean_g - normed * mean_gn);
+      float* at = dx + r * width + k;
+      store_n(at, add ? load_n(at, n) + d : d, n);
     });
   });
   if (!dw && !db) return;
@@ -106,7 +108,7 @@ static void plain(T* y, T* stats, const T* x, const T* w, const T* b, i64 rows, 
   }
 }
 template <class T>
-static void plain_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* w, const T* stats, i64 rows, i64 width, bool center) {
+static void plain_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* w, const T* stats, i64 rows, i64 width, bool center, bool add) {
   for (i64 r = 0; r < rows; r++) {
     const T *in = x + r * width, *up = dy + r * width;
     const double mean = stats[2 * r], scale = stats[2 * r + 1];
@@ -119,7 +121,8 @@ static void plain_grad(T* dx, T* dw, T* db, const T* dy, const T* x, const T* w,
     if (!center) mean_g = 0;
     for (i64 k = 0; k < width; k++) {
       const double g = (double)up[k] * (w ? w[k] : 1), normed = (in[k] - mean) * scale;
-      dx[r * width + k] = (T)(scale * (g - mean_g - normed * mean_gn));
+      const double d = scale * (g - mean_g - normed * mean_gn);
+      dx[r * width + k] = (T)(add ? dx[r * width + k] + d : d);
       if (dw) dw[k] += (T)(up[k] * normed);
       if (db) db[k] += up[k];
     }
@@ -131,7 +134,7 @@ PSI_API i32 psi_norm_ref(void* y, void* stats, const void* x, const void* w, con
   return PSI_OK;
 }
 PSI_API i32 psi_norm_grad_ref(void* dx, void* dw, void* db, const void* dy, const void* x, const void* w, const void* stats, i32 rows, i32 width, i32 center, i32 dtype) {
-  PSI_WITH_REAL(dtype, T, plain_grad((T*)dx, (T*)dw, (T*)db, (const T*)dy, (const T*)x, (const T*)w, (const T*)stats, rows, width, center != 0));
+  PSI_WITH_REAL(dtype, T, plain_grad((T*)dx, (T*)dw, (T*)db, (const T*)dy, (const T*)x, (const T*)w, (const T*)stats, rows, width, (center & 1) != 0, (center & 2) != 0));
   return PSI_OK;
 }
 
@@ -148,7 +151,7 @@ PSI_API i32 psi_norm_grad(void* dx, void* dw, void* db, const void* dy, const vo
   if (!dx || !dy || !x || !stats || rows < 0 || width < 1 || !psi::is_real(dtype))
     return psi::fail(PSI_INVALID, "[psi_norm_grad] expected pointers, f32 or f64 and positive sizes, got rows %d, width %d, dtype %d.", rows, width, dtype);
   if (dtype == psi::F64) return psi_norm_grad_ref(dx, dw, db, dy, x, w, stats, rows, width, center, dtype);
-  PSI_RUN(norm_backward)((float*)dx, (float*)dw, (float*)db, (const float*)dy, (const float*)x, (const float*)w, (const float*)stats, rows, width, center != 0);
+  PSI_RUN(norm_backward)((float*)dx, (float*)dw, (float*)db, (const float*)dy, (const float*)x, (const float*)w, (const float*)stats, rows, width, (center & 1) != 0, (center & 2) != 0);
   return PSI_OK;
 }
 #endif

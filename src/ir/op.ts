@@ -35,6 +35,8 @@ export type GradientInputs<T> = {
   wanted(index: number): boolean;
   /** Where that gradient is added up, zeros at first: a rule may add to it and return it as its result. */
   sum(index: number): T;
+  /** Where that gradient goes: written there, or added to what is there where `add` says so; returned as the result. */
+  place(index: number): { readonly into: T; readonly add: boolean };
 };
 
 /** Gradients of the inputs, in their order; undefined where none is wanted or none exists. */

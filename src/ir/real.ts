@@ -1,14 +1,15 @@
+import { dtypes } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import { elementCount, type Shape } from "../core/shape.ts";
 import type { Op, TensorSpec } from "./op.ts";
 import { describe, expectSpec } from "./spec.ts";
 
-/** Backends whose libraries have the ops of training. */
-export const trainingBackends = ["cpu", "metal"] as const;
+/** Ops of training take f32 everywhere, f64 on the CPU, and bf16 besides f32 where `Backend.halfTensors` says so. */
+export const trainingBackends = ["cpu", "cuda", "metal"] as const;
 
 /**
- * Asserts a float tensor that training computes with: f32, or f64 where gradients are checked; of `like`'s dtype when that
- * is given. A -1 in `shape` takes any size.
+ * Asserts a float tensor that training computes with: f32 or bf16, or f64 where gradients are checked; f64 when `like` is
+ * and only then. A -1 in `shape` takes any size.
  */
 export function expectReal(
   where: string,
@@ -16,10 +17,27 @@ export function expectReal(
   shape: Shape,
   like?: TensorSpec,
 ): TensorSpec {
-  if (spec && spec.dtype !== "f32" && spec.dtype !== "f64") {
-    throw unexpected("invalid_argument", where, "f32 or f64", describe(spec));
+  if (spec && spec.dtype !== "f32" && spec.dtype !== "f64" && spec.dtype !== "bf16") {
+    throw unexpected("invalid_argument", where, "f32, bf16 or f64", describe(spec));
   }
-  return expectSpec(where, spec, like?.dtype ?? spec?.dtype ?? "f32", shape);
+  const other = like && spec && (like.dtype === "f64") !== (spec.dtype === "f64");
+  return expectSpec(where, spec, other ? like.dtype : (spec?.dtype ?? "f32"), shape);
+}
+
+/** What sums, losses and statistics of a tensor are in. */
+export const wideType = (spec: TensorSpec): "f32" | "f64" => (spec.dtype === "f64" ? "f64" : "f32");
+
+const mixed = 256;
+
+/**
+ * Type code of a call on these tensors, in the prototype's order of pointers: f32's or f64's, or 256 with a bit for each
+ * pointer that is bf16.
+ */
+export function realCode(...pointers: readonly (TensorSpec | undefined)[]): number {
+  let halves = 0;
+  for (const [i, t] of pointers.entries()) if (t?.dtype === "bf16") halves |= 1 << i;
+  if (halves !== 0) return mixed + halves;
+  return dtypes[pointers.some((t) => t?.dtype === "f64") ? "f64" : "f32"].id;
 }
 
 export function plainSpec(dtype: TensorSpec["dtype"], ...shape: number[]): TensorSpec {

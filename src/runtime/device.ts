@@ -25,6 +25,8 @@ export interface Backend {
   readonly hostMemory: boolean;
   /** Whether `replay` records steps: then what a step of one key touches must lie at the same addresses each time. */
   readonly captures: boolean;
+  /** Whether training's ops take bf16 tensors beside f32 ones; absent: bf16 is a type of matrix products alone. */
+  readonly halfTensors?: boolean;
   /** Whether calls return before they are done: then the host has time while a step runs, and `read` waits. */
   readonly asynchronous: boolean;
   info(): DeviceInfo;

@@ -33,6 +33,8 @@ export class Tape implements Disposable {
   readonly #flows = new Map<number, number>();
   readonly #parameters = new Map<number, Tensor>();
   readonly #gradients = new Map<number, Tensor>();
+  /** Gradients that the caller of `backward` keeps: nothing is added to them. */
+  readonly #fixed = new Set<number>();
   /** Of the tape around a block that is run again: what the block was not given, but uses, must not lie here. */
   readonly #outside: ReadonlyMap<number, number> | undefined;
   readonly #hear = (call: AppliedCall): void => this.#record(call);
@@ -131,6 +133,7 @@ export class Tape implements Disposable {
    */
   backward(y: Tensor, dy?: Tensor): void {
     this.#pause();
+    if (dy) this.#fixed.add(dy.address);
     this.#walk(y, dy ?? this.#ones(y));
   }
 
@@ -166,9 +169,16 @@ export class Tape implements Disposable {
       return t !== undefined && isFloat(t) && this.#flows.has(t.address);
     };
     const sum = (i: number): Tensor => this.#sum(inputs[i]!);
-    const found = op.grad(apply, dy, saved, params as never, { wanted, sum });
+    const place = (i: number) => this.#place(inputs[i]!);
+    const found = op.grad(apply, dy, saved, params as never, { wanted, sum, place });
+    // a rule may pass on what it was given: to one input, since nothing else needs it any more, to others copies
+    const passed = new Set(dy.flatMap((d) => (d && !this.#fixed.has(d.address) ? [d.address] : [])));
     for (const [i, gradient] of found.entries()) {
-      if (gradient && wanted(i)) this.#add(inputs[i]!, gradient, dy);
+      if (!gradient || !wanted(i)) continue;
+      const given = dy.some((d) => d?.address === gradient.address);
+      if (this.#add(inputs[i]!, gradient, given && !passed.has(gradient.address))) {
+        passed.delete(gradient.address);
+      }
     }
     for (const t of outputs) this.#gradients.delete(t.address);
   }
@@ -211,16 +221,26 @@ export class Tape implements Disposable {
     return zeros;
   }
 
-  #add(t: Tensor, gradient: Tensor, dy: readonly (Tensor | undefined)[]): void {
+  /** Where the gradient of `t` goes, and whether something is there. */
+  #place(t: Tensor): { readonly into: Tensor; readonly add: boolean } {
     const present = this.gradientOf(t);
-    if (present?.address === gradient.address) return;
+    if (present) return { into: present, add: true };
+    const into = this.#device.temporary({ dtype: gradientType(t), shape: t.shape });
+    this.#gradients.set(t.address, into);
+    return { into, add: false };
+  }
+
+  /** Whether `gradient` itself became the gradient of `t`; with `copied` never. */
+  #add(t: Tensor, gradient: Tensor, copied: boolean): boolean {
+    const present = this.gradientOf(t);
+    if (present?.address === gradient.address) return false;
     if (present) {
-      apply(mix, [present, reshape(gradient, present.shape)], { alpha: 1, beta: 1 }, [present]);
-      return;
+      const dtype = present.dtype === "f64" ? undefined : (present.dtype as "f32" | "bf16");
+      apply(mix, [present, reshape(gradient, present.shape)], { alpha: 1, beta: 1, dtype }, [present]);
+      return false;
     }
-    // a rule may pass on what it was given, which must not be added to under another name
-    const shared = dy.some((d) => d?.address === gradient.address);
-    this.#gradients.set(t.address, shared ? apply(mix, [gradient], { alpha: 1, beta: 0 })[0]! : gradient);
+    this.#gradients.set(t.address, copied ? apply(mix, [gradient], { alpha: 1, beta: 0 })[0]! : gradient);
+    return !copied;
   }
 
   /** Ends the recording; gradients of parameters stay. */
@@ -229,8 +249,13 @@ export class Tape implements Disposable {
   }
 }
 
-const gradientType = (t: Tensor): "f32" | "f64" => (t.dtype === "f64" ? "f64" : "f32");
+/** Gradients of bf16 tensors are in f32, where nothing computes with less. */
+function gradientType(t: Tensor): "f32" | "f64" | "bf16" {
+  if (t.dtype === "bf16") return t.device.backend.halfTensors ? "bf16" : "f32";
+  return t.dtype === "f64" ? "f64" : "f32";
+}
 
 function copyInto(to: Tensor, from: Tensor): void {
-  apply(mix, [reshape(from, to.shape)], { alpha: 1, beta: 0 }, [to]);
+  const dtype = to.dtype === "f64" ? undefined : (to.dtype as "f32" | "bf16");
+  apply(mix, [reshape(from, to.shape)], { alpha: 1, beta: 0, dtype }, [to]);
 }

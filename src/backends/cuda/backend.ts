@@ -44,6 +44,7 @@ export function cudaBackend(options: CudaOptions = {}): Backend {
     name: "cuda",
     hostMemory: false,
     captures: true,
+    halfTensors: true,
     asynchronous: true,
     info: () => readInfo(native("psi_info"), check),
     memory() {

@@ -20,6 +20,7 @@ export function metaBackend({ like = "cpu" }: MetaOptions = {}): Backend {
     name: "meta",
     hostMemory: kernels !== "cuda",
     captures: false,
+    halfTensors: kernels === "cuda",
     asynchronous: false,
     info: () => ({ device: "meta" }),
     allocate(bytes) {

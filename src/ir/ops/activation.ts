@@ -1,8 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import { elementCount } from "../../core/shape.ts";
 import type { Op, TensorSpec } from "../op.ts";
-import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode } from "../spec.ts";
+import { elementWise, expectReal, plainSpec, realCode, trainingBackends } from "../real.ts";
 
 export const activationKinds = { silu: 0, gelu: 1, clamped: 2, relu2: 3 } as const;
 
@@ -13,8 +12,8 @@ export type ActivationParams = {
   readonly limit?: number;
 };
 
-const kindArguments = (x: TensorSpec, p: ActivationParams): number[] => [
-  ...[activationKinds[p.kind], dtypeCode(x), elementCount(x.shape), p.alpha ?? 0, p.limit ?? 0],
+const kindArguments = (code: number, x: TensorSpec, p: ActivationParams): number[] => [
+  ...[activationKinds[p.kind], code, elementCount(x.shape), p.alpha ?? 0, p.limit ?? 0],
 ];
 const params = ["kind", "alpha", "limit"];
 
@@ -41,7 +40,8 @@ export const activationGrad: Op<ActivationParams> = {
   },
   cost: elementWise(20),
   arguments: ([dx, dup], [dy, x, up], p) => [
-    ...[dx!.address, dup?.address ?? 0, dy!.address, x!.address, up!.address, ...kindArguments(x!, p)],
+    ...[dx!.address, dup?.address ?? 0, dy!.address, x!.address, up!.address],
+    ...kindArguments(realCode(dx, dup, dy, x, up), x!, p),
   ],
 };
 
@@ -57,5 +57,7 @@ export const activation: Op<ActivationParams> = {
   cost: elementWise(10),
   saves: ["x", "up"],
   grad: (f, [dy], { x, up }, p) => f(activationGrad, [dy, x, up], p),
-  arguments: ([y], [x, up], p) => [y!.address, x!.address, up!.address, ...kindArguments(x!, p)],
+  arguments: ([y], [x, up], p) => [
+    ...[y!.address, x!.address, up!.address, ...kindArguments(realCode(y, x, up), x!, p)],
+  ],
 };

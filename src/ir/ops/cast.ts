@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import { elementCount } from "../../core/shape.ts";
 import type { Op } from "../op.ts";
-import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
+import { elementWise, expectReal, plainSpec, realCode, trainingBackends } from "../real.ts";
 import { describe, dtypeCode } from "../spec.ts";
 
 /** y = x as another float type, to the nearest even. Gradients stay in f32 (f64 where x is), so they pass as they are. */
@@ -38,5 +38,5 @@ export const fill: Op<{ readonly value: number }> = {
   inPlace: 0,
   outputs: ([y]) => [expectReal("fill", y, y?.shape ?? [])],
   cost: elementWise(0),
-  arguments: ([y], _inputs, p) => [y!.address, dtypeCode(y!), elementCount(y!.shape), p.value],
+  arguments: ([y], _inputs, p) => [y!.address, realCode(y), elementCount(y!.shape), p.value],
 };

@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import type { Op, TensorSpec } from "../op.ts";
-import { expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode, expectSpec, totalBytes } from "../spec.ts";
+import { expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
+import { expectSpec, totalBytes } from "../spec.ts";
 
 export type CausalAttentionParams = {
   /** Rows of a sequence; the rows of all inputs are whole sequences. */
@@ -42,9 +42,9 @@ function sizes(
   return { rows, sequences: rows / p.length, heads, kvHeads };
 }
 
-const shapeArguments = (q: TensorSpec, k: TensorSpec, p: CausalAttentionParams): number[] => [
+const shapeArguments = (q: TensorSpec, k: TensorSpec, code: number, p: CausalAttentionParams): number[] => [
   ...[q.shape[0]! / p.length, p.length, q.shape[1]! / p.headDim, k.shape[1]! / p.headDim],
-  ...[p.headDim, p.window, dtypeCode(q), p.scale, p.softcap],
+  ...[p.headDim, p.window, code, p.scale, p.softcap],
 ];
 const params = ["length", "headDim", "scale", "window", "softcap"];
 const shapeSignature = ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "f64", "f64"] as const;
@@ -70,7 +70,7 @@ export const causalAttentionGrad: Op<CausalAttentionParams> = {
     if (dsinks) expectReal("causal_attention_grad dsinks", dsinks, [heads], q);
     return [q!, k!, v!].map(({ dtype, shape }) => plainSpec(dtype, ...shape));
   },
-  scratchBytes: ([, q], p) => (q!.shape[0]! / p.length) * (q!.shape[1]! / p.headDim) * 8,
+  scratchBytes: ([, q], p) => (q!.shape[1]! / p.headDim) * (4 * q!.shape[0]! + (8 * q!.shape[0]!) / p.length),
   cost: (inputs, p, outputs) => ({
     flops: 5 * inputs[1]!.shape[0]! * p.length * inputs[1]!.shape[1]!,
     bytes: totalBytes(...inputs, ...outputs),
@@ -87,7 +87,8 @@ export const causalAttentionGrad: Op<CausalAttentionParams> = {
       v!.address,
     ],
     ...[y!.address, lse!.address, sinks!.address, first!.address, scratch.address],
-    ...[...shapeArguments(q!, k!, p), scratch.bytes],
+    ...shapeArguments(q!, k!, realCode(dq, dk, dv, dsinks, dy, q, k, v, y, lse, sinks), p),
+    scratch.bytes,
   ],
 };
 
@@ -110,7 +111,7 @@ export const causalAttention: Op<CausalAttentionParams> = {
   signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr", ...shapeSignature],
   outputs([q, k, v, sinks, first], p) {
     const { rows, heads } = sizes(q, k, v, sinks, first, p);
-    return [plainSpec(q!.dtype, ...q!.shape), plainSpec(q!.dtype, rows, heads)];
+    return [plainSpec(q!.dtype, ...q!.shape), plainSpec(wideType(q!), rows, heads)];
   },
   cost: (inputs, p, outputs) => ({
     flops: 2 * inputs[0]!.shape[0]! * p.length * inputs[0]!.shape[1]!,
@@ -124,6 +125,6 @@ export const causalAttention: Op<CausalAttentionParams> = {
   },
   arguments: ([y, lse], [q, k, v, sinks, first], p) => [
     ...[y!.address, lse!.address, q!.address, k!.address, v!.address, sinks!.address, first!.address],
-    ...shapeArguments(q!, k!, p),
+    ...shapeArguments(q!, k!, realCode(y, lse, q, k, v, sinks), p),
   ],
 };

@@ -1,6 +1,6 @@
 import type { Op } from "../op.ts";
-import { expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode, expectSpec, totalBytes } from "../spec.ts";
+import { expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
+import { expectSpec, totalBytes } from "../spec.ts";
 
 /** y[g, n] += sum over the rows of group g of x; y [N] is one group of all rows. */
 export const columnSum: Op<Record<string, never>> = {
@@ -16,11 +16,11 @@ export const columnSum: Op<Record<string, never>> = {
     const groups = starts ? expectSpec("column_sum starts", starts, "i32", [-1]).shape[0]! - 1 : 1;
     const shape = starts ? [groups, width] : [width];
     expectReal("column_sum y", y, shape, x);
-    return [plainSpec(x!.dtype, ...shape)];
+    return [plainSpec(wideType(x!), ...shape)];
   },
   cost: ([y, x]) => ({ flops: x!.shape[0]! * x!.shape[1]!, bytes: totalBytes(y, x) }),
   arguments: ([y], [, x, starts]) => [
     ...[y!.address, x!.address, starts!.address, x!.shape[0]!, x!.shape[1]!],
-    ...[starts!.address === 0 ? 1 : starts!.shape[0]! - 1, dtypeCode(x!)],
+    ...[starts!.address === 0 ? 1 : starts!.shape[0]! - 1, realCode(y, x)],
   ],
 };

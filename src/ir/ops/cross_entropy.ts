@@ -1,6 +1,6 @@
 import type { Op, TensorSpec } from "../op.ts";
-import { expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode, expectSpec, totalBytes } from "../spec.ts";
+import { expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
+import { expectSpec, totalBytes } from "../spec.ts";
 
 /** `softcap` 0: none. */
 export type CrossEntropyParams = { readonly softcap: number };
@@ -60,7 +60,7 @@ export const crossEntropyGrad: Op<CrossEntropyParams> = {
   arguments: ([dx], [dloss, x, w, bias, targets, lse, dw, dbias], p, scratch) => [
     ...[dx!.address, dw!.address, dbias!.address, dloss!.address, x!.address, w!.address, bias!.address],
     ...[targets!.address, lse!.address, scratch.address, x!.shape[0]!, x!.shape[1]!, w!.shape[0]!],
-    ...[dtypeCode(x!), p.softcap, scratch.bytes],
+    ...[realCode(dx, dw, dbias, dloss, x, w, bias), p.softcap, scratch.bytes],
   ],
 };
 
@@ -74,7 +74,7 @@ export const crossEntropy: Op<CrossEntropyParams> = {
   signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "f64", "f64"],
   outputs([x, w, bias, targets]) {
     const { tokens } = sizes(x, w, bias, targets);
-    return [plainSpec(x!.dtype, tokens), plainSpec(x!.dtype, tokens)];
+    return [plainSpec(wideType(x!), tokens), plainSpec(wideType(x!), tokens)];
   },
   scratchBytes([x, w]) {
     if (x!.dtype === "f64") return 0;
@@ -103,6 +103,6 @@ export const crossEntropy: Op<CrossEntropyParams> = {
       targets!.address,
       scratch.address,
     ],
-    ...[x!.shape[0]!, x!.shape[1]!, w!.shape[0]!, dtypeCode(x!), p.softcap, scratch.bytes],
+    ...[x!.shape[0]!, x!.shape[1]!, w!.shape[0]!, realCode(loss, lse, x, w, bias), p.softcap, scratch.bytes],
   ],
 };

@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import type { Op, TensorSpec } from "../op.ts";
-import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode, expectSpec } from "../spec.ts";
+import { elementWise, expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
+import { expectSpec } from "../spec.ts";
 
 /** Experts that each token uses. */
 export type SlotParams = { readonly used: number };
@@ -25,7 +25,7 @@ export const expertRowsGrad: Op<SlotParams> = {
   },
   cost: elementWise(1),
   arguments: ([dx], [dy, places], { used }) => [
-    ...[dx!.address, dy!.address, places!.address, dx!.shape[0]!, used, dx!.shape[1]!, dtypeCode(dy!)],
+    ...[dx!.address, dy!.address, places!.address, dx!.shape[0]!, used, dx!.shape[1]!, realCode(dx, dy)],
   ],
 };
 
@@ -46,7 +46,7 @@ export const expertRows: Op<SlotParams> = {
   saves: ["places"],
   grad: (f, [dy], { places }, p) => f(expertRowsGrad, [dy, places], p),
   arguments: ([y], [x, slots], { used }) => [
-    ...[y!.address, x!.address, slots!.address, x!.shape[0]!, used, x!.shape[1]!, dtypeCode(x!)],
+    ...[y!.address, x!.address, slots!.address, x!.shape[0]!, used, x!.shape[1]!, realCode(y, x)],
   ],
 };
 
@@ -61,12 +61,12 @@ export const expertCombineGrad: Op<SlotParams> = {
     const [tokens, width] = slotRows("expert_combine_grad", x, places, used);
     expectReal("expert_combine_grad dy", dy, [tokens, width], x);
     expectReal("expert_combine_grad weights", weights, [tokens, used], x);
-    return [plainSpec(x!.dtype, tokens * used, width), plainSpec(x!.dtype, tokens, used)];
+    return [plainSpec(x!.dtype, tokens * used, width), plainSpec(wideType(x!), tokens, used)];
   },
   cost: elementWise(3),
   arguments: ([dx, dweights], [dy, x, weights, places], { used }) => [
     ...[dx!.address, dweights!.address, dy!.address, x!.address, weights!.address, places!.address],
-    ...[dy!.shape[0]!, used, dy!.shape[1]!, dtypeCode(x!)],
+    ...[dy!.shape[0]!, used, dy!.shape[1]!, realCode(dx, dweights, dy, x, weights)],
   ],
 };
 
@@ -88,6 +88,6 @@ export const expertCombine: Op<SlotParams> = {
   grad: (f, [dy], { x, weights, places }, p) => f(expertCombineGrad, [dy, x, weights, places], p),
   arguments: ([y], [x, weights, places], { used }) => [
     ...[y!.address, x!.address, weights!.address, places!.address],
-    ...[y!.shape[0]!, used, y!.shape[1]!, dtypeCode(x!)],
+    ...[y!.shape[0]!, used, y!.shape[1]!, realCode(y, x, weights)],
   ],
 };

@@ -63,19 +63,20 @@ export const gemm: Op<GemmParams> = {
     return { flops: 2 * batch * m * n * k, bytes: totalBytes(a, b, bias, c) };
   },
   saves: ["a", "b"],
-  grad(f, [dc], { a, b }, p, { wanted, sum }) {
+  grad(f, [dc], { a, b }, p, { wanted, sum, place }) {
     const d = dc!;
+    const [da, db] = [0, 1].map((i) => (wanted(i) ? place(i) : undefined));
     // each operand's gradient is dc times the other, transposed as it was
-    if (wanted(0)) {
-      if (p.transA) addProduct(f, b!, d, p.transB, true, sum(0));
-      else addProduct(f, d, b!, false, !p.transB, sum(0));
+    if (da) {
+      if (p.transA) product(f, b!, d, p.transB, true, da);
+      else product(f, d, b!, false, !p.transB, da);
     }
-    if (wanted(1)) {
-      if (p.transB) addProduct(f, d, a!, true, p.transA, sum(1));
-      else addProduct(f, a!, d, !p.transA, false, sum(1));
+    if (db) {
+      if (p.transB) product(f, d, a!, true, p.transA, db);
+      else product(f, a!, d, !p.transA, false, db);
     }
     if (wanted(2)) f(columnSum, [sum(2), d, undefined], {});
-    return [0, 1, 2].map((i) => (wanted(i) ? sum(i) : undefined));
+    return [da?.into, db?.into, wanted(2) ? sum(2) : undefined];
   },
   arguments([out], [a, b, bias, c], p, scratch) {
     const { batch, m, n, k } = sizes(a, b, p);
@@ -90,14 +91,15 @@ export const gemm: Op<GemmParams> = {
 /** The same, added to its input c. */
 export const gemmAdd: Op<GemmParams> = { ...gemm, inPlace: 3 };
 
-function addProduct<T extends TensorSpec>(
+function product<T extends TensorSpec>(
   f: ApplyOp<T>,
   a: T,
   b: T,
   transA: boolean,
   transB: boolean,
-  into: T,
+  { into, add }: { readonly into: T; readonly add: boolean },
 ): void {
-  const dtype = into.dtype as GemmParams["dtype"];
-  f(gemmAdd, [a, b, undefined, into], { transA, transB, dtype });
+  const params = { transA, transB, dtype: into.dtype as GemmParams["dtype"] };
+  if (add) f(gemmAdd, [a, b, undefined, into], params);
+  else f(gemm, [a, b, undefined, undefined], params, [into]);
 }

@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import type { Op, TensorSpec } from "../op.ts";
-import { expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode, expectSpec, totalBytes } from "../spec.ts";
+import { expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
+import { expectSpec, totalBytes } from "../spec.ts";
 import { columnSum } from "./column_sum.ts";
 
 /** forward: c = a w[e]^T + bias[e]; input: c = a w[e]; weight: c[e] += a[e]^T w[e], for the rows of each expert e. */
@@ -54,7 +54,7 @@ export const groupedGemm: Op<GroupedGemmParams> = {
     if (bias) expectReal("grouped_gemm bias", bias, [experts, outputs], a);
     if (p.mode === "weight") {
       expectReal("grouped_gemm c", c, [experts, outputs, columns], a);
-      return [plainSpec(a!.dtype, experts, outputs, columns)];
+      return [plainSpec(wideType(a!), experts, outputs, columns)];
     }
     return [plainSpec(a!.dtype, rows, p.mode === "forward" ? outputs : columns)];
   },
@@ -81,7 +81,7 @@ export const groupedGemm: Op<GroupedGemmParams> = {
     const { rows, experts, outputs, columns } = sizes(inputs, p);
     return [
       ...[c!.address, a!.address, w!.address, bias!.address, starts!.address, scratch.address],
-      ...[modes[p.mode], rows, experts, outputs, columns, dtypeCode(a!), scratch.bytes],
+      ...[modes[p.mode], rows, experts, outputs, columns, realCode(c, a, w, bias), scratch.bytes],
     ];
   },
 };

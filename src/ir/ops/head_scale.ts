@@ -1,7 +1,6 @@
 import { unexpected } from "../../core/error.ts";
 import type { Op, TensorSpec } from "../op.ts";
-import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode } from "../spec.ts";
+import { elementWise, expectReal, plainSpec, realCode, trainingBackends } from "../real.ts";
 
 function checked(x: TensorSpec | undefined, gain: TensorSpec | undefined): TensorSpec {
   const [rows, width] = expectReal("head_scale", x, [-1, -1]).shape as [number, number];
@@ -13,7 +12,7 @@ function checked(x: TensorSpec | undefined, gain: TensorSpec | undefined): Tenso
 }
 
 const shapeArguments = (x: TensorSpec, gain: TensorSpec): number[] => [
-  ...[x.shape[0]!, gain.shape[0]!, x.shape[1]! / gain.shape[0]!, dtypeCode(x)],
+  ...[x.shape[0]!, gain.shape[0]!, x.shape[1]! / gain.shape[0]!],
 ];
 
 export const headScaleGrad: Op<Record<string, never>> = {
@@ -31,7 +30,8 @@ export const headScaleGrad: Op<Record<string, never>> = {
   },
   cost: elementWise(3),
   arguments: ([dx], [dy, x, gain, dgain]) => [
-    ...[dx!.address, dgain!.address, dy!.address, x!.address, gain!.address, ...shapeArguments(x!, gain!)],
+    ...[dx!.address, dgain!.address, dy!.address, x!.address, gain!.address],
+    ...[...shapeArguments(x!, gain!), realCode(dx, dgain, dy, x, gain)],
   ],
 };
 
@@ -51,5 +51,7 @@ export const headScale: Op<Record<string, never>> = {
     const [dx] = f(headScaleGrad, [dy, x, gain, dgain], {});
     return [dx, dgain];
   },
-  arguments: ([y], [x, gain]) => [y!.address, x!.address, gain!.address, ...shapeArguments(x!, gain!)],
+  arguments: ([y], [x, gain]) => [
+    ...[y!.address, x!.address, gain!.address, ...shapeArguments(x!, gain!), realCode(y, x, gain)],
+  ],
 };

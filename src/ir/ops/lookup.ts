@@ -1,6 +1,6 @@
 import type { Op } from "../op.ts";
-import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode, expectSpec } from "../spec.ts";
+import { elementWise, expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
+import { expectSpec } from "../spec.ts";
 
 /** dtable[ids[t]] += dy[t], in the order of the tokens. */
 export const lookupGrad: Op<Record<string, never>> = {
@@ -20,11 +20,11 @@ export const lookupGrad: Op<Record<string, never>> = {
   cost: ([, dy]) => ({ flops: dy!.shape[0]! * dy!.shape[1]!, bytes: 12 * dy!.shape[0]! * dy!.shape[1]! }),
   arguments: ([dtable], [, dy, ids]) => [
     ...[dtable!.address, dy!.address, ids!.address, dy!.shape[0]!, dy!.shape[1]!],
-    ...[dtable!.shape[0]!, dtypeCode(dy!)],
+    ...[dtable!.shape[0]!, realCode(dtable, dy)],
   ],
 };
 
-/** y[t] = table[ids[t]] from a plain f32 or f64 table; `embedding` reads the tables of served models. */
+/** y[t] = table[ids[t]], in f32, from a plain table (f64 from an f64 one); `embedding` reads the tables of served models. */
 export const lookup: Op<Record<string, never>> = {
   name: "lookup",
   summary: "rows of a table that is being trained",
@@ -35,7 +35,7 @@ export const lookup: Op<Record<string, never>> = {
   outputs([table, ids]) {
     const width = expectReal("lookup", table, [-1, -1]).shape[1]!;
     const tokens = expectSpec("lookup ids", ids, "i32", [-1]).shape[0]!;
-    return [plainSpec(table!.dtype, tokens, width)];
+    return [plainSpec(wideType(table!), tokens, width)];
   },
   cost: elementWise(0),
   saves: ["ids"],
@@ -46,6 +46,6 @@ export const lookup: Op<Record<string, never>> = {
   },
   arguments: ([y], [table, ids]) => [
     ...[y!.address, table!.address, ids!.address, y!.shape[0]!, y!.shape[1]!],
-    ...[table!.shape[0]!, dtypeCode(table!)],
+    ...[table!.shape[0]!, realCode(y, table)],
   ],
 };

@@ -1,10 +1,15 @@
 import { unexpected } from "../../core/error.ts";
 import { elementCount } from "../../core/shape.ts";
 import type { Op, PlacedSpec, TensorSpec } from "../op.ts";
-import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode } from "../spec.ts";
+import { elementWise, expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
+import { cast } from "./cast.ts";
 
-export type MixParams = { readonly alpha: number; readonly beta: number };
+export type MixParams = {
+  readonly alpha: number;
+  readonly beta: number;
+  /** Of the result; absent: bf16 where a and b are, else f32 (f64 where a is). */
+  readonly dtype?: "f32" | "bf16";
+};
 
 function checked(
   a: TensorSpec | undefined,
@@ -16,11 +21,11 @@ function checked(
   if (b) expectReal("mix b", b, spec.shape, spec);
   if (wb && !b) throw unexpected("invalid_argument", "mix", "b where wb is given", "none");
   for (const w of [wa, wb]) if (w) expectReal("mix w", w, [spec.shape.at(-1) ?? 1], spec);
-  return plainSpec(spec.dtype, ...spec.shape);
+  return spec;
 }
 
-const shapeArguments = (a: PlacedSpec, p: MixParams): number[] => [
-  ...[a.shape.at(-1) ?? 1, dtypeCode(a), elementCount(a.shape), p.alpha, p.beta],
+const shapeArguments = (a: PlacedSpec, code: number, p: MixParams): number[] => [
+  ...[a.shape.at(-1) ?? 1, code, elementCount(a.shape), p.alpha, p.beta],
 ];
 
 export const mixGrad: Op<MixParams> = {
@@ -41,12 +46,13 @@ export const mixGrad: Op<MixParams> = {
     const spec = checked(a, b, wa, wb);
     expectReal("mix_grad dy", dy, spec.shape, spec);
     for (const w of [dwa, dwb]) if (w) expectReal("mix_grad dw", w, [spec.shape.at(-1) ?? 1], spec);
-    return b ? [spec, spec] : [spec];
+    return (b ? [spec, b] : [spec]).map(({ dtype, shape }) => plainSpec(dtype, ...shape));
   },
   cost: elementWise(4),
   arguments: ([da, db], [dy, a, b, wa, wb, dwa, dwb], p) => [
     ...[da!.address, db?.address ?? 0, dwa!.address, dwb!.address, dy!.address],
-    ...[a!.address, b!.address, wa!.address, wb!.address, ...shapeArguments(a!, p)],
+    ...[a!.address, b!.address, wa!.address, wb!.address],
+    ...shapeArguments(a!, realCode(da, db, dwa, dwb, dy, a, b, wa, wb), p),
   ],
 };
 
@@ -62,19 +68,31 @@ export const mix: Op<MixParams> = {
       { name: "wb", optional: true },
     ],
   ],
-  params: ["alpha", "beta"],
+  params: ["alpha", "beta", "dtype"],
   signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "f64", "f64", "f64"],
-  outputs: ([a, b, wa, wb]) => [checked(a, b, wa, wb)],
+  outputs([a, b, wa, wb], p) {
+    const spec = checked(a, b, wa, wb);
+    const narrow = spec.dtype === "bf16" && (b ?? spec).dtype === "bf16";
+    return [plainSpec(p.dtype ?? (narrow ? "bf16" : wideType(spec)), ...spec.shape)];
+  },
   cost: elementWise(3),
   saves: ["a", "b", "wa", "wb"],
   grad(f, [dy], { a, b, wa, wb }, p, { wanted, sum }) {
+    if (!wa && !wb && p.alpha === 1 && (!b || p.beta === 1)) {
+      // a plain sum passes its gradient on
+      return [a, b].map((t, i) => {
+        if (!t || !wanted(i)) return undefined;
+        return t.dtype === dy!.dtype ? dy : f(cast, [dy], { dtype: t.dtype as "f32" | "bf16" })[0];
+      });
+    }
     const dwa = wanted(2) ? sum(2) : undefined;
     const dwb = wanted(3) ? sum(3) : undefined;
     const [da, db] = f(mixGrad, [dy, a, b, wa, wb, dwa, dwb], p);
     return [da, db, dwa, dwb];
   },
   arguments: ([y], [a, b, wa, wb], p) => [
-    ...[y!.address, a!.address, b!.address, wa!.address, wb!.address, ...shapeArguments(a!, p)],
+    ...[y!.address, a!.address, b!.address, wa!.address, wb!.address],
+    ...shapeArguments(a!, realCode(y, a, b, wa, wb), p),
   ],
 };
 
@@ -88,8 +106,8 @@ export const multiply: Op<Record<string, never>> = {
   signature: ["ptr", "ptr", "ptr", "i32", "f64"],
   outputs([a, b]) {
     const spec = expectReal("multiply a", a, a?.shape ?? []);
-    expectReal("multiply b", b, spec.shape, spec);
-    return [plainSpec(spec.dtype, ...spec.shape)];
+    const narrow = spec.dtype === "bf16" && expectReal("multiply b", b, spec.shape, spec).dtype === "bf16";
+    return [plainSpec(narrow ? "bf16" : wideType(spec), ...spec.shape)];
   },
   cost: elementWise(1),
   saves: ["a", "b"],
@@ -97,5 +115,5 @@ export const multiply: Op<Record<string, never>> = {
     const product = (other: typeof a) => f(multiply, [dy, other], {})[0];
     return [wanted(0) ? product(b) : undefined, wanted(1) ? product(a) : undefined];
   },
-  arguments: ([y], [a, b]) => [y!.address, a!.address, b!.address, dtypeCode(a!), elementCount(a!.shape)],
+  arguments: ([y], [a, b]) => [y!.address, a!.address, b!.address, realCode(y, a, b), elementCount(a!.shape)],
 };

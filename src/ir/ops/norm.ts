@@ -1,11 +1,17 @@
 import type { Op } from "../op.ts";
-import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode } from "../spec.ts";
+import { elementWise, expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
 
-/** `center`: layer norm; otherwise RMS norm. */
-export type NormParams = { readonly center: boolean; readonly eps: number };
+/** `center`: layer norm; otherwise RMS norm. `dtype`: of the result, absent: x's. */
+export type NormParams = {
+  readonly center: boolean;
+  readonly eps: number;
+  readonly dtype?: "f32" | "bf16";
+};
 
-export const normGrad: Op<Pick<NormParams, "center">> = {
+/** `add`: the gradient is added to input `into`. */
+export type NormGradParams = { readonly center: boolean; readonly add: boolean };
+
+export const normGrad: Op<NormGradParams> = {
   name: "norm_grad",
   summary: "gradient of norm; those of weight and bias are added",
   backends: trainingBackends,
@@ -16,7 +22,7 @@ export const normGrad: Op<Pick<NormParams, "center">> = {
       { name: "db", optional: true },
     ],
   ],
-  params: ["center"],
+  params: ["center", "add"],
   signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32"],
   outputs([dy, x, w, stats, dw, db]) {
     const [rows, width] = expectReal("norm_grad x", x, [-1, -1]).shape as [number, number];
@@ -28,7 +34,8 @@ export const normGrad: Op<Pick<NormParams, "center">> = {
   cost: elementWise(10),
   arguments: ([dx], [dy, x, w, stats, dw, db], p) => [
     ...[dx!.address, dw!.address, db!.address, dy!.address, x!.address, w!.address, stats!.address],
-    ...[x!.shape[0]!, x!.shape[1]!, p.center ? 1 : 0, dtypeCode(x!)],
+    ...[x!.shape[0]!, x!.shape[1]!, (p.center ? 1 : 0) + (p.add ? 2 : 0)],
+    realCode(dx, dw, db, dy, x, w, stats),
   ],
 };
 
@@ -38,24 +45,25 @@ export const norm: Op<NormParams> = {
   summary: "layer norm and RMS norm of rows, for training",
   backends: trainingBackends,
   inputs: [{ name: "x" }, { name: "w", optional: true }, { name: "b", optional: true }],
-  params: ["center", "eps"],
+  params: ["center", "eps", "dtype"],
   signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "f64"],
-  outputs([x, w, b]) {
+  outputs([x, w, b], p) {
     const [rows, width] = expectReal("norm", x, [-1, -1]).shape as [number, number];
     if (w) expectReal("norm w", w, [width], x);
     if (b) expectReal("norm b", b, [width], x);
-    return [plainSpec(x!.dtype, rows, width), plainSpec(x!.dtype, rows, 2)];
+    return [plainSpec(p.dtype ?? x!.dtype, rows, width), plainSpec(wideType(x!), rows, 2)];
   },
   cost: elementWise(6),
   saves: ["x", "w", "out1"],
-  grad(f, [dy], { x, w, out1 }, { center }, { wanted, sum }) {
+  grad(f, [dy], { x, w, out1 }, { center }, { wanted, sum, place }) {
     const dw = wanted(1) ? sum(1) : undefined;
     const db = wanted(2) ? sum(2) : undefined;
-    const [dx] = f(normGrad, [dy, x, w, out1, dw, db], { center });
-    return [dx, dw, db];
+    const { into, add } = place(0);
+    f(normGrad, [dy, x, w, out1, dw, db], { center, add }, [into]);
+    return [into, dw, db];
   },
   arguments: ([y, stats], [x, w, b], p) => [
     ...[y!.address, stats!.address, x!.address, w!.address, b!.address],
-    ...[x!.shape[0]!, x!.shape[1]!, p.center ? 1 : 0, dtypeCode(x!), p.eps],
+    ...[x!.shape[0]!, x!.shape[1]!, p.center ? 1 : 0, realCode(y, stats, x, w, b), p.eps],
   ],
 };

@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import type { Op } from "../op.ts";
-import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode, expectSpec } from "../spec.ts";
+import { elementWise, expectReal, plainSpec, realCode, trainingBackends } from "../real.ts";
+import { expectSpec } from "../spec.ts";
 
 /** As `rope`'s, for rows that are all heads; `inverse` turns the other way. */
 export type RotateParams = {
@@ -40,6 +40,6 @@ export const rotate: Op<RotateParams> = {
   arguments: ([y], [x, positions, invFreq], p) => [
     ...[y!.address, x!.address, positions!.address, invFreq!.address],
     ...[x!.shape[0]!, x!.shape[1]! / p.headDim, p.headDim, 2 * invFreq!.shape[0]!],
-    ...[p.neox ? 1 : 0, p.inverse ? 1 : 0, dtypeCode(x!), p.mscale],
+    ...[p.neox ? 1 : 0, p.inverse ? 1 : 0, realCode(y, x), p.mscale],
   ],
 };

@@ -1,7 +1,7 @@
 import { elementCount } from "../../core/shape.ts";
 import type { Op } from "../op.ts";
-import { expectReal, plainSpec, trainingBackends } from "../real.ts";
-import { dtypeCode, expectSpec, totalBytes } from "../spec.ts";
+import { expectReal, plainSpec, realCode, trainingBackends, wideType } from "../real.ts";
+import { expectSpec, totalBytes } from "../spec.ts";
 
 type ScaleParams = { readonly scale: number };
 const pieceElements = 4096;
@@ -18,7 +18,7 @@ export const spread: Op<ScaleParams & { readonly shape: readonly number[] }> = {
     return [plainSpec(expectReal("spread", x, [1]).dtype, ...shape)];
   },
   cost: (_inputs, _p, [y]) => ({ flops: 0, bytes: totalBytes(y) }),
-  arguments: ([y], [x], p) => [y!.address, x!.address, dtypeCode(x!), elementCount(y!.shape), p.scale],
+  arguments: ([y], [x], p) => [y!.address, x!.address, realCode(y, x), elementCount(y!.shape), p.scale],
 };
 
 /** [1]: scale times the sum of all elements, in one order. */
@@ -29,11 +29,11 @@ export const sum: Op<ScaleParams> = {
   inputs: [{ name: "x" }],
   params: ["scale"],
   signature: ["ptr", "ptr", "i32", "f64", "f64"],
-  outputs: ([x]) => [plainSpec(expectReal("sum", x, x?.shape ?? []).dtype, 1)],
+  outputs: ([x]) => [plainSpec(wideType(expectReal("sum", x, x?.shape ?? [])), 1)],
   cost: ([x]) => ({ flops: elementCount(x!.shape), bytes: totalBytes(x) }),
   saves: ["x"],
   grad: (f, [dy], { x }, { scale }) => f(spread, [dy], { scale, shape: x!.shape }),
-  arguments: ([y], [x], p) => [y!.address, x!.address, dtypeCode(x!), elementCount(x!.shape), p.scale],
+  arguments: ([y], [x], p) => [y!.address, x!.address, realCode(y, x), elementCount(x!.shape), p.scale],
 };
 
 /** f64 [1]: the sum of squares, in one order; part of the global norm. */
@@ -51,7 +51,14 @@ export const sumSquares: Op<Record<string, never>> = {
   scratchBytes: ([x]) => 8 * Math.ceil(elementCount(x!.shape) / pieceElements),
   cost: ([x]) => ({ flops: 2 * elementCount(x!.shape), bytes: totalBytes(x) }),
   arguments: ([y], [x], _p, scratch) => [
-    ...[y!.address, x!.address, scratch.address, dtypeCode(x!), elementCount(x!.shape), scratch.bytes],
+    ...[
+      y!.address,
+      x!.address,
+      scratch.address,
+      realCode(undefined, x),
+      elementCount(x!.shape),
+      scratch.bytes,
+    ],
   ],
 };
 

@@ -1,0 +1,196 @@
+/*
+ * Attention of sequences over themselves, forward and backward; formulas as in kernels/cpu/causal_attention.cpp. The kernels
+ * here are those of f32 tensors: a warp makes one row (or, of dk and dv, one key) of one head, its lanes 32 keys (or rows) at
+ * a time for the scores, then elements of the head. bf16 tensors go to causal_attention_mma.cu. No sum depends on anything
+ * but its row: dq is made by rows, dk and dv by keys, each over the other side ascending.
+ */
+#include "causal_attention.h"
+
+namespace psi {
+
+constexpr int PLAIN_WARPS = 4, PLAIN_DIM = 256, PLAIN_PARTS = PLAIN_DIM / 32;
+
+__device__ __forceinline__ float dot_of(const float* a, const float* b, i32 n) {
+  float sum = 0;
+  for (i32 e = 0; e < n; e++) sum = fmaf(a[e], b[e], sum);
+  return sum;
+}
+
+__global__ void __launch_bounds__(32 * PLAIN_WARPS) causal_plain_kernel(const __grid_constant__ CausalAttention c) {
+  let_next_start();
+  wait_for_inputs();
+  const i32 i = blockIdx.x * PLAIN_WARPS + threadIdx.x / 32, h = blockIdx.y, s = blockIdx.z, E = c.head_dim;
+  const int lane = threadIdx.x % 32;
+  if (i >= c.length) return;
+  const i64 row = (i64)s * c.length + i, key0 = (i64)s * c.length * c.narrow() + (i64)(h / (c.heads / c.kv_heads)) * E;
+  const float *q = (const float*)c.q + row * c.wide() + (i64)h * E, *k = (const float*)c.k + key0, *v = (const float*)c.v + key0;
+  float most = c.sinks ? c.sinks[h] : -INFINITY, sum = c.sinks ? 1.0f : 0.0f, acc[PLAIN_PARTS] = {};
+  for (i32 j0 = c.seen_from(s, i); j0 <= i; j0 += 32) {
+    const i32 j = j0 + lane;
+    const float z = j <= i ? c.score(dot_of(q, k + j * c.narrow(), E)) : -INFINITY;
+    const float next = fmaxf(most, warp_max(z)), shrink = expf(most - next), p = expf(z - next);
+    sum = sum * shrink + warp_sum(p);
+    most = next;
+    for (int e = 0; e < PLAIN_PARTS; e++) acc[e] *= shrink;
+    for (int l = 0; l < 32; l++) {
+      const float w = __shfl_sync(~0u, p, l);
+      if (j0 + l > i) continue;
+      for (int e = 0; e < PLAIN_PARTS; e++)
+        if (lane + 32 * e < E) acc[e] = fmaf(w, v[(j0 + l) * c.narrow() + lane + 32 * e], acc[e]);
+    }
+  }
+  for (int e = 0; e < PLAIN_PARTS; e++)
+    if (lane + 32 * e < E) ((float*)c.y)[row * c.wide() + (i64)h * E + lane + 32 * e] = acc[e] / sum;
+  if (lane == 0) c.lse[row * c.heads + h] = most + logf(sum);
+}
+
+__global__ void __launch_bounds__(32 * PLAIN_WARPS) causal_plain_rows_kernel(const __grid_constant__ CausalAttention c) {
+  let_next_start();
+  wait_for_inputs();
+  const i32 i = blockIdx.x * PLAIN_WARPS + threadIdx.x / 32, h = blockIdx.y, s = blockIdx.z, E = c.head_dim;
+  const int lane = threadIdx.x % 32;
+  if (i >= c.length) return;
+  const i64 row = (i64)s * c.length + i, at = row * c.wide() + (i64)h * E, key0 = (i64)s * c.length * c.narrow() + (i64)(h / (c.heads / c.kv_heads)) * E;
+  const float *q = (const float*)c.q + at, *dy = (const float*)c.dy + at, *k = (const float*)c.k + key0, *v = (const float*)c.v + key0;
+  const float lse = c.lse[row * c.heads + h], delta = c.delta[row * c.heads + h];
+  float acc[PLAIN_PARTS] = {};
+  for (i32 j0 = c.seen_from(s, i); j0 <= i; j0 += 32) {
+    const i32 j = j0 + lane;
+    float ds = 0;
+    if (j <= i) {
+      const float z = c.score(dot_of(q, k + j * c.narrow(), E));
+      ds = expf(z - lse) * (dot_of(dy, v + j * c.narrow(), E) - delta) * c.slope(z);
+    }
+    for (int l = 0; l < 32; l++) {
+      const float w = __shfl_sync(~0u, ds, l);
+      if (j0 + l > i) continue;
+      for (int e = 0; e < PLAIN_PARTS; e++)
+        if (lane + 32 * e < E) acc[e] = fmaf(w, k[(j0 + l) * c.narrow() + lane + 32 * e], acc[e]);
+    }
+  }
+  for (int e = 0; e < PLAIN_PARTS; e++)
+    if (lane + 32 * e < E) ((float*)c.dq)[at + lane + 32 * e] = acc[e];
+}
+
+__global__ void __launch_bounds__(32 * PLAIN_WARPS) causal_plain_keys_kernel(const __grid_constant__ CausalAttention c) {
+  let_next_start();
+  wait_for_inputs();
+  const i32 j = blockIdx.x * PLAIN_WARPS + threadIdx.x / 32, kv = blockIdx.y, s = blockIdx.z, E = c.head_dim, group = c.heads / c.kv_heads;
+  const int lane = threadIdx.x % 32;
+  if (j >= c.length) return;
+  const i64 at = ((i64)s * c.length + j) * c.narrow() + (i64)kv * E;
+  const float *k = (const float*)c.k + at, *v = (const float*)c.v + at;
+  float dk[PLAIN_PARTS] = {}, dv[PLAIN_PARTS] = {};
+  const i32 end = c.window > 0 && j + c.window < c.length ? j + c.window : c.length;
+  for (i32 h = kv * group; h < (kv + 1) * group; h++)
+    for (i32 i0 = j; i0 < end; i0 += 32) {
+      const i32 i = i0 + lane;
+      const i64 row = (i64)s * c.length + i, of = row * c.wide() + (i64)h * E;
+      float p = 0, ds = 0;
+      if (i < end && c.seen_from(s, i) <= j) {
+        const float z = c.score(dot_of((const float*)c.q + of, k, E));
+        p = expf(z - c.lse[row * c.heads + h]);
+        ds = p * (dot_of((const float*)c.dy + of, v, E) - c.delta[row * c.heads + h]) * c.slope(z);
+      }
+      for (int l = 0; l < 32; l++) {
+        const float weight = __shfl_sync(~0u, p, l), slope = __shfl_sync(~0u, ds, l);
+        if (i0 + l >= end) continue;
+        const i64 from = ((i64)s * c.length + i0 + l) * c.wide() + (i64)h * E;
+        for (int e = 0; e < PLAIN_PARTS; e++)
+          if (lane + 32 * e < E) {
+            dv[e] = fmaf(weight, ((const float*)c.dy)[from + lane + 32 * e], dv[e]);
+            dk[e] = fmaf(slope, ((const float*)c.q)[from + lane + 32 * e], dk[e]);
+          }
+      }
+    }
+  for (int e = 0; e < PLAIN_PARTS; e++)
+    if (lane + 32 * e < E) ((float*)c.dk)[at + lane + 32 * e] = dk[e], ((float*)c.dv)[at + lane + 32 * e] = dv[e];
+}
+
+/* delta[row, head] = dy.y, a warp each */
+__global__ void causal_delta_kernel(float* delta, In dy, In y, i64 count, i32 head_dim) {
+  let_next_start();
+  wait_for_inputs();
+  const i64 of = (i64)blockIdx.x * PLAIN_WARPS + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  if (of >= count) return;
+  float sum = 0;
+  if (head_dim % 4 == 0) {
+    for (i32 e = 4 * lane; e < head_dim; e += 128) {
+      const float4 a = dy.at4(of * head_dim + e), b = y.at4(of * head_dim + e);
+      sum += (a.x * b.x + a.y * b.y) + (a.z * b.z + a.w * b.w);
+    }
+  } else {
+    for (i32 e = lane; e < head_dim; e += 32) sum += dy.at(of * head_dim + e) * y.at(of * head_dim + e);
+  }
+  sum = warp_sum(sum);
+  if (lane == 0) delta[of] = sum;
+}
+
+constexpr int SINK_THREADS = 1024;
+
+/* dsinks[h] -= sum over rows of exp(sink - lse) delta, a block each */
+__global__ void __launch_bounds__(SINK_THREADS) causal_sinks_kernel(float* dsinks, const float* sinks, const float* lse, const float* delta, i64 rows, i32 heads) {
+  __shared__ float shared[32];
+  let_next_start();
+  wait_for_inputs();
+  const i32 h = blockIdx.x;
+  float sum = 0;
+  for (i64 r = threadIdx.x; r < rows; r += SINK_THREADS) sum += expf(sinks[h] - lse[r * heads + h]) * delta[r * heads + h];
+  sum = block_total(sum, shared);
+  if (threadIdx.x == 0) dsinks[h] -= sum;
+}
+
+static i32 check_attention(const char* where, bool pointers, const CausalAttention& c, i32 dtype, bool half, f64 softcap) {
+  PSI_REFUSE_F64(where, dtype);
+  const i32 most = half ? 128 : PLAIN_DIM;
+  if (!pointers || c.sequences < 0 || c.length < 1 || c.heads < 1 || c.kv_heads < 1 || c.heads % c.kv_heads || c.head_dim < 1 || c.window < 0 || !(softcap >= 0))
+    return fail(PSI_INVALID, "[%s] expected pointers, heads in multiples of the key heads, and a window and soft-cap of at least 0, got sequences %d, length %d, heads %d, kv_heads %d, head_dim %d, window %d.", where, c.sequences, c.length, c.heads, c.kv_heads, c.head_dim, c.window);
+  if (c.head_dim > most || c.sequences > 65535 || c.heads > 65535)
+    return fail(PSI_UNSUPPORTED, "[%s] expected heads of at most %d elements in %s and at most 65535 sequences, got %d and %d.", where, most, half ? "bf16" : "f32", c.head_dim, c.sequences);
+  return PSI_OK;
+}
+
+/* All of them bf16, or none; -1: some are. */
+static i32 all_half(i32 dtype, const int* places, int count) {
+  int set = 0;
+  for (int i = 0; i < count; i++) set += half_at(dtype, places[i]);
+  return set == 0 ? 0 : set == count ? 1 : -1;
+}
+
+}  // namespace psi
+
+PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
+  using namespace psi;
+  const char* op = "psi_causal_attention";
+  CausalAttention c = {q, k, v, (const float*)sinks, (const i32*)first, y, (float*)lse, sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, nullptr, nullptr, nullptr, nullptr, nullptr};
+  const int places[] = {0, 2, 3, 4};
+  const i32 half = all_half(dtype, places, 4);
+  PSI_TRY(check_attention(op, y && lse && q && k && v, c, dtype, half == 1, softcap));
+  if (half < 0 || half_at(dtype, 1) || half_at(dtype, 5)) return fail(PSI_UNSUPPORTED, "[%s] expected q, k, v and y of one type and the rest in f32.", op);
+  if (half) return causal_forward_half(c);
+  return launch(op, causal_plain_kernel, dim3(PSI_DIVIDE_UP(length, PLAIN_WARPS), heads, sequences), dim3(32 * PLAIN_WARPS), 0, c);
+}
+
+PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes) {
+  using namespace psi;
+  const char* op = "psi_causal_attention_grad";
+  CausalAttention c = {q, k, v, (const float*)sinks, (const i32*)first, (void*)y, (float*)lse, sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, dy, dq, dk, dv, (float*)scratch};
+  const int places[] = {0, 1, 2, 4, 5, 6, 7, 8};
+  const i32 half = all_half(dtype, places, 8);
+  PSI_TRY(check_attention(op, dq && dk && dv && dy && q && k && v && y && lse && (sinks || !dsinks), c, dtype, half == 1, softcap));
+  if (half < 0 || half_at(dtype, 3) || half_at(dtype, 9) || half_at(dtype, 10)) return fail(PSI_UNSUPPORTED, "[%s] expected q, k, v, y and their gradients of one type and the rest in f32.", op);
+  const i64 rows = (i64)sequences * length, of_heads = rows * heads;
+  if (rows > 0 && (!scratch || scratch_bytes < 4.0 * (f64)of_heads)) return fail(PSI_INVALID, "[%s] expected %.0f bytes of scratch, got %.0f.", op, 4.0 * (f64)of_heads, scratch_bytes);
+  PSI_TRY(launch(op, causal_delta_kernel, dim3((unsigned)PSI_DIVIDE_UP(of_heads, PLAIN_WARPS)), dim3(32 * PLAIN_WARPS), 0, c.delta, In{dy, half == 1}, In{y, half == 1}, of_heads, head_dim));
+  if (half) {
+    PSI_TRY(causal_backward_half(c));
+  } else {
+    const dim3 block(32 * PLAIN_WARPS);
+    const unsigned blocks = PSI_DIVIDE_UP(length, PLAIN_WARPS);
+    PSI_TRY(launch(op, causal_plain_keys_kernel, dim3(blocks, kv_heads, sequences), block, 0, c));
+    PSI_TRY(launch(op, causal_plain_rows_kernel, dim3(blocks, heads, sequences), block, 0, c));
+  }
+  if (!dsinks) return PSI_OK;
+  return launch(op, causal_sinks_kernel, dim3(heads), dim3(SINK_THREADS), 0, (float*)dsinks, (const float*)sinks, (const float*)lse, (const float*)c.delta, rows, heads);
+}

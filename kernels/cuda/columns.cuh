@@ -1,0 +1,72 @@
+/*
+ * Sums of columns in a fixed order: rows are cut into as many chunks as the shape says, a block makes the sums of one chunk
+ * for 128 columns, and a second kernel adds the chunks, ascending, to what is there. Partial sums lie in memory of the
+ * file, since work is in one order on one stream.
+ *
+ * A form gives the terms: `Sums` sums at a time, term(row, column, valid, whole, out[Sums]) of four columns.
+ */
+#pragma once
+#include "train.cuh"
+
+namespace psi {
+
+constexpr int COLUMN_THREADS = 256, COLUMN_WIDTH = 128, COLUMN_ROWS = 8;
+constexpr i64 COLUMN_PARTS = 2 << 20; /* floats */
+static __device__ float column_parts[COLUMN_PARTS];
+
+/* How many chunks rows are cut into, for `sums` columns in all. */
+static inline i32 column_chunks(i64 rows, i64 sums) {
+  const i64 most = COLUMN_PARTS / sums, wanted = PSI_DIVIDE_UP(rows, 64);
+  const i64 chunks = wanted < 256 ? wanted : 256;
+  return (i32)(chunks < most ? chunks < 1 ? 1 : chunks : most);
+}
+
+/* parts [chunk][group][sum][width] */
+template <class Form>
+static __global__ void __launch_bounds__(COLUMN_THREADS) column_parts_kernel(Form f, const i32* starts, i64 rows, i32 width, i32 chunks) {
+  __shared__ float4 sums[COLUMN_ROWS][32];
+  let_next_start();
+  wait_for_inputs();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const i32 group = blockIdx.z, chunk = blockIdx.y, column = blockIdx.x * COLUMN_WIDTH + 4 * lane;
+  const i64 from = starts ? starts[group] : 0, to = starts ? starts[group + 1] : rows, size = PSI_DIVIDE_UP(to - from, chunks);
+  const i64 begin = from + chunk * size, end = begin + size < to ? begin + size : to, valid = width - column;
+  const bool whole = width % 4 == 0 && valid >= 4;
+  float4 total[Form::SUMS] = {};
+  if (valid > 0)
+    for (i64 r = begin + warp; r < end; r += COLUMN_ROWS) f.term(total, r, column, valid, whole);
+  for (int s = 0; s < Form::SUMS; s++) {
+    __syncthreads();
+    sums[warp][lane] = total[s];
+    __syncthreads();
+    if (warp != 0) continue;
+    float4 all = sums[0][lane];
+    for (int w = 1; w < COLUMN_ROWS; w++) all.x += sums[w][lane].x, all.y += sums[w][lane].y, all.z += sums[w][lane].z, all.w += sums[w][lane].w;
+    put_some4({column_parts, false}, (((i64)chunk * gridDim.z + group) * Form::SUMS + s) * width + column, valid, whole, all);
+  }
+}
+
+/* y[i] += factor * the parts, for the sums' first, or second, `width` columns of each group */
+static __global__ void column_total_kernel(float* y, i32 width, i32 groups, i32 sums, i32 sum, i32 chunks, float factor) {
+  let_next_start();
+  wait_for_inputs();
+  const i64 i = (i64)blockIdx.x * COLUMN_THREADS + threadIdx.x;
+  if (i >= (i64)width * groups) return;
+  const i64 group = i / width, column = i % width;
+  float total = 0;
+  for (i32 c = 0; c < chunks; c++) total += column_parts[(((i64)c * groups + group) * sums + sum) * width + column];
+  y[i] += factor * total;
+}
+
+template <class Form>
+static i32 column_parts_of(const char* op, const Form& f, const i32* starts, i64 rows, i32 width, i32 groups, i32& chunks) {
+  if ((i64)width * groups * Form::SUMS > COLUMN_PARTS)
+    return fail(PSI_UNSUPPORTED, "[%s] expected at most %lld columns of groups, got %lld.", op, (long long)(COLUMN_PARTS / Form::SUMS), (long long)width * groups);
+  chunks = column_chunks(PSI_DIVIDE_UP(rows, groups), (i64)width * groups * Form::SUMS);
+  return launch(op, column_parts_kernel<Form>, dim3(PSI_DIVIDE_UP(width, COLUMN_WIDTH), chunks, groups), dim3(COLUMN_THREADS), 0, f, starts, rows, width, chunks);
+}
+static inline i32 add_column_parts(const char* op, float* y, i32 width, i32 groups, i32 sums, i32 sum, i32 chunks, float factor) {
+  return launch(op, column_total_kernel, dim3((unsigned)PSI_DIVIDE_UP((i64)width * groups, COLUMN_THREADS)), dim3(COLUMN_THREADS), 0, y, width, groups, sums, sum, chunks, factor);
+}
+
+}  // namespace psi

@@ -1,0 +1,240 @@
+/*
+ * C (+)= A' B' (+ bias) on Hopper from bf16 in either transposition each. A block per multiprocessor stays and makes tiles
+ * of 128 x 256: one thread keeps four stages of 64 ks on their way by tensor copies, two warpgroups multiply 64 x 256 each
+ * by wgmma from shared memory, f32 sums in registers. Tiles of 16 rows of tiles follow one another, so that both sides stay
+ * in L2. Where tiles are too few for the machine, k is cut into parts by the shape alone, whose sums a second kernel adds in
+ * order. Source of the scheme: the persistent warp-specialised kernels that CUTLASS describes for Hopper.
+ *
+ * On one H100: 128 x 256 x 64 takes 1024 cycles and 48 KiB from L2, so tensor cores and L2 are about balanced.
+ */
+#include "gemm.h"
+#include "tensor_copy.h"
+
+namespace psi {
+
+constexpr int WIDE_ROWS = 128, WIDE_COLUMNS = 256, WIDE_K = 64, WIDE_STAGES = 4, WIDE_THREADS = 384, WIDE_GROUP = 16;
+constexpr u32 WIDE_A = WIDE_ROWS * BOX_LINE, WIDE_B = WIDE_COLUMNS * BOX_LINE, WIDE_STAGE = WIDE_A + WIDE_B, BOX_BLOCK = 64 * BOX_LINE;
+constexpr size_t WIDE_SHARED = WIDE_STAGES * WIDE_STAGE + 2 * WIDE_STAGES * sizeof(u64);
+constexpr int WIDE_PROCESSORS = 132; /* what work is cut for, so that its sums do not depend on the device */
+
+struct WidePlan {
+  i32 tiles_m, tiles_n, splits, units, items;
+  float* parts; /* [split][batch][m][n] where splits > 1 */
+};
+
+struct WideItem {
+  i32 row, column, matrix, split, unit, unit_end;
+};
+
+__device__ __forceinline__ WideItem wide_item(const WidePlan& p, i32 id) {
+  WideItem w;
+  const i32 tiles = p.tiles_m * p.tiles_n, tile = id % tiles, rest = id / tiles;
+  w.split = rest % p.splits, w.matrix = rest / p.splits;
+  const i32 group = tile / (WIDE_GROUP * p.tiles_n), first = group * WIDE_GROUP, high = min(WIDE_GROUP, p.tiles_m - first), at = tile - first * p.tiles_n;
+  w.row = (first + at % high) * WIDE_ROWS, w.column = at / high * WIDE_COLUMNS;
+  w.unit = (i32)((i64)p.units * w.split / p.splits), w.unit_end = (i32)((i64)p.units * (w.split + 1) / p.splits);
+  return w;
+}
+
+/* Four bf16 pairs that a quad's lanes hold for columns 8j + 2t to eight columns a lane: lane t gets those of j = t. */
+__device__ __forceinline__ uint4 quad_transposed(u32 v0, u32 v1, u32 v2, u32 v3, int t) {
+  /* lanes differing in bit 1 exchange halves, then those differing in bit 0 */
+  const bool high = t & 2, odd = t & 1;
+  const u32 s0 = __shfl_xor_sync(~0u, high ? v0 : v2, 2), s1 = __shfl_xor_sync(~0u, high ? v1 : v3, 2);
+  const u32 a0 = high ? v2 : v0, a1 = high ? v3 : v1; /* of j = 2 high, 2 high + 1; own t, and s of t ^ 2 */
+  const u32 r0 = __shfl_xor_sync(~0u, odd ? a0 : a1, 1), r1 = __shfl_xor_sync(~0u, odd ? s0 : s1, 1);
+  const u32 own = odd ? a1 : a0, far = odd ? s1 : s0; /* of j = t: from lanes t, t ^ 2; r0, r1 from t ^ 1, t ^ 3 */
+  const u32 from[4] = {own, r0, far, r1};            /* lane t ^ i */
+  return t == 0   ? make_uint4(from[0], from[1], from[2], from[3])
+         : t == 1 ? make_uint4(from[1], from[0], from[3], from[2])
+         : t == 2 ? make_uint4(from[2], from[3], from[0], from[1])
+                  : make_uint4(from[3], from[2], from[1], from[0]);
+}
+
+__device__ __forceinline__ void store_pair(const Gemm& g, i64 at, i32 column, float v0, float v1) {
+  const bool both = column + 1 < g.n;
+  if (column >= g.n) return;
+  if (g.c.half || !both || at % 2) {
+    if (g.add) v0 += g.c.in().at(at), v1 += both ? g.c.in().at(at + 1) : 0.0f;
+    g.c.put(at, v0);
+    if (both) g.c.put(at + 1, v1);
+    return;
+  }
+  float2* c = (float2*)((float*)g.c.p + at);
+  float2 v = make_float2(v0, v1);
+  if (g.add) {
+    const float2 before = *c;
+    v = make_float2(before.x + v.x, before.y + v.y);
+  }
+  *c = v;
+}
+
+/* A warp's 16 x 256 of a tile. */
+__device__ __forceinline__ void store_wide(const Gemm& g, const WidePlan& p, const WideItem& w, const float (&sum)[128], int warp, int lane) {
+  const i32 row0 = w.row + warp * 16 + lane / 4, t = lane % 4;
+  const bool parts = p.splits > 1;
+  /* 16 bytes a lane, of 32 columns at a time: plain bf16 results in whole lines */
+  const bool lines = !parts && g.c.half && !g.add && g.c_pitch % 8 == 0 && g.c_batch % 8 == 0 && (uintptr_t)g.c.p % 16 == 0;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const i32 row = row0 + 8 * half;
+    const i64 line = parts ? ((i64)(w.split * g.batch + w.matrix) * g.m + row) * g.n : w.matrix * g.c_batch + row * g.c_pitch;
+#pragma unroll
+    for (int j = 0; j < 32; j += 4) {
+      float v[8];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const i32 column = w.column + 8 * (j + i) + 2 * t;
+        v[2 * i] = sum[4 * (j + i) + 2 * half], v[2 * i + 1] = sum[4 * (j + i) + 2 * half + 1];
+        if (g.bias && !parts) {
+          if (column < g.n) v[2 * i] += g.bias[column];
+          if (column + 1 < g.n) v[2 * i + 1] += g.bias[column + 1];
+        }
+      }
+      const i32 column = w.column + 8 * j;
+      if (lines && column + 32 <= g.n) {
+        const uint4 out = quad_transposed(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]), t);
+        if (row < g.m) *(uint4*)((u16*)g.c.p + line + column + 8 * t) = out;
+        continue;
+      }
+      if (row >= g.m) continue;
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const i32 at = column + 8 * i + 2 * t;
+        if (!parts) {
+          store_pair(g, line + at, at, v[2 * i], v[2 * i + 1]);
+        } else {
+          if (at < g.n) p.parts[line + at] = v[2 * i];
+          if (at + 1 < g.n) p.parts[line + at + 1] = v[2 * i + 1];
+        }
+      }
+    }
+  }
+}
+
+template <bool A_ROWS, bool B_ROWS>
+__global__ void __launch_bounds__(WIDE_THREADS, 1)
+    gemm_wgmma_kernel(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b, const __grid_constant__ Gemm g, const __grid_constant__ WidePlan plan) {
+#if defined(PSI_WGMMA)
+  PSI_DYNAMIC_SHARED(shared);
+  u64 *full = (u64*)(shared + WIDE_STAGES * WIDE_STAGE), *empty = full + WIDE_STAGES;
+  let_next_start();
+  if (threadIdx.x == 0) {
+    prefetch_map(&map_a);
+    prefetch_map(&map_b);
+    for (int s = 0; s < WIDE_STAGES; s++) bulk_start(full + s), count_start(empty + s, 2);
+  }
+  wait_for_inputs();
+  __syncthreads();
+  int stage = 0;
+  u32 turn = 0; /* how often the ring went round, its last bit */
+  if (threadIdx.x < 128) {
+    give_registers<40>();
+    if (threadIdx.x != 0) return;
+    for (i32 id = blockIdx.x; id < plan.items; id += gridDim.x) {
+      const WideItem w = wide_item(plan, id);
+      for (i32 u = w.unit; u < w.unit_end; u++) {
+        bulk_wait(empty + stage, turn ^ 1);
+        u8 *a = shared + stage * WIDE_STAGE, *b = a + WIDE_A;
+        bulk_expect(full + stage, WIDE_STAGE);
+        const i32 k = u * WIDE_K;
+        if (A_ROWS) tensor_copy(a, &map_a, k, w.row, w.matrix, full + stage);
+        else
+#pragma unroll
+          for (int i = 0; i < WIDE_ROWS / 64; i++) tensor_copy(a + i * BOX_BLOCK, &map_a, w.row + 64 * i, k, w.matrix, full + stage);
+        if (B_ROWS) tensor_copy(b, &map_b, k, w.column, w.matrix, full + stage);
+        else
+#pragma unroll
+          for (int i = 0; i < WIDE_COLUMNS / 64; i++) tensor_copy(b + i * BOX_BLOCK, &map_b, w.column + 64 * i, k, w.matrix, full + stage);
+        if (++stage == WIDE_STAGES) stage = 0, turn ^= 1;
+      }
+    }
+    return;
+  }
+  take_registers<232>();
+  const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 - 4, lane = threadIdx.x % 32;
+  const bool speaks = threadIdx.x % 128 == 0;
+  constexpr u32 A_STEP = A_ROWS ? 32 : 16 * BOX_LINE, B_STEP = B_ROWS ? 32 : 16 * BOX_LINE;
+  const SharedSide first_a = shared_side(shared + group * BOX_BLOCK, BOX_BLOCK), first_b = shared_side(shared + WIDE_A, BOX_BLOCK);
+  for (i32 id = blockIdx.x; id < plan.items; id += gridDim.x) {
+    const WideItem w = wide_item(plan, id);
+    float sum[128];
+    int before = -1; /* the stage that products may still read */
+    for (i32 u = w.unit; u < w.unit_end; u++) {
+      const SharedSide a = shared_side_at(first_a, stage * WIDE_STAGE), b = shared_side_at(first_b, stage * WIDE_STAGE);
+      bulk_wait(full + stage, turn);
+      wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < WIDE_K / 16; step++)
+        wgmma_shared<A_ROWS, B_ROWS>(sum, shared_side_at(a, step * A_STEP), shared_side_at(b, step * B_STEP), u > w.unit || step > 0);
+      wgmma_commit();
+      wgmma_wait<1>(sum);
+      if (before >= 0 && speaks) count_arrive(empty + before);
+      before = stage;
+      if (++stage == WIDE_STAGES) stage = 0, turn ^= 1;
+    }
+    wgmma_wait<0>(sum);
+    if (before >= 0 && speaks) count_arrive(empty + before);
+    store_wide(g, plan, w, sum, warp, lane);
+  }
+#endif
+}
+
+/* C (+)= the parts in their order (+ bias) */
+__global__ void gemm_parts_kernel(const __grid_constant__ Gemm g, const float* parts, i32 splits) {
+  let_next_start();
+  wait_for_inputs();
+  const i64 size = (i64)g.batch * g.m * g.n, i = (i64)blockIdx.x * FLAT_THREADS + threadIdx.x;
+  if (i >= size) return;
+  float v = parts[i];
+  for (i32 s = 1; s < splits; s++) v += parts[s * size + i];
+  const i64 column = i % g.n, row = i / g.n % g.m, at = i / g.n / g.m * g.c_batch + row * g.c_pitch + column;
+  if (g.bias) v += g.bias[column];
+  if (g.add) v += g.c.in().at(at);
+  g.c.put(at, v);
+}
+
+bool gemm_fits_wgmma(const Gemm& g) {
+  const auto fits = [](const GemmSide& s) { return s.half && s.pitch % 8 == 0 && s.batch % 8 == 0 && (uintptr_t)s.p % 16 == 0; };
+  return device.compute == 90 && !g.starts && fits(g.a) && fits(g.b) && g.m >= 64 && g.n >= 64 && g.k >= 64;
+}
+
+/* Parts of k: as many as make the last turn of the machine full, where that pays for adding them up. */
+static i32 wide_splits(const Gemm& g, i64 tiles, i32 units, f64 scratch_bytes) {
+  const f64 size = 4.0 * g.batch * g.m * g.n;
+  i32 best = 1;
+  f64 least = 0;
+  for (i32 s = 1; s <= 64 && units / s >= 8; s++) {
+    if (s > 1 && s * size > scratch_bytes) break;
+    const f64 turns = (f64)PSI_DIVIDE_UP(tiles * s, WIDE_PROCESSORS);
+    /* in units of 64 ks of a tile, about 0.6 us; a tile's end takes about two, the parts pass through memory twice */
+    const f64 cost = turns * (PSI_DIVIDE_UP(units, s) + 2) + (s > 1 ? 2 * s * size / 4e12 / 0.6e-6 + 4 : 0);
+    if (s == 1 || cost < least) best = s, least = cost;
+  }
+  return best;
+}
+
+static i32 side_map(const char* op, TensorMap& map, const GemmSide& s, i64 rows, i64 k, i64 batch, i32 tile) {
+  return s.rows ? make_tensor_map(op, map, s.p, k, rows, batch, s.pitch, s.batch, tile) : make_tensor_map(op, map, s.p, rows, k, batch, s.pitch, s.batch, WIDE_K);
+}
+
+i32 gemm_wgmma(const char* op, const Gemm& g, void* scratch, f64 scratch_bytes) {
+  TensorMap a, b;
+  PSI_TRY(side_map(op, a, g.a, g.m, g.k, g.batch, WIDE_ROWS));
+  PSI_TRY(side_map(op, b, g.b, g.n, g.k, g.batch, WIDE_COLUMNS));
+  WidePlan p;
+  p.tiles_m = PSI_DIVIDE_UP(g.m, WIDE_ROWS), p.tiles_n = PSI_DIVIDE_UP(g.n, WIDE_COLUMNS), p.units = PSI_DIVIDE_UP(g.k, WIDE_K);
+  const i64 tiles = (i64)p.tiles_m * p.tiles_n * g.batch;
+  p.splits = wide_splits(g, tiles, p.units, scratch ? scratch_bytes : 0);
+  if (tiles * p.splits >= (i64)1 << 31) return fail(PSI_UNSUPPORTED, "[%s] expected a product of fewer than 2^31 tiles.", op);
+  p.items = (i32)(tiles * p.splits);
+  p.parts = (float*)scratch;
+  const auto kernel = g.a.rows ? g.b.rows ? gemm_wgmma_kernel<true, true> : gemm_wgmma_kernel<true, false>
+                               : g.b.rows ? gemm_wgmma_kernel<false, true> : gemm_wgmma_kernel<false, false>;
+  PSI_TRY(launch(op, kernel, dim3(min(p.items, device.multiprocessors)), dim3(WIDE_THREADS), WIDE_SHARED, a, b, g, p));
+  if (p.splits == 1) return PSI_OK;
+  const i64 size = (i64)g.batch * g.m * g.n;
+  return launch(op, gemm_parts_kernel, dim3((unsigned)PSI_DIVIDE_UP(size, FLAT_THREADS)), dim3(FLAT_THREADS), 0, g, (const float*)scratch, p.splits);
+}
+
+}  // namespace psi

@@ -1,0 +1,103 @@
+/*
+ * mix: y = alpha wa a + beta wb b per column (wa, wb or b may be absent), its gradients, and multiply: y = a b. Four
+ * elements a thread; the sums over rows of dwa and dwb by columns.cuh.
+ */
+#include "columns.cuh"
+
+namespace psi {
+
+__device__ __forceinline__ float4 scaled_columns(const In& x, const float* w, i64 i, i64 count, bool whole, i32 width, float scale) {
+  float4 v = some4(x, i, count - i, whole);
+  v = make_float4(scale * v.x, scale * v.y, scale * v.z, scale * v.w);
+  if (!w) return v;
+  const i32 c = (i32)(i % width);
+  return make_float4(v.x * w[c], v.y * w[(c + 1) % width], v.z * w[(c + 2) % width], v.w * w[(c + 3) % width]);
+}
+
+__global__ void mix_kernel(Out y, In a, In b, const float* wa, const float* wb, i32 width, i64 count, float alpha, float beta) {
+  let_next_start();
+  wait_for_inputs();
+  const i64 i = flat_place();
+  if (i >= count) return;
+  const bool whole = i + 4 <= count;
+  float4 v = scaled_columns(a, wa, i, count, whole, width, alpha);
+  if (b) {
+    const float4 u = scaled_columns(b, wb, i, count, whole, width, beta);
+    v = make_float4(v.x + u.x, v.y + u.y, v.z + u.z, v.w + u.w);
+  }
+  put_some4(y, i, count - i, whole, v);
+}
+
+/* Both gradients in one pass over dy. */
+__global__ void mix_grad_kernel(Out da, Out db, In dy, const float* wa, const float* wb, i32 width, i64 count, float alpha, float beta) {
+  let_next_start();
+  wait_for_inputs();
+  const i64 i = flat_place();
+  if (i >= count) return;
+  const bool whole = i + 4 <= count;
+  if (da) put_some4(da, i, count - i, whole, scaled_columns(dy, wa, i, count, whole, width, alpha));
+  if (db) put_some4(db, i, count - i, whole, scaled_columns(dy, wb, i, count, whole, width, beta));
+}
+
+__global__ void multiply_kernel(Out y, In a, In b, i64 count) {
+  let_next_start();
+  wait_for_inputs();
+  const i64 i = flat_place();
+  if (i >= count) return;
+  const bool whole = i + 4 <= count;
+  const float4 p = some4(a, i, count - i, whole), q = some4(b, i, count - i, whole);
+  put_some4(y, i, count - i, whole, make_float4(p.x * q.x, p.y * q.y, p.z * q.z, p.w * q.w));
+}
+
+struct ProductTerms {
+  static constexpr int SUMS = 1;
+  In dy, x;
+  i32 width;
+  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
+    const i64 at = row * width + column;
+    const float4 d = some4(dy, at, valid, whole), v = some4(x, at, valid, whole);
+    total[0] = make_float4(fmaf(d.x, v.x, total[0].x), fmaf(d.y, v.y, total[0].y), fmaf(d.z, v.z, total[0].z), fmaf(d.w, v.w, total[0].w));
+  }
+};
+
+static i32 check_mix(const char* where, bool pointers, i32 width, i32 dtype, f64 count) {
+  PSI_REFUSE_F64(where, dtype);
+  if (!pointers || width < 1 || !(count >= 0) || (i64)count % width)
+    return fail(PSI_INVALID, "[%s] expected pointers and whole rows, got width %d, count %.0f.", where, width, count);
+  return PSI_OK;
+}
+
+static i32 add_weight_grad(void* dw, In dy, In x, i64 rows, i32 width, float factor) {
+  i32 chunks = 0;
+  PSI_TRY(column_parts_of("psi_mix_grad", ProductTerms{dy, x, width}, nullptr, rows, width, 1, chunks));
+  return add_column_parts("psi_mix_grad", (float*)dw, width, 1, 1, 0, chunks, factor);
+}
+
+}  // namespace psi
+
+PSI_API i32 psi_mix(void* y, const void* a, const void* b, const void* wa, const void* wb, i32 width, i32 dtype, f64 count, f64 alpha, f64 beta) {
+  using namespace psi;
+  PSI_TRY(check_mix("psi_mix", y && a && (b || !wb), width, dtype, count));
+  if (half_at(dtype, 3) || half_at(dtype, 4)) return fail(PSI_UNSUPPORTED, "[psi_mix] expected scales of columns in f32, got bf16.");
+  return launch("psi_mix", mix_kernel, flat_grid((i64)count), dim3(FLAT_THREADS), 0, Out{y, half_at(dtype, 0)}, In{a, half_at(dtype, 1)}, In{b, half_at(dtype, 2)},
+                (const float*)wa, (const float*)wb, width, (i64)count, (float)alpha, (float)beta);
+}
+PSI_API i32 psi_mix_grad(void* da, void* db, void* dwa, void* dwb, const void* dy, const void* a, const void* b, const void* wa, const void* wb, i32 width, i32 dtype, f64 count, f64 alpha, f64 beta) {
+  using namespace psi;
+  PSI_TRY(check_mix("psi_mix_grad", dy && (a || !dwa) && (b || !dwb), width, dtype, count));
+  for (int place : {2, 3, 7, 8})
+    if (half_at(dtype, place)) return fail(PSI_UNSUPPORTED, "[psi_mix_grad] expected scales of columns in f32, got bf16.");
+  const In up = {dy, half_at(dtype, 4)};
+  if (da || db)
+    PSI_TRY(launch("psi_mix_grad", mix_grad_kernel, flat_grid((i64)count), dim3(FLAT_THREADS), 0, Out{da, half_at(dtype, 0)}, Out{db, half_at(dtype, 1)}, up,
+                   (const float*)wa, (const float*)wb, width, (i64)count, (float)alpha, (float)beta));
+  const i64 rows = (i64)count / width;
+  if (dwa) PSI_TRY(add_weight_grad(dwa, up, {a, half_at(dtype, 5)}, rows, width, (float)alpha));
+  if (dwb) PSI_TRY(add_weight_grad(dwb, up, {b, half_at(dtype, 6)}, rows, width, (float)beta));
+  return PSI_OK;
+}
+PSI_API i32 psi_multiply(void* y, const void* a, const void* b, i32 dtype, f64 count) {
+  using namespace psi;
+  PSI_TRY(check_mix("psi_multiply", y && a && b, 1, dtype, count));
+  return launch("psi_multiply", multiply_kernel, flat_grid((i64)count), dim3(FLAT_THREADS), 0, Out{y, half_at(dtype, 0)}, In{a, half_at(dtype, 1)}, In{b, half_at(dtype, 2)}, (i64)count);
+}
