@@ -51,7 +51,7 @@ export async function metalEmbedding(metallib?: Uint8Array, of?: MetalSources): 
   const { kernels: files, objectiveC: launchers } = of ?? (await metalSources());
   const texts = await Promise.all(launchers.map((path) => Bun.file(path).text()));
   const symbols = texts.flatMap((text) =>
-    [...text.matchAll(/^PSI_API [\w ]+[ *](psi_\w+)\(/gm)].map((m) => m[1]),
+    [...text.matchAll(/^PSI_API [\w *]+?\b(psi_\w+)\(/gm)].map((m) => m[1]),
   );
   const sources = await Promise.all(
     files.map(async ({ stem, path }) => `{"${stem}",\n${cString(await flattenedKernels(path))}},`),

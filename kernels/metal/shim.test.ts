@@ -1,0 +1,96 @@
+/** The shim's memory and command buffers on a device with little memory, in a process of its own. */
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { check, deviceBytes, floatsFromDevice, metal, onDevice, onFibers, path } from "./library.ts";
+
+/** Runs a module of test code with a small device: what it prints. */
+async function onSmallDevice(code: string): Promise<string> {
+  const here = (file: string): string => JSON.stringify(join(import.meta.dir, file));
+  const source = [
+    `import { metal, check, deviceBytes, fromDevice, floatsFromDevice } from ${here("library.ts")};`,
+    `import { native, check as checkCpu } from ${here("../cpu/library.ts")};`,
+    "const said = (act) => { try { act(); return 'done'; } catch (e) { return e.message; } };",
+    code,
+  ].join("\n");
+  const child = Bun.spawn([process.execPath, "-e", source], {
+    ...{ stdout: "pipe", stderr: "inherit", cwd: join(import.meta.dir, "..", "..") },
+    // the library that is open here, which somebody may be building anew
+    env: {
+      ...process.env,
+      PSIONIC_METAL_LIBRARY: path,
+      PSI_STANDIN_MEMORY: String(4 << 20),
+      PSI_STANDIN_BUFFER: String(256 << 10),
+    },
+  });
+  return new Response(child.stdout).text();
+}
+
+describe.skipIf(!path)("the Metal shim", () => {
+  test("says what the device is", () => {
+    const text = new Uint8Array(4096);
+    check(metal.psi_info!(text, text.length));
+    const facts = new TextDecoder().decode(text.subarray(0, text.indexOf(0)));
+    for (const key of [
+      "gpu_family",
+      "metal",
+      "unified_memory",
+      "memory_bytes",
+      "largest_buffer_bytes",
+      "residency_sets",
+    ]) {
+      expect(facts).toContain(`\n${key}=`);
+    }
+    expect(() => check(metal.psi_info!(text, 0))).toThrow(/room for a text/);
+  });
+
+  test("launches see what those before them wrote, in one command buffer", () => {
+    const [x, y] = [onDevice(Float32Array.of(1, 2, 3, 4)), deviceBytes(64)];
+    for (let i = 0; i < 10; i++) check(metal.psi_add!(i === 0 ? y : x, i === 0 ? x : y, x, 4));
+    // y = 2x, then x += y nine times
+    expect([...floatsFromDevice(x, 4)]).toEqual([19, 38, 57, 76]);
+  });
+
+  test.skipIf(!onFibers)("memory that is not there is refused with what is taken", async () => {
+    const printed = await onSmallDevice(
+      "console.log(said(() => deviceBytes(300 << 10)));" +
+        "console.log(said(() => { for (let i = 0; i < 40; i++) deviceBytes(200 << 10); }));",
+    );
+    const [large, many] = printed.split("\n");
+    expect(large).toMatch(/expected 307200 bytes of Metal memory, got none: .* a buffer has at most 262144/);
+    expect(many).toMatch(/expected 204800 bytes of Metal memory, got none: \d+ of 4194304 are taken/);
+  });
+
+  test.skipIf(!onFibers)("a mapped file larger than a buffer is split, also inside of a tensor", async () => {
+    const printed = await onSmallDevice(`
+      import { tmpdir } from "node:os";
+      import { rmSync } from "node:fs";
+      const file = tmpdir() + "/psionic-adopt-" + process.pid;
+      const data = Float32Array.from({ length: 200_000 }, (_, i) => i);
+      await Bun.write(file, data);
+      const out = new Float64Array(2);
+      checkCpu(native.psi_map(out, out.subarray(1), Buffer.from(file + "\\0")));
+      rmSync(file);
+      const [base, bytes] = out;
+      const row = (from, count) => {
+        const y = deviceBytes(4 * count);
+        check(metal.psi_adopt(base, bytes, base + 4 * from, 4 * count));
+        check(metal.psi_copy(y, base + 4 * from, 4 * count));
+        return floatsFromDevice(y, count).every((v, i) => v === from + i);
+      };
+      console.log(row(0, 1000), row(65_000, 4000), row(100, 60_000), row(196_000, 4000));
+      console.log(said(() => row(0, 100_000)));
+      console.log(said(() => check(metal.psi_adopt(base, bytes, base + bytes - 4, 8))));
+      check(metal.psi_disown(base));
+      console.log(said(() => check(metal.psi_copy(deviceBytes(64), base, 64))));
+    `);
+    const [rows, large, outside, gone] = printed.split("\n");
+    expect(rows).toBe("true true true true");
+    expect(large).toMatch(/psi_(alloc|adopt)/);
+    expect(outside).toContain("expected bytes inside of a mapping");
+    expect(gone).toContain("expected device memory");
+  });
+
+  test("a number that is no device, and a second opening, are refused", () => {
+    expect(() => check(metal.psi_open!("", 0))).toThrow(/expected a closed device/);
+  });
+});
