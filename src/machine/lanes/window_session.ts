@@ -51,7 +51,7 @@ export class WindowSession implements Disposable {
       this.trainer.resumeAt(step);
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause);
-      return refuse("artifact_digest_mismatch", `retained state: ${why}`, cause);
+      refuse("artifact_digest_mismatch", `retained state: ${why}`, cause);
     }
   }
 
