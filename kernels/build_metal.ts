@@ -1,7 +1,7 @@
 /**
  * Builds the Metal kernels for the stand-in (kernels/metal/standin), which runs them on Linux for tests, and lists the
  * sources that a library for macOS is made of.
- * Usage: bun kernels/build_metal.ts [checked|standin|faults]; prints the path.
+ * Usage: bun kernels/build_metal.ts [checked|standin|faults|missing]; prints the path, or what is missing to build it.
  */
 import { existsSync } from "node:fs";
 import { mkdir, rename } from "node:fs/promises";
@@ -237,6 +237,11 @@ export async function buildMetalStandin(outDir: string, kind: StandinKind = "che
 
 if (import.meta.main) {
   const kind = process.argv[2] ?? "checked";
+  const missing = standinMissing();
+  if (kind === "missing") {
+    if (missing) console.log(missing);
+    process.exit(missing ? 1 : 0);
+  }
   if (!(kind in libraryFiles)) {
     throw new Error(`[kernels/build_metal] expected ${Object.keys(libraryFiles).join(", ")}, got ${kind}`);
   }

@@ -41,6 +41,18 @@ else
   skip "kernels for CUDA: no nvcc"
 fi
 
+if ! command -v clang-19 >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+  timeout 400 sh -c 'apt-get update &&
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends clang-19 libobjc-12-dev' \
+    >.cache/apt-clang.log 2>&1 || true
+fi
+if metal_missing=$(.tools/bun kernels/build_metal.ts missing); then
+  step "kernels for Metal, on the stand-in" .tools/bun kernels/build_metal.ts checked
+  step "lint of Metal kernels" .tools/bun kernels/metal/standin/lint.ts
+else
+  skip "kernels for Metal: $metal_missing"
+fi
+
 if .tools/bun scripts/codex-install.ts >.cache/codex.log 2>&1; then
   step "Codex CLI for the tests" test -x "$(tail -1 .cache/codex.log)"
 else

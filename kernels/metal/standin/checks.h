@@ -49,6 +49,14 @@ struct Variable {
   const char* name;
 };
 
+/* What the lanes of a simdgroup found in their last exchange. */
+struct Exchanged {
+  uint64_t dispatch;
+  unsigned stamp, active;
+  int first;
+  const void* site;
+};
+
 /* State of the threadgroup that this thread of the operating system runs. */
 struct Group {
   uint64_t dispatch;
@@ -60,6 +68,7 @@ struct Group {
   int first;
   uint64_t epoch[2];
   uint32_t simd_epoch[2][32];
+  Exchanged exchanged[32];
 };
 extern thread_local Group group;
 

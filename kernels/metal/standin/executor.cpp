@@ -78,6 +78,21 @@ struct SlotHead {
 };
 static_assert(sizeof(SlotHead) == 16 && 16 + SLOT_BYTES == psi::standin::SLOT, "a slot is a head and a value");
 
+/* Who takes part in an exchange; found out once for all lanes. A lane that calls something else is the first. */
+static Exchanged take_part(const psi::standin::Fiber* f, const char* slots, unsigned stamp) {
+  Exchanged e = {running.number, stamp, 0, -1, nullptr};
+  for (int i = 0; i < f->warp->lanes; i++) {
+    SlotHead head;
+    memcpy(&head, slots + i * psi::standin::SLOT, sizeof head);
+    if (head.stamp != stamp) continue;
+    if (e.first < 0) e.site = head.site;
+    if (e.first < 0 || head.site != e.site) e.first = i;
+    if (head.site != e.site) e.site = nullptr; /* no lane's own: whoever looks reports it */
+    e.active |= 1u << i;
+  }
+  return e;
+}
+
 static Slots exchange_at(const void* site, const char* what, const void* value, unsigned bytes) {
   psi::standin::Fiber* f = self;
   unsigned stamp = f->warp->barrier.generation + 1;
@@ -88,18 +103,17 @@ static Slots exchange_at(const void* site, const char* what, const void* value, 
   memcpy(own, &head, sizeof head);
   memcpy(own + sizeof head, value, bytes);
   psi::standin::wait(f->warp->barrier);
-  Slots s = {0, (unsigned)f->lane, slots};
-  for (int i = 0; i < f->warp->lanes; i++) {
-    SlotHead other;
-    memcpy(&other, slots + i * psi::standin::SLOT, sizeof other);
-    if (other.stamp != stamp) continue;
-    if (other.site != site) fault("calls %s where lane %d of its simdgroup calls something else", what, i);
-    s.active |= 1u << i;
-  }
-  return s;
+  Exchanged& e = group.exchanged[f->thread / 32];
+  if (e.dispatch != running.number || e.stamp != stamp) e = take_part(f, slots, stamp);
+  if (e.site != site) fault("calls %s where lane %d of its simdgroup calls something else", what, e.first);
+  return {e.active, (unsigned)f->lane, slots};
 }
 
 Slots exchange(const char* what, const void* value, unsigned bytes) { return exchange_at(__builtin_return_address(0), what, value, bytes); }
+
+void converge(const char* what) {
+  if (checked) exchange_at(__builtin_return_address(0), what, "", 1);
+}
 
 void simdgroup_barrier(int fences) {
   psi::standin::Barrier& b = self->warp->barrier;
@@ -147,6 +161,7 @@ static void begin_group(const StandinDispatch& d) {
   }
   /* what threads of an earlier threadgroup did in this memory is no part of this one */
   for (auto& e : g.epoch) e++;
+  for (auto& e : g.exchanged) e.stamp = 0;
 }
 
 /* ---- a dispatch ---- */

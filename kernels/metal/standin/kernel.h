@@ -68,6 +68,8 @@ PSI_CONVERGENT void threadgroup_barrier(int fences);
 PSI_CONVERGENT void simdgroup_barrier(int fences);
 /* Hands `bytes` (at most SLOT_BYTES) of every lane to its simdgroup; what is returned is good until the next exchange. */
 PSI_CONVERGENT Slots exchange(const char* what, const void* value, unsigned bytes);
+/* Where all live lanes must call the same function; looked at only in checked libraries. */
+PSI_CONVERGENT void converge(const char* what);
 /* Memory of a `threadgroup` variable in a kernel: the same for all threads of a threadgroup. */
 void* threadgroup_variable(int* id, const char* name, unsigned bytes, unsigned alignment);
 

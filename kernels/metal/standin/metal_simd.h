@@ -152,7 +152,7 @@ inline simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T v) {
 template <class T>
 PSI_INLINE_CONVERGENT void simdgroup_load(simdgroup_matrix<T, 8, 8>& m, const T* p, ulong elements_per_row = 8, ulong2 origin = ulong2{0, 0},
                                           bool transpose = false) {
-  psi_exchange("simdgroup_load", 0);
+  psi_metal::converge("simdgroup_load");
   ulong r = m.row(), c = m.column();
   for (ulong k = 0; k < 2; k++)
     m.psi_elements[k] = transpose ? p[(origin[1] + c + k) * elements_per_row + origin[0] + r]
@@ -161,7 +161,7 @@ PSI_INLINE_CONVERGENT void simdgroup_load(simdgroup_matrix<T, 8, 8>& m, const T*
 template <class T>
 PSI_INLINE_CONVERGENT void simdgroup_store(const simdgroup_matrix<T, 8, 8>& m, T* p, ulong elements_per_row = 8, ulong2 origin = ulong2{0, 0},
                                            bool transpose = false) {
-  psi_exchange("simdgroup_store", 0);
+  psi_metal::converge("simdgroup_store");
   ulong r = m.row(), c = m.column();
   for (ulong k = 0; k < 2; k++)
     (transpose ? p[(origin[1] + c + k) * elements_per_row + origin[0] + r] : p[(origin[1] + r) * elements_per_row + origin[0] + c + k]) =
