@@ -16,6 +16,7 @@ import { Parameters, part } from "../../train/parameters.ts";
 import { refuse } from "../contract.ts";
 import type { LaneProfile } from "../evidence.ts";
 import { baseWeightsPath } from "../evidence_files.ts";
+import type { BaseModel } from "./profile_model.ts";
 import type { SettingsReader } from "./profile_settings.ts";
 import type { ProfileFiles } from "./window_plan.ts";
 
@@ -26,16 +27,15 @@ export type AdapterModel = {
   readonly alpha: number;
   /** Names of the adapted matrices, without `.weight`. */
   readonly adapted: readonly string[];
+  /** Puts the base's weights on a device. */
+  hold(device: Device): void;
   /** Frees what a device holds of the base. */
   release(device: Device): void;
 };
 
-/** Matrices that these models store as [in, out]; the others as [out, in]. */
-const storedTransposed = new Set(["compact_decoder", "gpt2"]);
-
 /** The adapter that a profile's model settings ask for; undefined where they name none. */
 export function adapterModel(
-  base: TrainedModel,
+  { model: base, transposed, own }: BaseModel,
   read: SettingsReader,
   profile: LaneProfile,
   seed: number,
@@ -43,6 +43,8 @@ export function adapterModel(
 ): AdapterModel | undefined {
   const rank = read.whole("adapter_rank", 0, 0, 1024);
   if (rank === 0) {
+    if (own)
+      refuse("bad_config", `lane profile: ${base.id} is a base for adapters, which adapter_rank asks for`);
     if (profile.base_digest !== null)
       refuse(
         "bad_config",
@@ -58,9 +60,8 @@ export function adapterModel(
   );
   if (matrices.length === 0)
     read.wrong("adapter_targets", "ends of names of the base's matrices, with commas", targets.join(","));
-  const transposed = storedTransposed.has(profile.model.name);
   const parameters = matrices.flatMap((spec) => adapterSpecs(spec, rank, transposed));
-  const weights = new BaseWeights(base, seed, baseFile(profile, files));
+  const weights = new BaseWeights(base, seed, own ? ownBase(own, profile) : baseFile(profile, files));
   const adapted = new Set(matrices.map(({ name }) => name));
   const seen = (scene: Scene): Scene => ({
     ...scene,
@@ -80,6 +81,7 @@ export function adapterModel(
   };
   return {
     ...{ model, base, rank, alpha, adapted: matrices.map(({ name }) => stem(name)) },
+    hold: (device) => weights.hold(device),
     release: (device) => weights.release(device),
   };
 }
@@ -101,11 +103,21 @@ function adapterSpecs({ name, shape }: ParameterSpec, rank: number, transposed: 
   ];
 }
 
-function baseFile({ base_digest }: LaneProfile, files: ProfileFiles): Uint8Array | undefined {
+type Fill = (parameters: Parameters) => void;
+
+function ownBase(own: NonNullable<BaseModel["own"]>, { base_digest }: LaneProfile): Fill {
+  if (own.digest === base_digest) return (parameters) => own.fill(parameters);
+  return refuse(
+    "artifact_digest_mismatch",
+    `lane profile base_digest: expected ${own.digest}, the model's, got ${base_digest ?? "null"}`,
+  );
+}
+
+function baseFile({ base_digest }: LaneProfile, files: ProfileFiles): Fill | undefined {
   if (base_digest === null) return undefined;
   const bytes = files(baseWeightsPath);
   const found = sha256(bytes);
-  if (found === base_digest) return bytes;
+  if (found === base_digest) return (parameters) => fillFrom(parameters, bytes);
   return refuse(
     "artifact_digest_mismatch",
     `${baseWeightsPath}: expected SHA-256 ${base_digest}, got ${found}`,
@@ -116,24 +128,29 @@ function baseFile({ base_digest }: LaneProfile, files: ProfileFiles): Uint8Array
 class BaseWeights {
   readonly #base: TrainedModel;
   readonly #seed: number;
-  readonly #file: Uint8Array | undefined;
+  readonly #fill: Fill | undefined;
   readonly #held = new Map<Device, Parameters>();
 
-  constructor(base: TrainedModel, seed: number, file: Uint8Array | undefined) {
+  constructor(base: TrainedModel, seed: number, fill: Fill | undefined) {
     this.#base = base;
     this.#seed = seed;
-    this.#file = file;
+    this.#fill = fill;
   }
 
   weight(device: Device, name: string): Tensor {
-    let held = this.#held.get(device);
-    if (!held) {
-      held = new Parameters(device, this.#base, "f32");
-      this.#held.set(device, held);
-      if (this.#file) fillFrom(held, this.#file);
-      else if (device.name !== "meta") held.initialise(this.#seed);
-    }
-    return held.weight(name);
+    return this.hold(device).weight(name);
+  }
+
+  hold(device: Device): Parameters {
+    const before = this.#held.get(device);
+    if (before) return before;
+    const held = new Parameters(device, this.#base, "f32");
+    this.#held.set(device, held);
+    // shapes are all that the meta device has
+    if (device.name === "meta") return held;
+    if (this.#fill) this.#fill(held);
+    else held.initialise(this.#seed);
+    return held;
   }
 
   release(device: Device): void {

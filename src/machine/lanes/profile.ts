@@ -5,7 +5,9 @@ import { sealed, verified } from "../documents.ts";
 import { type LaneProfile, laneProfile } from "../evidence.ts";
 import { laneProfilePath } from "../layout.ts";
 import type { RunRoot } from "../run_root.ts";
+import { docsBaseDigest, docsBaseName, encodedDocs } from "./docs_base.ts";
 import { settingsOf } from "./profile_settings.ts";
+import { referenceText } from "./window_plan.ts";
 
 /** 41,000 parameters in parts that stages can share out. */
 const smallDecoder = {
@@ -28,36 +30,44 @@ const windowed = {
   },
 };
 
-const adapters = {
-  model: {
-    ...smallDecoder,
-    settings: [
-      ...smallDecoder.settings,
-      ...settingsOf({ adapter_rank: 4, adapter_alpha: 8, adapter_targets: "q_proj,v_proj" }),
-    ],
-  },
-  steps: 8,
-  optimizer: windowed.optimizer,
-};
+/** What a lane trains where nothing else is said; data are the reference corpus. */
+type Own = Pick<LaneProfile, "model" | "steps" | "optimizer" | "seed">;
 
-const builtIn: Readonly<Record<string, { readonly seed: string } & typeof windowed>> = {
+const own: Readonly<Record<string, Own>> = {
   [actualLane.id]: { seed: "1337", ...windowed },
   [appleLane.id]: { seed: "2024", ...windowed },
-  [adapterLane.id]: { seed: "4242", ...adapters },
+  [adapterLane.id]: {
+    ...{ seed: "4242", steps: 8 },
+    model: {
+      name: docsBaseName,
+      settings: settingsOf({ adapter_rank: 4, adapter_alpha: 8, adapter_targets: "q_proj,v_proj" }),
+    },
+    optimizer: {
+      name: "adam_w",
+      settings: settingsOf({
+        ...{ learning_rate: 0.001, sequences: 2, accumulation: 1, length: 48, stride: 16 },
+        ...{ beta1: 0.9, beta2: 0.95, weight_decay: 0, clip: 1, precision: "f32", retain_every: 2 },
+      }),
+    },
+  },
 };
 
 /** The profile of a lane whose run root has none; undefined for a lane that keeps its own rules. */
 export function builtInProfile(lane: LaneContract): LaneProfile | undefined {
-  const own = builtIn[lane.id];
-  if (!own) return undefined;
+  const asked = own[lane.id];
+  if (!asked) return undefined;
   const corpus = referenceCorpus();
-  const tokens = corpus.train.reduce((sum, { tokens: t }) => sum + t.length, 0);
+  const adapters = lane.id === adapterLane.id;
+  const texts = adapters
+    ? encodedDocs(corpus.train.map(({ section }) => section.text))
+    : corpus.train.map(({ tokens }) => tokens);
   return sealed(laneProfile, {
     lane_id: lane.id,
-    model: own.model,
-    base_digest: null,
-    data: [{ identity: corpus.identity, digest: corpus.digest }],
-    ...{ token_start: 0, token_end: tokens, steps: own.steps, seed: own.seed, optimizer: own.optimizer },
+    model: asked.model,
+    base_digest: adapters ? docsBaseDigest() : null,
+    data: [{ identity: adapters ? referenceText : corpus.identity, digest: corpus.digest }],
+    ...{ token_start: 0, token_end: texts.reduce((sum, { length }) => sum + length, 0) },
+    ...{ steps: asked.steps, seed: asked.seed, optimizer: asked.optimizer },
   });
 }
 

@@ -3,10 +3,24 @@ import type { TrainedModel } from "../../train/model.ts";
 import { compactDecoder } from "../../train/models/compact_decoder.ts";
 import { gptOss } from "../../train/models/gpt_oss.ts";
 import { gpt2 } from "../../train/models/gpt2.ts";
+import type { Parameters } from "../../train/parameters.ts";
 import { refuse } from "../contract.ts";
+import { docsBase, docsBaseName } from "./docs_base.ts";
 import type { SettingsReader } from "./profile_settings.ts";
 
-type Build = (read: SettingsReader) => TrainedModel;
+export type BaseModel = {
+  readonly model: TrainedModel;
+  /** Whether its matrices are stored as [in, out], not as [out, in]. */
+  readonly transposed: boolean;
+  /** Weights and tokenizer of a model that is not made from a seed. */
+  readonly own?: {
+    readonly digest: string;
+    fill(parameters: Parameters): void;
+    encode(text: string): Int32Array;
+  };
+};
+
+type Build = (read: SettingsReader) => BaseModel;
 
 const sizes = (read: SettingsReader) => ({
   width: read.whole("width", undefined, 1, 65536),
@@ -24,11 +38,12 @@ const models: Readonly<Record<string, Build>> = {
       feedForward: read.whole("feed_forward", undefined, 1, 2 ** 20),
       ownHead: read.flag("own_head", false),
     };
-    return compactDecoder({ id: "compact_decoder", ...size, ...more });
+    return { model: compactDecoder({ id: "compact_decoder", ...size, ...more }), transposed: true };
   },
-  gpt2: (read) => gpt2(sizes(read)),
-  gpt_oss: (read) =>
-    gptOss({
+  gpt2: (read) => ({ model: gpt2(sizes(read)), transposed: true }),
+  gpt_oss: (read) => ({
+    transposed: false,
+    model: gptOss({
       ...sizes(read),
       kvHeads: read.whole("kv_heads", undefined, 1, 4096),
       headDim: read.whole("head_dim", undefined, 2, 1024),
@@ -40,10 +55,12 @@ const models: Readonly<Record<string, Build>> = {
       ropeScaling: { type: "none" },
       balance: read.number("balance", 0.01, 0, 1),
     }),
+  }),
+  [docsBaseName]: docsBase,
 };
 
 /** Throws `bad_config` for a name that stands for no model. */
-export function modelOf(name: string, read: SettingsReader): TrainedModel {
+export function modelOf(name: string, read: SettingsReader): BaseModel {
   const build = models[name];
   if (build) return build(read);
   return refuse(

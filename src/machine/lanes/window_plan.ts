@@ -33,6 +33,8 @@ export type WindowPlan = {
 export type ProfileFiles = (path: string) => Uint8Array;
 
 const tokenPrefix = "tokens:";
+/** The reference corpus in the tokens of the base's own tokenizer. */
+export const referenceText = "psion_reference_text@v1";
 
 /** Throws `bad_config` where the profile does not make sense, `artifact_digest_mismatch` where data are other ones. */
 export function planWindow(profile: LaneProfile, files: ProfileFiles): WindowPlan {
@@ -58,9 +60,9 @@ function planned(profile: LaneProfile, files: ProfileFiles): WindowPlan {
     refuse("bad_config", `lane profile steps: expected 1 to 1000000, got ${profile.steps}`);
   if (adapter && (config.recompute || config.precision !== "f32"))
     refuse("bad_config", "lane profile: adapters are trained in f32 and without recompute");
-  const documents = documentsOf(profile, files);
+  const documents = documentsOf(profile, files, base.own?.encode);
   const windows = windowsOf(clipped(documents, profile), length, stride);
-  return { profile, model: adapter?.model ?? base, adapter, windows, config, retainEvery };
+  return { profile, model: adapter?.model ?? base.model, adapter, windows, config, retainEvery };
 }
 
 function trainingOf({ optimizer, steps }: LaneProfile, seed: number) {
@@ -102,10 +104,16 @@ function scheduleOf(read: SettingsReader): Schedule {
   return { kind, total_steps, warmup_steps, min_learning_rate: read.number("min_learning_rate", 0, 0, 1e3) };
 }
 
-function documentsOf(profile: LaneProfile, files: ProfileFiles): readonly Int32Array[] {
+type Encode = (text: string) => Int32Array;
+
+function documentsOf(
+  profile: LaneProfile,
+  files: ProfileFiles,
+  encode: Encode | undefined,
+): readonly Int32Array[] {
   if (profile.data.length === 0) refuse("bad_config", "lane profile data: expected at least one source");
   return profile.data.flatMap(({ identity, digest }) => {
-    const { documents, found } = sourceOf(identity, files);
+    const { documents, found } = sourceOf(identity, files, encode);
     if (found === digest) return documents;
     return refuse(
       "artifact_digest_mismatch",
@@ -114,14 +122,16 @@ function documentsOf(profile: LaneProfile, files: ProfileFiles): readonly Int32A
   });
 }
 
-function sourceOf(identity: string, files: ProfileFiles) {
+function sourceOf(identity: string, files: ProfileFiles, encode: Encode | undefined) {
   const corpus = referenceCorpus();
+  if (identity === referenceText && encode)
+    return { documents: corpus.train.map(({ section }) => encode(section.text)), found: corpus.digest };
   if (identity === corpus.identity)
     return { documents: corpus.train.map(({ tokens }) => tokens), found: corpus.digest };
   if (!identity.startsWith(tokenPrefix))
     return refuse(
       "bad_config",
-      `data ${JSON.stringify(identity.slice(0, 120))}: expected ${corpus.identity} or ${tokenPrefix}<path below the run root>`,
+      `data ${JSON.stringify(identity.slice(0, 120))}: expected ${encode ? referenceText : corpus.identity} or ${tokenPrefix}<path below the run root>`,
     );
   const path = identity.slice(tokenPrefix.length);
   if (!staysInside(path))

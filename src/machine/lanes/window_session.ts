@@ -26,8 +26,10 @@ export class WindowSession implements Disposable {
     this.backend = backend;
     this.device = openLaneDevice(backend);
     try {
+      plan.adapter?.hold(this.device);
       this.trainer = new Trainer(this.device, plan.model, plan.windows, plan.config);
     } catch (cause) {
+      plan.adapter?.release(this.device);
       this.device.close();
       throw refuseUnsupported(cause, backend);
     }

@@ -1,5 +1,5 @@
 /** Windowed lanes in this process, on the CPU: real steps, real bytes, the same bits again. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../../core/digest.ts";
@@ -18,6 +18,8 @@ import { bound, Scene, source } from "../testing/scene.ts";
 import { backendVariable } from "./lane_backend.ts";
 import { builtInProfile } from "./profile.ts";
 import { settingsOf } from "./profile_settings.ts";
+
+setDefaultTimeout(30_000);
 
 const work: Readonly<Record<string, string>> = {
   [actualLane.id]: "full_island_local_update_training",
@@ -237,10 +239,11 @@ test("adapters leave the base as it is and are exported by the names of its matr
   expect(config).toMatchObject({ peft_type: "LORA", r: 4, lora_alpha: 8 });
   const bytes = readFileSync(join(scene.root, "evidence/adapter/adapter_model.safetensors"));
   const tensors = parseSafetensors(memorySource("adapter", bytes));
-  const name = "base_model.model.decoder.layers.0.attention.q_proj";
-  expect(tensors.get(`${name}.lora_A.weight`)?.shape).toEqual([4, 32]);
-  expect(tensors.get(`${name}.lora_B.weight`)?.shape).toEqual([32, 4]);
-  expect(tensors.size).toBe(16);
+  const name = "base_model.model.model.layers.0.self_attn.v_proj";
+  expect(tensors.get(`${name}.lora_A.weight`)?.shape).toEqual([4, 256]);
+  expect(tensors.get(`${name}.lora_B.weight`)?.shape).toEqual([64, 4]);
+  expect(tensors.size).toBe(24);
+  expect(Number(scene.evidence().steps[0]!.loss)).toBeLessThan(Math.log(6144) - 1);
   // one step from B = 0 moves B alone by about the learning rate
   scene.profile({ steps: 1 });
   scene.do("start");
