@@ -114,7 +114,8 @@ struct Stacks {
   void release() {
     if (memory) munmap(memory, STACK * count);
   }
-  char* top(int i) { return memory + STACK * (size_t)(i + 1) - 64; }
+  /* Tops at equal distances would all share one set of the cache. */
+  char* top(int i) { return memory + STACK * (size_t)(i + 1) - 64 - i % 64 * 576; }
   void reserve(size_t threads) {
     if (threads <= count) return;
     release();

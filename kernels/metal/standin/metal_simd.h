@@ -121,19 +121,13 @@ struct simdgroup_matrix {
   vec<T, 2> psi_elements;
   simdgroup_matrix() = default;
   explicit simdgroup_matrix(T diagonal) {
-    unsigned r = row(), c = column();
+    unsigned l = psi_metal::lane(), r = row(l), c = column(l);
     psi_elements[0] = r == c ? diagonal : (T)0;
     psi_elements[1] = r == c + 1 ? diagonal : (T)0;
   }
   vec<T, 2>& thread_elements() { return psi_elements; }
-  static unsigned row() {
-    unsigned l = psi_metal::lane();
-    return (l / 4 & 4) + l / 2 % 4;
-  }
-  static unsigned column() {
-    unsigned l = psi_metal::lane();
-    return (l / 4 & 2) * 2 + l % 2 * 2;
-  }
+  static unsigned row(unsigned lane) { return (lane / 4 & 4) + lane / 2 % 4; }
+  static unsigned column(unsigned lane) { return (lane / 4 & 2) * 2 + lane % 2 * 2; }
 };
 /* The lane that holds an element. */
 inline unsigned psi_lane_of(unsigned row, unsigned column) {
@@ -153,7 +147,8 @@ template <class T>
 PSI_INLINE_CONVERGENT void simdgroup_load(simdgroup_matrix<T, 8, 8>& m, const T* p, ulong elements_per_row = 8, ulong2 origin = ulong2{0, 0},
                                           bool transpose = false) {
   psi_metal::converge("simdgroup_load");
-  ulong r = m.row(), c = m.column();
+  unsigned l = psi_metal::lane();
+  ulong r = m.row(l), c = m.column(l);
   for (ulong k = 0; k < 2; k++)
     m.psi_elements[k] = transpose ? p[(origin[1] + c + k) * elements_per_row + origin[0] + r]
                                   : p[(origin[1] + r) * elements_per_row + origin[0] + c + k];
@@ -162,7 +157,8 @@ template <class T>
 PSI_INLINE_CONVERGENT void simdgroup_store(const simdgroup_matrix<T, 8, 8>& m, T* p, ulong elements_per_row = 8, ulong2 origin = ulong2{0, 0},
                                            bool transpose = false) {
   psi_metal::converge("simdgroup_store");
-  ulong r = m.row(), c = m.column();
+  unsigned l = psi_metal::lane();
+  ulong r = m.row(l), c = m.column(l);
   for (ulong k = 0; k < 2; k++)
     (transpose ? p[(origin[1] + c + k) * elements_per_row + origin[0] + r] : p[(origin[1] + r) * elements_per_row + origin[0] + c + k]) =
         m.psi_elements[k];
@@ -176,7 +172,7 @@ PSI_INLINE_CONVERGENT void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 
   };
   Both own = {{(float)a.psi_elements[0], (float)a.psi_elements[1]}, {(float)b.psi_elements[0], (float)b.psi_elements[1]}};
   psi_metal::Slots s = psi_exchange("simdgroup_multiply_accumulate", own);
-  unsigned r = d.row(), column = d.column();
+  unsigned r = d.row(s.lane), column = d.column(s.lane);
   float sums[2] = {(float)c.psi_elements[0], (float)c.psi_elements[1]};
   for (unsigned k = 0; k < 8; k++) {
     const Both* left = (const Both*)s.at(psi_lane_of(r, k));
