@@ -26,13 +26,17 @@ import type { Tensor } from "./tensor.ts";
 
 const realType = (t: Tensor): "f32" | "f64" => (t.dtype === "f64" ? "f64" : "f32");
 
-/** [T, N] = x w^T + bias from x [T, K] and w [N, K], in f32 (f64 where x is); x is rounded to bf16 where w is bf16 */
-export const dense = (x: Tensor, w: Tensor, bias?: Tensor): Tensor =>
-  gemm(like(x, w), w, { transA: false, transB: true, dtype: realType(x) }, bias);
+/** Of a product's result: f32, or f64 where x is; bf16 where w is and the device computes with that. */
+const productType = (x: Tensor, w: Tensor): "f32" | "f64" | "bf16" =>
+  w.dtype === "bf16" && x.device.backend.halfTensors ? "bf16" : realType(x);
+
+/** [T, N] = x w^T + bias from x [T, K] and w [N, K]; x is rounded to bf16 where w is bf16 */
+export const dense = (x: Tensor, w: Tensor, bias?: Tensor, dtype = productType(x, w)): Tensor =>
+  gemm(like(x, w), w, { transA: false, transB: true, dtype }, bias);
 
 /** [T, N] = x w + bias from w [K, N], as GPT-2 stores its weights; x is rounded to bf16 where w is bf16 */
 export const denseTransposed = (x: Tensor, w: Tensor, bias?: Tensor): Tensor =>
-  gemm(like(x, w), w, { transA: false, transB: false, dtype: realType(x) }, bias);
+  gemm(like(x, w), w, { transA: false, transB: false, dtype: productType(x, w) }, bias);
 
 const like = (x: Tensor, w: Tensor): Tensor => (w.dtype === "bf16" ? cast(x, "bf16") : x);
 
@@ -42,11 +46,23 @@ export const gemm = (a: Tensor, b: Tensor, params: GemmParams, bias?: Tensor): T
 /** [T, D] */
 export const lookup = (table: Tensor, ids: Tensor): Tensor => apply(lookupOp, [table, ids], {})[0]!;
 
-export const layerNorm = (x: Tensor, w: Tensor | undefined, b: Tensor | undefined, eps: number): Tensor =>
-  apply(normOp, [x, w, b], { center: true, eps })[0]!;
+/** `dtype`: of the result, absent: x's */
+export const layerNorm = (
+  x: Tensor,
+  w: Tensor | undefined,
+  b: Tensor | undefined,
+  eps: number,
+  dtype?: "f32" | "bf16",
+): Tensor => apply(normOp, [x, w, b], { center: true, eps, dtype: resultType(x, dtype) })[0]!;
 
-export const rootMeanSquareNorm = (x: Tensor, w: Tensor | undefined, eps: number): Tensor =>
-  apply(normOp, [x, w, undefined], { center: false, eps })[0]!;
+export const rootMeanSquareNorm = (
+  x: Tensor,
+  w: Tensor | undefined,
+  eps: number,
+  dtype?: "f32" | "bf16",
+): Tensor => apply(normOp, [x, w, undefined], { center: false, eps, dtype: resultType(x, dtype) })[0]!;
+
+const resultType = (x: Tensor, dtype: "f32" | "bf16" | undefined) => (x.dtype === "f64" ? undefined : dtype);
 
 export const rotate = (
   x: Tensor,

@@ -33,6 +33,8 @@ export type Batch = {
 export type Scene = {
   /** A parameter as the forward pass computes with it. */
   weight(name: string): Tensor;
+  /** What matrix products take and give; h itself, losses and what routers choose by are f32. */
+  readonly compute: "f32" | "bf16";
   /** Host data as a temporary. */
   constant(dtype: "f32" | "i32", shape: Shape, data: Float32Array | Int32Array): Tensor;
   /** y = body(x, ...more), of x's shape; the walk may run it again instead of keeping what it makes. */

@@ -20,7 +20,7 @@ const alignment = 16;
 /**
  * The parameters of a model in one flat buffer, f32, with their gradients in another, so that an optimiser step, the global
  * norm and a digest are a few calls. Those of a class lie together, and in it those of a shape. With bf16 the forward pass
- * sees a copy of the matrices in that type.
+ * sees a copy of the matrices in that type; where the device computes with bf16 throughout, of embeddings and heads too.
  */
 export class Parameters implements Disposable {
   readonly device: Device;
@@ -50,8 +50,7 @@ export class Parameters implements Disposable {
     this.gradients = device.empty("f32", [offset]);
     this.#copies = precision === "bf16" ? device.empty("bf16", [offset]) : undefined;
     this.trained = places.map((place) => {
-      const inCopies =
-        this.#copies !== undefined && place.spec.class === "matrix" && place.spec.shape.length === 2;
+      const inCopies = this.#copies !== undefined && isRounded(place.spec, device.backend.halfTensors === true);
       const value = part(inCopies ? this.#copies! : this.values, place, place.spec.shape);
       this.#weights.set(place.spec.name, value);
       return { value, gradient: part(this.gradients, place, place.spec.shape) };
@@ -87,6 +86,11 @@ export class Parameters implements Disposable {
   [Symbol.dispose](): void {
     for (const t of [this.values, this.gradients, this.#copies]) if (t) this.device.free(t);
   }
+}
+
+function isRounded({ class: kind, shape }: ParameterSpec, throughout: boolean): boolean {
+  if (throughout) return kind === "matrix" || kind === "embedding" || kind === "head";
+  return kind === "matrix" && shape.length === 2;
 }
 
 /** A parameter's part of a flat buffer of any element type. */

@@ -147,6 +147,7 @@ export class StageTrainer implements Disposable {
     using tape = new Tape(this.device, this.parameters.trained);
     const scene: Scene = {
       weight: (name) => this.parameters.weight(name),
+      compute: this.config.precision === "bf16" && this.device.backend.halfTensors ? "bf16" : "f32",
       constant: (dtype, shape, data) => this.device.fromHost(dtype, shape, data),
       block: this.config.recompute ? tape.checkpoint.bind(tape) : runBlock,
     };

@@ -22,7 +22,10 @@ export type TrainerConfig = {
   readonly groups: readonly ParameterGroup[];
   /** Limit of the gradients' global norm; Infinity: none. */
   readonly clip: number;
-  /** bf16: matrices and what they meet are rounded to it in the forward and backward pass; masters stay f32. */
+  /**
+   * bf16: matrices and what they meet are rounded to it in the forward and backward pass, on CUDA everything but the residual
+   * stream; masters stay f32.
+   */
   readonly precision: "f32" | "bf16";
   /** Blocks are run again in the backward pass instead of kept. */
   readonly recompute: boolean;
@@ -225,6 +228,7 @@ export class Trainer implements Disposable {
   #scene(block: Scene["block"]): Scene {
     return {
       weight: (name) => this.parameters.weight(name),
+      compute: this.config.precision === "bf16" && this.device.backend.halfTensors ? "bf16" : "f32",
       constant: (dtype, shape, data) => this.device.fromHost(dtype, shape, data),
       block,
     };

@@ -106,8 +106,9 @@ function partsOf(c: CompactDecoderConfig): ModelPart[] {
     ...layers,
     {
       parameters: [...below("decoder.final_norm."), ...below("lm_head.")],
-      run({ weight }, batch, h) {
-        const last = norm(weight, h!, "decoder.final_norm");
+      run(scene, batch, h) {
+        const { weight } = scene;
+        const last = norm(scene, h!, "decoder.final_norm");
         const head = weight(c.ownHead ? "lm_head.weight" : "decoder.embed_tokens.weight");
         return crossEntropy(last, head, weight("lm_head.bias"), batch.targets);
       },
@@ -115,16 +116,17 @@ function partsOf(c: CompactDecoderConfig): ModelPart[] {
   ];
 }
 
-const norm = (weight: Scene["weight"], x: Tensor, name: string): Tensor =>
-  layerNorm(x, weight(`${name}.gamma`), weight(`${name}.beta`), eps);
+const norm = ({ weight, compute }: Scene, x: Tensor, name: string): Tensor =>
+  layerNorm(x, weight(`${name}.gamma`), weight(`${name}.beta`), eps, compute);
 
 function layer(
   c: CompactDecoderConfig,
   name: string,
-  { weight, block }: Scene,
+  scene: Scene,
   batch: Batch,
   h: Tensor,
 ): Tensor {
+  const { weight, block } = scene;
   const linear = (x: Tensor, matrix: string): Tensor =>
     denseTransposed(x, weight(`${name}.${matrix}.weight`), weight(`${name}.${matrix}.bias`));
   const params = {
@@ -135,11 +137,11 @@ function layer(
     softcap: 0,
   };
   return block((x) => {
-    const a = norm(weight, x, `${name}.attention_norm`);
+    const a = norm(scene, x, `${name}.attention_norm`);
     const [q, k, v] = (["q", "k", "v"] as const).map((p) => linear(a, `attention.${p}_proj`));
     const attended = causalAttention(q!, k!, v!, params, undefined, batch.first);
     const between = mix(x, linear(attended, "attention.o_proj"));
-    const b = norm(weight, between, `${name}.feed_forward_norm`);
+    const b = norm(scene, between, `${name}.feed_forward_norm`);
     const gate = linear(b, "feed_forward.gate_proj");
     const up = linear(b, "feed_forward.up_proj");
     const inner = activation(gate, up, { kind: "silu" });

@@ -70,9 +70,10 @@ export function golf(c: GolfConfig): TrainedModel {
     contextLength: c.contextLength,
     parameters,
     flopsPerToken: (length) => decoderFlopsPerToken(matrixWeights, c.layers, c.heads * c.headDim, length),
-    losses({ weight, constant: host, block }, batch) {
+    losses({ weight, constant: host, block, compute }, batch) {
       const frequencies = host("f32", [invFreq.length], invFreq);
       const norm = (x: Tensor): Tensor => rootMeanSquareNorm(x, undefined, c.eps);
+      const rounded = (x: Tensor): Tensor => rootMeanSquareNorm(x, undefined, c.eps, compute);
       const perHead = (x: Tensor): Tensor =>
         reshape(norm(reshape(x, [(x.shape[0]! * x.shape[1]!) / c.headDim, c.headDim])), x.shape);
       const turn = (x: Tensor): Tensor =>
@@ -89,7 +90,7 @@ export function golf(c: GolfConfig): TrainedModel {
         h = block(
           (given, first) => {
             const x = mix(given, first, 1, 1, weight(`${name}.resid_mix.0`), weight(`${name}.resid_mix.1`));
-            const a = norm(x);
+            const a = rounded(x);
             const [q, k, v] = (["q", "k", "v"] as const).map((p) =>
               dense(a, weight(`${name}.attn.c_${p}.weight`)),
             );
@@ -104,7 +105,7 @@ export function golf(c: GolfConfig): TrainedModel {
             const attended = causalAttention(queries, turn(perHead(k!)), v!, params, undefined, batch.first);
             const out = dense(attended, weight(`${name}.attn.proj.weight`));
             const between = mix(x, out, 1, 1, undefined, weight(`${name}.attn_scale`));
-            const inner = activation(dense(norm(between), weight(`${name}.mlp.fc.weight`)), undefined, {
+            const inner = activation(dense(rounded(between), weight(`${name}.mlp.fc.weight`)), undefined, {
               kind: "relu2",
             });
             const last = dense(inner, weight(`${name}.mlp.proj.weight`));
@@ -115,7 +116,7 @@ export function golf(c: GolfConfig): TrainedModel {
         );
         if (layer < early) kept.push(h);
       }
-      return { rows: crossEntropy(norm(h), embeddings, undefined, batch.targets, { softcap: logitCap }) };
+      return { rows: crossEntropy(rounded(h), embeddings, undefined, batch.targets, { softcap: logitCap }) };
     },
   };
 }

@@ -51,9 +51,9 @@ export function gpt2(c: Gpt2Config): TrainedModel {
     contextLength: c.contextLength,
     parameters,
     flopsPerToken: (length) => decoderFlopsPerToken(matrixWeights, c.layers, c.width, length),
-    losses({ weight, block }, batch) {
+    losses({ weight, block, compute }, batch) {
       const norm = (x: Tensor, name: string): Tensor =>
-        layerNorm(x, weight(`${name}.weight`), weight(`${name}.bias`), eps);
+        layerNorm(x, weight(`${name}.weight`), weight(`${name}.bias`), eps, compute);
       const linear = (x: Tensor, name: string): Tensor =>
         denseTransposed(x, weight(`${name}.weight`), weight(`${name}.bias`));
       const wte = weight("wte.weight");

@@ -81,7 +81,7 @@ export function gptOss(c: GptOssTrainingConfig): TrainedModel {
     parameters: parametersOf(c),
     flopsPerToken: (length) =>
       decoderFlopsPerToken(c.layers * perLayer + c.vocabularySize * c.width, c.layers, wide, length),
-    losses({ weight, constant: host, block }, batch) {
+    losses({ weight, constant: host, block, compute }, batch) {
       const frequencies = host("f32", [invFreq.length], invFreq);
       const linear = (x: Tensor, name: string): Tensor =>
         dense(x, weight(`${name}.weight`), weight(`${name}.bias`));
@@ -93,7 +93,7 @@ export function gptOss(c: GptOssTrainingConfig): TrainedModel {
         const name = `model.layers.${layer}`;
         const window = layer % 2 === 0 ? c.window : 0;
         h = block((x) => {
-          const a = rootMeanSquareNorm(x, weight(`${name}.input_layernorm.weight`), eps);
+          const a = rootMeanSquareNorm(x, weight(`${name}.input_layernorm.weight`), eps, compute);
           const [q, k, v] = (["q", "k", "v"] as const).map((p) => linear(a, `${name}.self_attn.${p}_proj`));
           const params = {
             length: batch.length,
@@ -106,8 +106,9 @@ export function gptOss(c: GptOssTrainingConfig): TrainedModel {
           const attended = causalAttention(turn(q!), turn(k!), v!, params, sinks, batch.first);
           return mix(x, linear(attended, `${name}.self_attn.o_proj`));
         }, h);
-        const b = rootMeanSquareNorm(h, weight(`${name}.post_attention_layernorm.weight`), eps);
-        const logits = linear(b, `${name}.mlp.router`);
+        const b = rootMeanSquareNorm(h, weight(`${name}.post_attention_layernorm.weight`), eps, compute);
+        const router = `${name}.mlp.router`;
+        const logits = dense(b, weight(`${router}.weight`), weight(`${router}.bias`), "f32");
         const { ids, weights } = route(logits, { used: c.expertsUsed, mode: "softmaxOfChosen" });
         if (c.balance > 0) balances.push(balanceLoss(logits, ids));
         const order = expertOrder(ids, c.experts);
@@ -119,7 +120,7 @@ export function gptOss(c: GptOssTrainingConfig): TrainedModel {
         const inner = activation(expert(rows, "gate"), expert(rows, "up"), clamped);
         h = mix(h, expertCombine(expert(inner, "down"), weights, order, c.expertsUsed));
       }
-      const last = rootMeanSquareNorm(h, weight("model.norm.weight"), eps);
+      const last = rootMeanSquareNorm(h, weight("model.norm.weight"), eps, compute);
       const rows = crossEntropy(last, weight("lm_head.weight"), undefined, batch.targets);
       if (balances.length === 0) return { rows };
       const total = balances.reduce((sum, one) => mix(sum, one));

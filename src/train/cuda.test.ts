@@ -1,0 +1,89 @@
+/** Training on the CUDA backend, its kernels on fibers where there is no device, against the CPU. */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { openDevice } from "../backends/index.ts";
+import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
+import { type Windows, windowsOf } from "../data/batches.ts";
+import { referenceCorpus } from "../data/reference_corpus.ts";
+import type { Device } from "../runtime/device.ts";
+import type { TrainedModel } from "./model.ts";
+import { compactDecoder, compactDecoderPilot } from "./models/compact_decoder.ts";
+import { golf } from "./models/golf.ts";
+import { gptOss } from "./models/gpt_oss.ts";
+import { gpt2 } from "./models/gpt2.ts";
+import { adamWGroups, muonGroups } from "./optimizer/config.ts";
+import { Trainer, type TrainerConfig } from "./trainer.ts";
+
+setDefaultTimeout(60_000);
+
+const tiny = {
+  gpt2: gpt2({ width: 32, layers: 1, heads: 2, vocabularySize: 400, contextLength: 16 }),
+  gptOss: gptOss({
+    ...{ width: 32, layers: 2, heads: 4, kvHeads: 2, headDim: 8, window: 7, experts: 4, expertsUsed: 2 },
+    ...{ expertFeedForward: 24, vocabularySize: 400, contextLength: 16, ropeBase: 10000, balance: 0.01 },
+    ropeScaling: { type: "none" },
+  }),
+  golf: golf({
+    ...{ width: 32, layers: 3, heads: 4, kvHeads: 2, headDim: 8, feedForwardFactor: 2 },
+    ...{ vocabularySize: 400, contextLength: 16, eps: 2 ** -23 },
+  }),
+  compact: compactDecoder({
+    ...{ ...compactDecoderPilot, width: 32, layers: 1, heads: 2, headDim: 16, feedForward: 48 },
+    ...{ vocabularySize: 400, contextLength: 16 },
+  }),
+} as const;
+
+const windows: Windows = windowsOf(
+  referenceCorpus().train.map((s) => s.tokens),
+  8,
+  8,
+);
+
+const config: TrainerConfig = {
+  ...{ seed: 7, sequences: 2, accumulation: 1, learningRate: 3e-3, clip: 1, precision: "f32", recompute: false },
+  groups: adamWGroups(0.01),
+  schedule: { kind: "warmup_cosine", warmup_steps: 2, total_steps: 20, min_learning_rate: 3e-4 },
+};
+
+/** Losses of a step: sums in another order, and what twenty steps make of it. */
+const tolerance = { f32: 2e-3, bf16: 0.03 } as const;
+
+function run(device: Device, model: TrainedModel, steps: number, changed: Partial<TrainerConfig> = {}) {
+  using trainer = new Trainer(device, model, windows, { ...config, ...changed });
+  const records = Array.from({ length: steps }, () => trainer.step());
+  return { losses: records.map((r) => r.loss), bytes: device.download(trainer.parameters.values) };
+}
+
+describe.skipIf(!cudaLibrary)("training on CUDA", () => {
+  let cuda: Device;
+  let cpu: Device;
+  beforeAll(() => {
+    cuda = openDevice("cuda");
+    cpu = openDevice("cpu", { threads: 1 });
+  });
+  afterAll(() => {
+    cuda.close();
+    cpu.close();
+  });
+
+  test.each(Object.entries(tiny))("%s: losses are the CPU's, and they fall", (name, model) => {
+    for (const precision of ["f32", "bf16"] as const) {
+      const long = (name === "gpt2" || name === "gptOss") && precision === "bf16";
+      const steps = long || !onFibers ? 20 : 2;
+      const groups = name === "golf" ? muonGroups(5) : config.groups;
+      const [got, want] = [run(cuda, model, steps, { precision, groups }), run(cpu, model, steps, { groups })];
+      for (const [i, loss] of got.losses.entries()) {
+        expect(Math.abs(loss - want.losses[i]!)).toBeLessThan(tolerance[precision]);
+      }
+      if (steps > 4) expect(got.losses.at(-1)!).toBeLessThan(got.losses[0]! - 0.3);
+    }
+  });
+
+  test("twice the same bits, also where blocks are run again", () => {
+    for (const model of [tiny.gpt2, tiny.gptOss]) {
+      const changed = { precision: "bf16" } as const;
+      const once = run(cuda, model, 2, changed);
+      expect(run(cuda, model, 2, changed).bytes).toEqual(once.bytes);
+      expect(run(cuda, model, 2, { ...changed, recompute: true }).bytes).toEqual(once.bytes);
+    }
+  });
+});
