@@ -54,7 +54,7 @@ export function measureShape(
 }
 
 /** A batch of `total` tokens whose last `sequences` rows are wanted; what the numbers in it are does not matter. */
-function emptyBatch(model: Model, total: number, sequences: number, maxPages: number): Batch {
+export function emptyBatch(model: Model, total: number, sequences: number, maxPages: number): Batch {
   return {
     tokens: new Int32Array(total),
     positions: new Int32Array(total),
