@@ -1,6 +1,5 @@
 /** The part of a validation that costs time: steps are drawn, done again, and held against what the worker says came out. */
 
-import { refuse } from "./contract.ts";
 import type { Reexecution } from "./reexecution.ts";
 import { boundsOf, type ReplayBounds } from "./replay_bounds.ts";
 import { type ReplayPlan, replayPlan, stepsOf } from "./replay_plan.ts";
@@ -47,8 +46,11 @@ export function redo(replayer: WindowReplayer, target: ReplayTarget, challenge: 
   const { evidence } = target;
   const plan = replayPlan(replayer.segments(evidence), challenge, challenge.steps);
   const steps = stepsOf(plan.drawn);
-  const comparison = replayer.replay(target, plan.mode === "full" ? "all" : steps);
-  const bounds = comparison.sameKernels ? undefined : boundsFor(evidence.work_class);
+  // every segment from what the worker retained, so that what other kernels round differently does not add up
+  const comparison = replayer.replay(target, steps);
+  const bounds = comparison.sameKernels
+    ? undefined
+    : boundsOf(evidence.work_class, target.profile.optimizer.name);
   const found = [
     ...comparison.differences,
     ...missed(plan, comparison),
@@ -71,10 +73,6 @@ export function redo(replayer: WindowReplayer, target: ReplayTarget, challenge: 
     validator_backend: comparison.backend,
     validator_kernel_library_digest: comparison.kernelLibraryDigest,
   };
-}
-
-function boundsFor(work: ReplayTarget["evidence"]["work_class"]): ReplayBounds {
-  return boundsOf(work) ?? refuse("unsupported_topology", `${work} has no bounds between backends`);
 }
 
 const told = (bounds: ReplayBounds) => ({

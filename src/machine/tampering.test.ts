@@ -1,5 +1,9 @@
 /** Contributions judged by doing their work again: forged ones are found, honest ones of all lanes are accepted. */
 import { afterAll, describe, expect, test } from "bun:test";
+import { cpSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import type { LaneProfile } from "./evidence.ts";
+import { replayPlan } from "./replay_plan.ts";
 import { Bench, laneWork } from "./testing/bench.ts";
 import { tamperings } from "./testing/tamperings.ts";
 
@@ -19,7 +23,7 @@ describe.each(lanes)("lane %s", (lane) => {
       ...{ mode: "full", comparison: "bit_for_bit", difference_count: 0, forged_step_caught_ppm: 1_000_000 },
     });
     bench.fresh();
-  });
+  }, 30_000);
 
   test("forged ones are found for what they are", () => {
     const honest = bench.contribute(lane);
@@ -36,4 +40,78 @@ describe.each(lanes)("lane %s", (lane) => {
       bench.fresh();
     }
   }, 60_000);
+});
+
+/** Runs with the processor's plainest instructions, which round differently. */
+function plainly<T>(act: () => T): T {
+  process.env.PSIONIC_LANE_CPU_ISA = "plain";
+  try {
+    return act();
+  } finally {
+    delete process.env.PSIONIC_LANE_CPU_ISA;
+  }
+}
+
+test("on other kernels honest work is within the bounds, and a rate 1 % off is not", () => {
+  const honest = plainly(() => bench.contribute("apple"));
+  expect(bench.validate(honest).detail).toContain("accepted with 10000");
+  const grounds = bench.grounds("window-0001", "reexecution.json");
+  expect(grounds.worker_kernel_library_digest).not.toBe(grounds.validator_kernel_library_digest);
+  expect(grounds).toMatchObject({ comparison: "within_bounds", bounds: { update_relative: "0.0005" } });
+  bench.fresh();
+  for (const { name, make } of tamperings("apple", honest).filter((t) => t.name.includes("a rate 1 %"))) {
+    const packet = bench.validate(plainly(() => make(bench)));
+    expect([name, packet.detail]).toEqual([name, expect.stringContaining("rejected with 0")]);
+    bench.fresh();
+  }
+}, 60_000);
+
+describe("a window of 64 steps", () => {
+  const change = (profile: LaneProfile): LaneProfile => ({
+    ...profile,
+    steps: 64,
+    optimizer: {
+      ...profile.optimizer,
+      settings: [
+        ...profile.optimizer.settings.filter(({ name }) => name !== "retain_every"),
+        { name: "retain_every", value: "4" },
+      ],
+    },
+  });
+
+  test("is sampled: part of the steps, at the same chance for each, which the grounds state", () => {
+    const honest = bench.contribute("actual", { profile: change });
+    const root = join(honest, "..", "..", "..", "..");
+    cpSync(join(root, "manifests"), join(bench.validator, "manifests"), { recursive: true });
+    expect(bench.validate(honest).detail).toContain("accepted with 10000 after doing 16 of 64 steps");
+    const grounds = bench.grounds("window-0001", "reexecution.json");
+    expect(grounds).toMatchObject({ mode: "sampled", segment_count: 16, forged_step_caught_ppm: 250_000 });
+    const drawn = grounds.drawn_segments as { first_step: number; last_step: number }[];
+    expect(drawn.map(({ first_step, last_step }) => last_step - first_step + 1)).toEqual([4, 4, 4, 4]);
+    // the nonce is the validator's: another validation draws others
+    const nonces = [0, 1, 2].map(() => {
+      bench.validate(honest);
+      return bench.grounds("window-0001", "reexecution.json").nonce;
+    });
+    expect(new Set(nonces).size).toBe(3);
+    expect(bench.validate(honest, "challenge-0001", "--steps", "40").detail).toContain("40 of 64 steps");
+    expect(bench.validate(honest, "challenge-0001", "--steps", "all").detail).toContain("64 of 64 steps");
+    rmSync(bench.validator, { recursive: true });
+  }, 60_000);
+
+  test("one forged step is drawn in at least a quarter of 1,000 draws, wherever it is", () => {
+    const segments = Array.from({ length: 16 }, (_, i) => ({ first: 4 * i + 1, last: 4 * i + 4 }));
+    const caught = new Map<number, number>();
+    const draws = 16_000;
+    for (let i = 0; i < draws; i++) {
+      const secret = { challengeId: "c", contributionDigest: "0".repeat(64), nonce: String(i) };
+      const plan = replayPlan(segments, secret);
+      expect(plan.drawn.length).toBe(4);
+      for (const { first } of plan.drawn) caught.set(first, (caught.get(first) ?? 0) + 1);
+    }
+    // four standard deviations
+    const slack = 4 * Math.sqrt(draws * 0.25 * 0.75);
+    for (const { first } of segments)
+      expect(Math.abs((caught.get(first) ?? 0) - draws / 4)).toBeLessThan(slack);
+  });
 });

@@ -7,11 +7,16 @@ import type { Device } from "../../runtime/device.ts";
 import { refuse } from "../contract.ts";
 import { backendVariable } from "./lane_backend.ts";
 
+/** Names the instructions that a lane's work on the processor takes, so that what an older one computed comes out again. */
+const isaVariable = "PSIONIC_LANE_CPU_ISA";
+
 /** Opens a backend by its name; `unsupported_topology` where this machine or this build has none. */
 export function openLaneDevice(backend: string): Device {
   let device: Device;
   try {
-    device = (openDevice as (name: string, options?: object) => Device)(backend);
+    const isa = process.env[isaVariable];
+    const options = backend === "cpu" && isa ? { isa } : {};
+    device = (openDevice as (name: string, options?: object) => Device)(backend, options);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
     return refuse("unsupported_topology", `${missing(backend)}: ${why}`, cause);
