@@ -1,4 +1,5 @@
 import { unexpected } from "../../core/error.ts";
+import { kernelsOf } from "../../ir/op.ts";
 import { print } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { readableBytes } from "../../terminal/table.ts";
@@ -125,6 +126,8 @@ function readyLine(
     `psionic serve ${url} model=${model.path}`,
     `backend=${truth.backend} execution_mode=${truth.executionMode} execution_engine=${truth.executionEngine}`,
     `context=${contextLength} slots=${slots} load_ms=${Math.round(loadMs)} digest=${model.digest ?? "pending"}`,
+    // whatever -ngl asked for: a Mac has one memory
+    ...(kernelsOf(truth.backend) === "metal" ? ["gpu_layers=all"] : []),
     ...(count > 1 ? [`models=${count}`] : []),
   ].join(" ");
 }
