@@ -1,4 +1,6 @@
 /** A window of steps really trained: states retained on the way, evidence at its end. */
+import { checkRoom } from "../../train/durable.ts";
+import { refuse } from "../contract.ts";
 import { sealed } from "../documents.ts";
 import { type ExecutionEvidence, executionEvidence } from "../evidence.ts";
 import { evidencePath, retainedFolder, retainedPathOf, trainedProfilePath } from "../layout.ts";
@@ -26,6 +28,8 @@ export function trainWindow(invocation: Invocation, plan: WindowPlan, start?: Wi
   const window = { first: done + 1, last: done + plan.profile.steps };
   using session = new WindowSession(plan, capability.backend_family);
   if (start) session.load(root.path(start.path), start.state);
+  const segments = segmentsOf(window, plan.retainEvery);
+  checkPlace(root.root, session, segments.length + 1);
   // evidence goes first, so that it never names states that are being replaced
   root.remove(evidencePath);
   root.remove(retainedFolder);
@@ -35,7 +39,7 @@ export function trainWindow(invocation: Invocation, plan: WindowPlan, start?: Wi
   const begun = performance.now();
   const steps: TracedStep[] = [];
   const states: StateRecord[] = [];
-  for (const segment of segmentsOf(window, plan.retainEvery)) {
+  for (const segment of segments) {
     steps.push(...session.run(segment));
     states.push(keep(segment.last));
   }
@@ -45,6 +49,16 @@ export function trainWindow(invocation: Invocation, plan: WindowPlan, start?: Wi
   exportAdapter(root, session.trainer, plan);
   root.write(evidencePath, evidenceOf(invocation, session, { window, steps, first, states, durationMs }));
   return { window, steps, end };
+}
+
+/** States are written all along a window, so room for them is asked for before it begins; less is to be tried again. */
+function checkPlace(root: string, { trainer }: WindowSession, states: number): void {
+  try {
+    checkRoom(root, states * trainer.parameters.elements * 4 * 3);
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    refuse("artifact_incomplete", `room for ${states} retained states: ${why}`, cause);
+  }
 }
 
 type Ran = {

@@ -33,6 +33,8 @@ export type WindowPlan = {
 export type ProfileFiles = (path: string) => Uint8Array;
 
 const tokenPrefix = "tokens:";
+/** Sequences of a window: evidence names the range of each, and a document has its limits. */
+const mostRanges = 100_000;
 /** The reference corpus in the tokens of the base's own tokenizer. */
 export const referenceText = "psion_reference_text@v1";
 
@@ -58,6 +60,12 @@ function planned(profile: LaneProfile, files: ProfileFiles): WindowPlan {
   const { config, length, stride, retainEvery } = trainingOf(profile, seed);
   if (profile.steps < 1 || profile.steps > 1e6)
     refuse("bad_config", `lane profile steps: expected 1 to 1000000, got ${profile.steps}`);
+  const ranges = profile.steps * config.sequences * config.accumulation;
+  if (ranges > mostRanges)
+    refuse(
+      "bad_config",
+      `lane profile: ${ranges} sequences in a window, expected at most ${mostRanges}, which evidence can name; use fewer steps a window`,
+    );
   if (adapter && (config.recompute || config.precision !== "f32"))
     refuse("bad_config", "lane profile: adapters are trained in f32 and without recompute");
   const documents = documentsOf(profile, files, base.own?.encode);
