@@ -1,11 +1,9 @@
 /** Contributions judged by doing their work again: forged ones are found, honest ones of all lanes are accepted. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { cpSync, rmSync } from "node:fs";
-import { join } from "node:path";
-import type { LaneProfile } from "./evidence.ts";
 import { replayPlan } from "./replay_plan.ts";
 import { Bench, laneWork } from "./testing/bench.ts";
 import { tamperings } from "./testing/tamperings.ts";
+import { longWindow } from "./testing/verdicts.ts";
 
 const lanes = Object.keys(laneWork);
 const bench = new Bench();
@@ -67,22 +65,9 @@ test("on other kernels honest work is within the bounds, and a rate 1 % off is n
 }, 60_000);
 
 describe("a window of 64 steps", () => {
-  const change = (profile: LaneProfile): LaneProfile => ({
-    ...profile,
-    steps: 64,
-    optimizer: {
-      ...profile.optimizer,
-      settings: [
-        ...profile.optimizer.settings.filter(({ name }) => name !== "retain_every"),
-        { name: "retain_every", value: "4" },
-      ],
-    },
-  });
-
   test("is sampled: part of the steps, at the same chance for each, which the grounds state", () => {
-    const honest = bench.contribute("actual", { profile: change });
-    const root = join(honest, "..", "..", "..", "..");
-    cpSync(join(root, "manifests"), join(bench.validator, "manifests"), { recursive: true });
+    const honest = bench.contribute("actual", { profile: longWindow });
+    bench.trust(honest);
     expect(bench.validate(honest).detail).toContain("accepted with 10000 after doing 16 of 64 steps");
     const grounds = bench.grounds("window-0001", "reexecution.json");
     expect(grounds).toMatchObject({ mode: "sampled", segment_count: 16, forged_step_caught_ppm: 250_000 });
@@ -96,7 +81,7 @@ describe("a window of 64 steps", () => {
     expect(new Set(nonces).size).toBe(3);
     expect(bench.validate(honest, "challenge-0001", "--steps", "40").detail).toContain("40 of 64 steps");
     expect(bench.validate(honest, "challenge-0001", "--steps", "all").detail).toContain("64 of 64 steps");
-    rmSync(bench.validator, { recursive: true });
+    bench.fresh();
   }, 60_000);
 
   test("one forged step is drawn in at least a quarter of 1,000 draws, wherever it is", () => {

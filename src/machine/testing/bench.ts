@@ -1,5 +1,5 @@
 /** A worker's run roots and a validator's beside each other, for tests that judge contributions. */
-import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { orderedJson } from "../../core/json.ts";
 import { validationPacket } from "../cli/validate.ts";
@@ -93,6 +93,14 @@ export class Bench extends Scene {
     mkdirSync(join(root, "manifests"), { recursive: true });
     const changed = sealed(laneProfile, change(own));
     writeFileSync(join(root, "manifests", "lane_profile.json"), orderedJson(changed, 2));
+  }
+
+  /** Gives the validator the profile of a worker's run root, as a coordinator would. */
+  trust(folder: string): void {
+    const path = join(folder, "..", "..", "..", "..", "manifests", "lane_profile.json");
+    if (!existsSync(path)) return;
+    mkdirSync(join(this.validator, "manifests"), { recursive: true });
+    cpSync(path, join(this.validator, "manifests", "lane_profile.json"));
   }
 
   /** A copy of the run root that a contribution lies in, so that it may be spoilt; the contribution's folder in it. */

@@ -182,7 +182,7 @@ function checkpointEdits(named: Json, folder: string): Edits {
 type Range = { readonly step: number; readonly object_digest: string; readonly object_bytes: number };
 
 /** A retained state replaced; the last one is the checkpoint as well. */
-function stateEdits(folder: string, step: number, bytes: Uint8Array): Edits {
+export function stateEdits(folder: string, step: number, bytes: Uint8Array): Edits {
   const { retained_states } = artifactOf(folder, "execution_evidence") as unknown as ExecutionEvidence;
   const last = retained_states.at(-1)?.step === step;
   const object = sha256(bytes);
@@ -201,7 +201,7 @@ function stateEdits(folder: string, step: number, bytes: Uint8Array): Edits {
 }
 
 /** A float of the file's data moved; `place`: share of the way through the data. */
-function nudged(path: string, place: number, by: number): Uint8Array {
+export function nudged(path: string, place: number, by: number): Uint8Array {
   const bytes = new Uint8Array(readFileSync(path));
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const begin = 8 + Number(view.getBigUint64(0, true));
@@ -307,15 +307,16 @@ function relabelled(bench: Bench, old: string, honest: string, claims: Execution
   return folder;
 }
 
-const setting =
-  (name: string, value: string) =>
-  (profile: LaneProfile): LaneProfile => ({
-    ...profile,
-    optimizer: {
-      ...profile.optimizer,
-      settings: profile.optimizer.settings.map((s) => (s.name === name ? { name, value } : s)),
-    },
-  });
+/** A profile with other settings of its optimiser. */
+export function withSettings(profile: LaneProfile, values: Readonly<Record<string, string>>): LaneProfile {
+  const { settings } = profile.optimizer;
+  const kept = settings.filter(({ name }) => !(name in values));
+  const changed = Object.entries(values).map(([name, value]) => ({ name, value }));
+  return { ...profile, optimizer: { ...profile.optimizer, settings: [...kept, ...changed] } };
+}
+
+const setting = (name: string, value: string) => (profile: LaneProfile) =>
+  withSettings(profile, { [name]: value });
 
 /** What a worker trained instead. */
 const dishonest: Readonly<Record<string, (profile: LaneProfile) => LaneProfile>> = {
