@@ -75,26 +75,26 @@ static dim3 rows_grid(const ExpertShape& s, i64 rows) { return dim3((unsigned)PS
 
 PSI_API i32 psi_expert_rows(void* y, const void* x, const void* slots, i32 tokens, i32 used, i32 width, i32 dtype) {
   using namespace psi;
-  ExpertShape s;
+  ExpertShape s = {};
   PSI_TRY(check_rows("psi_expert_rows", y && x && slots, tokens, used, width, dtype, s));
   return launch("psi_expert_rows", expert_gather_kernel, rows_grid(s, (i64)tokens * used), dim3(FLAT_THREADS), 0, Out{y, half_at(dtype, 0)}, In{x, half_at(dtype, 1)}, (const i32*)slots, s);
 }
 PSI_API i32 psi_expert_rows_grad(void* dx, const void* dy, const void* places, i32 tokens, i32 used, i32 width, i32 dtype) {
   using namespace psi;
-  ExpertShape s;
+  ExpertShape s = {};
   PSI_TRY(check_rows("psi_expert_rows_grad", dx && dy && places, tokens, used, width, dtype, s));
   return launch("psi_expert_rows_grad", expert_sum_kernel, rows_grid(s, tokens), dim3(FLAT_THREADS), 0, Out{dx, half_at(dtype, 0)}, In{dy, half_at(dtype, 1)}, (const float*)nullptr, (const i32*)places, s);
 }
 PSI_API i32 psi_expert_combine(void* y, const void* x, const void* weights, const void* places, i32 tokens, i32 used, i32 width, i32 dtype) {
   using namespace psi;
-  ExpertShape s;
+  ExpertShape s = {};
   PSI_TRY(check_rows("psi_expert_combine", y && x && weights && places, tokens, used, width, dtype, s));
   if (half_at(dtype, 2)) return fail(PSI_UNSUPPORTED, "[psi_expert_combine] expected weights in f32, got bf16.");
   return launch("psi_expert_combine", expert_sum_kernel, rows_grid(s, tokens), dim3(FLAT_THREADS), 0, Out{y, half_at(dtype, 0)}, In{x, half_at(dtype, 1)}, (const float*)weights, (const i32*)places, s);
 }
 PSI_API i32 psi_expert_combine_grad(void* dx, void* dweights, const void* dy, const void* x, const void* weights, const void* places, i32 tokens, i32 used, i32 width, i32 dtype) {
   using namespace psi;
-  ExpertShape s;
+  ExpertShape s = {};
   PSI_TRY(check_rows("psi_expert_combine_grad", dx && dweights && dy && x && weights && places, tokens, used, width, dtype, s));
   if (half_at(dtype, 1) || half_at(dtype, 4)) return fail(PSI_UNSUPPORTED, "[psi_expert_combine_grad] expected weights in f32, got bf16.");
   const i64 slots = (i64)tokens * used;

@@ -38,7 +38,7 @@ struct Out {
     if (half) *(uint2*)((u16*)p + i) = halves_of(v);
     else *(float4*)((float*)p + i) = v;
   }
-  __device__ __forceinline__ In in() const { return {p, half}; }
+  __host__ __device__ __forceinline__ In in() const { return {p, half}; }
   __device__ __forceinline__ explicit operator bool() const { return p != nullptr; }
 };
 

@@ -10,7 +10,7 @@ export { type MappedFile, mapFile } from "./cpu/mapping.ts";
 export { type CudaFindings, findCuda, hasNvidiaHardware } from "./cuda/find.ts";
 export { copyLibrary, kernelLibraryPath, useLibrary } from "./library.ts";
 export { findMetal, type MetalFindings } from "./metal/find.ts";
-export { measureRoofline, type Roofline } from "./roofline.ts";
+export { measureRoofline, measureTensorCores, type Roofline } from "./roofline.ts";
 
 type DeviceOptions = {
   readonly cpu: CpuOptions;

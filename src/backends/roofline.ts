@@ -19,3 +19,11 @@ export function measureRoofline(backend: EngineBackend = "cpu", bytes = 512 * 2 
   checkStatus(functions.get("psi_measure")!(out, at(1), at(2), bytes), "psi_measure", lastError);
   return { readGbPerSecond: out[0]!, int8GopPerSecond: out[1]!, f32GflopPerSecond: out[2]! };
 }
+
+/** bf16 Tflop/s of an open CUDA device's tensor cores. */
+export function measureTensorCores(): number {
+  const { functions, lastError } = kernelLibrary("cuda");
+  const out = new Float64Array(new ArrayBuffer(8));
+  checkStatus(functions.get("psi_measure_tensor")!(out), "psi_measure_tensor", lastError);
+  return out[0]!;
+}

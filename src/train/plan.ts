@@ -5,6 +5,9 @@ import type { RunParts } from "./lanes/lane.ts";
 import { parameterCount } from "./model.ts";
 import { Trainer } from "./trainer.ts";
 
+/** Where training computes. */
+export type TrainingBackend = "cpu" | "cuda";
+
 /** Bytes that training takes, from a step over shapes alone. */
 export type MemoryPlan = {
   readonly parameters: number;
@@ -15,8 +18,9 @@ export type MemoryPlan = {
   readonly totalBytes: number;
 };
 
-export function planMemory({ model, train, config }: RunParts): MemoryPlan {
-  const device = openDevice("meta");
+/** For training on `backend`, whose ops and types of activations a step has. */
+export function planMemory({ model, train, config }: RunParts, backend: TrainingBackend = "cpu"): MemoryPlan {
+  const device = openDevice("meta", { like: backend });
   try {
     using trainer = new Trainer(device, model, train, config, "none");
     const stateBytes = device.live().bytes;
@@ -28,7 +32,7 @@ export function planMemory({ model, train, config }: RunParts): MemoryPlan {
   }
 }
 
-/** Throws `admission_refused` where the plan does not fit what this process may still take. */
+/** Throws `admission_refused` where the plan does not fit what this process, or the device, may still take. */
 export function checkMemory(plan: MemoryPlan, available = availableBytes()): void {
   if (plan.totalBytes <= available) return;
   throw unexpected(

@@ -4,7 +4,7 @@ import { freemem, hostname, totalmem } from "node:os";
 import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { batchOf } from "../data/batches.ts";
-import type { DeviceInfo } from "../runtime/device.ts";
+import type { Backend } from "../runtime/device.ts";
 import { freeBytes } from "./durable.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import type { MemoryPlan } from "./plan.ts";
@@ -43,8 +43,11 @@ function admission(reasons: readonly string[]): "admitted" | "refused" {
 }
 
 /** Memory and device against the plan of the run. */
-export function writeHardwareQualification(run: Run, plan: MemoryPlan, info: DeviceInfo): Admission {
-  const free = freemem();
+export function writeHardwareQualification(run: Run, plan: MemoryPlan, backend: Backend): Admission {
+  const info = backend.info();
+  const { free, total } = backend.memory?.() ?? { free: freemem(), total: totalmem() };
+  const name =
+    backend.name === "cpu" ? `cpu ${info.isa ?? ""} ${info.threads ?? ""} threads` : `${info.device}`;
   const reasons = plan.totalBytes > free ? [`${plan.totalBytes} bytes of memory wanted, ${free} free`] : [];
   const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
   const record = withDigest("hardware_qualification", "receipt_digest", {
@@ -58,7 +61,7 @@ export function writeHardwareQualification(run: Run, plan: MemoryPlan, info: Dev
     topology_storage_bundle: null,
     systems_bundle: null,
     evidence_contract: null,
-    required_backend: "cpu",
+    required_backend: backend.name,
     required_worker_count: 1,
     required_device_name_substring: "",
     required_min_free_memory_bytes_per_worker: plan.totalBytes,
@@ -68,9 +71,9 @@ export function writeHardwareQualification(run: Run, plan: MemoryPlan, info: Dev
     observed_workers: [
       {
         worker_label: sha256(hostname()).slice(0, 12),
-        backend: "cpu",
-        device_name: `cpu ${info.isa ?? ""} ${info.threads ?? ""} threads`,
-        total_memory_bytes: totalmem(),
+        backend: backend.name,
+        device_name: name,
+        total_memory_bytes: total,
         free_memory_bytes: free,
         temperature_celsius: null,
         ecc_uncorrected_error_count: null,

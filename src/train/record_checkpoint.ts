@@ -11,7 +11,7 @@ import { refreshDashboard } from "./dashboard.ts";
 import { type Judged, judge, meanLoss, measureHeldOut } from "./evaluation.ts";
 import { documentIf, referenceTo } from "./evidence.ts";
 import type { RunParts } from "./lanes/lane.ts";
-import { checkMemory, planMemory } from "./plan.ts";
+import { checkMemory, planMemory, type TrainingBackend } from "./plan.ts";
 import {
   acceptCheckpoint,
   labelOf,
@@ -39,6 +39,8 @@ export type Asked = {
   readonly digest?: string | undefined;
   readonly bytes?: number | undefined;
   readonly threads: number;
+  /** Absent: the CPU. */
+  readonly backend?: TrainingBackend;
   /** Records what is left where nothing can evaluate, to try out what follows from it. */
   readonly injectUnavailable: boolean;
 };
@@ -125,14 +127,15 @@ function keptCheckpoint(run: Run, asked: Asked): Named {
 
 /** The figures of the checkpoint and what follows, or why this machine could not run it. */
 function evaluated(run: Run, parts: RunParts, found: Named, asked: Asked): Judged | string {
+  const { backend = "cpu", threads } = asked;
+  const device = backend === "cuda" ? openDevice("cuda") : openDevice("cpu", { threads });
   try {
-    checkMemory(planMemory(parts));
-  } catch (error) {
-    if (error instanceof PsionicError && error.code === "admission_refused") return error.message;
-    throw error;
-  }
-  const device = openDevice("cpu", { threads: asked.threads });
-  try {
+    try {
+      checkMemory(planMemory(parts, backend), device.backend.memory?.().free);
+    } catch (error) {
+      if (error instanceof PsionicError && error.code === "admission_refused") return error.message;
+      throw error;
+    }
     using trainer = new Trainer(device, parts.model, parts.train, parts.config, "none");
     loadCheckpoint(trainer, found.folder, runIdentity(run.lane, run.settings, parts), found.digest);
     const measured = measureHeldOut(trainer, parts);

@@ -102,7 +102,11 @@ export async function rehearseBaseLane(run: Run, rehearsal: Rehearsal): Promise<
   }
   if (rehearsal.stopping()) throw new PsionicError("cancelled", `[${where}] ended by a signal`);
   rehearsal.part("evaluation, backups, decision");
-  const recorded = recordCheckpoint(run, { threads: rehearsal.threads, injectUnavailable: false });
+  const recorded = recordCheckpoint(run, {
+    threads: rehearsal.threads,
+    backend: rehearsal.backend,
+    injectUnavailable: false,
+  });
   backUpRun(run, undefined, true);
   backUpRun(run, undefined);
   const decided = decideContinueRestart(run);

@@ -1,7 +1,7 @@
 /** A run from its first step or from a checkpoint to its last: steps, trace, checkpoints, status. */
 import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { measureRoofline, openDevice } from "../backends/index.ts";
+import { measureRoofline, measureTensorCores, openDevice } from "../backends/index.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Accepted, backUp, refuseBackup, writeDrill } from "./backup.ts";
@@ -19,7 +19,7 @@ import { writeJson, writeWhole } from "./durable.ts";
 import { documentIf } from "./evidence.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import { writeLaunchManifest, writeOperatorManifest, writeResumeManifest } from "./manifests.ts";
-import { checkMemory, type MemoryPlan, planMemory } from "./plan.ts";
+import { checkMemory, type MemoryPlan, planMemory, type TrainingBackend } from "./plan.ts";
 import { type Admission, writeHardwareQualification, writeRunShapeQualification } from "./preflight.ts";
 import { type StepReceipt, stepReceipt } from "./receipts.ts";
 import { lookAtPointer, type Resolution, resolvePointer } from "./resume.ts";
@@ -61,6 +61,8 @@ export type Live = {
 
 export type RunOptions = {
   readonly threads: number;
+  /** Absent: the CPU. Bits of a run are those of its backend. */
+  readonly backend?: TrainingBackend;
   readonly dryRun: boolean;
   readonly watcher: Watcher;
   /** Asked between steps; a run that is to stop writes a checkpoint first. */
@@ -170,11 +172,12 @@ type From = {
 
 async function prepared(run: Run, options: RunOptions, from: From): Promise<RunOutcome> {
   const parts = run.lane.parts(run.settings);
-  const plan = planMemory(parts);
+  const { backend = "cpu", threads } = options;
+  const plan = planMemory(parts, backend);
   options.watcher.plan?.(plan);
-  const device = openDevice("cpu", { threads: options.threads });
+  const device = backend === "cuda" ? openDevice("cuda") : openDevice("cpu", { threads });
   try {
-    const hardware = writeHardwareQualification(run, plan, device.backend.info());
+    const hardware = writeHardwareQualification(run, plan, device.backend);
     const runShape = writeRunShapeQualification(run, plan, parts);
     const resumed = from.folder !== undefined;
     const manifest = resumed ? writeResumeManifest : writeLaunchManifest;
@@ -193,7 +196,7 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
     const states = { hardware_admission_state: hardware.state, run_shape_admission_state: runShape.state };
     log(run, staged, surface, states);
     if (options.dryRun) return planned(staged, at, hardware, runShape);
-    checkMemory(plan);
+    checkMemory(plan, device.backend.memory?.().free);
     for (const { state, reasons } of [hardware, runShape]) {
       if (state === "refused")
         throw unexpected("admission_refused", "train", "a machine that the run fits on", reasons.join("; "));
@@ -234,7 +237,7 @@ async function trained(
   admitted: Pick<RunOutcome, "hardware" | "runShape">,
 ): Promise<RunOutcome> {
   const identity = runIdentity(run.lane, run.settings, parts);
-  const peak = measureRoofline("cpu", 16 * 2 ** 20).f32GflopPerSecond * 1e9;
+  const peak = peakFlops(options.backend ?? "cpu", run.settings.precision);
   using trainer = new Trainer(device, parts.model, parts.train, parts.config, from.folder ? "none" : "seed");
   if (from.folder) loadCheckpoint(trainer, from.folder, identity, from.digest);
   const course = new Course(run, options, trainer, identity, peak, from.label);
@@ -248,6 +251,12 @@ async function trained(
     throw error;
   }
   return course.end(parts, admitted);
+}
+
+/** What the open device does in a second, in the type that matrices are multiplied in. */
+function peakFlops(backend: TrainingBackend, precision: "f32" | "bf16"): number {
+  if (backend === "cuda" && precision === "bf16") return measureTensorCores() * 1e12;
+  return measureRoofline(backend, 16 * 2 ** 20).f32GflopPerSecond * 1e9;
 }
 
 /** One stretch of a run in this process. */

@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, join, resolve } from "node:path";
 import { type ErrorCode, PsionicError, unexpected } from "../../core/error.ts";
+import { ownProgram } from "../../core/own_program.ts";
 import type { Json } from "../../models/files/strict_json.ts";
 import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { printJson } from "../../terminal/output.ts";
@@ -9,6 +10,7 @@ import { readableBytes, readableCount } from "../../terminal/table.ts";
 import { decideContinueRestart } from "../decision.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
+import type { TrainingBackend } from "../plan.ts";
 import { recordCheckpoint } from "../record_checkpoint.ts";
 import { interruptionStepOf, rehearseBaseLane } from "../rehearsal.ts";
 import { backUpRun, type RunOptions, type RunOutcome, resumeRun, startRun } from "../run.ts";
@@ -84,7 +86,12 @@ export const train = command({
       description: "Run blocks again in the backward pass: less memory, more time",
     },
     seed: value("N", "Seed of initial values and of the order of data"),
-    threads: value("N", "Threads; 0: one per core"),
+    backend: {
+      type: "enum",
+      options: list("cpu", "cuda"),
+      description: "Where to compute; default cpu. A run's bits are those of its backend",
+    },
+    threads: value("N", "Threads of the CPU; 0: one per core"),
     mode: { type: "enum", options: list("auto", "local_reference"), description: "Where: this host" },
     "remote-host": value("HOST", "Not in this version"),
     "checkpoint-label": value("LABEL", "record-checkpoint: its name; default the accepted one's"),
@@ -140,7 +147,7 @@ export const train = command({
 type Action = { readonly options: readonly string[]; run(given: Given): Promise<void> };
 
 const always = ["run-root", "lane", "json"];
-const running = ["threads", "mode", "remote-host", "git-ref", "allow-dirty-tree", "max-steps"];
+const running = ["backend", "threads", "mode", "remote-host", "git-ref", "allow-dirty-tree", "max-steps"];
 const resumable = ["steps-per-window", "windows-per-cadence", "recompute"];
 
 const fixed = [
@@ -173,7 +180,7 @@ const actions: Readonly<Record<string, Action>> = {
   status: { options: always, run: (given) => status(given, runRoot(given)) },
   dashboard: { options: always, run: (given) => dashboard(given, runRoot(given)) },
   "record-checkpoint": {
-    options: [...always, "git-ref", "allow-dirty-tree", "threads"].concat([
+    options: [...always, "git-ref", "allow-dirty-tree", "backend", "threads"].concat([
       "checkpoint-label",
       "optimizer-step",
       "checkpoint-ref",
@@ -227,6 +234,8 @@ const settingOptions: Readonly<Record<string, (given: Given, name: string) => Js
 };
 
 const threadsOf = (given: Given): number => wholeNumber(text(given, "threads"), "--threads", 0, 1024) ?? 0;
+
+const backendOf = (given: Given): TrainingBackend => (given.backend === "cuda" ? "cuda" : "cpu");
 
 function givenSettings(given: Given): Record<string, Json> {
   const settings: Record<string, Json> = {};
@@ -315,17 +324,12 @@ function startWords(given: Given, run: Run, interruptionStep: number): string[] 
   const ref = text(given, "git-ref");
   return [
     ...["train", "start", "--lane", run.lane.name, "--run-id", run.runId, "--output-root", run.root],
-    ...["--planned-interruption-step", String(interruptionStep), "--threads", String(threadsOf(given))],
+    ...["--planned-interruption-step", String(interruptionStep)],
+    ...["--backend", backendOf(given), "--threads", String(threadsOf(given))],
     ...settings,
     ...(ref === undefined ? [] : ["--git-ref", ref]),
     ...(given["allow-dirty-tree"] === true ? ["--allow-dirty-tree"] : []),
   ];
-}
-
-/** This program: the executable itself, or Bun with the source. */
-function ownProgram(): string[] {
-  if (Bun.isStandaloneExecutable) return [process.execPath];
-  return [process.execPath, join(import.meta.dir, "..", "..", "main.ts")];
 }
 
 /** The run of a run root, with the settings that it was begun with and what may be changed of them. */
@@ -385,6 +389,7 @@ async function record(given: Given): Promise<void> {
     digest: name("checkpoint-object-digest"),
     bytes: wholeNumber(text(given, "checkpoint-total-bytes"), "--checkpoint-total-bytes", 1),
     threads: threadsOf(given),
+    backend: backendOf(given),
     injectUnavailable: given["inject-eval-worker-unavailable"] === true,
   });
   await printLines(given, recordedLines(run, recorded));
@@ -441,6 +446,7 @@ async function heard<T>(
   process.on("SIGINT", hear).on("SIGTERM", hear);
   const options: RunOptions = {
     threads: threadsOf(given),
+    backend: backendOf(given),
     dryRun: given["dry-run"] === true,
     stopping: () => stop !== undefined,
     watcher: {
