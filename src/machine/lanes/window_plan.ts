@@ -5,6 +5,7 @@ import { sha256 } from "../../core/digest.ts";
 import { PsionicError } from "../../core/error.ts";
 import { type Windows, windowsOf } from "../../data/batches.ts";
 import { referenceCorpus } from "../../data/reference_corpus.ts";
+import type { Program } from "../../ir/program.ts";
 import { record } from "../../runtime/recorder.ts";
 import type { TrainedModel } from "../../train/model.ts";
 import { adamWGroups, muonGroups } from "../../train/optimizer/config.ts";
@@ -199,13 +200,13 @@ export function windowData(plan: WindowPlan, first: number, last: number): Execu
   return { identity, digest: hasher.digest("hex"), token_ranges };
 }
 
-/** SHA-256 of the calls of one step, shapes and parameters; the same on every backend. */
-export function stepPlanDigest(plan: WindowPlan): string {
+/** The calls of one step, over shapes alone. */
+export function stepProgram(plan: WindowPlan): Program {
   const device = openDevice("meta");
   try {
     using trainer = new Trainer(device, plan.model, plan.windows, plan.config, "none");
     try {
-      return planDigest(record(device, () => trainer.step())).replace(/^sha256:/, "");
+      return record(device, () => trainer.step());
     } finally {
       plan.adapter?.release(device);
     }
@@ -213,3 +214,7 @@ export function stepPlanDigest(plan: WindowPlan): string {
     device.close();
   }
 }
+
+/** SHA-256 of the calls of one step, shapes and parameters; the same on every backend. */
+export const stepPlanDigest = (plan: WindowPlan): string =>
+  planDigest(stepProgram(plan)).replace(/^sha256:/, "");

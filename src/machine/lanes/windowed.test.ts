@@ -3,75 +3,17 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../../core/digest.ts";
-import { orderedJson } from "../../core/json.ts";
 import { memorySource } from "../../models/files/bytes.ts";
 import { parseSafetensors } from "../../models/files/safetensors.ts";
-import { actualLane, adapterLane, appleLane, type LaneContract } from "../contract.ts";
-import { sealed } from "../documents.ts";
-import { type ExecutionEvidence, executionEvidence, type LaneProfile, laneProfile } from "../evidence.ts";
-import type { Example } from "../examples.ts";
-import { buildDigest } from "../identity.ts";
-import { invoke } from "../invoke.ts";
+import { actualLane, adapterLane, appleLane } from "../contract.ts";
+import { executionEvidence, type LaneProfile } from "../evidence.ts";
 import { laneProfilePath } from "../layout.ts";
-import type { StatusPacket } from "../packets.ts";
-import { bound, Scene, source } from "../testing/scene.ts";
-import { backendVariable } from "./lane_backend.ts";
+import { LaneScene } from "../testing/lane_scene.ts";
+import { bound } from "../testing/scene.ts";
 import { builtInProfile } from "./profile.ts";
 import { settingsOf } from "./profile_settings.ts";
 
 setDefaultTimeout(30_000);
-
-const work: Readonly<Record<string, string>> = {
-  [actualLane.id]: "full_island_local_update_training",
-  [appleLane.id]: "small_model_local_training",
-  [adapterLane.id]: "adapter_training",
-};
-
-/** A scene of one lane; invocations run on `backend`. */
-class LaneScene extends Scene {
-  readonly lane: LaneContract;
-  backend = "cpu";
-
-  constructor(lane: LaneContract) {
-    super();
-    this.lane = lane;
-  }
-
-  do(operation: string, changes: Example = {}): StatusPacket {
-    const { id: lane_id, releaseId: release_id, environmentRef: environment_ref } = this.lane;
-    const admission_identity = { release_id, build_digest: buildDigest(this.lane, source), environment_ref };
-    const launch = operation === "start" || operation === "rehearse_base_lane";
-    const place = launch ? { run_id: "run", output_root: this.root } : { run_root: this.root };
-    const words = this.write(
-      this.manifest(operation, {
-        ...{ lane_id, admission_identity, ...place, work_class: work[lane_id] },
-        ...{ hardware_observation_path: null, run_shape_observation_path: null },
-        ...(operation === "resume" && { peer_checkpoint_handoff_receipt: null }),
-        ...(operation === "record_checkpoint" && { optimizer_step: 8 }),
-        coordination: bound,
-        ...changes,
-      }),
-    );
-    const environment = this.environment({ [backendVariable[lane_id] ?? ""]: this.backend });
-    return invoke(words, { environment, clock: () => this.now });
-  }
-
-  evidence(): ExecutionEvidence {
-    return this.read("evidence/execution_evidence.json") as ExecutionEvidence;
-  }
-
-  profile(changes: Partial<LaneProfile> & { optimizer_settings?: Record<string, string> }): LaneProfile {
-    const { optimizer_settings, ...rest } = changes;
-    const own = builtInProfile(this.lane)!;
-    const settings = own.optimizer.settings.map((s) => ({
-      ...{ name: s.name, value: optimizer_settings?.[s.name] ?? s.value },
-    }));
-    const profile = sealed(laneProfile, { ...own, optimizer: { ...own.optimizer, settings }, ...rest });
-    mkdirSync(join(this.root, "manifests"), { recursive: true });
-    writeFileSync(join(this.root, laneProfilePath), orderedJson(profile, 2));
-    return profile;
-  }
-}
 
 const next = { ...bound, window_id: "window-0002", assignment_id: "assignment-0002" };
 
