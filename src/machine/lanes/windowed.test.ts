@@ -45,7 +45,11 @@ for (const lane of [appleLane, actualLane, adapterLane]) {
       expect(both.optimizer_state_digest).toBe(second.optimizer_state_digest);
       expect(both.lane_profile_digest).not.toBe(first.lane_profile_digest);
     });
+  });
+}
 
+for (const lane of [appleLane, actualLane]) {
+  describe(lane.id, () => {
     test("a contribution has its evidence, retained states and profile, each by its digest", () => {
       using scene = new LaneScene(lane);
       scene.do("start");
