@@ -69,6 +69,9 @@ PsiLaunch psi_kernel(const char* stem, const char* kernel);
    bytes stands for an optional tensor: a small buffer that the kernel must not touch is bound. */
 void psi_read(PsiLaunch* l, i32 index, const void* address, f64 bytes);
 void psi_write(PsiLaunch* l, i32 index, void* address, f64 bytes);
+/* Bytes from an address to the end of its buffer, for tensors whose size the ABI does not tell: caches, states, tables of
+   pages. Where it is no device memory the launch is refused. */
+f64 psi_bytes_after(const void* address);
 /* A struct of at most 512 bytes for `constant P& p [[buffer(index)]]`; one per launch. */
 void psi_params(PsiLaunch* l, i32 index, const void* params, size_t bytes);
 /* Length of `threadgroup T* [[threadgroup(index)]]`; rounded up to 16. */

@@ -60,6 +60,12 @@ id<MTLBuffer> psi_find_buffer(const void* address, f64 bytes, NSUInteger* offset
   return regions[found].buffer;
 }
 
+f64 psi_bytes_after(const void* address) {
+  NSUInteger offset;
+  id<MTLBuffer> buffer = psi_find_buffer(address, 1, &offset);
+  return buffer ? (f64)([buffer length] - offset) : 1; /* 1: not nothing, which would stand for what is not given */
+}
+
 static void keep_resident(id<MTLBuffer> buffer, bool kept) {
   if (!residency) return;
   if (kept) [residency addAllocation:buffer];
