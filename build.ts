@@ -1,8 +1,9 @@
 /**
  * Builds dist/psionic: the kernel libraries, the zstd binding and the default model, packed with the program into one
- * executable. Usage: bun build.ts [--outfile PATH] [--cuda embedded|beside] | --native     Output: what was built.
- * --cuda compiles libpsionic_cuda.so for all architectures (minutes; needs nvcc) and puts it into the executable, or
- * beside it as psionic-cuda-VERSION.so. --native stops after the native code, which is what running from source needs.
+ * executable. Usage: bun build.ts [--outfile PATH] [--target TARGET] [--cuda embedded|beside] | --native
+ * Output: what was built. --target is linux-x64, linux-arm64 or darwin-arm64, else this machine. --cuda compiles
+ * libpsionic_cuda.so for all architectures (minutes; needs nvcc) and puts it into the executable, or beside it as
+ * psionic-cuda-VERSION.so. --native stops after the native code, which is what running from source needs.
  */
 import { copyFileSync, mkdirSync, renameSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
@@ -10,7 +11,10 @@ import { parseArgs } from "node:util";
 import type { BunPlugin } from "bun";
 import { buildCpuLibrary } from "./kernels/build.ts";
 import { buildCudaLibrary } from "./kernels/build_cuda.ts";
-import { buildZstdBinding } from "./scripts/zstd-binding.ts";
+import { buildMetalLibrary } from "./kernels/build_metal_library.ts";
+import { run } from "./kernels/compile.ts";
+import { nativeTarget, type Target, targets } from "./kernels/toolchain.ts";
+import { buildZstdBinding, crossZstdBinding } from "./scripts/zstd-binding.ts";
 import { sha256 } from "./src/core/digest.ts";
 import type { EmbeddedFile } from "./src/core/embedded.ts";
 import { version } from "./src/core/version.ts";
@@ -20,10 +24,33 @@ import { bundlePage, type Page } from "./src/serve/page/bundle.ts";
 const root = import.meta.dir;
 const cache = join(root, ".cache");
 
-/** Native code into .cache/native and zstd-napi's own folder: what running from source and the tests need. */
-async function buildNative(): Promise<{ readonly library: string; readonly binding: string }> {
-  const [library, binding] = await Promise.all([buildCpuLibrary(join(cache, "native")), buildZstdBinding()]);
-  return { library, binding };
+type Native = {
+  /** Kernel libraries that are always in the executable. */
+  readonly libraries: readonly string[];
+  /** zstd-napi's binding; undefined where none can be compiled for the target. */
+  readonly binding: string | undefined;
+};
+
+/**
+ * Native code into .cache/native, and zstd-napi's own folder: what running from source and the tests need. For another
+ * machine than this one, into the folder of that target.
+ */
+async function buildNative(target: Target): Promise<Native> {
+  const native = nativeTarget();
+  const folder = join(cache, target === native ? "native" : target);
+  // this machine's binding compresses what is embedded, whatever the target
+  const own = buildZstdBinding();
+  const cpu = buildCpuLibrary(folder, { target });
+  const metal = target === "darwin-arm64" ? [(await buildMetalLibrary(folder)).path] : [];
+  const binding = target === native ? own : crossBinding(target);
+  const [built] = await Promise.all([binding, own]);
+  return { libraries: [await cpu, ...metal], binding: built };
+}
+
+async function crossBinding(target: Target): Promise<string | undefined> {
+  if (target === "linux-arm64") return crossZstdBinding("aarch64-linux-gnu-g++");
+  if (target === "linux-x64") return crossZstdBinding("x86_64-linux-gnu-g++");
+  return undefined; // C++ with its standard library does not compile for macOS without Apple's SDK
 }
 
 /** A compressed copy with zstd's content checksum, made once per content. */
@@ -48,11 +75,19 @@ async function plain(name: string, path: string): Promise<EmbeddedFile> {
 
 const bindingName = "zstd_binding.node";
 
+/** The part of zstd-napi that the program uses, by the zstd that is in Bun. */
+const ownZstd = [
+  'const zlib = require("node:zlib");',
+  "exports.decompress = (bytes) => zlib.zstdDecompressSync(bytes);",
+  "exports.DecompressStream = function () { return zlib.createZstdDecompress(); };",
+].join("\n");
+
 /**
  * Puts the real table in the place of src/core/embedded.ts, the finished page in that of src/serve/page/bundled.ts, the
  * source's revision in that of src/machine/baked.ts, and the unpacked binding in that of zstd-napi's loader.
  */
 function embed(files: readonly EmbeddedFile[], page: Page, source: BakedSource): BunPlugin {
+  const bound = files.some(({ name }) => name === bindingName);
   const imports = files.map(
     (f, i) => `import path${i} from ${JSON.stringify(f.path)} with { type: "file" };`,
   );
@@ -89,7 +124,14 @@ function embed(files: readonly EmbeddedFile[], page: Page, source: BakedSource):
         contents: `export const bakedSource = ${JSON.stringify(source)};`,
       }));
       build.onLoad({ filter: /src[\\/]core[\\/]embedded\.ts$/ }, () => ({ loader: "ts", contents: table }));
-      build.onLoad({ filter: /zstd-napi[\\/]binding\.js$/ }, () => ({ loader: "js", contents: loader }));
+      if (bound) {
+        build.onLoad({ filter: /zstd-napi[\\/]binding\.js$/ }, () => ({ loader: "js", contents: loader }));
+      } else {
+        build.onLoad({ filter: /zstd-napi[\\/]dist[\\/]index\.js$/ }, () => ({
+          loader: "js",
+          contents: ownZstd,
+        }));
+      }
     },
   };
 }
@@ -109,26 +151,37 @@ function sourceOfBuild(): BakedSource {
   return { commit, dirtyStatus: clean ? null : sha256(git("status", "--short", "--branch") ?? "") };
 }
 
-type Cuda = "none" | "embedded" | "beside";
+/** Where the CUDA library goes: nowhere, into the executable, or beside it. */
+export type Cuda = "none" | "embedded" | "beside";
+const cudaPlaces: readonly Cuda[] = ["none", "embedded", "beside"];
+
+/** Name of the CUDA library that a small executable finds beside itself. */
+export const cudaBesideName = `psionic-cuda-${version}.so`;
 
 /** The CUDA library where it was asked to be; the files to embed. */
 async function placeCuda(cuda: Cuda, outfile: string): Promise<EmbeddedFile[]> {
   if (cuda === "none") return [];
   const library = await buildCudaLibrary(join(cache, "release"), "release");
   if (cuda === "embedded") return [await compressed(library)];
-  const beside = join(dirname(outfile), `psionic-cuda-${version}.so`);
+  const beside = join(dirname(outfile), cudaBesideName);
   copyFileSync(library, `${beside}.${process.pid}`);
   renameSync(`${beside}.${process.pid}`, beside);
   console.log(beside);
   return [];
 }
 
-async function buildExecutable(outfile: string, cuda: Cuda): Promise<void> {
-  const { library, binding } = await buildNative();
+export type BuildExecutable = { readonly target: Target; readonly outfile: string; readonly cuda: Cuda };
+
+/** Builds one executable; throws on CUDA for a target that has none. */
+export async function buildExecutable({ target, outfile, cuda }: BuildExecutable): Promise<void> {
+  if (cuda !== "none" && target !== "linux-x64") {
+    throw new Error(`[build] expected --cuda none for ${target}, got ${cuda}. CUDA is built for linux-x64.`);
+  }
+  const { libraries, binding } = await buildNative(target);
   mkdirSync(dirname(outfile), { recursive: true });
   const files = [
-    await plain(bindingName, binding),
-    await compressed(library),
+    ...(binding ? [await plain(bindingName, binding)] : []),
+    ...(await Promise.all(libraries.map(compressed))),
     await compressed(join(root, "fixtures", "docs-oss-13m-mxfp4.gguf")),
     ...(await placeCuda(cuda, outfile)),
   ];
@@ -146,24 +199,30 @@ async function buildExecutable(outfile: string, cuda: Cuda): Promise<void> {
     bytecode: true,
     splitting: true,
     plugins: [embed(files, await bundlePage(), sourceOfBuild())],
-    compile: { outfile, autoloadDotenv: false, autoloadBunfig: false },
+    compile: { target: `bun-${target}`, outfile, autoloadDotenv: false, autoloadBunfig: false },
   });
   if (!result.success) throw new AggregateError(result.logs, "[build] expected a bundle, got errors");
+  // Bun signs for macOS as it writes; on a Mac the system's own tool does it again, over whatever was added
+  if (process.platform === "darwin") await run(["codesign", "--force", "--sign", "-", outfile]);
 }
 
-const { values } = parseArgs({
-  options: {
-    native: { type: "boolean", default: false },
-    outfile: { type: "string", default: join(root, "dist", "psionic") },
-    cuda: { type: "string", default: "none" },
-  },
-});
-if (!["none", "embedded", "beside"].includes(values.cuda)) {
-  throw new Error(`[build] expected --cuda embedded, beside or none, got ${values.cuda}`);
-}
-if (values.native) console.log((await buildNative()).library);
-else {
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      native: { type: "boolean", default: false },
+      outfile: { type: "string", default: join(root, "dist", "psionic") },
+      target: { type: "string", default: nativeTarget() },
+      cuda: { type: "string", default: "none" },
+    },
+  });
+  const target = targets.find((name) => name === values.target);
+  const cuda = cudaPlaces.find((name) => name === values.cuda);
+  if (!target) throw new Error(`[build] expected --target ${targets.join(", ")}, got ${values.target}`);
+  if (!cuda) throw new Error(`[build] expected --cuda ${cudaPlaces.join(", ")}, got ${values.cuda}`);
+  if (values.native) return console.log((await buildNative(target)).libraries.join("\n"));
   const outfile = resolve(values.outfile);
-  await buildExecutable(outfile, values.cuda as Cuda);
+  await buildExecutable({ target, outfile, cuda });
   console.log(`${outfile}  ${(Bun.file(outfile).size / 1e6).toFixed(1)} MB`);
 }
+
+if (import.meta.main) await main();

@@ -6,6 +6,9 @@ import { unpackLibrary, unpackToMemory } from "../src/core/unpack.ts";
 import { version } from "../src/core/version.ts";
 import type { EngineBackend } from "../src/ir/op.ts";
 
+/** How names of libraries end here. */
+const extension = process.platform === "darwin" ? "dylib" : "so";
+
 /** The environment variable that names a CUDA library to load instead of the one that would be found. */
 export const cudaLibraryVariable = "PSIONIC_CUDA_LIBRARY";
 
@@ -34,7 +37,7 @@ export function libraryPath(backend: EngineBackend): string {
   const name = libraryName(backend);
   const embedded = embeddedFiles.get(name);
   if (embedded) return unpackLibrary(embedded);
-  const beside = join(dirname(process.execPath), `psionic-${backend}-${version}.so`);
+  const beside = join(dirname(process.execPath), `psionic-${backend}-${version}.${extension}`);
   const built = join(import.meta.dir, "..", ".cache", "native", name);
   return existing(embeddedFiles.size > 0 ? beside : built, backend);
 }
@@ -58,5 +61,5 @@ function existing(place: string, backend: EngineBackend): string {
 }
 
 function libraryName(backend: EngineBackend): string {
-  return `libpsionic_${backend}.so`;
+  return `libpsionic_${backend}.${extension}`;
 }

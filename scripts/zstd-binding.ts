@@ -30,7 +30,8 @@ const cxxFlags = [
     `-I${zstdPackage}/deps/zstd/lib`,
   ],
 ];
-const linkFlags = [
+const macLinkFlags = ["-bundle", "-undefined", "dynamic_lookup", "-Wl,-x"];
+const linuxLinkFlags = [
   "-shared",
   "-pthread",
   "-static-libstdc++",
@@ -39,6 +40,7 @@ const linkFlags = [
   "-Wl,-z,now",
   "-s",
 ];
+const linkFlags = process.platform === "darwin" ? macLinkFlags : linuxLinkFlags;
 
 async function run(command: readonly string[]): Promise<string> {
   const child = Bun.spawn([...command], { stdout: "pipe", stderr: "pipe" });
@@ -94,17 +96,30 @@ async function compile(compiler: string, out: string): Promise<void> {
 }
 
 /** Builds the binding unless the cache has it; returns its path. */
-export async function buildZstdBinding(compiler = "g++"): Promise<string> {
+async function built(compiler: string): Promise<string> {
   if (!Bun.which(compiler))
     throw new Error(`[zstd-binding] expected a C++ compiler on PATH, got none named ${compiler}`);
-  const built = join(cache, (await keyOf(compiler)).slice(0, 16), "binding.node");
-  if (!existsSync(built)) await compile(compiler, built);
+  const binding = join(cache, (await keyOf(compiler)).slice(0, 16), "binding.node");
+  if (!existsSync(binding)) await compile(compiler, binding);
+  return binding;
+}
+
+/** The binding for another machine, by a compiler for it; the package here does not get it. */
+export function crossZstdBinding(compiler: string): Promise<string> {
+  return built(compiler);
+}
+
+/** The binding for this machine, in the package too; returns its path. */
+export async function buildZstdBinding(
+  compiler = process.platform === "darwin" ? "clang++" : "g++",
+): Promise<string> {
+  const binding = await built(compiler);
   const place = join(zstdPackage, "build", "Release", "binding.node");
   mkdirSync(dirname(place), { recursive: true });
   const aside = `${place}.${process.pid}`;
-  await Bun.write(aside, Bun.file(built));
+  await Bun.write(aside, Bun.file(binding));
   renameSync(aside, place);
-  return built;
+  return binding;
 }
 
 if (import.meta.main) console.log(await buildZstdBinding());
