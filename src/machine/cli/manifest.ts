@@ -11,7 +11,10 @@ Usage: psionic train manifest --manifest PATH
 Prints one status packet: on stdout when the operation was done, on stderr when it was refused. The exit code is the
 packet's: 0 done; 10 bad config, 11 stale assignment, 13 unsupported topology, 14 invalid stage, 15 checkpoint missing,
 16 checkpoint mismatch, 17 artifact incomplete, 18 artifact mismatch, 21 other environment, 22 other build, 70 internal.
-Contract: docs/machine-runtime.md.
+
+A lane's work runs on its own backend (cuda, metal), or on what PSIONIC_ACTUAL_LANE_BACKEND, PSIONIC_APPLE_LANE_BACKEND or
+PSIONIC_ADAPTER_LANE_BACKEND names: cpu, or metal-standin for the Apple lane. What is trained stands in
+manifests/lane_profile.json of the run root. Contract: docs/machine-runtime.md.
 `;
 
 /** The machine form reads its words itself: exactly two, everything else is a refusal with a packet. */
