@@ -11,7 +11,7 @@ import type { Binding } from "./manifest.ts";
 import { resolvedKey, staysInside } from "./names.ts";
 import { fileBytes, hashedFile, jsonOf } from "./run_root.ts";
 
-/** A file that is what was bound. `bytes` are those that were hashed; of one that is larger than any document there are none. */
+/** A file that is what was bound. `bytes` are those that were hashed; of tensors and whatever is larger than any document there are none. */
 export type Found = {
   readonly path: string;
   readonly sha256: string;
@@ -35,7 +35,7 @@ export function resolveInput(
   const expected = artifact_ref.artifact_digest?.toLowerCase().replace(/^sha256:/, "");
   let mismatch: string | undefined;
   for (const path of candidates.filter((candidate) => existsSync(candidate))) {
-    const found = readable(() => hashedFile(path));
+    const found = readable(() => hashedFile(path, !/\.(safetensors|zst)$/.test(path)));
     const fits =
       (expected === undefined || found.sha256 === expected) &&
       (artifact_ref.artifact_bytes === undefined || BigInt(artifact_ref.artifact_bytes) === found.size);

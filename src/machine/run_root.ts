@@ -202,24 +202,25 @@ export function fileBytes(path: string, largest = largestDocument): Uint8Array {
   return readFileSync(path);
 }
 
-/** Digest and size of a regular file of any size; its bytes as well where it is no larger than a document. */
-export function hashedFile(path: string): {
-  readonly sha256: string;
-  readonly size: bigint;
-  readonly bytes: Uint8Array | undefined;
-} {
+/** What a file is read through where its bytes are not kept: memory that is new each time costs more than hashing. */
+const passing = new Uint8Array(2 ** 20);
+
+/** Digest and size of a regular file of any size; its bytes as well where they are to be kept and are no more than a document's. */
+export function hashedFile(
+  path: string,
+  keep: boolean,
+): { readonly sha256: string; readonly size: bigint; readonly bytes: Uint8Array | undefined } {
   const stat = statSync(path, { throwIfNoEntry: false });
-  if (!stat?.isFile() || stat.size <= largestDocument) {
+  if (!stat?.isFile() || (keep && stat.size <= largestDocument)) {
     const bytes = fileBytes(path);
     return { sha256: sha256(bytes), size: BigInt(bytes.byteLength), bytes };
   }
   const hasher = new Bun.CryptoHasher("sha256");
-  const part = new Uint8Array(2 ** 20);
   const handle = openSync(path, "r");
   let size = 0n;
   try {
-    for (let n = readSync(handle, part); n > 0; n = readSync(handle, part)) {
-      hasher.update(part.subarray(0, n));
+    for (let n = readSync(handle, passing); n > 0; n = readSync(handle, passing)) {
+      hasher.update(passing.subarray(0, n));
       size += BigInt(n);
     }
   } finally {

@@ -1,6 +1,6 @@
 /** The windowed lanes' way of doing a window again. */
 import { readFileSync } from "node:fs";
-import { float32Text } from "../../core/json.ts";
+import { float32Text, orderedJson } from "../../core/json.ts";
 import { rateAt } from "../../train/schedule.ts";
 import { NotFiniteError } from "../../train/trainer.ts";
 import { refuse } from "../contract.ts";
@@ -88,10 +88,13 @@ function claimDifferences(
   const first = Math.floor((begin - 1) / plan.profile.steps) * plan.profile.steps + 1;
   const { config } = plan;
   const window = { first, last: first + plan.profile.steps - 1 };
+  const read = windowData(plan, window.first, window.last);
+  // thousands of ranges, so that they are taken apart only where they differ
+  const sameData = orderedJson(read) === orderedJson(evidence.data);
   const expected = leaves({
     lane_profile_digest: plan.profile.profile_digest,
     seed: plan.profile.seed,
-    data: windowData(plan, window.first, window.last),
+    ...(!sameData && { data: read }),
     plan_digest: stepPlanDigest(plan),
     steps: Array.from({ length: plan.profile.steps }, (_, i) => first + i).map((step) => ({
       step,
@@ -102,8 +105,10 @@ function claimDifferences(
     end_state_digest: evidence.retained_states.at(-1)?.object_digest ?? "nothing",
     checkpoint_object_digest: evidence.end_state_digest,
   });
+  const { data, ...rest } = evidence;
   const claimed = leaves({
-    ...evidence,
+    ...rest,
+    ...(!sameData && { data }),
     steps: evidence.steps.map(({ step, learning_rate }) => ({ step, learning_rate })),
     retained_states: evidence.retained_states.map(({ step }) => ({ step })),
   });

@@ -72,8 +72,8 @@ export type Sampling = {
 };
 
 const steps = 64;
-const every = 4;
-/** 64 steps that end in a retained state every four. */
+const every = 2;
+/** 64 steps with a retained state after every second. */
 export const longWindow = (profile: LaneProfile): LaneProfile => ({
   ...withSettings(profile, { retain_every: String(every) }),
   steps,
@@ -147,13 +147,28 @@ function forgedStep(bench: Bench, honest: string, step: number): string {
   return folder;
 }
 
+/** A model of another width, two heads wide. */
+function withWidth(profile: LaneProfile, width: number): LaneProfile {
+  const sizes: Readonly<Record<string, number>> = {
+    width,
+    head_dim: width / 2,
+    feed_forward: 2 * width,
+    context: 256,
+  };
+  const settings = profile.model.settings.map(({ name, value }) => ({
+    name,
+    value: String(sizes[name] ?? value),
+  }));
+  return { ...profile, model: { ...profile.model, settings } };
+}
+
 export type Cost = { readonly workerMs: number; readonly validatorMs: number };
 
 /** A window of 64 steps of some size, sampled several times: what that takes against what the worker took. */
 export function sampledCost(times: number): Cost {
   using bench = new Bench();
   const profile = (own: LaneProfile): LaneProfile =>
-    withSettings(longWindow(own), { sequences: "32", length: "64", stride: "8" });
+    withWidth(withSettings(longWindow(own), { sequences: "256", length: "64", stride: "1" }), 64);
   const folder = bench.contribute("actual", { profile });
   bench.trust(folder);
   let [workerMs, validatorMs] = [0, 0];
