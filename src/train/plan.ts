@@ -47,7 +47,8 @@ export function checkMemory(plan: MemoryPlan, available = availableBytes()): voi
   );
 }
 
-function availableBytes(): number {
+/** What this process may still take of memory. */
+export function availableBytes(): number {
   const limit = process.constrainedMemory();
   return limit > 0 ? Math.min(freemem(), Math.max(0, limit - process.memoryUsage().rss)) : freemem();
 }

@@ -5,13 +5,13 @@ import { PsionicError } from "../../core/error.ts";
 import { appleLane } from "../contract.ts";
 import { LaneScene } from "../testing/lane_scene.ts";
 import { builtInProfile } from "./profile.ts";
-import { planWindow, stepProgram } from "./window_plan.ts";
+import { planWindow, stepShapes } from "./window_plan.ts";
 
 setDefaultTimeout(60_000);
 
 /** Ops of a step that the stand-in lacks; undefined where there is no stand-in to try. */
 function lacks(): readonly string[] | undefined {
-  const needed = stepProgram(planWindow(builtInProfile(appleLane)!, () => new Uint8Array())).calls;
+  const needed = stepShapes(planWindow(builtInProfile(appleLane)!, () => new Uint8Array())).program.calls;
   try {
     const device = openDevice("metal-standin");
     const missing = needed.map(({ op }) => op).filter((op) => !device.backend.supports(op));

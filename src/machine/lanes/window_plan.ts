@@ -200,21 +200,40 @@ export function windowData(plan: WindowPlan, first: number, last: number): Execu
   return { identity, digest: hasher.digest("hex"), token_ranges };
 }
 
-/** The calls of one step, over shapes alone. */
-export function stepProgram(plan: WindowPlan): Program {
+/** A step over shapes alone: its calls, and the bytes of what stays and of what it makes. */
+export type StepShapes = {
+  readonly program: Program;
+  readonly stateBytes: number;
+  readonly stepBytes: number;
+};
+
+const shapesOf = new WeakMap<WindowPlan, StepShapes>();
+
+/** Throws `bad_config` for a profile whose sizes do not go together. */
+export function stepShapes(plan: WindowPlan): StepShapes {
+  const before = shapesOf.get(plan);
+  if (before) return before;
   const device = openDevice("meta");
   try {
+    plan.adapter?.hold(device);
     using trainer = new Trainer(device, plan.model, plan.windows, plan.config, "none");
-    try {
-      return record(device, () => trainer.step());
-    } finally {
-      plan.adapter?.release(device);
-    }
+    const stateBytes = device.live().bytes;
+    const program = record(device, () => trainer.step());
+    const shapes = { program, stateBytes, stepBytes: device.arena.peakBytes };
+    shapesOf.set(plan, shapes);
+    return shapes;
+  } catch (cause) {
+    return refuse(
+      "bad_config",
+      `lane profile: ${cause instanceof Error ? cause.message : String(cause)}`,
+      cause,
+    );
   } finally {
+    plan.adapter?.release(device);
     device.close();
   }
 }
 
 /** SHA-256 of the calls of one step, shapes and parameters; the same on every backend. */
 export const stepPlanDigest = (plan: WindowPlan): string =>
-  planDigest(stepProgram(plan)).replace(/^sha256:/, "");
+  planDigest(stepShapes(plan).program).replace(/^sha256:/, "");

@@ -2,12 +2,13 @@
 
 import { float32Text } from "../../core/json.ts";
 import type { Device } from "../../runtime/device.ts";
+import { availableBytes } from "../../train/plan.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { refuse } from "../contract.ts";
 import type { Segment, Trace } from "../window_replayer.ts";
 import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lane_device.ts";
 import { loadState, type StateRecord, takeState } from "./state_object.ts";
-import type { WindowPlan } from "./window_plan.ts";
+import { stepShapes, type WindowPlan } from "./window_plan.ts";
 
 export type TracedStep = Trace & { readonly step: number };
 
@@ -24,8 +25,12 @@ export class WindowSession implements Disposable {
   constructor(plan: WindowPlan, backend: string) {
     this.plan = plan;
     this.backend = backend;
+    const { stateBytes, stepBytes } = stepShapes(plan);
+    if (backend === "cpu") needMemory(stateBytes + stepBytes, availableBytes(), "this machine");
     this.device = openLaneDevice(backend);
     try {
+      const memory = this.device.backend.memory?.();
+      if (memory) needMemory(stateBytes + stepBytes, memory.free, `the ${backend} device`);
       plan.adapter?.hold(this.device);
       this.trainer = new Trainer(this.device, plan.model, plan.windows, plan.config);
     } catch (cause) {
@@ -77,6 +82,14 @@ export class WindowSession implements Disposable {
     this.plan.adapter?.release(this.device);
     this.device.close();
   }
+}
+
+function needMemory(bytes: number, available: number, where: string): void {
+  if (bytes <= available) return;
+  refuse(
+    "unsupported_topology",
+    `the lane profile's training takes ${bytes} bytes of memory, ${where} has ${Math.floor(available)} left`,
+  );
 }
 
 /** The parts of a window that end where a state is retained. */

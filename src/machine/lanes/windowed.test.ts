@@ -159,6 +159,13 @@ describe("lane profiles", () => {
       expect([said, packet.refusal_class]).toEqual([said, "bad_config"]);
       expect(packet.detail).toContain(said);
     }
+    const sized = (changes: Record<string, string>) =>
+      own.model.settings.map(({ name, value }) => ({ name, value: changes[name] ?? value }));
+    scene.profile({ optimizer_settings: { length: "65" } });
+    expect(scene.do("start").refusal_class).toBe("bad_config");
+    const huge = sized({ width: "65536", layers: "1024", feed_forward: "1048576" });
+    scene.profile({ model: { name: "compact_decoder", settings: huge } });
+    expect(scene.do("start").refusal_class).toBe("unsupported_topology");
     writeFileSync(join(scene.root, laneProfilePath), "{}");
     expect(scene.do("start").refusal_class).toBe("bad_config");
   });
