@@ -15,6 +15,8 @@ const [mutants = 1_000_000, requests = 10_000, streams = 200, trainings = 200, f
 const root = join(import.meta.dir, "..");
 process.env.PSIONIC_BINARY = join(root, "dist", "psionic");
 const seed = 1;
+/** Contributions of honest workers that a validator judges. */
+const honest = 100;
 /** Growth of the resident set between the first tenth of the requests and the end, bytes. */
 const allowedGrowth = 32 * 2 ** 20;
 
@@ -162,6 +164,21 @@ await part("machine", async () => {
   ];
   const { trials, killed } = await machineKills(lanes, kills, seed);
   return `${trials} operations of workers and validators, ${killed} killed on the way; whole, nothing accepted lost, the same work in the end`;
+});
+await part("verdicts", async () => {
+  const verdicts = await import("../src/machine/testing/verdicts.ts");
+  const found = Object.entries(verdicts.judgeForgeries()).map(([name, count]) => `${count} ${name}`);
+  const accepted = verdicts.judgeHonest(honest);
+  const { draws, caught, statedPpm } = verdicts.sampleForgeries(1000);
+  if (caught < draws / 4) throw new Error(`one forged step of 64 was drawn in ${caught} of ${draws} draws`);
+  const { workerMs, validatorMs } = verdicts.sampledCost(3);
+  const cost = validatorMs / workerMs;
+  if (cost > 0.3) throw new Error(`sampling cost ${(100 * cost).toFixed(1)} % of the worker's time`);
+  return [
+    `forgeries found as ${found.join(", ")}; ${accepted} honest contributions accepted`,
+    `one forged step of 64 caught in ${caught} of ${draws} draws (stated ${statedPpm / 1e4} %)`,
+    `at ${(100 * cost).toFixed(1)} % of the worker's time`,
+  ].join("; ");
 });
 const minutes = ((performance.now() - begun) / 60_000).toFixed(1);
 console.log(

@@ -11,6 +11,7 @@ export const reexecution = document(
   {
     lane_id: filled,
     work_class: filled,
+    challenged_run_id: filled,
     contribution_id: filled,
     contribution_digest: digest,
     challenge_id: filled,
@@ -19,6 +20,11 @@ export const reexecution = document(
     mode: oneOf(["full", "sampled"]),
     comparison: oneOf(comparisons),
     total_steps: count,
+    /** Of the run, and the states before and after the window as its evidence has them. */
+    first_step: count,
+    last_step: count,
+    start_state_digest: digest,
+    end_state_digest: digest,
     /** Stretches between retained states, of which `drawn_segments` were done again, in their order. */
     segment_count: count,
     drawn_segments: listOf(record({ first_step: count, last_step: count })),

@@ -2,8 +2,9 @@
 import { sealed } from "./documents.ts";
 import type { ExecutionEvidence, LaneProfile } from "./evidence.ts";
 import { record, str, u64 } from "./fields.ts";
+import { reexecutionName } from "./layout.ts";
 import { type Reexecution, reexecution } from "./reexecution.ts";
-import { replayed } from "./replay_inputs.ts";
+import { foundFile, replayed, verdictFiles } from "./replay_inputs.ts";
 import type { Target } from "./replay_target.ts";
 import { drawnNonce, redo } from "./replay_work.ts";
 import type { CheckpointSurface } from "./surface.ts";
@@ -44,11 +45,12 @@ export function redoneWork(
       ...(invocation.replaySteps !== undefined && { steps: invocation.replaySteps }),
     },
   );
-  const strangers = [...foreign(target), ...lineage(target)];
+  const strangers = [...foreign(target), ...lineage(target), ...continuity(invocation, target)];
   const validatorMs = Math.round(performance.now() - begun);
   const workerMs = evidence.duration_ms;
   const document = sealed(reexecution, {
-    ...{ lane_id: lane.id, work_class, contribution_id, contribution_digest },
+    ...{ lane_id: lane.id, work_class, challenged_run_id: receipt.run_id },
+    ...{ contribution_id, contribution_digest },
     ...{ challenge_id: challengeId, nonce },
     ...redone,
     difference_count: redone.difference_count + strangers.length,
@@ -97,6 +99,27 @@ function lineage({ receipt, surface, evidence, files }: Redoable): Difference[] 
       differences.push({ what: `checkpoint_manifest.${field}`, expected: value, observed });
   }
   return differences;
+}
+
+/** Where the window before was accepted here, this one must begin with what that one ended in. */
+function continuity({ root }: Invocation, { receipt, evidence }: Redoable): Difference[] {
+  const first = evidence.steps[0]?.step ?? 1;
+  if (first === 1) return [];
+  const before = verdictFiles(root, reexecutionName)
+    .map((path) => replayed(reexecution, foundFile(root.path(path))))
+    .filter(
+      (r) =>
+        r.lane_id === receipt.lane_id &&
+        r.challenged_run_id === receipt.run_id &&
+        r.last_step === first - 1 &&
+        r.difference_count === 0,
+    )
+    .map((r) => r.end_state_digest);
+  const observed = evidence.start_state_digest;
+  const [expected] = before;
+  return expected === undefined || before.includes(observed)
+    ? []
+    : [{ what: "start_state_digest", expected, observed }];
 }
 
 /** What the manifests of both families of checkpoints say. */

@@ -1,5 +1,5 @@
 /** Finding what a contribution names: at its path, in its own run root, in ours, or where a resolver left it. */
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 import type * as v from "valibot";
 import { sha256 } from "../core/digest.ts";
@@ -9,7 +9,7 @@ import { type DigestRule, verified } from "./documents.ts";
 import { resolvedFolder } from "./layout.ts";
 import type { Binding } from "./manifest.ts";
 import { resolvedKey, staysInside } from "./names.ts";
-import { fileBytes, hashedFile, jsonOf } from "./run_root.ts";
+import { fileBytes, hashedFile, jsonOf, type RunRoot } from "./run_root.ts";
 
 /** A file that is what was bound. `bytes` are those that were hashed; of tensors and whatever is larger than any document there are none. */
 export type Found = {
@@ -80,3 +80,12 @@ export function replayed<S extends v.GenericSchema>(
 
 /** The run root that a file lies in at `windows/<window>/contributions/<id>/<name>`. */
 export const contributorRoot = (path: string): string => join(dirname(path), "..", "..", "..", "..");
+
+/** Paths below the run root of every challenge's file of a name. */
+export function verdictFiles(root: RunRoot, name: string): string[] {
+  const folders = (path: string): string[] => (root.has(path) ? readdirSync(root.path(path)) : []);
+  return folders("windows")
+    .map((window) => `windows/${window}/validators`)
+    .flatMap((folder) => folders(folder).map((challenge) => `${folder}/${challenge}/${name}`))
+    .filter((path) => root.has(path));
+}

@@ -1,10 +1,9 @@
 /** A verdict in the validator's run root: grounds, score, receipt, and the signals that follow from earlier verdicts. */
-import { readdirSync } from "node:fs";
 import { basename } from "node:path";
 import { type Content, sealed } from "./documents.ts";
 import { reexecutionName, replayProofName, stageReplayName, validatorFolder } from "./layout.ts";
 import type { Reexecution } from "./reexecution.ts";
-import { foundFile, replayed } from "./replay_inputs.ts";
+import { foundFile, replayed, verdictFiles } from "./replay_inputs.ts";
 import { type Signed, writeReplayProof } from "./replay_proof.ts";
 import type { StageEvidence } from "./replay_stage.ts";
 import type { Target } from "./replay_target.ts";
@@ -30,15 +29,9 @@ export type Verdict = Pick<ScoreReceipt, "disposition" | "score_bps" | "reason_c
 /** Earlier verdicts on the same run and kind of work, this challenge's own left out. */
 function priorReceipts({ root, manifest, lane }: Invocation, receipt: ContributionReceipt): ScoreReceipt[] {
   const { window_id, assignment_id, challenge_id } = manifest.coordination;
-  const folders = root.has("windows") ? readdirSync(root.path("windows")) : [];
-  const found = folders.flatMap((window) => {
-    const folder = `windows/${window}/validators`;
-    const challenges = root.has(folder) ? readdirSync(root.path(folder)) : [];
-    return challenges.flatMap((challenge) => {
-      const path = `${folder}/${challenge}/validator_score_receipt.json`;
-      return root.has(path) ? [replayed(scoreReceipt, foundFile(root.path(path)))] : [];
-    });
-  });
+  const found = verdictFiles(root, "validator_score_receipt.json").map((path) =>
+    replayed(scoreReceipt, foundFile(root.path(path))),
+  );
   return found
     .filter(
       (r) =>

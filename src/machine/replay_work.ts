@@ -29,6 +29,7 @@ export type Redone = Omit<
   | "schema_version"
   | "lane_id"
   | "work_class"
+  | "challenged_run_id"
   | "contribution_id"
   | "contribution_digest"
   | "challenge_id"
@@ -61,6 +62,8 @@ export function redo(replayer: WindowReplayer, target: ReplayTarget, challenge: 
     mode: plan.mode,
     comparison: bounds ? "within_bounds" : "bit_for_bit",
     total_steps: evidence.steps.length,
+    ...{ first_step: evidence.steps[0]?.step ?? 0, last_step: evidence.steps.at(-1)?.step ?? 0 },
+    ...{ start_state_digest: evidence.start_state_digest, end_state_digest: evidence.end_state_digest },
     segment_count: plan.segmentCount,
     drawn_segments: plan.drawn.map(({ first, last }) => ({ first_step: first, last_step: last })),
     reexecuted_steps: comparison.steps.map(({ step }) => step),

@@ -1,13 +1,23 @@
 /** Contributions judged by doing their work again: forged ones are found, honest ones of all lanes are accepted. */
 import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { orderedJson } from "../core/json.ts";
+import { lockRun } from "../train/run_root.ts";
+import { validationPacket } from "./cli/validate.ts";
+import type { RefusalClass } from "./contract.ts";
 import { replayPlan } from "./replay_plan.ts";
 import { Bench, laneWork } from "./testing/bench.ts";
+import { resealed } from "./testing/reseal.ts";
 import { tamperings } from "./testing/tamperings.ts";
 import { longWindow } from "./testing/verdicts.ts";
 
 const lanes = Object.keys(laneWork);
 const bench = new Bench();
 afterAll(() => bench[Symbol.dispose]());
+
+/** One in so many; the adapters' base is the largest model. */
+const part: Readonly<Record<string, number>> = { apple: 5, adapter: 25 };
 
 describe.each(lanes)("lane %s", (lane) => {
   test("an honest contribution is accepted, also after its run root was moved", () => {
@@ -27,7 +37,7 @@ describe.each(lanes)("lane %s", (lane) => {
     const honest = bench.contribute(lane);
     const all = tamperings(lane, honest);
     // the soak takes all of them
-    const share = all.filter((_, i) => i % (lane === "apple" ? 4 : 11) === 0);
+    const share = all.filter((_, i) => i % (part[lane] ?? 11) === 0);
     expect(share.length).toBeGreaterThan(3);
     for (const { name, found, make } of share) {
       const folder = make(bench);
@@ -103,4 +113,71 @@ describe("a window of 64 steps", () => {
       expect(Math.abs((caught.get(first) ?? 0) - draws * share)).toBeLessThan(slack);
     }
   });
+});
+
+describe("the window after an accepted one", () => {
+  test("begins with what that one ended in", () => {
+    const first = bench.contribute("apple");
+    const second = bench.proceed("apple", first, "window-0002");
+    expect(bench.validate(first).detail).toContain("accepted with 10000");
+    expect(bench.validate(second).detail).toContain("accepted with 10000");
+    expect(bench.grounds("window-0002", "reexecution.json")).toMatchObject({ first_step: 9, last_step: 16 });
+    // as if another end had been accepted
+    const folder = join(bench.validator, "windows", "window-0001", "validators");
+    const path = join(folder, readdirSync(folder)[0] ?? "", "reexecution.json");
+    const grounds = JSON.parse(readFileSync(path, "utf8"));
+    writeFileSync(path, orderedJson(resealed({ ...grounds, end_state_digest: "0".repeat(64) }), 2));
+    expect(bench.validate(second).detail).toContain("rejected with 0");
+    expect(bench.grounds("window-0002", "reexecution.json").differences).toMatchObject([
+      { what: "start_state_digest" },
+    ]);
+    bench.fresh();
+  }, 30_000);
+});
+
+test("two validators on one run root: one works, the other is refused, to be tried again", async () => {
+  const folder = bench.contribute("demo");
+  const main = join(import.meta.dir, "..", "main.ts");
+  const words = ["--run-root", bench.validator, "--contribution", folder, "--challenge-id", "c"];
+  const held = lockRun(bench.validator);
+  const env = { ...process.env, ...bench.environment() };
+  const spawn = () =>
+    Bun.spawn([process.execPath, main, "validate-contribution", ...words], {
+      ...({ env, stdout: "pipe", stderr: "pipe" } as const),
+    });
+  const refused = spawn();
+  expect(await refused.exited).toBe(17);
+  expect(await new Response(refused.stdout).text()).toBe("");
+  expect(JSON.parse(await new Response(refused.stderr).text())).toMatchObject({
+    ...{ refusal_class: "artifact_incomplete", retryable: true, operation: "validate_contribution" },
+  });
+  held[Symbol.dispose]();
+  const done = spawn();
+  expect(await done.exited).toBe(0);
+  expect(JSON.parse(await new Response(done.stdout).text())).toMatchObject({ outcome: "succeeded" });
+  bench.fresh();
+}, 30_000);
+
+test("words that make no sense are bad_config, with a packet", () => {
+  const folder = join(bench.folder, "nothing");
+  const whole = ["--run-root", bench.validator, "--contribution", folder, "--challenge-id", "c"];
+  const cases: readonly (readonly [readonly string[], RefusalClass])[] = [
+    [[], "bad_config"],
+    [["--run-root", bench.validator], "bad_config"],
+    [[...whole, "--steps", "0"], "bad_config"],
+    [[...whole, "--steps", "some"], "bad_config"],
+    [[...whole, "--steps"], "bad_config"],
+    [[...whole, "--run-root", "x"], "bad_config"],
+    [[...whole, "--colour", "red"], "bad_config"],
+    [[...whole.slice(0, -1), " "], "bad_config"],
+    [["--manifest", "x", "--steps", "1"], "bad_config"],
+    [bench.write(bench.manifest("start")), "bad_config"],
+    [whole, "artifact_incomplete"],
+  ];
+  for (const [words, refusal] of cases)
+    expect([words, validationPacket(words, { environment: bench.environment() }).refusal_class]).toEqual([
+      words,
+      refusal,
+    ]);
+  expect(existsSync(bench.validator)).toBe(false);
 });

@@ -74,6 +74,24 @@ export class Bench extends Scene {
     return join(folder, readdirSync(folder)[0] ?? "");
   }
 
+  /** Trains the run's next window from its accepted checkpoint and has its end accepted; the contribution's folder. */
+  proceed(name: string, folder: string, window: string): string {
+    const { lane, work } = laneWork[name]!;
+    const root = join(folder, "..", "..", "..", "..");
+    const identity = { release_id: lane.releaseId, build_digest: buildDigest(lane, source) };
+    const asked = {
+      ...{ lane_id: lane.id, work_class: work, run_id: "run-0001", run_root: root },
+      admission_identity: { ...identity, environment_ref: lane.environmentRef },
+      coordination: { ...bound, window_id: window },
+    };
+    this.#done("resume", { ...asked, peer_checkpoint_handoff_receipt: null }, this.environment());
+    const step = this.#lastStep(root);
+    const label = { checkpoint_label: "end", checkpoint_ref: "checkpoint://end", optimizer_step: step };
+    this.#done("record_checkpoint", { ...asked, ...label }, this.environment());
+    const folders = join(root, "windows", window, "contributions");
+    return join(folders, readdirSync(folders)[0] ?? "");
+  }
+
   #done(name: string, changes: Example, environment: NodeJS.ProcessEnv): void {
     const words = this.write(this.manifest(name, changes));
     const packet = invoke(words, { environment, clock: () => this.now });
