@@ -53,6 +53,12 @@ PSI_API i32 psi_activation_grad(void* dx, void* dup, const void* dy, const void*
 PSI_API i32 psi_cross_entropy(void* loss, void* lse, const void* x, const void* w, const void* bias, const void* targets, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);
 /* dx =; dw, dbias += (NULL: not wanted). Scratch: 4*(tokens*chunk + (width + 48)*(max(tokens,chunk) + 48)); 0 for F64. */
 PSI_API i32 psi_cross_entropy_grad(void* dx, void* dw, void* dbias, const void* dloss, const void* x, const void* w, const void* bias, const void* targets, const void* lse, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);
+/* Only on CUDA. loss f32 [1] = scale times the sum of psi_cross_entropy's losses; dx bf16 =, dw f32 = its gradient. x and w
+   bf16. Logits of `rows` rows exist at a time. Scratch: ceil(tokens/16)*64 + rows*ceil(vocabulary/64)*64*2 at least; what
+   is left serves dx. */
+PSI_API i32 psi_head_loss(void* loss, void* dx, void* dw, const void* x, const void* w, const void* targets, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 rows, f64 scale, f64 softcap, f64 scratch_bytes);
+/* Only on CUDA. y = factor[0] x, or += it when `add`; factor f32 [1] */
+PSI_API i32 psi_scale_by(void* y, const void* x, const void* factor, i32 add, i32 dtype, f64 count);
 /* Top `used` experts of logits [tokens,experts], descending, the lower index on ties. mode 1: weights are the softmax over
    all; 3: the softmax over the chosen */
 PSI_API i32 psi_route(void* ids, void* weights, const void* logits, i32 tokens, i32 experts, i32 used, i32 mode, i32 dtype);

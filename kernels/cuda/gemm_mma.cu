@@ -102,6 +102,7 @@ __global__ void __launch_bounds__(ANY_THREADS) gemm_mma_kernel(const __grid_cons
   const GemmSide a = of_matrix(g.a, p.matrix), b = of_matrix(g.b, p.matrix);
   const i64 column = (i64)blockIdx.x * ANY_SIDE;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row0 = warp / 4 * 64, column0 = warp % 4 * 32;
+  const bool makes = p.row + row0 < p.row_end && column + column0 < g.n; /* anything of this warp's is of C */
   float sum[4][4][4] = {};
   u32 next_a[8], next_b[8];
   fetch_side(a, p.row, p.row_end, p.k, p.k_end, next_a);
@@ -116,6 +117,7 @@ __global__ void __launch_bounds__(ANY_THREADS) gemm_mma_kernel(const __grid_cons
       fetch_side(a, p.row, p.row_end, k + ANY_K, p.k_end, next_a);
       fetch_side(b, column, g.n, k + ANY_K, p.k_end, next_b);
     }
+    if (!makes) continue;
 #pragma unroll
     for (int step = 0; step < ANY_K / 16; step++) {
       u32 fa[4][4], fb[2][4];
@@ -129,6 +131,7 @@ __global__ void __launch_bounds__(ANY_THREADS) gemm_mma_kernel(const __grid_cons
         for (int j = 0; j < 4; j++) mma_bf16(sum[i][j], fa[i], fb[j / 2] + j % 2 * 2);
     }
   }
+  if (!makes) return;
 #pragma unroll
   for (int i = 0; i < 4; i++)
 #pragma unroll

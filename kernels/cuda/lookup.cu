@@ -91,7 +91,7 @@ PSI_API i32 psi_lookup_grad(void* dtable, const void* dy, const void* ids, i32 t
   using namespace psi;
   PSI_TRY(check_lookup("psi_lookup_grad", dtable, dy, ids, tokens, width, vocabulary, dtype));
   if (half_at(dtype, 0)) return fail(PSI_UNSUPPORTED, "[psi_lookup_grad] expected sums in f32, got bf16.");
-  const i32 owned = max(1, min(MOST_IDS, vocabulary / 256));
+  const i32 owned = max(1, min(MOST_IDS, vocabulary / 128));
   return launch("psi_lookup_grad", lookup_grad_kernel, dim3(PSI_DIVIDE_UP(vocabulary, owned)), dim3(LOOKUP_THREADS), 0, (float*)dtable, In{dy, half_at(dtype, 1)},
                 (const i32*)ids, tokens, width, vocabulary, owned);
 }

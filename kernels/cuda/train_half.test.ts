@@ -315,6 +315,57 @@ test.each([0, 5])("the loss of a head, soft-cap %p", (softcap) => {
   expect(relative(floatsFrom(dbiasAt, dbias.length), dbias)).toBeLessThan(2 * tolerance);
 });
 
+test("the loss of a head with its gradient is the two steps' of its own", () => {
+  const [tokens, width, vocabulary, softcap, scale] = [70, 72, 301, 5, 0.25];
+  const [x, w] = [halves(tokens * width, 1), halves(vocabulary * width, 2)];
+  const targets = ints(Array.from({ length: tokens }, (_, t) => (t === 3 ? -1 : (t * 31) % vocabulary)));
+  const [loss, lse] = [floats(tokens), floats(tokens)];
+  const shape = [tokens, width, vocabulary];
+  runReference(
+    "cross_entropy",
+    loss,
+    lse,
+    x.values,
+    w.values,
+    null,
+    targets,
+    null,
+    ...shape,
+    F32,
+    softcap,
+    0,
+  );
+  const [dx, dw] = [floats(tokens * width), floats(vocabulary * width)];
+  const dloss = new Float32Array(512).fill(scale);
+  runReference(
+    "cross_entropy_grad",
+    ...[dx, dw, null, dloss, x.values, w.values, null, targets, lse, null],
+    ...[...shape, F32, softcap, 0],
+  );
+  const rows = 32;
+  const bytes = 320 + rows * 320 * 2 + rows * width * 8;
+  const [lossAt, dxAt, dwAt] = [deviceBytes(4), deviceBytes(dx.length * 2), deviceBytes(dw.length * 4)];
+  const inputs = [onDevice(x.bits), onDevice(w.bits), onDevice(targets), deviceBytes(bytes)];
+  check(cuda.psi_head_loss!(lossAt, dxAt, dwAt, ...inputs, ...shape, rows, scale, softcap, bytes));
+  const total = loss.reduce((a, b) => a + b, 0) * scale;
+  expect(Math.abs(floatsFrom(lossAt, 1)[0]! / total - 1)).toBeLessThan(1e-3);
+  expect(relative(halvesFrom(dxAt, dx.length), dx)).toBeLessThan(2 * tolerance);
+  expect(relative(floatsFrom(dwAt, dw.length), dw)).toBeLessThan(2 * tolerance);
+  const sum = onDevice(dw);
+  check(
+    cuda.psi_scale_by!(
+      sum,
+      dwAt,
+      onDevice(Float32Array.of(-1, ...new Array(511).fill(0))),
+      1,
+      F32,
+      dw.length,
+    ),
+  );
+  const left = floatsFrom(sum, dw.length).map(Math.abs);
+  expect(Math.max(...left)).toBeLessThan(0.1 * Math.max(...dw.map(Math.abs)));
+});
+
 test("element-wise ops, norms and lookups take both types side by side", () => {
   const [rows, width] = [9, 44];
   const count = rows * width;

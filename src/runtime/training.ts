@@ -9,6 +9,7 @@ import { type CrossEntropyParams, crossEntropy as crossEntropyOp } from "../ir/o
 import { expertCombine as expertCombineOp, expertRows as expertRowsOp } from "../ir/ops/expert_rows.ts";
 import { type GemmParams, gemm as gemmOp } from "../ir/ops/gemm.ts";
 import { groupedGemm as groupedGemmOp } from "../ir/ops/grouped_gemm.ts";
+import { headLoss as headLossOp } from "../ir/ops/head_loss.ts";
 import { headScale as headScaleOp } from "../ir/ops/head_scale.ts";
 import { lookup as lookupOp } from "../ir/ops/lookup.ts";
 import { mix as mixOp, multiply as multiplyOp } from "../ir/ops/mix.ts";
@@ -95,6 +96,14 @@ export const crossEntropy = (
   targets: Tensor,
   params: CrossEntropyParams = { softcap: 0 },
 ): Tensor => apply(crossEntropyOp, [x, w, bias, targets], params)[0]!;
+
+/** [1]: scale times the sum of the losses of rows, all in bf16; where the device has it */
+export const headLoss = (
+  x: Tensor,
+  w: Tensor,
+  targets: Tensor,
+  params: { readonly scale: number; readonly softcap: number },
+): Tensor => apply(headLossOp, [x, w, targets], params)[0]!;
 
 /** ids i32 and weights, [T, k] each */
 export const route = (

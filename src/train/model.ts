@@ -1,4 +1,5 @@
 import type { Shape } from "../core/shape.ts";
+import type { CrossEntropyParams } from "../ir/ops/cross_entropy.ts";
 import type { Block } from "../runtime/tape.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 
@@ -35,6 +36,11 @@ export type Scene = {
   weight(name: string): Tensor;
   /** What matrix products take and give; h itself, losses and what routers choose by are f32. */
   readonly compute: "f32" | "bf16";
+  /**
+   * The losses of the rows of x [rows, D] under the head w [V, D]; or, where the trainer makes their gradients with them,
+   * one number for all, which `rows` of the losses may be as well.
+   */
+  loss(x: Tensor, w: Tensor, bias: Tensor | undefined, targets: Tensor, params?: CrossEntropyParams): Tensor;
   /** Host data as a temporary. */
   constant(dtype: "f32" | "i32", shape: Shape, data: Float32Array | Int32Array): Tensor;
   /** y = body(x, ...more), of x's shape; the walk may run it again instead of keeping what it makes. */

@@ -7,7 +7,7 @@ import { batchOf, type Windows } from "../data/batches.ts";
 import type { Device } from "../runtime/device.ts";
 import { Tape } from "../runtime/tape.ts";
 import type { Tensor } from "../runtime/tensor.ts";
-import { sum } from "../runtime/training.ts";
+import { crossEntropy, sum } from "../runtime/training.ts";
 import type { ModelPart, Scene, TrainedModel } from "./model.ts";
 import { Optimizer } from "./optimizer/optimizer.ts";
 import { Parameters } from "./parameters.ts";
@@ -147,6 +147,7 @@ export class StageTrainer implements Disposable {
     using tape = new Tape(this.device, this.parameters.trained);
     const scene: Scene = {
       weight: (name) => this.parameters.weight(name),
+      loss: crossEntropy,
       compute: this.config.precision === "bf16" && this.device.backend.halfTensors ? "bf16" : "f32",
       constant: (dtype, shape, data) => this.device.fromHost(dtype, shape, data),
       block: this.config.recompute ? tape.checkpoint.bind(tape) : runBlock,

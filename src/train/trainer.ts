@@ -3,7 +3,7 @@ import { batchOf, type HostBatch, type Windows } from "../data/batches.ts";
 import type { Device } from "../runtime/device.ts";
 import { Tape } from "../runtime/tape.ts";
 import type { Tensor } from "../runtime/tensor.ts";
-import { mix, sum } from "../runtime/training.ts";
+import { crossEntropy, headLoss, mix, sum } from "../runtime/training.ts";
 import type { Batch, Scene, TrainedModel } from "./model.ts";
 import { type AverageConfig, WeightAverage } from "./optimizer/average.ts";
 import type { ParameterGroup } from "./optimizer/config.ts";
@@ -200,8 +200,15 @@ export class Trainer implements Disposable {
     const batch = upload(this.device, host);
     using tape = new Tape(this.device, this.parameters.trained);
     const block = this.config.recompute ? tape.checkpoint.bind(tape) : runBlock;
-    const { rows, extra } = this.model.losses(this.#scene(block), batch);
-    const mean = sum(rows, scale);
+    let summed = false;
+    const loss: Scene["loss"] = (x, w, bias, targets, params = { softcap: 0 }) => {
+      if (bias || x.dtype !== "bf16" || !this.device.backend.supports("head_loss"))
+        return crossEntropy(x, w, bias, targets, params);
+      summed = true;
+      return headLoss(x, w, targets, { ...params, scale });
+    };
+    const { rows, extra } = this.model.losses({ ...this.#scene(block), loss }, batch);
+    const mean = summed ? rows : sum(rows, scale);
     if (!extra) {
       tape.backward(mean);
       return { loss: this.#number(mean) };
@@ -228,6 +235,7 @@ export class Trainer implements Disposable {
   #scene(block: Scene["block"]): Scene {
     return {
       weight: (name) => this.parameters.weight(name),
+      loss: crossEntropy,
       compute: this.config.precision === "bf16" && this.device.backend.halfTensors ? "bf16" : "f32",
       constant: (dtype, shape, data) => this.device.fromHost(dtype, shape, data),
       block,

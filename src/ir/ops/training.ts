@@ -8,6 +8,7 @@ import { crossEntropy, crossEntropyGrad } from "./cross_entropy.ts";
 import { expertCombine, expertCombineGrad, expertRows, expertRowsGrad } from "./expert_rows.ts";
 import { gemm } from "./gemm.ts";
 import { groupedGemm } from "./grouped_gemm.ts";
+import { headLoss, scaleBy } from "./head_loss.ts";
 import { headScale, headScaleGrad } from "./head_scale.ts";
 import { lookup, lookupGrad } from "./lookup.ts";
 import { mix, mixGrad, multiply } from "./mix.ts";
@@ -35,6 +36,8 @@ export const trainingOps: readonly Pick<
   activationGrad,
   crossEntropy,
   crossEntropyGrad,
+  headLoss,
+  scaleBy,
   route,
   routeGrad,
   expertOrder,

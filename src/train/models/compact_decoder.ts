@@ -15,7 +15,6 @@ import type { Tensor } from "../../runtime/tensor.ts";
 import {
   activation,
   causalAttention,
-  crossEntropy,
   denseTransposed,
   layerNorm,
   lookup,
@@ -107,10 +106,10 @@ function partsOf(c: CompactDecoderConfig): ModelPart[] {
     {
       parameters: [...below("decoder.final_norm."), ...below("lm_head.")],
       run(scene, batch, h) {
-        const { weight } = scene;
+        const { weight, loss } = scene;
         const last = norm(scene, h!, "decoder.final_norm");
         const head = weight(c.ownHead ? "lm_head.weight" : "decoder.embed_tokens.weight");
-        return crossEntropy(last, head, weight("lm_head.bias"), batch.targets);
+        return loss(last, head, weight("lm_head.bias"), batch.targets);
       },
     },
   ];
@@ -119,13 +118,7 @@ function partsOf(c: CompactDecoderConfig): ModelPart[] {
 const norm = ({ weight, compute }: Scene, x: Tensor, name: string): Tensor =>
   layerNorm(x, weight(`${name}.gamma`), weight(`${name}.beta`), eps, compute);
 
-function layer(
-  c: CompactDecoderConfig,
-  name: string,
-  scene: Scene,
-  batch: Batch,
-  h: Tensor,
-): Tensor {
+function layer(c: CompactDecoderConfig, name: string, scene: Scene, batch: Batch, h: Tensor): Tensor {
   const { weight, block } = scene;
   const linear = (x: Tensor, matrix: string): Tensor =>
     denseTransposed(x, weight(`${name}.${matrix}.weight`), weight(`${name}.${matrix}.bias`));

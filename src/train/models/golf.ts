@@ -14,7 +14,6 @@ import { reshape, type Tensor } from "../../runtime/tensor.ts";
 import {
   activation,
   causalAttention,
-  crossEntropy,
   dense,
   headScale,
   lookup,
@@ -70,7 +69,7 @@ export function golf(c: GolfConfig): TrainedModel {
     contextLength: c.contextLength,
     parameters,
     flopsPerToken: (length) => decoderFlopsPerToken(matrixWeights, c.layers, c.heads * c.headDim, length),
-    losses({ weight, constant: host, block, compute }, batch) {
+    losses({ weight, constant: host, block, compute, loss }, batch) {
       const frequencies = host("f32", [invFreq.length], invFreq);
       const norm = (x: Tensor): Tensor => rootMeanSquareNorm(x, undefined, c.eps);
       const rounded = (x: Tensor): Tensor => rootMeanSquareNorm(x, undefined, c.eps, compute);
@@ -116,7 +115,7 @@ export function golf(c: GolfConfig): TrainedModel {
         );
         if (layer < early) kept.push(h);
       }
-      return { rows: crossEntropy(rounded(h), embeddings, undefined, batch.targets, { softcap: logitCap }) };
+      return { rows: loss(rounded(h), embeddings, undefined, batch.targets, { softcap: logitCap }) };
     },
   };
 }

@@ -13,7 +13,6 @@ import type { Tensor } from "../../runtime/tensor.ts";
 import {
   activation,
   causalAttention,
-  crossEntropy,
   denseTransposed,
   layerNorm,
   lookup,
@@ -51,7 +50,7 @@ export function gpt2(c: Gpt2Config): TrainedModel {
     contextLength: c.contextLength,
     parameters,
     flopsPerToken: (length) => decoderFlopsPerToken(matrixWeights, c.layers, c.width, length),
-    losses({ weight, block, compute }, batch) {
+    losses({ weight, block, compute, loss }, batch) {
       const norm = (x: Tensor, name: string): Tensor =>
         layerNorm(x, weight(`${name}.weight`), weight(`${name}.bias`), eps, compute);
       const linear = (x: Tensor, name: string): Tensor =>
@@ -72,7 +71,7 @@ export function gpt2(c: Gpt2Config): TrainedModel {
           return mix(between, linear(inner, `${name}.mlp.c_proj`));
         }, h);
       }
-      return { rows: crossEntropy(norm(h, "ln_f"), wte, undefined, batch.targets) };
+      return { rows: loss(norm(h, "ln_f"), wte, undefined, batch.targets) };
     },
   };
 }

@@ -14,7 +14,6 @@ import {
   activation,
   balanceLoss,
   causalAttention,
-  crossEntropy,
   dense,
   expertCombine,
   expertDense,
@@ -81,7 +80,7 @@ export function gptOss(c: GptOssTrainingConfig): TrainedModel {
     parameters: parametersOf(c),
     flopsPerToken: (length) =>
       decoderFlopsPerToken(c.layers * perLayer + c.vocabularySize * c.width, c.layers, wide, length),
-    losses({ weight, constant: host, block, compute }, batch) {
+    losses({ weight, constant: host, block, compute, loss }, batch) {
       const frequencies = host("f32", [invFreq.length], invFreq);
       const linear = (x: Tensor, name: string): Tensor =>
         dense(x, weight(`${name}.weight`), weight(`${name}.bias`));
@@ -121,7 +120,7 @@ export function gptOss(c: GptOssTrainingConfig): TrainedModel {
         h = mix(h, expertCombine(expert(inner, "down"), weights, order, c.expertsUsed));
       }
       const last = rootMeanSquareNorm(h, weight("model.norm.weight"), eps, compute);
-      const rows = crossEntropy(last, weight("lm_head.weight"), undefined, batch.targets);
+      const rows = loss(last, weight("lm_head.weight"), undefined, batch.targets);
       if (balances.length === 0) return { rows };
       const total = balances.reduce((sum, one) => mix(sum, one));
       return { rows, extra: mix(total, undefined, c.balance / c.layers) };
