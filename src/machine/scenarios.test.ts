@@ -3,9 +3,10 @@
  * left, byte by byte against fixtures/golden/machine. `PSIONIC_BINARY` names an executable to try instead of this source.
  */
 import { expect, test } from "bun:test";
-import { rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { actualLane, adapterLane, appleLane, demoLane } from "./contract.ts";
+import type { Example } from "./examples.ts";
 import { compared, Scenario } from "./testing/scenario.ts";
 import { bound } from "./testing/scene.ts";
 
@@ -23,6 +24,19 @@ const pointer = "run/checkpoints/latest_accepted_checkpoint_pointer.json";
 function same(name: string, scenario: Scenario): void {
   const { found, expected } = compared(name, scenario.text());
   expect(found).toBe(expected);
+}
+
+/** Validates the first contribution of a window. */
+function judge(scenario: Scenario, work: string, coordination: Example = bound) {
+  const challenged = { ...coordination, challenge_id: "challenge-0001", node_pubkey: "npub1-validator" };
+  return scenario.process(
+    "validate_contribution",
+    {
+      ...{ ...scenario.target(String(coordination.window_id)), run_id: "validator" },
+      ...{ coordination: challenged, validator_target_work_class: work },
+    },
+    "validator",
+  );
 }
 
 const scenarios: Readonly<Record<string, () => Promise<void>>> = {
@@ -131,6 +145,63 @@ const scenarios: Readonly<Record<string, () => Promise<void>>> = {
     );
     expect(judged.exitCode).toBe(0);
     expect(String(judged.packet.detail)).toContain("accepted with 10000");
+  },
+
+  apple_replay: async () => {
+    using scenario = new Scenario(appleLane.id);
+    await scenario.process("start", small);
+    await scenario.process("record_checkpoint", { ...small, ...record });
+    const folder = "validator/windows/window-0001/validators/challenge-3bfca866453bdb1c8df958a614b52913";
+    const judged = await judge(scenario, "small_model_local_training");
+    expect([judged.exitCode, judged.packet.detail]).toEqual([
+      0,
+      expect.stringContaining("accepted with 10000"),
+    ]);
+    expect(scenario.json(`${folder}/validator_score_receipt.json`)).toMatchObject({
+      ...{ validation_index: 1, disposition: "accepted", score_bps: 10000 },
+      verified_hooks: expect.arrayContaining(["work_execution_plausibility"]),
+    });
+    scenario.tell(`${folder}/weak_device_validation_replay_proof.json`);
+    // a second window that came to nothing
+    const identity = { release_id: appleLane.releaseId, environment_ref: appleLane.environmentRef };
+    const revoked = { ...identity, build_digest: "0".repeat(64) };
+    const refused = await scenario.process("start", {
+      ...{ ...small, coordination: second, admission_identity: revoked },
+    });
+    expect(refused.exitCode).toBe(22);
+    const again = await judge(scenario, "small_model_local_training", second);
+    expect([again.exitCode, again.packet.detail]).toEqual([0, expect.stringContaining("rejected with 0")]);
+    const later = folder.replace("window-0001", "window-0002");
+    expect(scenario.json(`${later}/validator_quality_drift_signal.json`)).toMatchObject({
+      ...{ validation_index: 2, drift_state: "regressed", score_bps_delta: -10000 },
+    });
+    expect(scenario.json(`${later}/validator_rollback_signal.json`)).toMatchObject({
+      ...{ rollback_posture: "candidate", rollback_baseline_window_id: "window-0001" },
+    });
+    same("apple_replay", scenario);
+  },
+
+  replay_refused: async () => {
+    using scenario = new Scenario(appleLane.id);
+    await scenario.process("start", small);
+    await scenario.process("record_checkpoint", { ...small, ...record });
+    const work = "small_model_local_training";
+    const other = { ...bound, assignment_id: "assignment-0009", challenge_id: "challenge-0001" };
+    const target = { ...scenario.target(), run_id: "validator", validator_target_work_class: work };
+    const stale = await scenario.process(
+      "validate_contribution",
+      { ...target, coordination: other },
+      "validator",
+    );
+    expect(stale.exitCode).toBe(11);
+    const receipts = [...new Bun.Glob("run/windows/**/contribution_receipt.json").scanSync(scenario.folder)];
+    const receipt = join(scenario.folder, receipts[0]!);
+    const text = readFileSync(receipt, "utf8");
+    writeFileSync(receipt, text.replace(/"artifact_manifest_digest": "./, '"artifact_manifest_digest": "z'));
+    expect((await judge(scenario, work)).exitCode).toBe(18);
+    writeFileSync(receipt, text);
+    rmSync(join(dirname(receipt), "artifacts", "execution_evidence.json"));
+    expect((await judge(scenario, work)).exitCode).toBe(17);
   },
 
   refusals: async () => {
