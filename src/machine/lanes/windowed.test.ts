@@ -43,6 +43,9 @@ for (const lane of [appleLane, actualLane, adapterLane]) {
       expect(both.data.token_ranges).toEqual([...first.data.token_ranges, ...second.data.token_ranges]);
       expect(both.end_state_digest).toBe(second.end_state_digest);
       expect(both.optimizer_state_digest).toBe(second.optimizer_state_digest);
+      const recorded = { coordination: next, optimizer_step: 16, checkpoint_label: "second" };
+      expect(parts.do("record_checkpoint", recorded).outcome).toBe("succeeded");
+      expect(parts.validate(next).detail).toContain("accepted with 10000 after doing 8 of 8 steps again");
       expect(both.lane_profile_digest).not.toBe(first.lane_profile_digest);
     });
   });

@@ -66,7 +66,7 @@ export class LaneScene extends Scene {
   }
 
   /** Validates the contribution to a window, in a run root of the validator's own, which goes by the same profile. */
-  validate(window = "window-0001"): StatusPacket {
+  validate({ window_id: window, assignment_id } = bound): StatusPacket {
     const bundle = this.read(`windows/${window}/sealed_window_bundle.json`) as {
       contributions: { contribution_id: string }[];
     };
@@ -93,7 +93,7 @@ export class LaneScene extends Scene {
     );
     return this.do("validate_contribution", {
       ...{ run_root: validator, run_id: "validator", work_class: "validation_replay" },
-      coordination: { ...bound, window_id: window, challenge_id: "challenge-0001" },
+      coordination: { ...bound, window_id: window, assignment_id, challenge_id: "challenge-0001" },
       validator_target_work_class: work[this.lane.id],
       validator_target_contribution_receipt: bind("contribution_receipt", "contribution_receipt.json"),
       validator_target_contribution_artifact_manifest: bind(
