@@ -3,8 +3,9 @@
  * left, byte by byte against fixtures/golden/machine. `PSIONIC_BINARY` names an executable to try instead of this source.
  */
 import { expect, test } from "bun:test";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { lockRun } from "../train/run_root.ts";
 import { actualLane, adapterLane, appleLane, demoLane } from "./contract.ts";
 import type { Example } from "./examples.ts";
 import { compared, Scenario } from "./testing/scenario.ts";
@@ -202,6 +203,16 @@ const scenarios: Readonly<Record<string, () => Promise<void>>> = {
     writeFileSync(receipt, text);
     rmSync(join(dirname(receipt), "artifacts", "execution_evidence.json"));
     expect((await judge(scenario, work)).exitCode).toBe(17);
+  },
+
+  one_at_a_time: async () => {
+    using scenario = new Scenario(actualLane.id);
+    mkdirSync(join(scenario.folder, "run"));
+    const lock = lockRun(join(scenario.folder, "run"));
+    const { exitCode, packet } = await scenario.process("start", full);
+    expect([exitCode, packet.refusal_class, packet.retryable]).toEqual([17, "artifact_incomplete", true]);
+    lock[Symbol.dispose]();
+    expect((await scenario.process("start", full)).exitCode).toBe(0);
   },
 
   refusals: async () => {
