@@ -9,6 +9,7 @@ import { type AverageConfig, WeightAverage } from "./optimizer/average.ts";
 import type { ParameterGroup } from "./optimizer/config.ts";
 import { Optimizer } from "./optimizer/optimizer.ts";
 import { Parameters, part } from "./parameters.ts";
+import { type PassLosses, RecordedPass } from "./recorded_pass.ts";
 import { checkSchedule, rateAt, type Schedule } from "./schedule.ts";
 import { WindowOrder } from "./window_order.ts";
 
@@ -81,6 +82,8 @@ export class Trainer implements Disposable {
   readonly optimizer: Optimizer;
   readonly average: WeightAverage | undefined;
   readonly #windows: Windows;
+  /** Where launches are worth recording. */
+  readonly #recorded: RecordedPass | undefined;
   #step = 0;
   #elapsedMs = 0;
   readonly #order: WindowOrder;
@@ -101,6 +104,8 @@ export class Trainer implements Disposable {
     this.#order = new WindowOrder(config.seed, windows.starts.length);
     this.parameters = new Parameters(device, model, config.precision);
     this.optimizer = new Optimizer(this.parameters, config.groups, config.clip);
+    const { captures, asynchronous } = device.backend;
+    this.#recorded = captures && asynchronous ? new RecordedPass(device) : undefined;
     this.average = config.average && new WeightAverage(this.parameters, config.average);
     if (initial === "seed") this.parameters.initialise(config.seed);
   }
@@ -196,8 +201,14 @@ export class Trainer implements Disposable {
 
   /** Adds the gradients of one microbatch, its losses weighed by `scale`; its share of the step's loss. */
   accumulate(host: HostBatch, scale: number): { readonly loss: number; readonly extra?: number } {
+    if (this.#recorded) return this.#recorded.run(host, scale, (batch) => this.#pass(batch, scale));
     using _scope = this.device.scope();
-    const batch = upload(this.device, host);
+    const { mean, extra } = this.#pass(upload(this.device, host), scale);
+    return { loss: this.#number(mean), ...(extra && { extra: this.#number(extra) }) };
+  }
+
+  /** Forward and backward; the caller's scope owns the losses. */
+  #pass(batch: Batch, scale: number): PassLosses {
     using tape = new Tape(this.device, this.parameters.trained);
     const block = this.config.recompute ? tape.checkpoint.bind(tape) : runBlock;
     let summed = false;
@@ -211,11 +222,11 @@ export class Trainer implements Disposable {
     const mean = summed ? rows : sum(rows, scale);
     if (!extra) {
       tape.backward(mean);
-      return { loss: this.#number(mean) };
+      return { mean };
     }
     const share = sum(extra, 1 / this.config.accumulation);
     tape.backward(mix(mean, share));
-    return { loss: this.#number(mean), extra: this.#number(share) };
+    return { mean, extra: share };
   }
 
   /** The mean loss over windows that are not trained on, in nats. */
@@ -237,7 +248,8 @@ export class Trainer implements Disposable {
       weight: (name) => this.parameters.weight(name),
       loss: crossEntropy,
       compute: this.config.precision === "bf16" && this.device.backend.halfTensors ? "bf16" : "f32",
-      constant: (dtype, shape, data) => this.device.fromHost(dtype, shape, data),
+      constant: (dtype, shape, data) =>
+        this.#recorded?.constant(dtype, shape, data) ?? this.device.fromHost(dtype, shape, data),
       block,
     };
   }
@@ -264,6 +276,7 @@ export class Trainer implements Disposable {
 
   [Symbol.dispose](): void {
     this.average?.[Symbol.dispose]();
+    this.#recorded?.[Symbol.dispose]();
     this.optimizer[Symbol.dispose]();
     this.parameters[Symbol.dispose]();
   }
