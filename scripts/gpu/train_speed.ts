@@ -92,36 +92,31 @@ function label({ op, inputs, outputs, params }: AppliedCall): string {
   return `${op.name}${turned} ${shapes.join(" ")}`;
 }
 
-/** A device that waits for each call while `times` is there, and notes how long that took. */
-function watched(): { readonly device: Device; times: Map<string, OpTime> | undefined } {
-  const { backend } = openDevice("cuda");
+/** The device, each call waited for and noted, none recorded. */
+function watched({ backend }: Device, times: Map<string, OpTime>): Device {
   let last = 0;
-  const state = {
-    times: undefined as Map<string, OpTime> | undefined,
-    device: new Device({
-      ...backend,
-      call(name, args) {
-        if (!state.times) return backend.call(name, args);
-        backend.synchronize();
-        const begun = performance.now();
-        backend.call(name, args);
-        backend.synchronize();
-        last = performance.now() - begun;
-      },
-    }),
-  };
-  state.device.listeners.add((call) => {
-    if (!state.times) return;
+  const device = new Device({
+    ...backend,
+    captures: false,
+    call(name, args) {
+      backend.synchronize();
+      const begun = performance.now();
+      backend.call(name, args);
+      backend.synchronize();
+      last = performance.now() - begun;
+    },
+  });
+  device.listeners.add((call) => {
     const { op, inputs, outputs, params } = call;
     const cost = op.cost(inputs, params as never, outputs);
     const key = label(call);
-    const t = state.times.get(key) ?? { calls: 0, ms: 0, flops: 0, bytes: 0 };
-    state.times.set(key, {
+    const t = times.get(key) ?? { calls: 0, ms: 0, flops: 0, bytes: 0 };
+    times.set(key, {
       ...{ calls: t.calls + 1, ms: t.ms + last },
       ...{ flops: t.flops + cost.flops, bytes: t.bytes + cost.bytes },
     });
   });
-  return state;
+  return device;
 }
 
 function printOps(times: ReadonlyMap<string, OpTime>): void {
@@ -134,43 +129,47 @@ function printOps(times: ReadonlyMap<string, OpTime>): void {
   }
 }
 
-function measured({ model, groups, accumulation }: Case): Speed {
-  const state = watched();
-  const { device } = state;
-  try {
-    const windows = windowsOf([new Int32Array(length + 1)], length, length);
-    using trainer = new Trainer(device, model, windows, {
-      ...{
-        seed: 1,
-        sequences,
-        accumulation,
-        learningRate: 6e-4,
-        clip: 1,
-        precision: "bf16",
-        recompute: false,
-      },
-      ...{ schedule: { kind: "constant" }, groups },
-    });
-    const one = batches(model.vocabularySize);
-    const micro = Array.from({ length: accumulation }, () => one);
-    const losses: number[] = [];
-    const step = (): void => {
-      losses.push(trainer.stepOn(micro).loss);
+function trainerOf(device: Device, { model, groups, accumulation }: Case): Trainer {
+  const windows = windowsOf([new Int32Array(length + 1)], length, length);
+  return new Trainer(device, model, windows, {
+    ...{ seed: 1, sequences, accumulation, learningRate: 6e-4, clip: 1, precision: "bf16", recompute: false },
+    ...{ schedule: { kind: "constant" }, groups },
+  });
+}
+
+function measured(chosen: Case): Speed {
+  const device = openDevice("cuda");
+  const batch = batches(chosen.model.vocabularySize);
+  const micro = Array.from({ length: chosen.accumulation }, () => batch);
+  const losses: number[] = [];
+  let msPerStep = 0;
+  {
+    using trainer = trainerOf(device, chosen);
+    const steps = (count: number): void => {
+      for (let i = 0; i < count; i++) losses.push(trainer.stepOn(micro).loss);
     };
-    for (let i = 0; i < Number(values.warm); i++) step();
+    steps(Number(values.warm));
     const begun = performance.now();
-    for (let i = 0; i < Number(values.steps); i++) step();
-    const msPerStep = (performance.now() - begun) / Number(values.steps);
-    if (!values["no-ops"]) {
-      state.times = new Map();
-      trainer.stepOn([one]);
-      printOps(state.times);
-      state.times = undefined;
-    }
-    return { msPerStep, tokensPerSecond: (sequences * length * accumulation * 1000) / msPerStep, losses };
-  } finally {
-    device.close();
+    steps(Number(values.steps));
+    msPerStep = (performance.now() - begun) / Number(values.steps);
   }
+  device.arena.free();
+  if (!values["no-ops"]) {
+    const times = new Map<string, OpTime>();
+    const eager = watched(device, times);
+    using trainer = trainerOf(eager, chosen);
+    trainer.stepOn([batch]);
+    times.clear();
+    trainer.stepOn([batch]);
+    printOps(times);
+    eager.arena.free();
+  }
+  device.close();
+  return {
+    msPerStep,
+    tokensPerSecond: (sequences * length * chosen.accumulation * 1000) / msPerStep,
+    losses,
+  };
 }
 
 /** PyTorch's figures, of the same shapes; undefined where it does not run. */
