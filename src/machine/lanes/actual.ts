@@ -13,13 +13,7 @@ import {
   writePendingPointer,
   writeStatus,
 } from "./actual_files.ts";
-import {
-  type Accepted,
-  backUpActual,
-  lookAtPrimary,
-  recoverActual,
-  refuseBackup,
-} from "./actual_recovery.ts";
+import { type Accepted, lookAtPrimary, recoverActual, refuseBackup, tryBackup } from "./actual_recovery.ts";
 import { checkObject, recordedObject } from "./record_object.ts";
 import { trainWindow } from "./train_window.ts";
 import { lanePlan, planned, told } from "./windowed.ts";
@@ -75,11 +69,12 @@ function record(invocation: Invocation): string {
   const { step, ...object } = recordedObject(root, manifest);
   const [label, ref] = [manifest.checkpoint_label ?? "", manifest.checkpoint_ref ?? ""];
   acceptActual(invocation, { label, step }, ref, object, datasetOf(invocation));
-  backUpActual(invocation, primaryOf(invocation));
+  const failed = tryBackup(invocation, primaryOf(invocation));
   const unavailable = manifest.inject_eval_worker_unavailable;
   evaluate(invocation, { label, step }, unavailable);
   const phase = unavailable ? "checkpoint_eval_retry_required" : "checkpoint_evaluated";
-  writeStatus(invocation, phase, { label, step }, "A checkpoint was accepted and backed up.");
+  const copied = failed === undefined ? "and backed up" : `and not backed up: ${failed}`;
+  writeStatus(invocation, phase, { label, step }, `A checkpoint was accepted ${copied}.`);
   return `Accepted step ${step} as ${label}, ${object.checkpoint_total_bytes} bytes.`;
 }
 
@@ -140,7 +135,11 @@ function backup(invocation: Invocation): string {
     writeStatus(invocation, "checkpoint_backup_refused", at, "The accepted checkpoint was not copied.");
     return `Copied nothing of ${at.label}: the failure was asked for.`;
   }
-  backUpActual(invocation, accepted);
+  const failed = tryBackup(invocation, accepted);
+  if (failed !== undefined) {
+    writeStatus(invocation, "checkpoint_backup_refused", at, "The accepted checkpoint was not copied.");
+    return `Copied nothing of ${at.label}: ${failed}`;
+  }
   writeStatus(invocation, "checkpoint_backed_up", at, "The accepted checkpoint has a second copy.");
   return `Copied ${at.label} of step ${at.step} and hashed the copy.`;
 }

@@ -74,7 +74,7 @@ export function lookAtPrimary({ root, lane }: Pick<Invocation, "root" | "lane">)
 const hashed = (root: RunRoot, path: string) => ({ path, sha256: sha256(root.bytes(path)) });
 
 /** Copies pointer, manifest and bytes, reads the copy again, and writes the receipt. */
-export function backUpActual(invocation: Invocation, { pointer, manifest }: Accepted): void {
+function backUpActual(invocation: Invocation, { pointer, manifest }: Accepted): void {
   const { root } = invocation;
   const step = Number(manifest.optimizer_step);
   const copy = root.place(backupObjectPath(step));
@@ -103,10 +103,25 @@ function checkCopy(root: RunRoot, manifest: ActualManifest): void {
     );
 }
 
-/** `failure`: why there is no copy; a copy of an earlier time keeps its receipt then, and a drill tells of this one. */
+/** A receipt that says so and why, with a drill. */
 export function refuseBackup(invocation: Invocation, { pointer }: Accepted, failure: string): void {
   writeBackupReceipt(invocation, pointer, failure);
   writeDrill(invocation, "failed_upload", Number(pointer.optimizer_step), failure);
+}
+
+/** Copies as `backUpActual`; why that failed, if it did. An earlier good copy keeps its receipt then. */
+export function tryBackup(invocation: Invocation, accepted: Accepted): string | undefined {
+  try {
+    backUpActual(invocation, accepted);
+    return undefined;
+  } catch (cause) {
+    const reason = message(cause);
+    const earlier = invocation.root.read(backupReceipt, backupReceiptPath);
+    if (earlier?.backup_state === "backed_up")
+      writeDrill(invocation, "failed_upload", Number(accepted.pointer.optimizer_step), reason);
+    else refuseBackup(invocation, accepted, reason);
+    return reason;
+  }
 }
 
 function writeBackupReceipt(invocation: Invocation, pointer: ActualPointer, failure: string | null): void {

@@ -1,6 +1,6 @@
 /** Windowed lanes in this process, on the CPU: real steps, real bytes, the same bits again. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../../core/digest.ts";
 import { memorySource } from "../../models/files/bytes.ts";
@@ -239,7 +239,7 @@ test("the actual lane: phases, backup, decision, and the way back when the point
   expect(phase()).toBe("resume_dry_run_planned");
   for (const damage of ["", "{"]) {
     const pointer = join(scene.root, "checkpoints/latest_accepted_checkpoint_pointer.json");
-    if (damage === "") Bun.spawnSync(["rm", pointer]);
+    if (damage === "") rmSync(pointer);
     else writeFileSync(pointer, damage);
     expect(scene.do("resume", { coordination: next }).outcome).toBe("succeeded");
     expect(scene.read("status/checkpoint_surface.json")).toMatchObject({
@@ -252,4 +252,19 @@ test("the actual lane: phases, backup, decision, and the way back when the point
   );
   expect(scene.do("rehearse_base_lane").outcome).toBe("succeeded");
   expect(phase()).toBe("base_lane_rehearsal_complete");
+});
+
+test("the actual lane: a backup that cannot be written is told, and the checkpoint is accepted all the same", () => {
+  using scene = new LaneScene(actualLane);
+  scene.do("start");
+  writeFileSync(join(scene.root, "checkpoints/backups"), "in the way");
+  const packet = scene.do("record_checkpoint");
+  expect(packet.outcome).toBe("succeeded");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({
+    ...{ pointer_state: "accepted", backup_state: "refused", upload_outcome: "failed" },
+  });
+  expect(scene.do("backup").detail).toContain("Copied nothing");
+  rmSync(join(scene.root, "checkpoints/backups"));
+  expect(scene.do("backup").outcome).toBe("succeeded");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({ backup_state: "backed_up" });
 });
