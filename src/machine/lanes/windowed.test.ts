@@ -115,6 +115,37 @@ describe("lane profiles", () => {
     expect(lane_profile_digest).toBe(profile.profile_digest);
   });
 
+  const size = { width: 16, layers: 1, heads: 2, vocabulary: 256, context: 16 };
+  const experts = { experts: 4, experts_used: 2, expert_feed_forward: 16 };
+  const common = { sequences: 2, length: 8, learning_rate: 0.001, retain_every: 2 };
+  const kinds: Readonly<Record<string, Pick<LaneProfile, "model" | "optimizer">>> = {
+    "gpt2, rates that fall": {
+      model: { name: "gpt2", settings: settingsOf(size) },
+      optimizer: {
+        name: "adam_w",
+        settings: settingsOf({ ...common, schedule: "warmup_cosine", total_steps: 8, warmup_steps: 1 }),
+      },
+    },
+    "gpt_oss by muon, microbatches": {
+      model: {
+        name: "gpt_oss",
+        settings: settingsOf({ ...size, kv_heads: 1, head_dim: 8, window: 4, ...experts }),
+      },
+      optimizer: { name: "muon", settings: settingsOf({ ...common, accumulation: 2 }) },
+    },
+    "compact decoder in bf16, blocks run again": {
+      model: { name: "compact_decoder", settings: settingsOf({ ...size, head_dim: 8, feed_forward: 16 }) },
+      optimizer: { name: "adam_w", settings: settingsOf({ ...common, precision: "bf16", recompute: true }) },
+    },
+  };
+  test.each(Object.keys(kinds))("%s: trained, and done again", (kind) => {
+    using scene = new LaneScene(appleLane);
+    scene.profile({ ...kinds[kind]!, steps: 4 });
+    expect(scene.do("start")).toMatchObject({ outcome: "succeeded" });
+    expect(scene.do("record_checkpoint", { optimizer_step: 4 }).outcome).toBe("succeeded");
+    expect(scene.validate().detail).toContain("accepted with 10000 after doing 4 of 4 steps again");
+  });
+
   test("tokens of a file below the run root", () => {
     using scene = new LaneScene(appleLane);
     mkdirSync(scene.root, { recursive: true });
