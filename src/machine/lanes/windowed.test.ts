@@ -240,6 +240,29 @@ test("adapters leave the base as it is and are exported by the names of its matr
   expect(sha256(states[0]!)).not.toBe(sha256(states[1]!));
 });
 
+test("adapters on a state that another lane recorded", () => {
+  using pretrained = new LaneScene(appleLane);
+  pretrained.do("start");
+  const state = readFileSync(join(pretrained.root, "evidence/retained/step-000008.safetensors"));
+  using scene = new LaneScene(adapterLane);
+  const { model, optimizer, data, token_end } = builtInProfile(appleLane)!;
+  const adapted = settingsOf({ adapter_rank: 2, adapter_targets: "q_proj,down_proj" });
+  const base = { ...model, settings: [...model.settings, ...adapted] };
+  const profile = { model: base, optimizer, data, token_end, steps: 2, base_digest: sha256(state) };
+  scene.profile(profile);
+  expect(scene.do("start").refusal_class).toBe("artifact_incomplete");
+  writeFileSync(join(scene.root, "manifests/base.safetensors"), state);
+  expect(scene.do("start").outcome).toBe("succeeded");
+  // adapters begin as their base, which had learned
+  expect(Number(scene.evidence().steps[0]!.loss)).toBeLessThan(
+    Number(pretrained.evidence().steps[0]!.loss) - 0.1,
+  );
+  expect(scene.do("record_checkpoint", { optimizer_step: 2 }).outcome).toBe("succeeded");
+  expect(scene.validate().detail).toContain("accepted with 10000");
+  scene.profile({ ...profile, base_digest: "0".repeat(64) });
+  expect(scene.do("start").refusal_class).toBe("artifact_digest_mismatch");
+});
+
 test("the actual lane: phases, backup, decision, and the way back when the pointer is gone", () => {
   using scene = new LaneScene(actualLane);
   const phase = () => scene.read("status/current_run_status.json").phase;
