@@ -15,6 +15,7 @@ namespace psi {
 constexpr int WIDE_ROWS = 128, WIDE_COLUMNS = 256, WIDE_K = 64, WIDE_STAGES = 4, WIDE_THREADS = 384, WIDE_GROUP = 16;
 constexpr u32 WIDE_A = WIDE_ROWS * BOX_LINE, WIDE_B = WIDE_COLUMNS * BOX_LINE, WIDE_STAGE = WIDE_A + WIDE_B, BOX_BLOCK = 64 * BOX_LINE;
 constexpr size_t WIDE_SHARED = WIDE_STAGES * WIDE_STAGE + 2 * WIDE_STAGES * sizeof(u64);
+static_assert(BOX_BLOCK % 1024 == 0 && WIDE_STAGE % 1024 == 0, "boxes lie at multiples of 1024 bytes");
 constexpr int WIDE_PROCESSORS = 132; /* what work is cut for, so that its sums do not depend on the device */
 
 struct WidePlan {
@@ -51,62 +52,98 @@ __device__ __forceinline__ uint4 quad_transposed(u32 v0, u32 v1, u32 v2, u32 v3,
                   : make_uint4(from[3], from[2], from[1], from[0]);
 }
 
-__device__ __forceinline__ void store_pair(const Gemm& g, i64 at, i32 column, float v0, float v1) {
-  const bool both = column + 1 < g.n;
-  if (column >= g.n) return;
-  if (g.c.half || !both || at % 2) {
-    if (g.add) v0 += g.c.in().at(at), v1 += both ? g.c.in().at(at + 1) : 0.0f;
-    g.c.put(at, v0);
-    if (both) g.c.put(at + 1, v1);
+/* How a product's results are stored. */
+struct WideStore {
+  bool parts; /* sums of a part of k, f32 [split][matrix][m][n] */
+  bool pairs; /* two neighbours of a row at a time */
+  bool lines; /* 16 bytes a lane of bf16 */
+};
+
+__device__ __forceinline__ WideStore wide_store(const Gemm& g, const WidePlan& p) {
+  WideStore s;
+  s.parts = p.splits > 1;
+  const bool even = g.c_pitch % 2 == 0 && g.c_batch % 2 == 0 && (u64)g.c.p % 8 == 0;
+  s.pairs = (s.parts ? g.n % 2 == 0 : even) && (!g.bias || (u64)g.bias % 8 == 0);
+  s.lines = !s.parts && g.c.half && g.c_pitch % 8 == 0 && g.c_batch % 8 == 0 && (u64)g.c.p % 16 == 0;
+  return s;
+}
+
+constexpr int STORE_FRAGMENTS = 8; /* of columns at a time: what is read for them comes together */
+
+/* Whole pairs of a row from its 64 columns at `at`; all lanes of a warp take part, those `there` store. */
+__device__ __forceinline__ void store_row_part(const Gemm& g, const WidePlan& p, const WideStore& s, i64 at, bool there, int t, float2* v) {
+  if (g.add && !s.parts) {
+    float2 before[STORE_FRAGMENTS];
+#pragma unroll
+    for (int i = 0; i < STORE_FRAGMENTS; i++) {
+      const i64 place = at + 8 * i + 2 * t;
+      if (!there) before[i] = make_float2(0, 0);
+      else if (g.c.half) {
+        const u32 pair = *(const u32*)((const u16*)g.c.p + place);
+        before[i] = make_float2(bf16_low(pair), bf16_high(pair));
+      } else before[i] = *(const float2*)((const float*)g.c.p + place);
+    }
+#pragma unroll
+    for (int i = 0; i < STORE_FRAGMENTS; i++) v[i] = make_float2(before[i].x + v[i].x, before[i].y + v[i].y);
+  }
+  if (s.lines) {
+#pragma unroll
+    for (int i = 0; i < STORE_FRAGMENTS; i += 4) {
+      const uint4 out = quad_transposed(pack_bf16(v[i].x, v[i].y), pack_bf16(v[i + 1].x, v[i + 1].y), pack_bf16(v[i + 2].x, v[i + 2].y), pack_bf16(v[i + 3].x, v[i + 3].y), t);
+      if (there) *(uint4*)((u16*)g.c.p + at + 8 * i + 8 * t) = out;
+    }
     return;
   }
-  float2* c = (float2*)((float*)g.c.p + at);
-  float2 v = make_float2(v0, v1);
-  if (g.add) {
-    const float2 before = *c;
-    v = make_float2(before.x + v.x, before.y + v.y);
+  if (!there) return;
+  float* c = s.parts ? p.parts : (float*)g.c.p;
+#pragma unroll
+  for (int i = 0; i < STORE_FRAGMENTS; i++) {
+    const i64 place = at + 8 * i + 2 * t;
+    if (g.c.half && !s.parts) *(u32*)((u16*)g.c.p + place) = pack_bf16(v[i].x, v[i].y);
+    else *(float2*)(c + place) = v[i];
   }
-  *c = v;
+}
+
+/* One element, where a tile meets the matrix's edge or rows are odd. */
+__device__ __forceinline__ void store_one(const Gemm& g, const WidePlan& p, const WideStore& s, i64 line, i32 column, float v) {
+  if (column >= g.n) return;
+  if (s.parts) {
+    p.parts[line + column] = v;
+    return;
+  }
+  if (g.bias) v += g.bias[column];
+  if (g.add) v += g.c.in().at(line + column);
+  g.c.put(line + column, v);
 }
 
 /* A warp's 16 x 256 of a tile. */
 __device__ __forceinline__ void store_wide(const Gemm& g, const WidePlan& p, const WideItem& w, const float (&sum)[128], int warp, int lane) {
-  const i32 row0 = w.row + warp * 16 + lane / 4, t = lane % 4;
-  const bool parts = p.splits > 1;
-  /* 16 bytes a lane, of 32 columns at a time: plain bf16 results in whole lines */
-  const bool lines = !parts && g.c.half && !g.add && g.c_pitch % 8 == 0 && g.c_batch % 8 == 0 && (uintptr_t)g.c.p % 16 == 0;
+  const int t = lane % 4;
+  const WideStore s = wide_store(g, p);
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const i32 row = row0 + 8 * half;
-    const i64 line = parts ? ((i64)(w.split * g.batch + w.matrix) * g.m + row) * g.n : w.matrix * g.c_batch + row * g.c_pitch;
+  for (int j = 0; j < 32; j += STORE_FRAGMENTS) {
+    const i32 column = w.column + 8 * j;
+    if (column >= g.n) break;
+    const bool whole = s.pairs && column + 8 * STORE_FRAGMENTS <= g.n;
+    float2 bias[STORE_FRAGMENTS];
 #pragma unroll
-    for (int j = 0; j < 32; j += 4) {
-      float v[8];
+    for (int i = 0; i < STORE_FRAGMENTS; i++)
+      bias[i] = whole && g.bias && !s.parts ? __ldg((const float2*)(g.bias + column + 8 * i + 2 * t)) : make_float2(0, 0);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const i32 column = w.column + 8 * (j + i) + 2 * t;
-        v[2 * i] = sum[4 * (j + i) + 2 * half], v[2 * i + 1] = sum[4 * (j + i) + 2 * half + 1];
-        if (g.bias && !parts) {
-          if (column < g.n) v[2 * i] += g.bias[column];
-          if (column + 1 < g.n) v[2 * i + 1] += g.bias[column + 1];
-        }
-      }
-      const i32 column = w.column + 8 * j;
-      if (lines && column + 32 <= g.n) {
-        const uint4 out = quad_transposed(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]), pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]), t);
-        if (row < g.m) *(uint4*)((u16*)g.c.p + line + column + 8 * t) = out;
-        continue;
-      }
-      if (row >= g.m) continue;
+    for (int half = 0; half < 2; half++) {
+      const i32 row = w.row + warp * 16 + lane / 4 + 8 * half;
+      const i64 line = s.parts ? ((i64)(w.split * g.batch + w.matrix) * g.m + row) * g.n : w.matrix * g.c_batch + row * g.c_pitch;
+      if (whole) {
+        float2 v[STORE_FRAGMENTS];
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const i32 at = column + 8 * i + 2 * t;
-        if (!parts) {
-          store_pair(g, line + at, at, v[2 * i], v[2 * i + 1]);
-        } else {
-          if (at < g.n) p.parts[line + at] = v[2 * i];
-          if (at + 1 < g.n) p.parts[line + at + 1] = v[2 * i + 1];
-        }
+        for (int i = 0; i < STORE_FRAGMENTS; i++)
+          v[i] = make_float2(sum[4 * (j + i) + 2 * half] + bias[i].x, sum[4 * (j + i) + 2 * half + 1] + bias[i].y);
+        store_row_part(g, p, s, line + column, row < g.m, t, v);
+      } else if (row < g.m) {
+#pragma unroll
+        for (int i = 0; i < STORE_FRAGMENTS; i++)
+#pragma unroll
+          for (int e = 0; e < 2; e++) store_one(g, p, s, line, column + 8 * i + 2 * t + e, sum[4 * (j + i) + 2 * half + e]);
       }
     }
   }

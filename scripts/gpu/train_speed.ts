@@ -16,7 +16,7 @@ import { parameterCount, type TrainedModel } from "../../src/train/model.ts";
 import { golf, golfBaseline } from "../../src/train/models/golf.ts";
 import { gpt2, gpt2Small } from "../../src/train/models/gpt2.ts";
 import { adamWGroups, muonGroups, type ParameterGroup } from "../../src/train/optimizer/config.ts";
-import { Trainer } from "../../src/train/trainer.ts";
+import { Trainer, type TrainerConfig } from "../../src/train/trainer.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -129,42 +129,45 @@ function printOps(times: ReadonlyMap<string, OpTime>): void {
   }
 }
 
-function trainerOf(device: Device, { model, groups, accumulation }: Case): Trainer {
+function trainerOf(
+  device: Device,
+  { model, groups, accumulation }: Case,
+  initial: "seed" | "none" = "seed",
+): Trainer {
   const windows = windowsOf([new Int32Array(length + 1)], length, length);
-  return new Trainer(device, model, windows, {
+  const config: TrainerConfig = {
     ...{ seed: 1, sequences, accumulation, learningRate: 6e-4, clip: 1, precision: "bf16", recompute: false },
     ...{ schedule: { kind: "constant" }, groups },
-  });
+  };
+  return new Trainer(device, model, windows, config, initial);
 }
 
-function measured(chosen: Case): Speed {
-  const device = openDevice("cuda");
+function measured(device: Device, chosen: Case): Speed {
   const batch = batches(chosen.model.vocabularySize);
   const micro = Array.from({ length: chosen.accumulation }, () => batch);
   const losses: number[] = [];
-  let msPerStep = 0;
-  {
-    using trainer = trainerOf(device, chosen);
-    const steps = (count: number): void => {
-      for (let i = 0; i < count; i++) losses.push(trainer.stepOn(micro).loss);
-    };
-    steps(Number(values.warm));
-    const begun = performance.now();
-    steps(Number(values.steps));
-    msPerStep = (performance.now() - begun) / Number(values.steps);
-  }
-  device.arena.free();
+  using trainer = trainerOf(device, chosen);
+  const steps = (count: number): void => {
+    for (let i = 0; i < count; i++) losses.push(trainer.stepOn(micro).loss);
+  };
+  steps(Number(values.warm));
+  const begun = performance.now();
+  steps(Number(values.steps));
+  const msPerStep = (performance.now() - begun) / Number(values.steps);
   if (!values["no-ops"]) {
+    device.arena.free(); // the other device's takes its place
     const times = new Map<string, OpTime>();
     const eager = watched(device, times);
-    using trainer = trainerOf(eager, chosen);
-    trainer.stepOn([batch]);
+    using again = trainerOf(eager, chosen, "none");
+    const { address, shape } = trainer.parameters.values;
+    device.backend.copy(again.parameters.values.address, address, 4 * shape[0]!);
+    again.resumeAt(0);
+    again.stepOn([batch]);
     times.clear();
-    trainer.stepOn([batch]);
+    again.stepOn([batch]);
     printOps(times);
     eager.arena.free();
   }
-  device.close();
   return {
     msPerStep,
     tokensPerSecond: (sequences * length * chosen.accumulation * 1000) / msPerStep,
@@ -210,7 +213,9 @@ for (const name of positionals.length > 0 ? positionals : Object.keys(cases)) {
     const ends = `loss ${losses[0]?.toFixed(4)} to ${losses.at(-1)?.toFixed(4)}`;
     console.log(`${name.padEnd(5)} ${who.padEnd(8)} ${rates}, ${ends}`);
   };
-  line("psionic", measured({ ...chosen, accumulation }));
+  const device = openDevice("cuda");
+  line("psionic", measured(device, { ...chosen, accumulation }));
+  device.close();
   if (values["no-pytorch"]) continue;
   const peer = await pytorch(name, accumulation);
   if (peer) line("PyTorch", peer);
