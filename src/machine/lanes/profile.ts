@@ -1,8 +1,9 @@
 /** What a lane trains: the profile in its run root, else the lane's own small one. */
 import { referenceCorpus } from "../../data/reference_corpus.ts";
 import { actualLane, adapterLane, appleLane, type LaneContract, refuse } from "../contract.ts";
-import { sealed, verified } from "../documents.ts";
+import { parsed, sealed, verified } from "../documents.ts";
 import { type LaneProfile, laneProfile } from "../evidence.ts";
+import { isPlainObject } from "../fields.ts";
 import { laneProfilePath } from "../layout.ts";
 import type { RunRoot } from "../run_root.ts";
 import { docsBaseDigest, docsBaseName, encodedDocs } from "./docs_base.ts";
@@ -71,6 +72,13 @@ export function builtInProfile(lane: LaneContract): LaneProfile | undefined {
   });
 }
 
+/** A profile that was written by hand may leave its digest out; one that has it is held to it. */
+function readProfile(root: RunRoot): LaneProfile {
+  const [value, where] = [root.json(laneProfilePath), root.path(laneProfilePath)];
+  if (!isPlainObject(value) || "profile_digest" in value) return verified(laneProfile, value, where);
+  return sealed(laneProfile, parsed(laneProfile, { ...value, profile_digest: "" }, where));
+}
+
 /** Throws `bad_config` for a profile that does not parse or is another lane's. */
 export function profileOf(root: RunRoot, lane: LaneContract): LaneProfile {
   if (!root.has(laneProfilePath))
@@ -79,7 +87,7 @@ export function profileOf(root: RunRoot, lane: LaneContract): LaneProfile {
     );
   let found: LaneProfile;
   try {
-    found = verified(laneProfile, root.json(laneProfilePath), root.path(laneProfilePath));
+    found = readProfile(root);
   } catch (cause) {
     return refuse("bad_config", cause instanceof Error ? cause.message : String(cause), cause);
   }

@@ -113,6 +113,13 @@ describe("lane profiles", () => {
     const { steps, lane_profile_digest } = scene.evidence();
     expect(steps.map(({ learning_rate }) => learning_rate)).toEqual(["0.002", "0.002", "0.002"]);
     expect(lane_profile_digest).toBe(profile.profile_digest);
+    // written by hand: without a digest of its own
+    const { profile_digest, ...rest } = profile;
+    writeFileSync(join(scene.root, laneProfilePath), JSON.stringify(rest));
+    expect(scene.do("start").outcome).toBe("succeeded");
+    expect(scene.evidence().lane_profile_digest).toBe(profile_digest);
+    writeFileSync(join(scene.root, laneProfilePath), JSON.stringify({ ...rest, profile_digest, steps: 4 }));
+    expect(scene.do("start").refusal_class).toBe("bad_config");
   });
 
   const size = { width: 16, layers: 1, heads: 2, vocabulary: 256, context: 16 };
