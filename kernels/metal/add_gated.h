@@ -1,0 +1,5 @@
+#pragma once
+struct AddGatedParams {
+  unsigned int rows, width;
+};
+typedef struct AddGatedParams AddGatedParams;

@@ -1,0 +1,6 @@
+#pragma once
+struct AddScaledParams {
+  unsigned int count;
+  float scale;
+};
+typedef struct AddScaledParams AddScaledParams;

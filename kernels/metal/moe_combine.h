@@ -1,0 +1,5 @@
+#pragma once
+struct MoeCombineParams {
+  int used, width;
+};
+typedef struct MoeCombineParams MoeCombineParams;

@@ -1,0 +1,6 @@
+#pragma once
+struct SoftcapParams {
+  unsigned int count;
+  float cap;
+};
+typedef struct SoftcapParams SoftcapParams;
