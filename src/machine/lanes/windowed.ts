@@ -9,7 +9,7 @@ import { type Invocation, resolvedRunId } from "../surfaces.ts";
 import { profileOf } from "./profile.ts";
 import { checkObject, recordedObject } from "./record_object.ts";
 import { type TrainedWindow, trainWindow } from "./train_window.ts";
-import { planWindow, type WindowPlan } from "./window_plan.ts";
+import { planWindow, stepShapes, type WindowPlan } from "./window_plan.ts";
 
 /** Does the operation and says in a sentence what was done. */
 export function performWindowed(invocation: Invocation): string {
@@ -45,8 +45,11 @@ export function told({ window, steps, end }: TrainedWindow): string {
   return `Took steps ${window.first} to ${window.last}; loss ${first.loss} at first, ${last.loss} at last; state ${end.object_digest}.`;
 }
 
-export const planned = (plan: WindowPlan, done: number): string =>
-  `Planned steps ${done + 1} to ${done + plan.profile.steps} of ${plan.model.id}; nothing was trained.`;
+/** What would be trained; sizes that do not go together are refused here as they are by the steps. */
+export function planned(plan: WindowPlan, done: number): string {
+  stepShapes(plan);
+  return `Planned steps ${done + 1} to ${done + plan.profile.steps} of ${plan.model.id}; nothing was trained.`;
+}
 
 function train(invocation: Invocation): string {
   const plan = lanePlan(invocation);
