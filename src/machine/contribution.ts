@@ -176,7 +176,7 @@ function copiedEvidence(invocation: Invocation, folder: string, checkpointManife
     root.writeBytes(copy, found.get(kind)!);
     return { artifact_kind: kind, binding: root.bind(kind, copy) };
   });
-  const large = executed && manifest.grouped_stage_assignment === null ? evidenceFiles(root, executed) : [];
+  const large = executed ? evidenceFiles(root, executed) : [];
   const snapshots = [...large].map(([kind, path]) => {
     const copy = `${folder}/artifacts/${copyName(kind, path)}`;
     root.snapshot(path, copy);

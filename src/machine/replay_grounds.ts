@@ -37,6 +37,7 @@ export function redoneWork(
     {
       evidence,
       profile: work.profile(invocation),
+      stage: receipt.grouped_stage_assignment,
       file: (kind) => files.get(kind)?.path,
       digest: (kind) => files.get(kind)?.sha256,
     },

@@ -3,11 +3,14 @@
  * retained, and a segment is run as a whole, since what its last step did shows in the state after it.
  */
 import type { ExecutionEvidence, LaneProfile } from "./evidence.ts";
+import type { StageAssignment } from "./manifest.ts";
 
 /** What is done again: evidence that was verified, and the profile that the validator, not the worker, says was to be trained. */
 export type ReplayTarget = {
   readonly evidence: ExecutionEvidence;
   readonly profile: LaneProfile;
+  /** Of grouped work. */
+  readonly stage: StageAssignment | null;
   /** Path of a verified artifact of the contribution by its kind; undefined where it lists none. */
   readonly file: (kind: string) => string | undefined;
   /** SHA-256 of its bytes, as it was verified by. */

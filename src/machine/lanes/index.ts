@@ -5,6 +5,8 @@ import { serveCheckpoint } from "../handoff.ts";
 import { pointerPath } from "../layout.ts";
 import { validateContribution } from "../replay.ts";
 import type { LaneWork } from "../replay_grounds.ts";
+import type * as StageSession from "../replay_stage_session.ts";
+import type * as StagePlan from "../stage_plan.ts";
 import type * as Stage from "../stage_run.ts";
 import type { Invocation } from "../surfaces.ts";
 import type * as Actual from "./actual.ts";
@@ -22,6 +24,8 @@ const load = {
   windowed: () => require("./windowed.ts") as typeof Windowed,
   profile: () => require("./profile.ts") as typeof Profile,
   replay: () => require("./window_replay.ts") as typeof Replay,
+  stageSession: () => require("../replay_stage_session.ts") as typeof StageSession,
+  stagePlan: () => require("../stage_plan.ts") as typeof StagePlan,
 };
 
 /** Does the operation and says in a sentence what was done; throws a `Refusal`. */
@@ -43,11 +47,11 @@ export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv):
 /** How a validator does the work of a lane again. */
 function workOf({ lane, manifest, capability }: Invocation): LaneWork {
   if (manifest.validator_target_work_class === "grouped_replica_stage_execution") {
-    const what = `${manifest.validator_target_work_class} on lane ${lane.id}`;
-    return refuse(
-      "unsupported_topology",
-      `validate_contribution of ${what}: this version cannot do that work again`,
-    );
+    const { stageSession } = load.stageSession();
+    return {
+      replayer: load.replay().windowReplayer(capability.backend_family, stageSession),
+      profile: ({ root }) => load.stagePlan().stageProfile(root, lane),
+    };
   }
   if (lane === demoLane) return { replayer: demoReplayer, profile: demoProfile };
   return {

@@ -17,18 +17,36 @@ import type {
   Trace,
   WindowReplayer,
 } from "../window_replayer.ts";
-import { optimizerDigest, stateDigest, weightsIn, weightsOf } from "./state_object.ts";
-import { planWindow, stepPlanDigest, type WindowPlan, windowData } from "./window_plan.ts";
+import { optimizerDigest, type StateHolder, stateDigest, weightsIn, weightsOf } from "./state_object.ts";
+import { type ProfileFiles, planWindow, stepPlanDigest, type WindowPlan, windowData } from "./window_plan.ts";
 import { segmentsOf, type TracedStep, WindowSession } from "./window_session.ts";
 
+/** Steps of a plan that can be run from a retained state: of a whole model, or of one stage of it. */
+export type ReplaySession = Disposable & {
+  readonly plan: WindowPlan;
+  readonly trainer: StateHolder;
+  /** SHA-256 of the kernels that compute. */
+  readonly kernels: string;
+  /** Goes on from the state in a file, which a worker retained after `step`. */
+  take(path: string, step: number): void;
+  run(segment: Segment): TracedStep[];
+  /** What was found on the way not to be what the contribution says. */
+  readonly differences: readonly Difference[];
+};
+
+export type OpenSession = (target: ReplayTarget, backend: string, files: ProfileFiles) => ReplaySession;
+
+const wholeModel: OpenSession = ({ profile }, backend, files) =>
+  new WindowSession(planWindow(profile, files), backend);
+
 /** `backend`: what this machine does the work on. */
-export function windowReplayer(backend: string): WindowReplayer {
+export function windowReplayer(backend: string, open: OpenSession = wholeModel): WindowReplayer {
   return {
     segments: claimedSegments,
     replay(target, steps) {
       const begun = performance.now();
-      const plan = planWindow(target.profile, filesOf(target));
-      using session = new WindowSession(plan, backend);
+      using session = open(target, backend, filesOf(target));
+      const { plan } = session;
       const kernels = session.kernels;
       const { evidence } = target;
       const drawn = drawnSegments(target, steps);
@@ -41,7 +59,7 @@ export function windowReplayer(backend: string): WindowReplayer {
       return {
         ...{ backend, kernelLibraryDigest: kernels },
         sameKernels: backend === evidence.backend && kernels === evidence.kernel_library_digest,
-        differences: [...differences, ...observed.differences],
+        differences: [...differences, ...observed.differences, ...session.differences],
         ...{ steps: observed.steps, states: observed.states },
         durationMs: performance.now() - begun,
       };
@@ -81,7 +99,7 @@ const filesOf = (target: ReplayTarget) => {
 function claimDifferences(
   plan: WindowPlan,
   evidence: ExecutionEvidence,
-  { trainer }: WindowSession,
+  { trainer }: ReplaySession,
 ): Difference[] {
   const begin = evidence.steps[0]?.step ?? 1;
   // windows follow each other without gaps
@@ -149,13 +167,13 @@ const nothing: Trace = { loss: "nothing", gradient_norm: "nothing", learning_rat
 
 /** Segments run one after the other on one session. */
 class Replay {
-  readonly #session: WindowSession;
+  readonly #session: ReplaySession;
   readonly #target: ReplayTarget;
   readonly #differences: Difference[] = [];
   readonly #steps: ComparedStep[] = [];
   readonly #states: ComparedState[] = [];
 
-  constructor(session: WindowSession, target: ReplayTarget) {
+  constructor(session: ReplaySession, target: ReplayTarget) {
     this.#session = session;
     this.#target = target;
   }

@@ -40,6 +40,9 @@ export class WindowSession implements Disposable {
     }
   }
 
+  /** A whole model has no neighbours to disagree with. */
+  readonly differences = [];
+
   /** SHA-256 of the kernels that compute here. */
   get kernels(): string {
     return kernelDigest(this.device);

@@ -322,7 +322,7 @@ const setting = (name: string, value: string) => (profile: LaneProfile) =>
 const dishonest: Readonly<Record<string, (profile: LaneProfile) => LaneProfile>> = {
   "trained at a rate 1 % higher": setting("learning_rate", "0.00101"),
   "trained at a rate 1 % lower": setting("learning_rate", "0.00099"),
-  "trained without decay": setting("weight_decay", "0"),
+  "trained with less momentum": setting("beta1", "0.89"),
   "trained with another beta": setting("beta2", "0.96"),
   "a wrong seed": (profile) => ({ ...profile, seed: "31337" }),
   "a swapped data window": (profile) => ({ ...profile, token_start: 64 }),
