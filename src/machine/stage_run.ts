@@ -1,5 +1,5 @@
 /** A stage process: it runs its parts of every step of a window, tied to its neighbours by files. */
-import { readdirSync, rmSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { float32Text } from "../core/json.ts";
 import type { Device } from "../runtime/device.ts";
 import { type StageStep, StageTrainer } from "../train/pipeline.ts";
@@ -7,15 +7,18 @@ import { refuse } from "./contract.ts";
 import { sealed } from "./documents.ts";
 import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
 import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lanes/lane_device.ts";
-import { optimizerDigest, type StateRecord, writeState } from "./lanes/state_object.ts";
+import { loadState, optimizerDigest, type StateRecord, writeState } from "./lanes/state_object.ts";
 import { stepPlanDigest, windowData } from "./lanes/window_plan.ts";
-import { evidencePath, objectPathOf, retainedFolder, retainedPathOf, trainedProfilePath } from "./layout.ts";
+import { segmentsOf } from "./lanes/window_session.ts";
+import { evidencePath, retainedFolder, retainedPathOf, trainedProfilePath } from "./layout.ts";
 import { type StageWork, stageFolder, stageLinks } from "./stage_exchange.ts";
 import { stepOfFile } from "./stage_files.ts";
 import { writeOutput } from "./stage_output.ts";
 import { placeOf, type StagePlan, stagePlan } from "./stage_plan.ts";
+import { recoveredStart } from "./stage_recovery.ts";
 import { type Invocation, resolvedRunId } from "./surfaces.ts";
 import { type WorkIdentity, workIdentity } from "./window.ts";
+import type { Segment } from "./window_replayer.ts";
 
 const patienceVariable = "PSIONIC_STAGE_WAIT_SECONDS";
 const usualPatienceSeconds = 300;
@@ -60,7 +63,7 @@ function stageWork(invocation: Invocation, plan: StagePlan, patience: number): S
   };
 }
 
-/** Trains the window that is due; its last state lies at `objectPathOf(last)`, as that of a whole model does. */
+/** Trains the window that is due; its states lie at `retainedPathOf(step)`, not yet accepted by anyone. */
 function runStage(
   invocation: Invocation,
   plan: StagePlan,
@@ -68,26 +71,30 @@ function runStage(
   device: Device,
 ): readonly StageStep[] {
   const { root } = work;
-  removeLeftSteps(work, plan.profile.steps);
+  const start = recoveredStart(invocation);
+  const done = start?.state.step ?? 0;
+  const window = { first: done + 1, last: done + plan.profile.steps };
+  removeOtherSteps(work, window);
   // evidence goes first, so that it never names states that are being replaced
   root.remove(evidencePath);
   root.remove(retainedFolder);
   writeOutput(work);
   using trainer = new StageTrainer(device, plan.model, plan.windows, plan.config, placeOf(work.stage));
+  if (start) {
+    loadState(trainer, root.path(start.path), start.state);
+    trainer.resumeAt(done);
+  }
   const keep = (step: number): StateRecord => writeState(trainer, root.place(retainedPathOf(step)), step);
   const links = stageLinks(work, trainer.shape);
-  const first = keep(0);
+  const first = keep(done);
   const steps: StageStep[] = [];
   const states: StateRecord[] = [];
   const begun = performance.now();
-  while (trainer.completedSteps < plan.profile.steps) {
-    const { step, ...done } = trainer.step(links);
-    steps.push({ step, ...done });
-    if (step % plan.retainEvery === 0 || step === plan.profile.steps) states.push(keep(step));
+  for (const segment of segmentsOf(window, plan.retainEvery)) {
+    while (trainer.completedSteps < segment.last) steps.push(trainer.step(links));
+    states.push(keep(segment.last));
   }
   const durationMs = Math.round(performance.now() - begun);
-  const end = states.at(-1)!.step;
-  root.snapshot(retainedPathOf(end), objectPathOf(end));
   root.write(trainedProfilePath, plan.profile);
   root.write(
     evidencePath,
@@ -96,13 +103,14 @@ function runStage(
   return steps;
 }
 
-/** Steps of an earlier run of the same assignment that this one does not have. */
-function removeLeftSteps(work: StageWork, steps: number): void {
+/** Steps of an earlier run of the same assignment that this window does not have. */
+function removeOtherSteps(work: StageWork, { first, last }: Segment): void {
   const folder = stageFolder(work);
   for (const place of [folder, `${folder}/artifacts`]) {
     if (!work.root.has(place)) continue;
     for (const name of readdirSync(work.root.path(place))) {
-      if ((stepOfFile(name) ?? 0) > steps) rmSync(work.root.path(`${place}/${name}`), { force: true });
+      const step = stepOfFile(name);
+      if (step !== undefined && (step < first || step > last)) work.root.remove(`${place}/${name}`);
     }
   }
 }
@@ -127,7 +135,7 @@ function evidenceOf(
     ...{ window_id: work.windowId, assignment_id: work.assignmentId },
     lane_profile_digest: plan.profile.profile_digest,
     start_state_digest: first.object_digest,
-    data: windowData(plan, 1, steps.length),
+    data: windowData(plan, first.step + 1, first.step + steps.length),
     seed: plan.profile.seed,
     steps: steps.map((s) => ({
       step: s.step,

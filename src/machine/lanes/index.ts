@@ -2,12 +2,14 @@
 
 import { actualLane, demoLane, refuse } from "../contract.ts";
 import { serveCheckpoint } from "../handoff.ts";
+import { bringHandoff } from "../handoff_bring.ts";
+import type * as Handoff from "../handoff_resume.ts";
 import { pointerPath } from "../layout.ts";
 import { validateContribution } from "../replay.ts";
 import type { LaneWork } from "../replay_grounds.ts";
 import type * as StageSession from "../replay_stage_session.ts";
 import type * as StagePlan from "../stage_plan.ts";
-import type * as Stage from "../stage_run.ts";
+import type * as Stage from "../stage_operations.ts";
 import type { Invocation } from "../surfaces.ts";
 import type * as Actual from "./actual.ts";
 import { performDemo } from "./demo.ts";
@@ -19,7 +21,8 @@ import type * as Windowed from "./windowed.ts";
 
 /** What trains is loaded where it is used: most refusals are told without it, and soon. */
 const load = {
-  stage: () => require("../stage_run.ts") as typeof Stage,
+  handoff: () => require("../handoff_resume.ts") as typeof Handoff,
+  stage: () => require("../stage_operations.ts") as typeof Stage,
   actual: () => require("./actual.ts") as typeof Actual,
   windowed: () => require("./windowed.ts") as typeof Windowed,
   profile: () => require("./profile.ts") as typeof Profile,
@@ -34,11 +37,11 @@ export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv):
   const { operation, role } = manifest;
   if (operation === "serve_checkpoint") return serveCheckpoint(invocation);
   if (role === "validator") return validateContribution(invocation, workOf(invocation));
-  if (manifest.grouped_stage_assignment !== null && operation === "start")
-    return load.stage().performStage(invocation, environment);
-  if (lane === demoLane) return performDemo(invocation);
   if (operation === "resume") needCheckpoint(invocation);
   needPlatform(invocation);
+  if (manifest.peer_checkpoint_handoff_receipt !== null) load.handoff().takeOver(invocation, bringHandoff);
+  if (manifest.grouped_stage_assignment !== null) return load.stage().performGrouped(invocation, environment);
+  if (lane === demoLane) return performDemo(invocation);
   return lane === actualLane
     ? load.actual().performActual(invocation)
     : load.windowed().performWindowed(invocation);
