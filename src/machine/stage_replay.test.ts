@@ -1,0 +1,141 @@
+/** Contributions of grouped stages judged: what a stage made of what it was given comes out again, or does not. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { cpSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { validationPacket } from "./cli/validate.ts";
+import { invoke } from "./invoke.ts";
+import { readOutcomeProof, writeOutcomeProof } from "./outcome_proof.ts";
+import { artifactPath, type Edits, forge, type Json } from "./testing/reseal.ts";
+import { StagedScene } from "./testing/stages.ts";
+
+const scene = new StagedScene(2);
+afterAll(() => scene[Symbol.dispose]());
+
+beforeAll(async () => {
+  const ends = await scene.runAll();
+  expect(ends.map(({ code }) => code)).toEqual([0, 0]);
+  for (const index of [0, 1]) {
+    const label = { checkpoint_label: "end", checkpoint_ref: "checkpoint://end", optimizer_step: 8 };
+    const words = scene.write(scene.stageManifest(index, "record_checkpoint", label));
+    expect(invoke(words, { environment: scene.environment(), clock: () => scene.now }).outcome).toBe(
+      "succeeded",
+    );
+  }
+}, 60_000);
+
+const validator = (index: number): string => join(scene.folder, `validator-${index}`);
+
+function validate(index: number, folder: string) {
+  const words = ["--run-root", validator(index), "--contribution", folder, "--challenge-id", "c"];
+  return validationPacket(words, { environment: scene.environment(), clock: () => scene.now });
+}
+
+function grounds(index: number, name: string): Json {
+  const folder = join(validator(index), "windows", "window-0001", "validators");
+  return JSON.parse(readFileSync(join(folder, readdirSync(folder)[0] ?? "", name), "utf8")) as Json;
+}
+
+test("each stage is accepted, and a proof of that holds, also when it is read again", () => {
+  for (const index of [0, 1]) {
+    const packet = validate(index, scene.contribution(index));
+    expect([packet.outcome, packet.detail]).toEqual([
+      "succeeded",
+      expect.stringContaining("accepted with 10000 after doing 8 of 8 steps"),
+    ]);
+    expect(grounds(index, "validator_score_receipt.json")).toMatchObject({
+      reason_codes: ["primary_checkpoint_accepted", "grouped_stage_evidence_verified"],
+      verified_hooks: expect.arrayContaining(["grouped_stage_integrity", "work_execution_plausibility"]),
+      grouped_stage_replay_evidence_digest: expect.stringMatching(/^[0-9a-f]{64}$/),
+    });
+    const status = (root: string) => join(root, "status", "psionic_train_run_status_packet.json");
+    const path = join(scene.folder, `proof-${index}.json`);
+    const proof = writeOutcomeProof(path, status(scene.rootOf(index)), status(validator(index)));
+    expect(proof).toMatchObject({ carrier: { weak_device_bearing: false, backend_family: "cpu" } });
+    expect(readOutcomeProof(path)).toEqual(proof);
+    expect(proof.cited_artifacts.length).toBe(13);
+    expect(proof.cited_artifacts.every(({ artifact_path }) => !artifact_path.startsWith("/"))).toBe(true);
+  }
+}, 30_000);
+
+type Forgery = { readonly index: number; readonly found: string; readonly make: (folder: string) => void };
+
+const edited = (edits: Edits) => (folder: string) => forge(folder, edits);
+const step = (kind: string, n: number): string => `${kind}_step_${String(n).padStart(6, "0")}`;
+const otherStage = (value: Json): Json => ({
+  ...value,
+  grouped_stage_assignment: { ...(value.grouped_stage_assignment as Json), replica_id: "replica-02" },
+});
+
+const forgeries: Readonly<Record<string, Forgery>> = {
+  "a forged loss": {
+    ...{ index: 1, found: "reexecution_mismatch" },
+    make: edited({
+      execution_evidence: (e) => ({
+        ...e,
+        steps: (e.steps as Json[]).map((s, i) => (i === 4 ? { ...s, loss: "5.25" } : s)),
+      }),
+    }),
+  },
+  "an activation that was not made": {
+    ...{ index: 0, found: "reexecution_mismatch" },
+    make: edited({
+      [step("grouped_stage_made_activation", 3)]: (doc) => ({ ...doc, content_sha256: "1".repeat(64) }),
+    }),
+  },
+  "a gradient of another step": {
+    ...{ index: 0, found: "reexecution_mismatch" },
+    make(folder) {
+      const bytes = (kind: string) => new Uint8Array(readFileSync(artifactPath(folder, kind)));
+      forge(folder, {
+        [step("grouped_stage_gradient_payload", 2)]: bytes(step("grouped_stage_gradient_payload", 3)),
+        [step("grouped_stage_gradient_tensor", 2)]: bytes(step("grouped_stage_gradient_tensor", 3)),
+      });
+    },
+  },
+  "a torn tensor": {
+    ...{ index: 1, found: "artifact_digest_mismatch" },
+    make(folder) {
+      const kind = step("grouped_stage_input_tensor", 2);
+      forge(folder, { [kind]: new Uint8Array(readFileSync(artifactPath(folder, kind))).subarray(0, 99) });
+    },
+  },
+  "an input that is missing": {
+    ...{ index: 1, found: "artifact_incomplete" },
+    make: edited({ [step("grouped_stage_input_payload", 2)]: null }),
+  },
+  "a stage that drifted in the documents": {
+    ...{ index: 0, found: "artifact_digest_mismatch" },
+    make: (folder) => forge(folder, {}, { receipt: otherStage, list: otherStage }),
+  },
+  "a stage that drifted in the summary": {
+    ...{ index: 0, found: "artifact_digest_mismatch" },
+    make: edited({ grouped_stage_execution_summary: otherStage }),
+  },
+  "a summary of another transport": {
+    ...{ index: 1, found: "artifact_digest_mismatch" },
+    make: edited({
+      grouped_stage_execution_summary: (s) => ({ ...s, input_transport_digest: "1".repeat(64) }),
+    }),
+  },
+  "a summary that was deleted": {
+    ...{ index: 0, found: "artifact_incomplete" },
+    make: (folder) => rmSync(join(folder, "grouped_stage_execution_summary.json")),
+  },
+  "no summary": {
+    ...{ index: 0, found: "artifact_incomplete" },
+    make: edited({ grouped_stage_execution_summary: null }),
+  },
+};
+
+test.each(Object.entries(forgeries))("%s is found", (_, { index, found, make }) => {
+  const copy = join(scene.folder, "forged");
+  rmSync(copy, { recursive: true, force: true });
+  cpSync(scene.rootOf(index), copy, { recursive: true });
+  const folder = join(copy, scene.contribution(index).slice(scene.rootOf(index).length));
+  make(folder);
+  rmSync(validator(index), { recursive: true, force: true });
+  const packet = validate(index, folder);
+  const reasons =
+    packet.refusal_class === null && grounds(index, "validator_score_receipt.json").reason_codes;
+  expect(packet.refusal_class ?? reasons).toEqual(packet.refusal_class === null ? [found] : found);
+});
