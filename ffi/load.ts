@@ -44,6 +44,10 @@ const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
     psi_capture_end: { args: ["ptr"], returns: "i32" },
     psi_graph_launch: { args: ["ptr"], returns: "i32" },
     psi_graph_free: { args: ["ptr"], returns: "i32" },
+    psi_collective_id: { args: ["ptr", "ptr"], returns: "i32" },
+    psi_collective_open: { args: ["ptr", "ptr", "i32", "i32"], returns: "i32" },
+    psi_all_reduce: { args: ["ptr", "i32", "f64"], returns: "i32" },
+    psi_collective_close: { args: [], returns: "i32" },
   },
   metal: {
     psi_symbols: { args: [], returns: "cstring" },

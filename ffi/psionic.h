@@ -61,6 +61,12 @@ PSI_API i32 psi_capture_begin(void);
 PSI_API i32 psi_capture_end(void* graph);
 PSI_API i32 psi_graph_launch(void* graph);
 PSI_API i32 psi_graph_free(void* graph);
+/* Only on CUDA: sums over one process a device through NCCL, loaded from `path` ("": libnccl.so.2). id has 128 bytes, made by
+   one process and known to all, which open the group at the same time. psi_all_reduce works in place, F32 or F64. */
+PSI_API i32 psi_collective_id(void* id, const char* path);
+PSI_API i32 psi_collective_open(const void* id, const char* path, i32 rank, i32 ranks);
+PSI_API i32 psi_all_reduce(void* data, i32 dtype, f64 count);
+PSI_API i32 psi_collective_close(void);
 /* Maps a file read-only; address and bytes are f64 outputs. */
 PSI_API i32 psi_map(void* address, void* bytes, const char* path);
 PSI_API i32 psi_unmap(void* address, f64 bytes);

@@ -7,6 +7,7 @@ import { metalBackend } from "./metal/backend.ts";
 export type { CpuOptions } from "./cpu/backend.ts";
 export { allocateHost, type HostMemory } from "./cpu/host_memory.ts";
 export { type MappedFile, mapFile } from "./cpu/mapping.ts";
+export { DeviceGroup, makeGroupId, ncclVariable } from "./cuda/device_group.ts";
 export { type CudaFindings, findCuda, hasNvidiaHardware } from "./cuda/find.ts";
 export { copyLibrary, kernelLibraryPath, useLibrary } from "./library.ts";
 export { findMetal, type MetalFindings } from "./metal/find.ts";

@@ -39,7 +39,15 @@ const windows: Windows = windowsOf(
 );
 
 const config: TrainerConfig = {
-  ...{ seed: 7, sequences: 2, accumulation: 1, learningRate: 3e-3, clip: 1, precision: "f32", recompute: false },
+  ...{
+    seed: 7,
+    sequences: 2,
+    accumulation: 1,
+    learningRate: 3e-3,
+    clip: 1,
+    precision: "f32",
+    recompute: false,
+  },
   groups: adamWGroups(0.01),
   schedule: { kind: "warmup_cosine", warmup_steps: 2, total_steps: 20, min_learning_rate: 3e-4 },
 };
@@ -70,7 +78,10 @@ describe.skipIf(!cudaLibrary)("training on CUDA", () => {
       const long = (name === "gpt2" || name === "gptOss") && precision === "bf16";
       const steps = long || !onFibers ? 20 : 2;
       const groups = name === "golf" ? muonGroups(5) : config.groups;
-      const [got, want] = [run(cuda, model, steps, { precision, groups }), run(cpu, model, steps, { groups })];
+      const [got, want] = [
+        run(cuda, model, steps, { precision, groups }),
+        run(cpu, model, steps, { groups }),
+      ];
       for (const [i, loss] of got.losses.entries()) {
         expect(Math.abs(loss - want.losses[i]!)).toBeLessThan(tolerance[precision]);
       }

@@ -50,7 +50,8 @@ export class Parameters implements Disposable {
     this.gradients = device.empty("f32", [offset]);
     this.#copies = precision === "bf16" ? device.empty("bf16", [offset]) : undefined;
     this.trained = places.map((place) => {
-      const inCopies = this.#copies !== undefined && isRounded(place.spec, device.backend.halfTensors === true);
+      const inCopies =
+        this.#copies !== undefined && isRounded(place.spec, device.backend.halfTensors === true);
       const value = part(inCopies ? this.#copies! : this.values, place, place.spec.shape);
       this.#weights.set(place.spec.name, value);
       return { value, gradient: part(this.gradients, place, place.spec.shape) };

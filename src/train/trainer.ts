@@ -73,7 +73,15 @@ export class NotFiniteError extends PsionicError {
   }
 }
 
-/** Trains one model on one device; the state after a step is a function of config, data and the number of the step. */
+/** Devices that train one model together, each on its share of a step's microbatches. */
+export type Replicas = {
+  readonly rank: number;
+  readonly count: number;
+  /** Sums a tensor over all, in place. */
+  sum(t: Tensor): void;
+};
+
+/** Trains one model on one device, or on each of several the same; the state after a step is a function of config, data and the number of the step. */
 export class Trainer implements Disposable {
   readonly device: Device;
   readonly model: TrainedModel;
@@ -84,6 +92,7 @@ export class Trainer implements Disposable {
   readonly #windows: Windows;
   /** Where launches are worth recording. */
   readonly #recorded: RecordedPass | undefined;
+  readonly #group: Replicas | undefined;
   #step = 0;
   #elapsedMs = 0;
   readonly #order: WindowOrder;
@@ -95,12 +104,14 @@ export class Trainer implements Disposable {
     windows: Windows,
     config: TrainerConfig,
     initial: "seed" | "none" = "seed",
+    group?: Replicas,
   ) {
     checkConfig(model, windows, config);
     this.device = device;
     this.model = model;
     this.config = config;
     this.#windows = windows;
+    this.#group = group;
     this.#order = new WindowOrder(config.seed, windows.starts.length);
     this.parameters = new Parameters(device, model, config.precision);
     this.optimizer = new Optimizer(this.parameters, config.groups, config.clip);
@@ -148,7 +159,16 @@ export class Trainer implements Disposable {
     return this.stepOn(micro.map((i) => () => batchOf(this.#windows, this.#indices(i))));
   }
 
-  /** One optimiser step on given microbatches of one size. */
+  /** The sum over all replicas. */
+  #total(numbers: readonly number[]): readonly number[] {
+    if (!this.#group) return numbers;
+    using _scope = this.device.scope();
+    const t = this.device.fromHost("f64", [numbers.length], Float64Array.from(numbers));
+    this.#group.sum(t);
+    return [...new Float64Array(this.device.download(t).buffer)];
+  }
+
+  /** One optimiser step on given microbatches of one size; with replicas each takes every so-manieth of them. */
   stepOn(microbatches: readonly (() => HostBatch)[]): StepRecord {
     const begun = performance.now();
     const step = this.#step + 1;
@@ -156,13 +176,25 @@ export class Trainer implements Disposable {
     let loss = 0;
     let extraLoss: number | undefined;
     let tokens = 0;
-    for (const make of microbatches) {
+    const { rank, count } = this.#group ?? { rank: 0, count: 1 };
+    for (const [i, make] of microbatches.entries()) {
+      if (i % count !== rank) continue;
       const host = make();
       tokens += host.tokens.length;
       const part = this.accumulate(host, 1 / (host.tokens.length * microbatches.length));
       loss += part.loss;
       if (part.extra !== undefined) extraLoss = (extraLoss ?? 0) + part.extra;
-      if (!Number.isFinite(part.loss + (part.extra ?? 0))) throw this.#notFinite(step, "loss", part.loss);
+      // replicas go on to their next meeting first: none of them may wait for one that has stopped
+      if (!this.#group && !Number.isFinite(part.loss + (part.extra ?? 0)))
+        throw this.#notFinite(step, "loss", part.loss);
+    }
+    if (this.#group) {
+      this.#group.sum(this.parameters.gradients);
+      const [allLoss, allExtra, allTokens] = this.#total([loss, extraLoss ?? 0, tokens]);
+      loss = allLoss!;
+      tokens = allTokens!;
+      if (extraLoss !== undefined) extraLoss = allExtra;
+      if (!Number.isFinite(loss + (extraLoss ?? 0))) throw this.#notFinite(step, "loss", loss);
     }
     using _scope = this.device.scope();
     const { norm, factor, groups } = this.optimizer.norm();
@@ -172,7 +204,8 @@ export class Trainer implements Disposable {
     this.average?.update(step);
     this.#step = step;
     this.device.backend.synchronize();
-    const durationMs = performance.now() - begun;
+    // rates may depend on it, and must be those of all replicas
+    const durationMs = this.#total([performance.now() - begun])[0]! / count;
     this.#elapsedMs += durationMs;
     return {
       step,
