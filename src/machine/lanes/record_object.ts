@@ -1,6 +1,6 @@
 /** The bytes of a checkpoint as they lie in the run root, against what is said of them. */
 import { refuse } from "../contract.ts";
-import { executionEvidence } from "../evidence.ts";
+import { type ExecutionEvidence, executionEvidence } from "../evidence.ts";
 import { evidencePath, objectPathOf, retainedPathOf } from "../layout.ts";
 import type { InvocationManifest } from "../manifest.ts";
 import { fileRecord, type RunRoot } from "../run_root.ts";
@@ -25,7 +25,7 @@ export function recordedObject(root: RunRoot, manifest: InvocationManifest): Obj
       `${root.root} has no state after step ${step}, neither ${trained} nor ${kept}`,
     );
   const { sha256: checkpoint_object_digest, bytes: checkpoint_total_bytes } = fileRecord(root.path(path));
-  const evidence = root.read(executionEvidence, evidencePath);
+  const evidence = evidenceIn(root);
   const claimed = evidence?.retained_states.find((state) => state.step === step)?.object_digest;
   const asked = manifest.checkpoint_object_digest?.toLowerCase().replace(/^sha256:/, "");
   for (const expected of [path === trained ? claimed : undefined, asked]) {
@@ -40,6 +40,15 @@ export function recordedObject(root: RunRoot, manifest: InvocationManifest): Obj
     refuse("checkpoint_digest_mismatch", `${path}: expected ${bytes} bytes, got ${checkpoint_total_bytes}`);
   if (path === trained) root.snapshot(trained, kept);
   return { checkpoint_object_digest, checkpoint_total_bytes, step };
+}
+
+function evidenceIn(root: RunRoot): ExecutionEvidence | undefined {
+  try {
+    return root.read(executionEvidence, evidencePath);
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    return refuse("artifact_digest_mismatch", `${why}; starting or resuming writes it anew`, cause);
+  }
 }
 
 function stepOf({ optimizer_step }: InvocationManifest): number {

@@ -87,6 +87,11 @@ for (const lane of [appleLane, actualLane]) {
       for (const claim of [{ checkpoint_object_digest: "00" }, { checkpoint_total_bytes: 7 }])
         expect(scene.do("record_checkpoint", claim).refusal_class).toBe("checkpoint_digest_mismatch");
       const digest = scene.evidence().end_state_digest;
+      const evidencePath = join(scene.root, "evidence/execution_evidence.json");
+      const evidence = readFileSync(evidencePath, "utf8");
+      writeFileSync(evidencePath, evidence.replace('"seed": "', '"seed": "1'));
+      expect(scene.do("record_checkpoint").refusal_class).toBe("artifact_digest_mismatch");
+      writeFileSync(evidencePath, evidence);
       const tagged = { checkpoint_object_digest: `sha256:${digest.toUpperCase()}` };
       expect(scene.do("record_checkpoint", tagged).outcome).toBe("succeeded");
       const kept = "checkpoints/step-8/state.safetensors";
