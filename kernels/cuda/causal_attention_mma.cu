@@ -123,7 +123,7 @@ __device__ __forceinline__ void seen_range(const CausalAttention& c, i32 sequenc
 }
 
 template <int DIM, int FRAGMENTS>
-__global__ void __launch_bounds__(FLASH_THREADS) causal_forward_kernel(const __grid_constant__ CausalAttention c, bool fast) {
+__global__ void __launch_bounds__(FLASH_THREADS, 2) causal_forward_kernel(const __grid_constant__ CausalAttention c, bool fast) {
   using Tile = HeadTile<DIM>;
   constexpr int ROWS = TILE * FRAGMENTS;
   PSI_DYNAMIC_SHARED(shared);
@@ -237,7 +237,7 @@ struct RowFacts {
 };
 
 template <int DIM>
-__global__ void __launch_bounds__(FLASH_THREADS) causal_keys_kernel(const __grid_constant__ CausalAttention c, bool fast) {
+__global__ void __launch_bounds__(FLASH_THREADS, 2) causal_keys_kernel(const __grid_constant__ CausalAttention c, bool fast) {
   using Tile = HeadTile<DIM>;
   PSI_DYNAMIC_SHARED(shared);
   __shared__ RowFacts facts[2];
@@ -309,7 +309,7 @@ __global__ void __launch_bounds__(FLASH_THREADS) causal_keys_kernel(const __grid
 }
 
 template <int DIM>
-__global__ void __launch_bounds__(FLASH_THREADS) causal_rows_kernel(const __grid_constant__ CausalAttention c, bool fast) {
+__global__ void __launch_bounds__(FLASH_THREADS, 2) causal_rows_kernel(const __grid_constant__ CausalAttention c, bool fast) {
   using Tile = HeadTile<DIM>;
   PSI_DYNAMIC_SHARED(shared);
   __shared__ i32 range[2][FLASH_WARPS];

@@ -18,7 +18,7 @@ setDefaultTimeout(60_000);
 const tiny = {
   gpt2: gpt2({ width: 32, layers: 1, heads: 2, vocabularySize: 400, contextLength: 16 }),
   gptOss: gptOss({
-    ...{ width: 32, layers: 2, heads: 4, kvHeads: 2, headDim: 8, window: 7, experts: 4, expertsUsed: 2 },
+    ...{ width: 32, layers: 1, heads: 4, kvHeads: 2, headDim: 8, window: 5, experts: 4, expertsUsed: 2 },
     ...{ expertFeedForward: 24, vocabularySize: 400, contextLength: 16, ropeBase: 10000, balance: 0.01 },
     ropeScaling: { type: "none" },
   }),
