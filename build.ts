@@ -153,7 +153,7 @@ function sourceOfBuild(): BakedSource {
 
 /** Where the CUDA library goes: nowhere, into the executable, or beside it. */
 export type Cuda = "none" | "embedded" | "beside";
-const cudaPlaces: readonly Cuda[] = ["none", "embedded", "beside"];
+export const cudaPlaces: readonly Cuda[] = ["none", "embedded", "beside"];
 
 /** Name of the CUDA library that a small executable finds beside itself. */
 export const cudaBesideName = `psionic-cuda-${version}.so`;

@@ -17,6 +17,11 @@ const releaseTargets: Readonly<Record<string, readonly string[]>> = {
   "120": ["sm_120", "compute_120"],
 };
 
+/** What machine code a release has, for a reader. */
+export function releaseCode(): string {
+  return Object.values(releaseTargets).flat().join(" ").replace("compute_", "and PTX of ");
+}
+
 /** `development`: one architecture, PSIONIC_CUDA_ARCH or 90a. */
 function targets(kind: "development" | "release"): string[] {
   const code = (arch: string, of: readonly string[]) =>

@@ -1,0 +1,119 @@
+/** What a release is made of: Mach-O files as the kernel of a Mac checks them, kernels for arm64 run by an emulator. */
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { buildMetalLibrary } from "../../kernels/build_metal_library.ts";
+import { cache, kernels, run } from "../../kernels/compile.ts";
+import { appleHeaders, llvm, oldestMacos } from "../../kernels/toolchain.ts";
+import { runner } from "./checks.ts";
+import { checkMachO, readMachO } from "./macho.ts";
+
+const found = (name: string): string | undefined => llvm(name).find((program) => Bun.which(program));
+const missing = (["clang", "clang++", "ld64.lld"] as const).filter((name) => !found(name));
+const onLinux = process.platform === "linux";
+const why = onLinux ? `no ${missing.join(", ")} on PATH` : "a Mac has Apple's tools";
+const canLink = onLinux && missing.length === 0;
+
+describe(`Mach-O files${canLink ? "" : ` (skipped: ${why})`}`, () => {
+  const folder = join(cache, "darwin-arm64");
+
+  test.skipIf(!canLink)(
+    "the Metal library names its frameworks and is signed",
+    async () => {
+      const { path, kernels: how } = await buildMetalLibrary(folder);
+      expect(how).toBe("source");
+      const bytes = await Bun.file(path).bytes();
+      const library = readMachO(bytes);
+      expect(library).toMatchObject({ kind: "library", cpu: "arm64", oldest: oldestMacos });
+      expect(library.installName).toBe("@rpath/libpsionic_metal.dylib");
+      expect(library.libraries.map((name) => name.split("/").at(-1)).sort()).toEqual([
+        ...["CoreFoundation", "Foundation", "Metal", "libSystem.B.dylib", "libobjc.A.dylib"],
+      ]);
+      expect(checkMachO(bytes, "library")).toContain("right");
+      expect(Buffer.from(bytes).includes("kernel void")).toBe(true); // source, compiled on the device
+    },
+    120_000,
+  );
+
+  test.skipIf(!canLink)(
+    "one changed byte, a missing signature, a wrong kind are found",
+    async () => {
+      const { path } = await buildMetalLibrary(folder);
+      const bytes = await Bun.file(path).bytes();
+      const changed = bytes.slice();
+      changed[20_000]! ^= 1;
+      expect(() => checkMachO(changed, "library")).toThrow("1 stale pages");
+      expect(() => checkMachO(bytes, "executable")).toThrow("an library");
+      const { signature } = readMachO(bytes);
+      const unsigned = bytes.slice();
+      unsigned.fill(0, signature!.bytes);
+      expect(() => checkMachO(unsigned, "library")).toThrow("no ad-hoc signature");
+    },
+    120_000,
+  );
+
+  test("another file is refused", () => {
+    expect(() => readMachO(new Uint8Array(64))).toThrow("expected a 64-bit Mach-O file");
+  });
+
+  test.skipIf(!canLink)(
+    "layouts of macOS that our headers declare",
+    async () => {
+      const source = join(kernels, "apple", "layout.c");
+      const flags = ["-std=c11", "-Wall", "-Werror", "-fsyntax-only"];
+      expect(await run([found("clang")!, ...appleHeaders, ...flags, source])).toBe("");
+    },
+    60_000,
+  );
+
+  test.skipIf(!canLink)(
+    "kernels of a few ops compile for macOS",
+    async () => {
+      const flags = [
+        "-std=c++17",
+        "-O1",
+        "-fno-exceptions",
+        "-fno-rtti",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fsyntax-only",
+      ];
+      const level = ["-march=armv8.2-a+dotprod", "-DPSI_ISA=neon", "-DPSI_LAUNCHER=1", "-nostdinc++"];
+      const files = ["common/pool.cpp", "common/system_darwin.cpp", "cpu/device.cpp", "cpu/rms_norm.cpp"];
+      for (const file of files) {
+        const command = [found("clang++")!, ...appleHeaders, ...level, ...flags, join(kernels, file)];
+        expect(await run(command)).toBe("");
+      }
+    },
+    60_000,
+  );
+});
+
+const compiler = Bun.which("aarch64-linux-gnu-g++");
+const emulator = runner("linux-arm64");
+const canRun = onLinux && process.arch === "x64" && compiler !== null && emulator !== undefined;
+
+/** Built by an earlier step of scripts/test.sh: compiling all of it is minutes, too long for a test. */
+const library = join(cache, "linux-arm64", "libpsionic_cpu.so");
+const isBuilt = await Bun.file(library).exists();
+const whyNot = canRun
+  ? "bun kernels/build.ts linux-arm64 has not been run"
+  : "no aarch64-linux-gnu-g++ or no qemu-aarch64-static";
+
+describe(`kernels for arm64${canRun && isBuilt ? "" : ` (skipped: ${whyNot})`}`, () => {
+  test.skipIf(!canRun || !isBuilt)(
+    "neon and plain kernels agree with the references under the emulator",
+    async () => {
+      const program = join(cache, "linux-arm64", "ops");
+      const source = join(import.meta.dir, "arm64_ops.cpp");
+      await run([
+        ...[compiler!, "-O1", "-std=c++17", "-Wall", "-Wextra", "-Werror", source, library, "-o", program],
+        "-Wl,-rpath,$ORIGIN",
+      ]);
+      const lines = (await run([...emulator!, program])).trim().split("\n");
+      expect(lines.length).toBeGreaterThan(10);
+      for (const line of lines) expect(line).toMatch(/^ok /);
+    },
+    120_000,
+  );
+});
