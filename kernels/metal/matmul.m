@@ -14,8 +14,9 @@ PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, 
   PSI_TRY(psi_check_weight("psi_matmul", dtype, columns, &type));
   if (rows == 0 || outputs == 0) return PSI_OK;
   PSI_TRY(PSI_CHECK_POINTERS("psi_matmul", y, x, w));
+  const bool few = rows <= MATVEC_ROWS && columns <= MATVEC_MOST_SPLITS * MATMUL_SPLIT;
   char name[32];
-  snprintf(name, sizeof name, "matmul_%s", type->name);
+  snprintf(name, sizeof name, "%s_%s", few ? "matvec" : "matmul", type->name);
   PsiLaunch l = psi_kernel("matmul", name);
   psi_constant_bool(&l, 0, bias != NULL);
   psi_write(&l, 0, y, 4.0 * rows * outputs);
@@ -24,5 +25,6 @@ PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, 
   psi_read(&l, 3, bias, bias ? 4.0 * outputs : 0);
   MatmulParams p = {(u32)rows, (u32)outputs, (u32)columns};
   psi_params(&l, 4, &p, sizeof p);
+  if (few) return psi_launch(&l, PSI_DIVIDE_UP(outputs, MATVEC_OUTPUTS), 1, 1, MATVEC_SIMDS * 32, 1, 1);
   return psi_launch(&l, PSI_DIVIDE_UP(outputs, MATMUL_OUTPUTS), PSI_DIVIDE_UP(rows, MATMUL_ROWS), 1, MATMUL_THREADS, 1, 1);
 }

@@ -58,7 +58,8 @@ describe.skipIf(!path)("matmul on Metal", () => {
   });
 
   test("a row's bits do not depend on how many rows there are", () => {
-    const [columns, outputs] = [256, 40];
+    // two splits of columns and a part of one
+    const [columns, outputs] = [1280, 20];
     const w = onDevice(randomWeights("q4_k", outputs, columns, 5));
     const x = randomFloats(9 * columns, 6);
     const run = (rows: number): Float32Array => {
@@ -81,6 +82,6 @@ describe.skipIf(!path)("matmul on Metal", () => {
       return floatsFromDevice(y, rows * outputs);
     };
     const all = run(9);
-    for (const rows of [1, 2, 8]) expect(run(rows)).toEqual(all.subarray(0, rows * outputs));
+    for (const rows of [1, 8]) expect(run(rows)).toEqual(all.subarray(0, rows * outputs));
   });
 });
