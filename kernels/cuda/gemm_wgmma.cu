@@ -192,7 +192,8 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1)
   const int group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 - 4, lane = threadIdx.x % 32;
   const bool speaks = threadIdx.x % 128 == 0;
   constexpr u32 A_STEP = A_ROWS ? 32 : 16 * BOX_LINE, B_STEP = B_ROWS ? 32 : 16 * BOX_LINE;
-  const SharedSide first_a = shared_side(shared + group * BOX_BLOCK, BOX_BLOCK), first_b = shared_side(shared + WIDE_A, BOX_BLOCK);
+  const SharedSide first_a = shared_side(shared + group * BOX_BLOCK, A_ROWS ? ONE_BLOCK : BOX_BLOCK);
+  const SharedSide first_b = shared_side(shared + WIDE_A, B_ROWS ? ONE_BLOCK : BOX_BLOCK);
   for (i32 id = blockIdx.x; id < plan.items; id += gridDim.x) {
     const WideItem w = wide_item(plan, id);
     float sum[128];

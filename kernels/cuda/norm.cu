@@ -2,7 +2,8 @@
  * norm: y = (x - mean) * scale * w + b with scale = 1/sqrt(var + eps), or the RMS norm when not `center`. stats [rows,2]
  * keeps mean and scale. norm_grad, with n = (x - mean) * scale and g = dy * w:
  *   dx = scale * (g - mean(g) [center only] - n * mean(g * n));   dw += sum over rows of dy * n;   db += sum of dy.
- * A warp makes a row: its elements come from memory once and from L1 after that; dw and db by columns.cuh.
+ * A warp makes a row: its elements come from memory once and from L1 after that. dw and db: of rows of up to 1024 elements a
+ * block makes a chunk and keeps its sums in registers, as columns.cuh's parts; of longer ones columns.cuh reads them again.
  */
 #include "columns.cuh"
 
@@ -109,6 +110,68 @@ struct NormTerms {
   }
 };
 
+constexpr int WIDE_ROW = 1024, ROW_PARTS = WIDE_ROW / 128; /* four elements of a lane, times */
+
+/* norm_grad for a chunk of rows, whose sums for dw and db become parts [chunk][2][width]. */
+__global__ void __launch_bounds__(NORM_THREADS, 2) norm_grad_sums_kernel(Out dx, In dy, In x, const float* w, const float* stats, i64 rows, i32 width, bool center, bool add) {
+  __shared__ float4 shared[NORM_ROWS][32];
+  let_next_start();
+  wait_for_inputs();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const i64 size = PSI_DIVIDE_UP(rows, gridDim.x), begin = blockIdx.x * size, end = begin + size < rows ? begin + size : rows;
+  float4 sum_w[ROW_PARTS] = {}, sum_b[ROW_PARTS] = {};
+  for (i64 row = begin + warp; row < end; row += NORM_ROWS) {
+    const NormRow r = {dy, x, w, row * width, width, stats[2 * row], stats[2 * row + 1], true};
+    float sum_g = 0, sum_gn = 0;
+#pragma unroll
+    for (int i = 0; i < ROW_PARTS; i++) {
+      const i32 k = 4 * lane + 128 * i;
+      if (k >= width) continue;
+      float4 g, n;
+      r.terms(k, g, n);
+      sum_g += sum4(g);
+      sum_gn += (g.x * n.x + g.y * n.y) + (g.z * n.z + g.w * n.w);
+    }
+    const float mean_g = center ? warp_sum(sum_g) / (float)width : 0.0f, mean_gn = warp_sum(sum_gn) / (float)width;
+#pragma unroll
+    for (int i = 0; i < ROW_PARTS; i++) {
+      const i32 k = 4 * lane + 128 * i;
+      if (k >= width) continue;
+      float4 g, n;
+      r.terms(k, g, n);
+      const float4 up = dy.at4(r.at + k);
+      float4 d = make_float4(r.scale * (g.x - mean_g - n.x * mean_gn), r.scale * (g.y - mean_g - n.y * mean_gn), r.scale * (g.z - mean_g - n.z * mean_gn),
+                             r.scale * (g.w - mean_g - n.w * mean_gn));
+      if (add) {
+        const float4 before = dx.in().at4(r.at + k);
+        d = make_float4(before.x + d.x, before.y + d.y, before.z + d.z, before.w + d.w);
+      }
+      dx.put4(r.at + k, d);
+      sum_w[i] = make_float4(fmaf(up.x, n.x, sum_w[i].x), fmaf(up.y, n.y, sum_w[i].y), fmaf(up.z, n.z, sum_w[i].z), fmaf(up.w, n.w, sum_w[i].w));
+      sum_b[i] = make_float4(sum_b[i].x + up.x, sum_b[i].y + up.y, sum_b[i].z + up.z, sum_b[i].w + up.w);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2 * ROW_PARTS; i++) {
+    const i32 k = 4 * lane + 128 * (i / 2);
+    if (128 * (i / 2) >= width) break;
+    __syncthreads();
+    shared[warp][lane] = i % 2 ? sum_b[i / 2] : sum_w[i / 2];
+    __syncthreads();
+    if (warp != 0 || k >= width) continue;
+    float4 all = shared[0][lane];
+    for (int other = 1; other < NORM_ROWS; other++)
+      all = make_float4(all.x + shared[other][lane].x, all.y + shared[other][lane].y, all.z + shared[other][lane].z, all.w + shared[other][lane].w);
+    *(float4*)(column_parts + ((i64)blockIdx.x * 2 + i % 2) * width + k) = all;
+  }
+}
+
+/* Chunks of rows whose sums fit: as many as keep the machine busy. */
+static i32 norm_chunks(i64 rows, i32 width) {
+  const i64 wanted = PSI_DIVIDE_UP(rows, 2 * NORM_ROWS), most = COLUMN_PARTS / (2 * width);
+  return (i32)min(min(wanted, most), (i64)528);
+}
+
 }  // namespace psi
 
 PSI_API i32 psi_norm(void* y, void* stats, const void* x, const void* w, const void* b, i32 rows, i32 width, i32 center, i32 dtype, f64 eps) {
@@ -125,6 +188,13 @@ PSI_API i32 psi_norm_grad(void* dx, void* dw, void* db, const void* dy, const vo
   if (!dx || !dy || !x || !stats || rows < 0 || width < 1 || half_at(dtype, 1) || half_at(dtype, 2) || half_at(dtype, 5) || half_at(dtype, 6))
     return fail(PSI_INVALID, "[psi_norm_grad] expected pointers, statistics and weights in f32 and positive sizes, got rows %d, width %d, dtype %d.", rows, width, dtype);
   const In up = {dy, half_at(dtype, 3)}, in = {x, half_at(dtype, 4)};
+  if ((dw || db) && rows > 0 && width <= WIDE_ROW && width % 4 == 0) {
+    const i32 parts = norm_chunks(rows, width);
+    PSI_TRY(launch("psi_norm_grad", norm_grad_sums_kernel, dim3(parts), dim3(NORM_THREADS), 0, Out{dx, half_at(dtype, 0)}, up, in, (const float*)w, (const float*)stats,
+                   (i64)rows, width, (center & 1) != 0, (center & 2) != 0));
+    if (dw) PSI_TRY(add_column_parts("psi_norm_grad", (float*)dw, width, 1, 2, 0, parts, 1.0f));
+    return db ? add_column_parts("psi_norm_grad", (float*)db, width, 1, 2, 1, parts, 1.0f) : PSI_OK;
+  }
   PSI_TRY(launch("psi_norm_grad", norm_grad_kernel, dim3(PSI_DIVIDE_UP(rows, NORM_ROWS)), dim3(NORM_THREADS), 0, Out{dx, half_at(dtype, 0)}, up, in, (const float*)w,
                  (const float*)stats, (i64)rows, width, (center & 1) != 0, (center & 2) != 0));
   if (!dw && !db) return PSI_OK;

@@ -15,6 +15,7 @@
 namespace psi {
 
 constexpr int BOX_LINE = 128; /* bytes */
+constexpr u32 ONE_BLOCK = 16; /* what a side of rows has for the bytes between blocks: it has none */
 
 #if defined(PSI_STANDIN)
 struct TensorMap {

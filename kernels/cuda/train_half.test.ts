@@ -366,6 +366,22 @@ test("the loss of a head with its gradient is the two steps' of its own", () => 
   expect(Math.max(...left)).toBeLessThan(0.1 * Math.max(...dw.map(Math.abs)));
 });
 
+test.each([44, 45, 200])("the gradient of a norm of rows of %p, added to what is there", (width) => {
+  const rows = 37;
+  const count = rows * width;
+  const [dy, x, w] = [halves(count, 1), randomFloats(count, 2), randomFloats(width, 3)];
+  const stats = floats(2 * rows);
+  runReference("norm", floats(count), stats, x, w, null, rows, width, 1, F32, 1e-5);
+  const start = [randomFloats(count, 4), randomFloats(width, 5), randomFloats(width, 6)] as const;
+  const want = start.map((a) => a.slice()) as [Float32Array, Float32Array, Float32Array];
+  runReference("norm_grad", ...want, dy.values, x, w, stats, rows, width, 3, F32);
+  const got = start.map((a) => onDevice(a));
+  const inputs = [onDevice(dy.bits), onDevice(x), onDevice(w), onDevice(stats)];
+  check(cuda.psi_norm_grad!(...got, ...inputs, rows, width, 3, MIXED + 8));
+  for (const [i, expected] of want.entries())
+    expect(relative(floatsFrom(got[i]!, expected.length), expected)).toBeLessThan(1e-5);
+});
+
 test("element-wise ops, norms and lookups take both types side by side", () => {
   const [rows, width] = [9, 44];
   const count = rows * width;
