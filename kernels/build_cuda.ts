@@ -19,7 +19,15 @@ const releaseTargets: Readonly<Record<string, readonly string[]>> = {
 
 /** What machine code a release has, for a reader. */
 export function releaseCode(): string {
-  return Object.values(releaseTargets).flat().join(" ").replace("compute_", "and PTX of ");
+  const [machine, ptx] = ["sm_", "compute_"].map((kind) => {
+    const names = Object.values(releaseTargets)
+      .flat()
+      .filter((name) => name.startsWith(kind));
+    return names
+      .map((name) => name.slice(kind.length))
+      .sort((a, b) => Number.parseInt(a, 10) - Number.parseInt(b, 10));
+  });
+  return `sm_${machine!.join(" ")}, PTX of ${ptx!.join(" ")}`;
 }
 
 /** `development`: one architecture, PSIONIC_CUDA_ARCH or 90a. */

@@ -24,9 +24,10 @@ step "setup" bash scripts/setup.sh || finish
 mkdir -p .cache
 step "build" .tools/bun build.ts || finish
 
-if ! command -v aarch64-linux-gnu-g++ >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+emulator() { command -v qemu-aarch64-static || command -v qemu-aarch64; }
+if ! { command -v aarch64-linux-gnu-g++ && emulator; } >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   timeout 300 sh -c 'apt-get update &&
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++-aarch64-linux-gnu' \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends g++-aarch64-linux-gnu qemu-user-static' \
     >.cache/apt.log 2>&1 || true
 fi
 if command -v aarch64-linux-gnu-g++ >/dev/null; then
@@ -34,6 +35,7 @@ if command -v aarch64-linux-gnu-g++ >/dev/null; then
 else
   skip "kernels for arm64: no aarch64-linux-gnu-g++, and it could not be installed with apt-get"
 fi
+emulator >/dev/null || skip "kernels for arm64 under an emulator: no qemu-aarch64, and it could not be installed with apt-get"
 
 if command -v nvcc >/dev/null; then
   step "kernels for CUDA" .tools/bun kernels/build_cuda.ts development
@@ -41,9 +43,9 @@ else
   skip "kernels for CUDA: no nvcc"
 fi
 
-if ! command -v clang-19 >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+if ! { command -v clang-19 && command -v ld64.lld-19; } >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   timeout 400 sh -c 'apt-get update &&
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends clang-19 libobjc-12-dev' \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends clang-19 lld-19 libobjc-12-dev' \
     >.cache/apt-clang.log 2>&1 || true
 fi
 if metal_missing=$(.tools/bun kernels/build_metal.ts missing); then

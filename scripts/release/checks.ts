@@ -9,7 +9,7 @@ export function runner(target: Target): string[] | undefined {
   if (target === nativeTarget()) return [];
   if (target !== "linux-arm64" || process.platform !== "linux") return undefined;
   const emulator = ["qemu-aarch64-static", "qemu-aarch64"].find((name) => Bun.which(name));
-  return emulator && [emulator, "-L", "/usr/aarch64-linux-gnu", "-cpu", "max"];
+  return emulator === undefined ? undefined : [emulator, "-L", "/usr/aarch64-linux-gnu", "-cpu", "max"];
 }
 
 const question = "Why does HTTPS matter?";
