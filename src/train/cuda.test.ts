@@ -1,5 +1,9 @@
 /** Training on the CUDA backend, its kernels on fibers where there is no device, against the CPU. */
+
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { openDevice } from "../backends/index.ts";
 import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
 import { type Windows, windowsOf } from "../data/batches.ts";
@@ -96,5 +100,49 @@ describe.skipIf(!cudaLibrary)("training on CUDA", () => {
       expect(run(cuda, model, 2, changed).bytes).toEqual(once.bytes);
       expect(run(cuda, model, 2, { ...changed, recompute: true }).bytes).toEqual(once.bytes);
     }
+  });
+});
+
+test.skipIf(!cudaLibrary)("train start and resume --backend cuda", async () => {
+  const root = join(mkdtempSync(join(tmpdir(), "psionic-train-cuda-")), "run");
+  const train = async (...words: string[]): Promise<string> => {
+    const child = Bun.spawn(
+      [process.execPath, join(import.meta.dir, "..", "main.ts"), "train", ...words, "--backend", "cuda"],
+      { env: { ...process.env, PSIONIC_CUDA_LIBRARY: cudaLibrary }, stdout: "pipe", stderr: "pipe" },
+    );
+    const [out, err] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+    ]);
+    if ((await child.exited) !== 0) throw new Error(err);
+    return out;
+  };
+  const tiny = ["--model", "tiny_gpt2", "--precision", "bf16", "--sequences", "1", "--length", "4"];
+  const started = await train(
+    "start",
+    ...tiny,
+    "--max-steps",
+    "1",
+    "--output-root",
+    root,
+    "--allow-dirty-tree",
+  );
+  expect(started).toContain("last_completed_step=1");
+  expect(
+    await train(
+      "resume",
+      "--run-root",
+      root,
+      "--max-steps",
+      "2",
+      "--steps-per-window",
+      "1",
+      "--allow-dirty-tree",
+    ),
+  ).toContain("last_completed_step=2");
+  const preflight = readFileSync(join(root, "preflight/hardware_qualification.json"), "utf8");
+  expect(JSON.parse(preflight)).toMatchObject({
+    required_backend: "cuda",
+    observed_workers: [{ backend: "cuda" }],
   });
 });
