@@ -85,6 +85,25 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
         description: "Do the one operation that a supervisor's manifest names",
         load: async () => (await import("../machine/cli/manifest.ts")).trainManifest,
       },
+      watch: {
+        description: "Show how a run stands, in the terminal or on a page",
+        load: async () =>
+          (await import("./action.ts")).ownAction((await import("../machine/cli/watch.ts")).watch),
+      },
+      "serve-checkpoint": {
+        description: "Give the checkpoint that was handed over to the peer that fetches it",
+        load: async () =>
+          (await import("./action.ts")).ownAction(
+            (await import("../machine/cli/handoff.ts")).serveCheckpoint,
+          ),
+      },
+      "fetch-checkpoint": {
+        description: "Bring a checkpoint from a peer, for resume to take over",
+        load: async () =>
+          (await import("./action.ts")).ownAction(
+            (await import("../machine/cli/handoff.ts")).fetchCheckpoint,
+          ),
+      },
     },
   },
   "validate-contribution": {

@@ -4,6 +4,7 @@ import * as checkpoint from "./checkpoint.ts";
 import type { AnyDocument } from "./documents.ts";
 import { executionEvidence, laneProfile } from "./evidence.ts";
 import type { JsonSchema } from "./fields.ts";
+import { handoffIndex } from "./handoff_index.ts";
 import { attestationDocument } from "./identity.ts";
 import { jsonSchemaOf } from "./json_schema.ts";
 import { drill } from "./lanes/actual_documents.ts";
@@ -24,7 +25,7 @@ const all: readonly AnyDocument[] = [
   ...[statusPacket, runStatusPacket, windowStatusPacket],
   membershipReceipt,
   ...[checkpointSurface, checkpoint.checkpointPointer, checkpoint.checkpointManifest],
-  ...[checkpoint.handoffReceipt, checkpoint.recoveryReceipt],
+  ...[checkpoint.handoffReceipt, handoffIndex, checkpoint.recoveryReceipt],
   ...[checkpoint.actualPointer, checkpoint.actualManifest],
   ...[checkpoint.backupReceipt, checkpoint.autoResumeReceipt, drill],
   ...[window.windowExecution, window.artifactManifest],
