@@ -185,6 +185,8 @@ export async function buildExecutable({ target, outfile, cuda }: BuildExecutable
     await compressed(join(root, "fixtures", "docs-oss-13m-mxfp4.gguf")),
     ...(await placeCuda(cuda, outfile)),
   ];
+  // for this machine Bun copies itself; the runtime of another comes from the package registry
+  const other = target === nativeTarget() ? {} : { target: `bun-${target}` as const };
   const result = await Bun.build({
     entrypoints: [
       join(root, "src", "main.ts"),
@@ -199,7 +201,7 @@ export async function buildExecutable({ target, outfile, cuda }: BuildExecutable
     bytecode: true,
     splitting: true,
     plugins: [embed(files, await bundlePage(), sourceOfBuild())],
-    compile: { target: `bun-${target}`, outfile, autoloadDotenv: false, autoloadBunfig: false },
+    compile: { ...other, outfile, autoloadDotenv: false, autoloadBunfig: false },
   });
   if (!result.success) throw new AggregateError(result.logs, "[build] expected a bundle, got errors");
   // Bun signs for macOS as it writes; on a Mac the system's own tool does it again, over whatever was added

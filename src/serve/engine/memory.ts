@@ -8,7 +8,29 @@ export function availableMemory(): number {
 
 function systemAvailable(): number {
   const line = /^MemAvailable:\s+(\d+) kB/m.exec(textOf("/proc/meminfo"));
-  return line ? Number(line[1]) * 1024 : freemem();
+  if (line) return Number(line[1]) * 1024;
+  return (process.platform === "darwin" ? availableOnMac(vmStat()) : undefined) ?? freemem();
+}
+
+/**
+ * What macOS can give, from the text of `vm_stat`: pages free, read ahead, or not used lately. Its free pages alone are
+ * few on any Mac that has run for a while. Undefined where the text is something else.
+ */
+export function availableOnMac(text: string): number | undefined {
+  const page = /page size of (\d+) bytes/.exec(text)?.[1];
+  const counts = ["free", "speculative", "inactive"].map(
+    (kind) => new RegExp(`^Pages ${kind}:\\s+(\\d+)`, "m").exec(text)?.[1],
+  );
+  if (page === undefined || counts.includes(undefined)) return undefined;
+  return Number(page) * counts.reduce((sum, count) => sum + Number(count), 0);
+}
+
+function vmStat(): string {
+  try {
+    return Bun.spawnSync(["/usr/bin/vm_stat"], { stderr: "ignore" }).stdout.toString();
+  } catch {
+    return "";
+  }
 }
 
 /** Control group version 2; file cache counts as free, since the kernel gives it up first. */
