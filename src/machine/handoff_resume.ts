@@ -1,6 +1,6 @@
 /** Taking over a checkpoint that a peer handed on: receipt, pointer, manifest and the object's bytes, each as it is named. */
 import { copyFileSync, existsSync, renameSync, rmSync } from "node:fs";
-import { basename, dirname, isAbsolute, join } from "node:path";
+import { resolve as absolute, basename, dirname, isAbsolute, join } from "node:path";
 import type * as v from "valibot";
 import { sha256 } from "../core/digest.ts";
 import { PsionicError } from "../core/error.ts";
@@ -34,7 +34,7 @@ export function takeOver(invocation: Invocation, bring: Bring): void {
   if (binding === null) return;
   const address = binding.materialized_path ?? "";
   const named = /^https?:\/\//.test(address)
-    ? { ...binding, materialized_path: bring(address, invocation) }
+    ? { ...binding, materialized_path: absolute(bring(address, invocation)) }
     : binding;
   const found = resolve(named, "peer_checkpoint_handoff_receipt", root, [root.root]);
   const receipt = strict(() => verified(handoffReceipt, jsonOf(found.bytes, found.path), found.path));
