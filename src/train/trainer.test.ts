@@ -156,6 +156,9 @@ describe("what stops a run", () => {
     expect(make(short, {})).toThrow(/at most 8 tokens, got 16/);
     expect(make(tiny.gpt2, { learningRate: Number.NaN })).toThrow(/learning rate above 0/);
     expect(make(tiny.gpt2, { sequences: 0 })).toThrow(/sequences of at least 1/);
+    const group = { rank: 0, count: 2, sum: () => {} };
+    const uneven = { ...config, accumulation: 3 };
+    expect(() => new Trainer(device, tiny.gpt2, windows, uneven, "seed", group)).toThrow(/multiples of 2/);
     expect(make(tiny.gpt2, { schedule: { kind: "warm_down", total_steps: 4, warm_down_steps: 0 } })).toThrow(
       /warm_down_steps/,
     );

@@ -111,6 +111,10 @@ export class Trainer implements Disposable {
     this.model = model;
     this.config = config;
     this.#windows = windows;
+    if (group && config.accumulation % group.count !== 0) {
+      const shares = `accumulation in multiples of ${group.count} replicas`;
+      throw unexpected("invalid_argument", "train", shares, config.accumulation);
+    }
     this.#group = group;
     this.#order = new WindowOrder(config.seed, windows.starts.length);
     this.parameters = new Parameters(device, model, config.precision);
