@@ -39,9 +39,9 @@ export function runMetal(name: string, args: readonly Argument[], outputs: numbe
   const given = args.map((a) => (a === null || typeof a === "number" ? a : onDevice(a)));
   check(metal[`psi_${name}`]!(...given));
   return args.slice(0, outputs).map((a, i) => {
-    const { byteLength, constructor } = a as Float32Array;
+    const { byteLength } = a as Float32Array;
     const bytes = fromDevice(given[i] as Pointer, byteLength);
-    const Kind = constructor as Float32ArrayConstructor;
+    const Kind = (a as Float32Array).constructor as Float32ArrayConstructor;
     return new Kind(bytes.buffer as ArrayBuffer, 0, byteLength / Kind.BYTES_PER_ELEMENT);
   });
 }

@@ -1,0 +1,6 @@
+#pragma once
+struct MixParams {
+  unsigned int rows, width;
+  float alpha, beta;
+};
+typedef struct MixParams MixParams;

@@ -1,0 +1,6 @@
+#pragma once
+struct NormParams {
+  unsigned int rows, width;
+  float eps;
+};
+typedef struct NormParams NormParams;
