@@ -99,6 +99,7 @@ PSI_INLINE_CONVERGENT T simd_prefix_exclusive_sum(T v) {
 PSI_INLINE_CONVERGENT bool simd_any(bool v) { return simd_or((int)v) != 0; }
 PSI_INLINE_CONVERGENT bool simd_all(bool v) { return simd_and((int)v) != 0; }
 struct simd_vote {
+  typedef ulong vote_t;
   ulong bits;
   explicit operator ulong() const { return bits; }
 };
