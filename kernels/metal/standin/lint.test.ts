@@ -87,5 +87,5 @@ describe.skipIf(missing)("the lint of Metal kernels", () => {
     const { kernels } = await metalSources();
     const all = await Promise.all(kernels.map(({ path }) => lint(path)));
     expect(all.flat()).toEqual([]);
-  }, 60_000);
+  }, 240_000);
 });
