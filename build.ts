@@ -76,7 +76,7 @@ async function plain(name: string, path: string): Promise<EmbeddedFile> {
 const bindingName = "zstd_binding.node";
 
 /** The part of zstd-napi that the program uses, by the zstd that is in Bun. */
-const ownZstd = [
+export const ownZstd = [
   'const zlib = require("node:zlib");',
   "exports.decompress = (bytes) => zlib.zstdDecompressSync(bytes);",
   "exports.DecompressStream = function () { return zlib.createZstdDecompress(); };",

@@ -1,8 +1,10 @@
 /** What can be seen of a release's files on the machine that made them. */
 import { basename, join } from "node:path";
+import { symbolTable } from "../../ffi/load.ts";
 import { cache } from "../../kernels/compile.ts";
 import { nativeTarget, type Target } from "../../kernels/toolchain.ts";
-import { checkMachO } from "./macho.ts";
+import { ops } from "../../src/ir/ops/index.ts";
+import { checkMachO, readMachO } from "./macho.ts";
 
 /** A command that runs an executable of the target here; undefined where none does. */
 export function runner(target: Target): string[] | undefined {
@@ -58,14 +60,33 @@ async function checkRunning(run: readonly string[], file: string, cuda: boolean)
   return [...found, `answers: ${answer.replaceAll("\n", " ")}`];
 }
 
+/**
+ * A line about a kernel library for macOS; throws when it lacks a function that the program binds to. Of Metal's library
+ * the program asks which ops it has, so that those are named and no more.
+ */
+export function checkMacLibrary(backend: "cpu" | "metal", bytes: Uint8Array): string {
+  const { exports } = readMachO(bytes);
+  const wanted = [...Object.keys(symbolTable(backend)), ...(backend === "metal" ? ["psi_symbols"] : [])];
+  const missing = wanted.filter((name) => !exports.has(name));
+  const declined = new Set(backend === "metal" ? ops.map(({ name }) => `psi_${name}`) : []);
+  const lost = missing.filter((name) => !declined.has(name));
+  if (lost.length > 0) {
+    throw new Error(`[release] expected libpsionic_${backend}.dylib to have ${lost.join(", ")}, got none.`);
+  }
+  const without = missing.length > 0 ? ` (without ${missing.join(", ")})` : "";
+  const functions = `${wanted.length - missing.length} functions${without}`;
+  return `libpsionic_${backend}.dylib: ${functions}, ${checkMachO(bytes, "library")}`;
+}
+
 /** Lines about an executable; throws when it is not what it must be. */
 export async function checkExecutable(target: Target, file: string, cuda: boolean): Promise<string[]> {
   const found: string[] = [];
   if (target === "darwin-arm64") {
     found.push(checkMachO(await Bun.file(file).bytes(), "executable"));
     const folder = join(cache, nativeTarget() === target ? "native" : target);
-    for (const name of ["libpsionic_cpu.dylib", "libpsionic_metal.dylib"]) {
-      found.push(`${name}: ${checkMachO(await Bun.file(join(folder, name)).bytes(), "library")}`);
+    for (const backend of ["cpu", "metal"] as const) {
+      const library = join(folder, `libpsionic_${backend}.dylib`);
+      found.push(checkMacLibrary(backend, await Bun.file(library).bytes()));
     }
   }
   const run = runner(target);

@@ -20,13 +20,15 @@ export type MachO = {
   readonly oldest: string;
   readonly installName: string | undefined;
   readonly libraries: readonly string[];
+  /** Names that others may bind to, as C writes them. */
+  readonly exports: ReadonlySet<string>;
   readonly signature: Signature | undefined;
 };
 
 const magic64 = 0xfeedfacf;
 const cpuArm64 = 0x0100000c;
 const kinds: Readonly<Record<number, MachO["kind"]>> = { 2: "executable", 6: "library" };
-const command = { load: 0xc, id: 0xd, signature: 0x1d, build: 0x32 };
+const command = { symbols: 0x2, load: 0xc, id: 0xd, signature: 0x1d, build: 0x32 };
 
 function textAt(bytes: Uint8Array, at: number): string {
   const end = bytes.indexOf(0, at);
@@ -45,11 +47,13 @@ export function readMachO(bytes: Uint8Array): MachO {
   let installName: string | undefined;
   let signature: Signature | undefined;
   const libraries: string[] = [];
+  let exports: ReadonlySet<string> = new Set();
   let at = 32;
   for (let left = view.getUint32(16, true); left > 0; left--) {
     const kind = view.getUint32(at, true) & 0x7fffffff;
     if (kind === command.id) installName = textAt(bytes, at + view.getUint32(at + 8, true));
     if (kind === command.load) libraries.push(textAt(bytes, at + view.getUint32(at + 8, true)));
+    if (kind === command.symbols) exports = readExports(bytes, view, at);
     if (kind === command.build) oldest = versionText(view.getUint32(at + 12, true));
     if (kind === command.signature) signature = readSignature(bytes, view.getUint32(at + 8, true));
     at += view.getUint32(at + 4, true);
@@ -57,8 +61,26 @@ export function readMachO(bytes: Uint8Array): MachO {
   return {
     kind: kinds[view.getUint32(12, true)] ?? "other",
     cpu: view.getUint32(4, true) === cpuArm64 ? "arm64" : "other",
-    ...{ oldest, installName, libraries, signature },
+    ...{ oldest, installName, libraries, exports, signature },
   };
+}
+
+const inSection = 0xe;
+const external = 0x1;
+
+/** Defined external names of the symbol table that the command at `at` describes. */
+function readExports(bytes: Uint8Array, view: DataView, at: number): Set<string> {
+  const [symbols, count, strings] = [8, 12, 16].map((field) => view.getUint32(at + field, true)) as [
+    ...[number, number, number],
+  ];
+  const names = new Set<string>();
+  for (let i = 0; i < count; i++) {
+    const entry = symbols + 16 * i;
+    const type = view.getUint8(entry + 4);
+    if ((type & inSection) !== inSection || (type & external) === 0) continue;
+    names.add(textAt(bytes, strings + view.getUint32(entry, true)).replace(/^_/, ""));
+  }
+  return names;
 }
 
 const superBlob = 0xfade0cc0;

@@ -1,10 +1,12 @@
 /** What a release is made of: Mach-O files as the kernel of a Mac checks them, kernels for arm64 run by an emulator. */
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import { constants, zstdCompressSync } from "node:zlib";
+import { ownZstd } from "../../build.ts";
 import { buildMetalLibrary } from "../../kernels/build_metal_library.ts";
 import { cache, kernels, run } from "../../kernels/compile.ts";
 import { appleHeaders, llvm, oldestMacos } from "../../kernels/toolchain.ts";
-import { runner } from "./checks.ts";
+import { checkMacLibrary, runner } from "./checks.ts";
 import { checkMachO, readMachO } from "./macho.ts";
 
 const found = (name: string): string | undefined => llvm(name).find((program) => Bun.which(program));
@@ -29,6 +31,8 @@ describe(`Mach-O files${canLink ? "" : ` (skipped: ${why})`}`, () => {
         ...["CoreFoundation", "Foundation", "Metal", "libSystem.B.dylib", "libobjc.A.dylib"],
       ]);
       expect(checkMachO(bytes, "library")).toContain("right");
+      expect(checkMacLibrary("metal", bytes)).toContain("functions"); // dlopen binds all of them or fails
+      expect(() => checkMacLibrary("cpu", bytes)).toThrow("psi_map");
       expect(Buffer.from(bytes).includes("kernel void")).toBe(true); // source, compiled on the device
     },
     120_000,
@@ -87,6 +91,16 @@ describe(`Mach-O files${canLink ? "" : ` (skipped: ${why})`}`, () => {
     },
     60_000,
   );
+});
+
+test("what stands for zstd-napi where it has no binding decompresses and sees damage", () => {
+  const part: { decompress?: (bytes: Uint8Array) => Uint8Array } = {};
+  new Function("require", "exports", ownZstd)(require, part);
+  const text = new TextEncoder().encode("psionic ".repeat(100));
+  const frame = zstdCompressSync(text, { params: { [constants.ZSTD_c_checksumFlag]: 1 } });
+  expect(new Uint8Array(part.decompress!(frame))).toEqual(text);
+  frame[frame.length - 1]! ^= 1;
+  expect(() => part.decompress!(frame)).toThrow("checksum");
 });
 
 const compiler = Bun.which("aarch64-linux-gnu-g++");
