@@ -15,7 +15,7 @@ export type ReplayPlan = {
 export const fullWindow = 16;
 
 /** Part of the segments that is drawn where nothing else is asked for: at least the first, at most the second. */
-const [leastShare, mostShare] = [0.25, 0.285];
+const [leastShare, mostShare] = [0.25, 0.27];
 
 /**
  * Draws whole segments, so that every step has the same chance to be among them and the state at a segment's end shows

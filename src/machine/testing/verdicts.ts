@@ -72,8 +72,8 @@ export type Sampling = {
 };
 
 const steps = 64;
-const every = 2;
-/** 64 steps with a retained state after every second. */
+const every = 1;
+/** 64 steps with a retained state after each. */
 export const longWindow = (profile: LaneProfile): LaneProfile => ({
   ...withSettings(profile, { retain_every: String(every) }),
   steps,
