@@ -1,30 +1,32 @@
 /** Grouped stages as processes: the losses of one trainer, evidence to do the work again from, waits that end. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
+import { existsSync, truncateSync } from "node:fs";
+import { join } from "node:path";
 import { openDevice } from "../backends/index.ts";
 import { float32Text } from "../core/json.ts";
-import type { Device } from "../runtime/device.ts";
 import { Trainer } from "../train/trainer.ts";
+import { validationPacket } from "./cli/validate.ts";
 import { appleLane } from "./contract.ts";
 import { verified } from "./documents.ts";
 import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
 import { evidencePath } from "./layout.ts";
+import { stepNames } from "./stage_files.ts";
 import { groupedProfile, plannedStages } from "./stage_plan.ts";
 import { StagedScene } from "./testing/stages.ts";
 
-let device: Device;
-beforeAll(() => {
-  device = openDevice("cpu", { threads: 1 });
-});
-afterAll(() => device.close());
-
 /** Losses of a process that has the whole model, as text. */
-function wholeLosses(): string[] {
+function wholeLosses(windowCount = 1): string[] {
   const { profile, model, windows, config } = plannedStages(
     groupedProfile(appleLane),
     () => new Uint8Array(),
   );
-  using trainer = new Trainer(device, model, windows, config);
-  return Array.from({ length: profile.steps }, () => float32Text(trainer.step().loss));
+  const device = openDevice("cpu", { threads: 1 });
+  try {
+    using trainer = new Trainer(device, model, windows, config);
+    return Array.from({ length: profile.steps * windowCount }, () => float32Text(trainer.step().loss));
+  } finally {
+    device.close();
+  }
 }
 
 const evidenceOf = (scene: StagedScene, index: number): ExecutionEvidence => {
@@ -46,4 +48,105 @@ describe("a window in stages", () => {
       }
     }, 60_000);
   }
+});
+
+const record = (step: number, window = "window-0001") => ({
+  ...{
+    checkpoint_label: `step-${step}`,
+    optimizer_step: step,
+    checkpoint_ref: `checkpoint://staged/${step}`,
+  },
+  ...(window !== "window-0001" && { coordination: coordinationOf(window, 0) }),
+});
+const coordinationOf = (window: string, index: number) => ({
+  ...{ network_id: "network.example", window_id: window, assignment_id: "assignment-0001" },
+  node_pubkey: `npub1-node-${index + 1}`,
+});
+
+describe("a stage on its own", () => {
+  test("nobody answers: artifact_incomplete, to be tried again; nonsense to wait is bad_config", async () => {
+    using scene = new StagedScene(2);
+    const { code, packet } = await scene.spawn(0, "start", {}, { PSIONIC_STAGE_WAIT_SECONDS: "0.3" }).ended;
+    expect([code, packet.refusal_class, packet.retryable]).toEqual([17, "artifact_incomplete", true]);
+    expect(packet.detail).toContain("gradient of step 1");
+    const wrong = await scene.spawn(0, "start", {}, { PSIONIC_STAGE_WAIT_SECONDS: "soon" }).ended;
+    expect(wrong.packet.refusal_class).toBe("bad_config");
+    // the downstream of a stage that has died waits for what never comes
+    const after = await scene.spawn(1, "start", {}, { PSIONIC_STAGE_WAIT_SECONDS: "0.3" }).ended;
+    expect(after.packet.refusal_class).toBe("artifact_incomplete");
+    expect(after.packet.detail).toContain("activation of step 2");
+  }, 60_000);
+
+  test("a truncated tensor", async () => {
+    using scene = new StagedScene(2);
+    await scene.spawn(0, "start", {}, { PSIONIC_STAGE_WAIT_SECONDS: "0.2" }).ended;
+    const path = join(scene.contribution(0), stepNames("activation", 1).tensor);
+    truncateSync(path, 40);
+    const { packet } = await scene.spawn(1).ended;
+    expect([packet.refusal_class, packet.detail]).toEqual([
+      "artifact_digest_mismatch",
+      expect.stringContaining("tensor of step 1"),
+    ]);
+  }, 60_000);
+
+  test("killed and started again it catches up, with the same losses", async () => {
+    using scene = new StagedScene(2);
+    const first = scene.spawn(0);
+    await scene.offered(0);
+    const second = scene.spawn(1);
+    const path = join(scene.contribution(0), stepNames("activation", 3).transport);
+    while (!existsSync(path)) await Bun.sleep(2);
+    first.child.kill("SIGKILL");
+    await first.ended;
+    const again = await scene.spawn(0).ended;
+    expect([again.code, (await second.ended).code]).toEqual([0, 0]);
+    expect(evidenceOf(scene, 0).steps.map(({ loss }) => loss)).toEqual(wholeLosses());
+  }, 60_000);
+});
+
+describe("what a stage left", () => {
+  test("recorded, validated by doing it again, recovered, and gone on with", async () => {
+    using scene = new StagedScene(2);
+    expect((await scene.runAll()).map(({ code }) => code)).toEqual([0, 0]);
+    for (const index of [0, 1]) {
+      const { packet } = await scene.spawn(index, "record_checkpoint", record(8)).ended;
+      expect([packet.outcome, packet.detail]).toEqual(["succeeded", packet.detail]);
+      const surface = scene.readStage(index, "status/checkpoint_surface.json");
+      expect(surface.grouped_stage_assignment).toEqual(scene.assignment(index));
+      const words = [
+        "--run-root",
+        join(scene.folder, "validator"),
+        "--contribution",
+        scene.contribution(index),
+      ];
+      const verdict = validationPacket([...words, "--challenge-id", `challenge-${index}`], {
+        environment: { ...scene.environment() },
+      });
+      expect(verdict.detail).toContain("was accepted with 10000 after doing 8 of 8 steps again");
+      const other = await scene.spawn(index, "resume", {
+        grouped_stage_assignment: scene.assignment(1 - index),
+      }).ended;
+      expect(other.code).toBe(11);
+      const resumed = await scene.spawn(index, "resume").ended;
+      expect([resumed.code, resumed.packet.detail]).toEqual([0, expect.stringContaining("Recovered step 8")]);
+      expect(scene.readStage(index, "checkpoints/grouped_stage_recovery_receipt.json")).toMatchObject({
+        ...{ recovery_source_kind: "retained_checkpoint", restored_primary_pointer: false },
+      });
+    }
+    const next = "window-0002";
+    const first = scene.spawn(0, "start", { coordination: coordinationOf(next, 0) });
+    const envelope = scene.envelope(0, next);
+    while (!existsSync(envelope)) await Bun.sleep(5);
+    const second = scene.spawn(1, "start", {
+      coordination: coordinationOf(next, 1),
+      grouped_stage_input_transport: {
+        ...{ artifact_ref: { artifact_id: "input" }, materialized_path: envelope },
+      },
+    });
+    const ends = await Promise.all([first.ended, second.ended]);
+    expect(ends.map(({ code, packet }) => [code, packet.detail])).toEqual(
+      ends.map(({ packet }) => [0, packet.detail]),
+    );
+    expect(evidenceOf(scene, 1).steps.map(({ loss }) => loss)).toEqual(wholeLosses(2).slice(8));
+  }, 90_000);
 });

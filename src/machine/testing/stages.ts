@@ -45,22 +45,22 @@ export class StagedScene extends Scene {
     return { ...stage, assignment_digest: stageDigest(stage) };
   }
 
-  work(index: number): WorkIdentity {
+  work(index: number, windowId: string = bound.window_id): WorkIdentity {
     return {
-      ...{ laneId: appleLane.id, runId: this.run_id, windowId: bound.window_id },
+      ...{ laneId: appleLane.id, runId: this.run_id, windowId },
       ...{ assignmentId: bound.assignment_id, node: `npub1-node-${index + 1}`, networkId: bound.network_id },
       stage: this.assignment(index),
     };
   }
 
   /** The contribution's folder of a stage, absolute. */
-  contribution(index: number): string {
-    const work = this.work(index);
+  contribution(index: number, window?: string): string {
+    const work = this.work(index, window);
     return join(this.rootOf(index), contributionFolder(work.windowId, contributionId(work)));
   }
 
-  envelope(index: number): string {
-    return join(this.contribution(index), outputTransportName);
+  envelope(index: number, window?: string): string {
+    return join(this.contribution(index, window), outputTransportName);
   }
 
   /** The manifest of a stage's operation; `changes` last. */
