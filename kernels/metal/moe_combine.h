@@ -1,5 +1,6 @@
 #pragma once
 struct MoeCombineParams {
-  int used, width;
+  int tokens, used, width;
+  float eps; /* moe_combine_norm only */
 };
 typedef struct MoeCombineParams MoeCombineParams;

@@ -9,7 +9,7 @@ import { describe, expectSpec, f32Spec, totalBytes } from "../spec.ts";
 export const moeCombineAdd: Op<Record<string, never>> = {
   name: "moe_combine_add",
   summary: "weighted sum of the chosen experts' results, added to the residual stream",
-  backends: ["cuda"],
+  backends: ["cuda", "metal"],
   inputs: [{ name: "base" }, { name: "x" }, { name: "weights" }],
   params: [],
   signature: ["ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32"],

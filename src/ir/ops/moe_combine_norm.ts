@@ -6,7 +6,7 @@ import { moeCombineAdd } from "./moe_combine_add.ts";
 export const moeCombineNorm: Op<{ readonly eps: number }> = {
   name: "moe_combine_norm",
   summary: "moe_combine_add, then the norm of the next layer",
-  backends: ["cuda"],
+  backends: ["cuda", "metal"],
   inputs: [{ name: "base" }, { name: "x" }, { name: "weights" }, { name: "w" }],
   params: ["eps"],
   signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "f32"],
