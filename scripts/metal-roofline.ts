@@ -34,7 +34,7 @@ const machines: readonly Machine[] = [
 const launchUs = 1.5;
 /** Share of the published bandwidth that plain copies reach on these machines. */
 const reached = 0.85;
-/** A matrix product of one row is computed as one of eight (kernels/metal/README.md). */
+/** A `matmul` of one row is computed as one of eight (kernels/metal/README.md); a product of experts is not. */
 const productRows = 8;
 
 type Row = { kernel: string; calls: number; bytes: number; flops: number };
@@ -86,7 +86,7 @@ function rowsOf(program: Program): Row[] {
     const row = rows.get(kernel) ?? { kernel, calls: 0, bytes: 0, flops: 0 };
     row.calls++;
     row.bytes += call.cost.bytes;
-    row.flops += call.cost.flops * (/^(moe_)?matmul_/.test(kernel) ? productRows : 1);
+    row.flops += call.cost.flops * (/^matmul_/.test(kernel) ? productRows : 1);
     rows.set(kernel, row);
   }
   return [...rows.values()].sort((a, b) => b.bytes - a.bytes);
@@ -122,7 +122,7 @@ Q8_0, experts MXFP4), one sequence, a table of ${context} positions, cache f16. 
 ${rates.join("\n")}
 
 Bandwidths are Apple's; arithmetic rates are cores x 128 lanes x 2 x clock, Apple's own number for M2. *At best*: each kernel at the
-slower of published bandwidth and rate, nothing else. *Predicted*: ${reached * 100}% of both, and ${launchUs} us a launch. A product of one row is computed as one of
+slower of published bandwidth and rate, nothing else. *Predicted*: ${reached * 100}% of both, and ${launchUs} us a launch. A \`matmul\` of one row is computed as one of
 ${productRows} (\`kernels/metal/README.md\`, order of sums), which is counted as arithmetic.
 
 | kernel | launches | MB | Mflop | ${names.map((n) => `${n}, us`).join(" | ")} |
