@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { browserPath, openBrowser } from "../../serve/page/testing/browser.ts";
 import { bound, Scene } from "../testing/scene.ts";
 import { linesOf } from "./lines.ts";
 import { servePage } from "./page.ts";
@@ -64,3 +65,30 @@ describe("train watch", () => {
     expect(existsSync(scene.root)).toBe(true);
   });
 });
+
+const reason =
+  browserPath === undefined ? " (skipped: no Chromium on PATH; scripts/test.sh installs it)" : "";
+
+test.skipIf(browserPath === undefined)(
+  `the page in Chromium${reason}`,
+  async () => {
+    using scene = new Scene();
+    scene.run("start", { coordination: bound });
+    const server = servePage(scene.root, 0);
+    const browser = await openBrowser();
+    try {
+      const page = await browser.newPage();
+      await page.goto(`http://127.0.0.1:${server.port}/`);
+      await page.getByText("window-0001").waitFor();
+      expect(await page.locator("#lines").textContent()).toContain("phase       completed");
+      expect(await page.locator("#loss polyline").getAttribute("points")).toContain(" ");
+      // a later invocation shows without a reload
+      scene.run("start", { coordination: { ...bound, window_id: "window-0002" } });
+      await page.getByText("window-0002").waitFor();
+    } finally {
+      await browser.close();
+      await server.stop(true);
+    }
+  },
+  60_000,
+);
