@@ -165,6 +165,11 @@ await part("machine", async () => {
   const { trials, killed } = await machineKills(lanes, kills, seed);
   return `${trials} operations of workers and validators, ${killed} killed on the way; whole, nothing accepted lost, the same work in the end`;
 });
+await part("stages", async () => {
+  const { stageKills } = await import("../src/machine/testing/stage_kills.ts");
+  const { killed } = await stageKills(kills, seed);
+  return `${kills} windows in two stages, ${killed} stages killed on the way and started again; the same losses`;
+});
 await part("verdicts", async () => {
   const verdicts = await import("../src/machine/testing/verdicts.ts");
   const found = Object.entries(verdicts.judgeForgeries()).map(([name, count]) => `${count} ${name}`);

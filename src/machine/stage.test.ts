@@ -12,6 +12,7 @@ import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
 import { evidencePath } from "./layout.ts";
 import { stepNames } from "./stage_files.ts";
 import { groupedProfile, plannedStages } from "./stage_plan.ts";
+import { stageKills } from "./testing/stage_kills.ts";
 import { StagedScene } from "./testing/stages.ts";
 
 /** Losses of a process that has the whole model, as text. */
@@ -150,3 +151,7 @@ describe("what a stage left", () => {
     expect(evidenceOf(scene, 1).steps.map(({ loss }) => loss)).toEqual(wholeLosses(2).slice(8));
   }, 90_000);
 });
+
+test("stages killed at random moments; the soak does it 200 times", async () => {
+  expect((await stageKills(3, 11)).killed).toBeGreaterThan(0);
+}, 90_000);
