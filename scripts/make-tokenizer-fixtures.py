@@ -1,12 +1,13 @@
-"""Makes fixtures/tokenizer/*.json: small vocabularies of each tokenizer family and the ids that the reference
+"""Makes fixtures/tokenizer: small vocabularies of each tokenizer family and the ids that the reference
 implementation (the Rust library behind the `tokenizers` package, Apache-2.0) gives for a list of texts.
 
 Usage: python scripts/make-tokenizer-fixtures.py TRAINING_TEXT
        TRAINING_TEXT is any English text in the public domain; the stored files were made from Shakespeare's plays,
        the first 200,000 characters. Needs `pip install tokenizers==0.23.2`.
-Output: fixtures/tokenizer/texts.json, and one FAMILY.json each with the reference's tokenizer.json and the ids.
+Output: fixtures/tokenizer/texts.json, and one FAMILY.json.gz each with the reference's tokenizer.json and the ids.
 """
 
+import gzip
 import json
 import pathlib
 import random
@@ -156,7 +157,7 @@ def main():
         reference = Tokenizer.from_str(json.dumps(data))
         ids = [reference.encode(text, add_special_tokens=False).ids for text in texts]
         stored = json.dumps({"tokenizer": data, "ids": ids}, separators=(",", ":"))
-        (OUT / f"{name}.json").write_text(stored + "\n")
+        (OUT / f"{name}.json.gz").write_bytes(gzip.compress((stored + "\n").encode(), 9, mtime=0))
 
 
 main()

@@ -16,7 +16,10 @@ const folder = `${import.meta.dir}/../../../fixtures/tokenizer`;
 const texts: string[] = await Bun.file(`${folder}/texts.json`).json();
 const families = ["gpt-2", "gpt-4o", "llama-bpe", "qwen2", "qwen35", "tekken", "llama", "gemma"];
 const stored = new Map<string, Stored>();
-for (const family of families) stored.set(family, await Bun.file(`${folder}/${family}.json`).json());
+for (const family of families) {
+  const packed = await Bun.file(`${folder}/${family}.json.gz`).bytes();
+  stored.set(family, JSON.parse(new TextDecoder().decode(Bun.gunzipSync(packed))));
+}
 
 function fixture(family: string): Stored {
   const found = stored.get(family);
