@@ -152,6 +152,28 @@ describe("what a stage left", () => {
   }, 90_000);
 });
 
+test("a stage's checkpoint taken over by a peer", async () => {
+  using scene = new StagedScene(2);
+  await scene.runAll();
+  expect((await scene.spawn(0, "record_checkpoint", record(8)).ended).code).toBe(0);
+  const served = await scene.spawn(0, "serve_checkpoint", {
+    ...{ grouped_stage_assignment: null, work_class: "small_model_local_training" },
+    peer_node_pubkey: "npub1-peer",
+  }).ended;
+  expect([served.code, served.packet.detail]).toEqual([0, served.packet.detail]);
+  const joiner = join(scene.folder, "joiner");
+  const { code, packet } = await scene.spawn(0, "resume", {
+    run_root: joiner,
+    coordination: { ...coordinationOf("window-0001", 0), node_pubkey: "npub1-peer" },
+    peer_checkpoint_handoff_receipt: {
+      artifact_ref: { artifact_id: "handoff" },
+      materialized_path: join(scene.rootOf(0), "status/peer_checkpoint_handoff_receipt.json"),
+    },
+  }).ended;
+  expect([code, packet.detail]).toEqual([0, expect.stringContaining("peer_checkpoint_handoff")]);
+  expect(existsSync(join(joiner, "checkpoints/grouped_stage_recovery_receipt.json"))).toBe(true);
+}, 60_000);
+
 test("stages killed at random moments; the soak does it 200 times", async () => {
   expect((await stageKills(3, 11)).killed).toBeGreaterThan(0);
 }, 90_000);
