@@ -6,7 +6,7 @@ import { parameterCount } from "./model.ts";
 import { Trainer } from "./trainer.ts";
 
 /** Where training computes. */
-export type TrainingBackend = "cpu" | "cuda";
+export type TrainingBackend = "cpu" | "cuda" | "metal" | "metal-standin";
 
 /** Bytes that training takes, from a step over shapes alone. */
 export type MemoryPlan = {

@@ -128,7 +128,7 @@ function keptCheckpoint(run: Run, asked: Asked): Named {
 /** The figures of the checkpoint and what follows, or why this machine could not run it. */
 function evaluated(run: Run, parts: RunParts, found: Named, asked: Asked): Judged | string {
   const { backend = "cpu", threads } = asked;
-  const device = backend === "cuda" ? openDevice("cuda") : openDevice("cpu", { threads });
+  const device = backend === "cpu" ? openDevice("cpu", { threads }) : openDevice(backend);
   try {
     try {
       checkMemory(planMemory(parts, backend), device.backend.memory?.().free);

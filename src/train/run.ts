@@ -51,7 +51,7 @@ export type Watcher = {
   checkpoint?(saved: SavedCheckpoint, durationMs: number): void;
 };
 
-/** Measured while the run goes on; `mfu` is the share of this machine's measured peak, 0..1. */
+/** Measured while the run goes on; `mfu` is the share of this machine's measured peak, 0..1; 0 on Metal, where none is measured. */
 export type Live = {
   readonly lastStep: number;
   readonly tokensPerSecond: number;
@@ -175,7 +175,7 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
   const { backend = "cpu", threads } = options;
   const plan = planMemory(parts, backend);
   options.watcher.plan?.(plan);
-  const device = backend === "cuda" ? openDevice("cuda") : openDevice("cpu", { threads });
+  const device = backend === "cpu" ? openDevice("cpu", { threads }) : openDevice(backend);
   try {
     const hardware = writeHardwareQualification(run, plan, device.backend);
     const runShape = writeRunShapeQualification(run, plan, parts);
@@ -367,7 +367,7 @@ class Course {
     return {
       lastStep,
       tokensPerSecond,
-      mfu: (flops * tokensPerSecond) / this.#peakFlops,
+      mfu: this.#peakFlops > 0 ? (flops * tokensPerSecond) / this.#peakFlops : 0,
       remainingMs: tokensPerSecond > 0 ? (left / tokensPerSecond) * 1000 : 0,
     };
   }

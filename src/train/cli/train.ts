@@ -88,7 +88,7 @@ export const train = command({
     seed: value("N", "Seed of initial values and of the order of data"),
     backend: {
       type: "enum",
-      options: list("cpu", "cuda"),
+      options: list("cpu", "cuda", "metal", "metal-standin"),
       description: "Where to compute; default cpu. A run's bits are those of its backend",
     },
     threads: value("N", "Threads of the CPU; 0: one per core"),
@@ -235,7 +235,7 @@ const settingOptions: Readonly<Record<string, (given: Given, name: string) => Js
 
 const threadsOf = (given: Given): number => wholeNumber(text(given, "threads"), "--threads", 0, 1024) ?? 0;
 
-const backendOf = (given: Given): TrainingBackend => (given.backend === "cuda" ? "cuda" : "cpu");
+const backendOf = (given: Given): TrainingBackend => (given.backend as TrainingBackend | undefined) ?? "cpu";
 
 function givenSettings(given: Given): Record<string, Json> {
   const settings: Record<string, Json> = {};
