@@ -22,7 +22,8 @@ describe.skipIf(!path)("causal attention of training on Metal", () => {
     [1, 37, 2, 1, 72, 0],
     [2, 9, 1, 1, 256, 5],
     [1, 1, 2, 2, 3, 0],
-  ] as const)("sequences %d of %d, heads %d of %d, width %d, window %d", (...shape) => {
+  ] as const)("sequences %d of %d, heads %d of %d, width %d, window %d", (...given) => {
+    const shape = given.slice(0, 6) as unknown as Shape;
     const [sequences, length, heads, kvHeads, width] = shape;
     const rows = sequences * length;
     const [wide, narrow] = [rows * heads * width, rows * kvHeads * width];
