@@ -164,7 +164,8 @@ const gone = ["artifact_incomplete", "checkpoint_missing"] as const;
 
 const damages: readonly (readonly [Damage, readonly Class[]])[] = [
   [truncated, mismatch],
-  [flippedBytes, [...mismatch, "succeeded"]],
+  // digests leave paths out, so a changed path is a file that is not there
+  [flippedBytes, [...mismatch, ...gone, "succeeded"]],
   [missing, gone],
   [notAFile, gone],
   [linkedElsewhere, gone],
