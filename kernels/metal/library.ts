@@ -2,10 +2,11 @@
  * The Metal library for the tests of this folder: the stand-in with checks, built if stale, or another one where
  * PSIONIC_METAL_LIBRARY names it (a real one on a Mac). Data moves by `onDevice` and `fromDevice`.
  */
-import { dlopen, type FFIFunction, type Pointer } from "bun:ffi";
+import { dlopen, type FFIFunction } from "bun:ffi";
 import { join } from "node:path";
 import { symbolTable } from "../../ffi/load.ts";
 import { buildMetalStandin, standinMissing } from "../build_metal.ts";
+import { type Call, type DeviceMemory, deviceMemory } from "../device_memory.ts";
 
 const named = process.env.PSIONIC_METAL_LIBRARY;
 const folder = join(import.meta.dir, "..", "..", ".cache", "native");
@@ -17,8 +18,6 @@ if (!path) console.warn(`skipping tests of the Metal kernels: ${standinMissing()
 
 /** Whether kernels run on fibers of the CPU: sizes stay small then. */
 export const onFibers: boolean = !named || named.includes("standin") || named.includes("checked");
-
-export type Call = (...args: (number | Pointer | ArrayBufferView | string | null)[]) => number;
 
 /** Each symbol for itself, so that an op's test runs while others are still to come. */
 function open(file: string): Record<string, Call> {
@@ -44,45 +43,8 @@ function located(text: string): string {
   return `${text} ${stdout.toString().trim().split("\n").join(" < ")}`;
 }
 
-/** Throws with the library's words where a call failed. */
-export function check(status: number): void {
-  if (status !== 0) throw new Error(located(String((metal.psi_last_error as unknown as () => string)())));
-}
+export type { Call };
+export const memory: DeviceMemory = deviceMemory(metal, located);
+export const { check, deviceBytes, onDevice, write, fromDevice, floatsFromDevice, intsFromDevice } = memory;
 
 if (path) check(metal.psi_open!("", 0));
-
-/** Device memory of at least `bytes`, zero-filled, good until the process ends. */
-export function deviceBytes(bytes: number): Pointer {
-  const address = new BigUint64Array(new ArrayBuffer(8));
-  check(metal.psi_alloc!(address, Math.max(bytes, 64)));
-  return Number(address[0]) as Pointer;
-}
-
-/** A copy of host data in device memory of exactly its size. */
-export function onDevice(data: ArrayBufferView): Pointer {
-  const address = deviceBytes(data.byteLength);
-  if (data.byteLength > 0) check(metal.psi_upload!(address, data, data.byteLength));
-  return address;
-}
-
-/** Overwrites device memory at `address`. */
-export function write(address: Pointer, data: ArrayBufferView): void {
-  check(metal.psi_upload!(address, data, data.byteLength));
-}
-
-/** A copy of `bytes` of device memory; waits for all kernels before it, and throws what went wrong in them. */
-export function fromDevice(address: Pointer, bytes: number): Uint8Array {
-  const out = new Uint8Array(new ArrayBuffer(Math.max(bytes, 2048)), 0, bytes);
-  check(metal.psi_download!(out, address, bytes));
-  return out;
-}
-
-export function floatsFromDevice(address: Pointer, count: number): Float32Array {
-  const bytes = fromDevice(address, count * 4);
-  return new Float32Array(bytes.buffer, 0, count);
-}
-
-export function intsFromDevice(address: Pointer, count: number): Int32Array {
-  const bytes = fromDevice(address, count * 4);
-  return new Int32Array(bytes.buffer, 0, count);
-}

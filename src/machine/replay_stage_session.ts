@@ -1,12 +1,10 @@
 /** A stage whose steps are done again: its neighbours are what its contribution has of them. */
-import { float32Text } from "../core/json.ts";
 import { StageTrainer } from "../train/pipeline.ts";
 import { refuse } from "./contract.ts";
-import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lanes/lane_device.ts";
-import { takeState } from "./lanes/state_object.ts";
+import { kernelDigest, openLaneDevice } from "./lanes/lane_device.ts";
+import { segmentSteps, type TracedStep, takeRetained } from "./lanes/segment_steps.ts";
 import type { WindowPlan } from "./lanes/window_plan.ts";
 import type { OpenSession, ReplaySession } from "./lanes/window_replay.ts";
-import type { TracedStep } from "./lanes/window_session.ts";
 import { placeOf, plannedStages } from "./stage_plan.ts";
 import { ReplayedNeighbours } from "./stage_replay.ts";
 import type { Difference, ReplayTarget, Segment } from "./window_replayer.ts";
@@ -43,28 +41,11 @@ class StageSession implements ReplaySession {
   }
 
   take(path: string, step: number): void {
-    try {
-      takeState(this.trainer, path);
-      this.trainer.resumeAt(step);
-    } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause);
-      refuse("artifact_digest_mismatch", `retained state: ${why}`, cause);
-    }
+    takeRetained(this.trainer, path, step);
   }
 
-  run({ first, last }: Segment): TracedStep[] {
-    const text = (value: number): string => float32Text(Math.fround(value));
-    try {
-      return Array.from({ length: last - first + 1 }, () => {
-        const { step, loss, gradientNorm, learningRate } = this.trainer.step(this.#neighbours);
-        return {
-          ...{ step, loss: text(loss), gradient_norm: text(gradientNorm) },
-          learning_rate: text(learningRate),
-        };
-      });
-    } catch (cause) {
-      return refuseUnsupported(cause, this.#backend);
-    }
+  run(segment: Segment): TracedStep[] {
+    return segmentSteps(segment, () => this.trainer.step(this.#neighbours), this.#backend);
   }
 
   [Symbol.dispose](): void {

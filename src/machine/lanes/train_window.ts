@@ -8,9 +8,10 @@ import type { Invocation } from "../surfaces.ts";
 import { resolvedRunId } from "../surfaces.ts";
 import type { Segment } from "../window_replayer.ts";
 import { exportAdapter } from "./adapter_export.ts";
+import type { TracedStep } from "./segment_steps.ts";
 import { optimizerDigest, type StateRecord, writeState } from "./state_object.ts";
 import { stepPlanDigest, type WindowPlan, windowData } from "./window_plan.ts";
-import { segmentsOf, type TracedStep, WindowSession } from "./window_session.ts";
+import { segmentsOf, WindowSession } from "./window_session.ts";
 
 /** A checkpoint below the run root that a window goes on from. */
 export type WindowStart = { readonly state: StateRecord; readonly path: string };

@@ -17,9 +17,10 @@ import type {
   Trace,
   WindowReplayer,
 } from "../window_replayer.ts";
+import type { TracedStep } from "./segment_steps.ts";
 import { optimizerDigest, type StateHolder, stateDigest, weightsIn, weightsOf } from "./state_object.ts";
 import { type ProfileFiles, planWindow, stepPlanDigest, type WindowPlan, windowData } from "./window_plan.ts";
-import { segmentsOf, type TracedStep, WindowSession } from "./window_session.ts";
+import { segmentsOf, WindowSession } from "./window_session.ts";
 
 /** Steps of a plan that can be run from a retained state: of a whole model, or of one stage of it. */
 export type ReplaySession = Disposable & {

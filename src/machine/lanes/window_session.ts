@@ -1,19 +1,14 @@
 /** Steps of a plan on a device, one after the other from a given state. */
 
-import { float32Text } from "../../core/json.ts";
 import type { Device } from "../../runtime/device.ts";
 import { availableBytes } from "../../train/plan.ts";
 import { Trainer } from "../../train/trainer.ts";
 import { refuse } from "../contract.ts";
-import type { Segment, Trace } from "../window_replayer.ts";
+import type { Segment } from "../window_replayer.ts";
 import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lane_device.ts";
-import { loadState, type StateRecord, takeState } from "./state_object.ts";
+import { segmentSteps, type TracedStep, takeRetained } from "./segment_steps.ts";
+import { loadState, type StateRecord } from "./state_object.ts";
 import { stepShapes, type WindowPlan } from "./window_plan.ts";
-
-export type TracedStep = Trace & { readonly step: number };
-
-/** Values of a step as evidence has them: 32-bit floats as text. */
-const text = (value: number): string => float32Text(Math.fround(value));
 
 export class WindowSession implements Disposable {
   readonly plan: WindowPlan;
@@ -56,28 +51,12 @@ export class WindowSession implements Disposable {
 
   /** Goes on from a state that a worker retained after `step`. `artifact_digest_mismatch` where it is none. */
   take(path: string, step: number): void {
-    try {
-      takeState(this.trainer, path);
-      this.trainer.resumeAt(step);
-    } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause);
-      refuse("artifact_digest_mismatch", `retained state: ${why}`, cause);
-    }
+    takeRetained(this.trainer, path, step);
   }
 
   /** Steps `first` to `last`, of which `first` is due. */
-  run({ first, last }: Segment): TracedStep[] {
-    try {
-      return Array.from({ length: last - first + 1 }, () => {
-        const { step, loss, gradientNorm, learningRate } = this.trainer.step();
-        return {
-          ...{ step, loss: text(loss), gradient_norm: text(gradientNorm) },
-          learning_rate: text(learningRate),
-        };
-      });
-    } catch (cause) {
-      return refuseUnsupported(cause, this.backend);
-    }
+  run(segment: Segment): TracedStep[] {
+    return segmentSteps(segment, () => this.trainer.step(), this.backend);
   }
 
   [Symbol.dispose](): void {
