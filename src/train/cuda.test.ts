@@ -103,43 +103,30 @@ describe.skipIf(!cudaLibrary)("training on CUDA", () => {
   });
 });
 
-test.skipIf(!cudaLibrary)("train start and resume --backend cuda", async () => {
+test.skipIf(!cudaLibrary)("train start --backend cuda; resume goes on there, and nowhere else", async () => {
   const root = join(mkdtempSync(join(tmpdir(), "psionic-train-cuda-")), "run");
-  const train = async (...words: string[]): Promise<string> => {
-    const child = Bun.spawn(
-      [process.execPath, join(import.meta.dir, "..", "main.ts"), "train", ...words, "--backend", "cuda"],
-      { env: { ...process.env, PSIONIC_CUDA_LIBRARY: cudaLibrary }, stdout: "pipe", stderr: "pipe" },
-    );
+  const train = async (...words: string[]) => {
+    const child = Bun.spawn([process.execPath, join(import.meta.dir, "..", "main.ts"), "train", ...words], {
+      env: { ...process.env, PSIONIC_CUDA_LIBRARY: cudaLibrary },
+      stdout: "pipe",
+      stderr: "pipe",
+    });
     const [out, err] = await Promise.all([
       new Response(child.stdout).text(),
       new Response(child.stderr).text(),
     ]);
-    if ((await child.exited) !== 0) throw new Error(err);
-    return out;
+    return { code: await child.exited, out, err };
   };
   const tiny = ["--model", "tiny_gpt2", "--precision", "bf16", "--sequences", "1", "--length", "4"];
-  const started = await train(
-    "start",
-    ...tiny,
-    "--max-steps",
-    "1",
-    "--output-root",
-    root,
-    "--allow-dirty-tree",
-  );
-  expect(started).toContain("last_completed_step=1");
-  expect(
-    await train(
-      "resume",
-      "--run-root",
-      root,
-      "--max-steps",
-      "2",
-      "--steps-per-window",
-      "1",
-      "--allow-dirty-tree",
-    ),
-  ).toContain("last_completed_step=2");
+  const begin = ["--max-steps", "1", "--backend", "cuda", "--output-root", root, "--allow-dirty-tree"];
+  expect((await train("start", ...tiny, ...begin)).out).toContain("last_completed_step=1");
+  const settings = JSON.parse(readFileSync(join(root, "manifests/run_settings.json"), "utf8"));
+  expect(settings.backend).toBe("cuda");
+  const more = ["--run-root", root, "--max-steps", "2", "--steps-per-window", "1", "--allow-dirty-tree"];
+  const elsewhere = await train("resume", ...more, "--backend", "cpu");
+  expect(elsewhere.code).toBe(2);
+  expect(elsewhere.err).toContain("a run goes on with the backend it began with, cuda, got cpu");
+  expect((await train("resume", ...more)).out).toContain("last_completed_step=2");
   const preflight = readFileSync(join(root, "preflight/hardware_qualification.json"), "utf8");
   expect(JSON.parse(preflight)).toMatchObject({
     required_backend: "cuda",

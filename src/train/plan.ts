@@ -6,7 +6,8 @@ import { parameterCount } from "./model.ts";
 import { Trainer } from "./trainer.ts";
 
 /** Where training computes. */
-export type TrainingBackend = "cpu" | "cuda" | "metal" | "metal-standin";
+export const trainingBackends = ["cpu", "cuda", "metal", "metal-standin"] as const;
+export type TrainingBackend = (typeof trainingBackends)[number];
 
 /** Bytes that training takes, from a step over shapes alone. */
 export type MemoryPlan = {

@@ -39,7 +39,7 @@ export type Asked = {
   readonly digest?: string | undefined;
   readonly bytes?: number | undefined;
   readonly threads: number;
-  /** Absent: the CPU. */
+  /** Absent: that of the run. */
   readonly backend?: TrainingBackend;
   /** Records what is left where nothing can evaluate, to try out what follows from it. */
   readonly injectUnavailable: boolean;
@@ -127,7 +127,7 @@ function keptCheckpoint(run: Run, asked: Asked): Named {
 
 /** The figures of the checkpoint and what follows, or why this machine could not run it. */
 function evaluated(run: Run, parts: RunParts, found: Named, asked: Asked): Judged | string {
-  const { backend = "cpu", threads } = asked;
+  const { backend = run.backend ?? "cpu", threads } = asked;
   const device = backend === "cpu" ? openDevice("cpu", { threads }) : openDevice(backend);
   try {
     try {

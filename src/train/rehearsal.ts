@@ -104,7 +104,6 @@ export async function rehearseBaseLane(run: Run, rehearsal: Rehearsal): Promise<
   rehearsal.part("evaluation, backups, decision");
   const recorded = recordCheckpoint(run, {
     threads: rehearsal.threads,
-    backend: rehearsal.backend,
     injectUnavailable: false,
   });
   backUpRun(run, undefined, true);

@@ -38,7 +38,7 @@ import {
   writePendingPointer,
   writeStatus,
 } from "./run_root.ts";
-import { runIdentity, settingsSchema } from "./settings.ts";
+import { runIdentity, settingsDocument } from "./settings.ts";
 import { NotFiniteError, type StepRecord, type TracedStep, Trainer } from "./trainer.ts";
 
 /** Checkpoints that stay: the last, and the one before it. */
@@ -61,8 +61,6 @@ export type Live = {
 
 export type RunOptions = {
   readonly threads: number;
-  /** Absent: the CPU. Bits of a run are those of its backend. */
-  readonly backend?: TrainingBackend;
   readonly dryRun: boolean;
   readonly watcher: Watcher;
   /** Asked between steps; a run that is to stop writes a checkpoint first. */
@@ -98,7 +96,7 @@ export async function startRun(run: Run, options: RunOptions): Promise<RunOutcom
   mkdirSync(run.root, { recursive: true });
   using _lock = lockRun(run.root);
   writePendingPointer(run);
-  write(run, ownPaths.settings, { schema_version: settingsSchema, run_id: run.runId, ...run.settings });
+  write(run, ownPaths.settings, settingsDocument(run));
   return prepared(run, options, { step: 0 });
 }
 
@@ -172,7 +170,8 @@ type From = {
 
 async function prepared(run: Run, options: RunOptions, from: From): Promise<RunOutcome> {
   const parts = run.lane.parts(run.settings);
-  const { backend = "cpu", threads } = options;
+  const { backend = "cpu" } = run;
+  const { threads } = options;
   const plan = planMemory(parts, backend);
   options.watcher.plan?.(plan);
   const device = backend === "cpu" ? openDevice("cpu", { threads }) : openDevice(backend);
@@ -237,7 +236,7 @@ async function trained(
   admitted: Pick<RunOutcome, "hardware" | "runShape">,
 ): Promise<RunOutcome> {
   const identity = runIdentity(run.lane, run.settings, parts);
-  const peak = peakFlops(options.backend ?? "cpu", run.settings.precision);
+  const peak = peakFlops(run.backend ?? "cpu", run.settings.precision);
   using trainer = new Trainer(device, parts.model, parts.train, parts.config, from.folder ? "none" : "seed");
   if (from.folder) loadCheckpoint(trainer, from.folder, identity, from.digest);
   const course = new Course(run, options, trainer, identity, peak, from.label);

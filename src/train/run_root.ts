@@ -10,6 +10,7 @@ import type { SavedCheckpoint } from "./checkpoint.ts";
 import { writeJson } from "./durable.ts";
 import type { GitState } from "./git_state.ts";
 import type { Lane, RunSettings } from "./lanes/lane.ts";
+import type { TrainingBackend } from "./plan.ts";
 
 /** Paths below the run root, in the order in which documents list them. */
 export const retainedPaths = {
@@ -72,6 +73,8 @@ export type Run = {
   readonly root: string;
   readonly runId: string;
   readonly lane: Lane;
+  /** Where it computes, from its first step to its last, since its bits are those of its backend. Absent: the CPU. */
+  readonly backend?: TrainingBackend;
   readonly git: GitState;
   readonly settings: RunSettings;
 };

@@ -5,8 +5,26 @@ import { canonicalJson } from "../core/json.ts";
 import type { Json } from "../models/files/strict_json.ts";
 import type { RunIdentity } from "./checkpoint.ts";
 import type { Lane, RunParts, RunSettings } from "./lanes/lane.ts";
+import { type TrainingBackend, trainingBackends } from "./plan.ts";
+import type { Run } from "./run_root.ts";
 
-export const settingsSchema = "psionic.train.run_settings.v1";
+const settingsSchema = "psionic.train.run_settings.v1";
+
+/** What a run root keeps of how its run was begun. */
+export const settingsDocument = ({ runId, backend = "cpu", settings }: Run) => ({
+  schema_version: settingsSchema,
+  run_id: runId,
+  backend,
+  ...settings,
+});
+
+/** Where the run of a settings file computes; files without it are of runs on the CPU. */
+export function storedBackend(where: string, value: Json | undefined): TrainingBackend {
+  const found = trainingBackends.find((name) => name === (value ?? "cpu"));
+  if (found) return found;
+  const expected = `backend: one of ${trainingBackends.join(", ")}`;
+  throw unexpected("file_malformed", where, expected, JSON.stringify(value));
+}
 
 const most: Readonly<Record<string, number>> = {
   ...{ seed: 2 ** 32 - 1, sequences: 65536, accumulation: 65536, length: 2 ** 20 },

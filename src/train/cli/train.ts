@@ -10,12 +10,12 @@ import { readableBytes, readableCount } from "../../terminal/table.ts";
 import { decideContinueRestart } from "../decision.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
-import type { TrainingBackend } from "../plan.ts";
+import { type TrainingBackend, trainingBackends } from "../plan.ts";
 import { recordCheckpoint } from "../record_checkpoint.ts";
 import { interruptionStepOf, rehearseBaseLane } from "../rehearsal.ts";
 import { backUpRun, type RunOptions, type RunOutcome, resumeRun, startRun } from "../run.ts";
 import { ownPaths, type Run, readDocument, retainedPaths, surfaces } from "../run_root.ts";
-import { checkedSettings } from "../settings.ts";
+import { checkedSettings, storedBackend } from "../settings.ts";
 import { TrainingBar } from "./bar.ts";
 import {
   dashboard,
@@ -88,8 +88,9 @@ export const train = command({
     seed: value("N", "Seed of initial values and of the order of data"),
     backend: {
       type: "enum",
-      options: list("cpu", "cuda", "metal", "metal-standin"),
-      description: "Where to compute; default cpu. A run's bits are those of its backend",
+      options: list(...trainingBackends),
+      description:
+        "Where to compute; default cpu, for a run that exists its own: its bits are those of its backend",
     },
     threads: value("N", "Threads of the CPU; 0: one per core"),
     mode: { type: "enum", options: list("auto", "local_reference"), description: "Where: this host" },
@@ -235,7 +236,7 @@ const settingOptions: Readonly<Record<string, (given: Given, name: string) => Js
 
 const threadsOf = (given: Given): number => wholeNumber(text(given, "threads"), "--threads", 0, 1024) ?? 0;
 
-const backendOf = (given: Given): TrainingBackend => (given.backend as TrainingBackend | undefined) ?? "cpu";
+const backendOf = (given: Given): TrainingBackend | undefined => given.backend as TrainingBackend | undefined;
 
 function givenSettings(given: Given): Record<string, Json> {
   const settings: Record<string, Json> = {};
@@ -276,7 +277,7 @@ function stagedRun(given: Given, where: string): Run {
   }
   const root = resolve(text(given, "output-root") ?? join(homedir(), "scratch", lane.runFolder, runId));
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
-  return { root, runId, lane, git, settings };
+  return { root, runId, lane, git, settings, backend: backendOf(given) ?? "cpu" };
 }
 
 function plannedStep(given: Given, { settings }: Run): number | undefined {
@@ -325,7 +326,7 @@ function startWords(given: Given, run: Run, interruptionStep: number): string[] 
   return [
     ...["train", "start", "--lane", run.lane.name, "--run-id", run.runId, "--output-root", run.root],
     ...["--planned-interruption-step", String(interruptionStep)],
-    ...["--backend", backendOf(given), "--threads", String(threadsOf(given))],
+    ...["--backend", run.backend ?? "cpu", "--threads", String(threadsOf(given))],
     ...settings,
     ...(ref === undefined ? [] : ["--git-ref", ref]),
     ...(given["allow-dirty-tree"] === true ? ["--allow-dirty-tree"] : []),
@@ -335,9 +336,10 @@ function startWords(given: Given, run: Run, interruptionStep: number): string[] 
 /** The run of a run root, with the settings that it was begun with and what may be changed of them. */
 function openedRun(given: Given, where: string): Run {
   const root = runRoot(given);
-  const { run_id, lane: name, ...stored } = readDocument(root, ownPaths.settings);
+  const { run_id, lane: name, backend: begunWith, ...stored } = readDocument(root, ownPaths.settings);
   const lane = laneOf(String(name));
   const kept = checkedSettings(join(root, ownPaths.settings), lane, { ...stored, lane: lane.name });
+  const backend = storedBackend(join(root, ownPaths.settings), begunWith);
   const changed = givenSettings(given);
   const free = ["max_steps", "steps_per_window", "windows_per_cadence", "recompute"];
   for (const key of Object.keys(changed)) {
@@ -350,12 +352,16 @@ function openedRun(given: Given, where: string): Run {
     throw new UsageError(`a run that warms down goes on with the max_steps it began with, ${kept.max_steps}`);
   }
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
-  return { root, runId: String(run_id ?? basename(root)), lane, git, settings };
+  return { root, runId: String(run_id ?? basename(root)), lane, git, settings, backend };
 }
 
 async function resume(given: Given): Promise<void> {
   refuseRemote(given);
   const run = openedRun(given, "train resume");
+  const backend = backendOf(given) ?? run.backend;
+  if (backend !== run.backend) {
+    throw new UsageError(`a run goes on with the backend it began with, ${run.backend}, got ${backend}`);
+  }
   const surface = surfaces(run.lane).resume_surface_id;
   await watched(given, run, surface, retainedPaths.resume_manifest_path, resumeRun);
 }
@@ -389,7 +395,7 @@ async function record(given: Given): Promise<void> {
     digest: name("checkpoint-object-digest"),
     bytes: wholeNumber(text(given, "checkpoint-total-bytes"), "--checkpoint-total-bytes", 1),
     threads: threadsOf(given),
-    backend: backendOf(given),
+    ...(given.backend !== undefined && { backend: backendOf(given) }),
     injectUnavailable: given["inject-eval-worker-unavailable"] === true,
   });
   await printLines(given, recordedLines(run, recorded));
@@ -446,7 +452,6 @@ async function heard<T>(
   process.on("SIGINT", hear).on("SIGTERM", hear);
   const options: RunOptions = {
     threads: threadsOf(given),
-    backend: backendOf(given),
     dryRun: given["dry-run"] === true,
     stopping: () => stop !== undefined,
     watcher: {
