@@ -135,6 +135,27 @@ export const autoResumeReceipt = document(
 );
 export type AutoResumeReceipt = Content<typeof autoResumeReceipt>;
 
+/** What was done about a pointer that could not be used, or a copy that failed. */
+export const drill = document(
+  actual("checkpoint_failure_drill"),
+  {
+    ...{ lane_id: filled, run_id: filled, drill_id: filled },
+    drill_kind: oneOf(["failed_upload", "corrupt_pointer", "stale_pointer"]),
+    trigger_surface: oneOf(["backup", "resume"]),
+    ...gitFields,
+    outcome: oneOf(["recovered_without_manual_edit", "retained_refusal"]),
+    evidence_paths: listOf(str),
+    refusal_reason: orNull(str),
+    claim_boundary: str,
+    detail: str,
+    receipt_digest: str,
+  },
+  { field: "receipt_digest", prefix: "psion_actual_pretraining_checkpoint_failure_drill|" },
+);
+
+export const drillIdOf = (kind: string, step: number | bigint): string =>
+  `psion_actual_pretraining_checkpoint_failure_drill::${step}::${kind}`;
+
 export const handoffReceipt = document(
   "psionic.train.checkpoint_handoff_receipt.v1",
   {

@@ -2,14 +2,18 @@
 import { unexpected } from "../core/error.ts";
 import { isObject } from "../models/files/strict_json.ts";
 import {
+  type ActualPointer,
   actualManifest,
   actualPointer,
   autoResumeReceipt,
+  type BackupReceipt,
   backupReceipt,
   type CheckpointManifest,
   type CheckpointPointer,
   checkpointManifest,
   checkpointPointer,
+  drill,
+  drillIdOf,
   handoffReceipt,
   laneStatus,
   type RecoveryReceipt,
@@ -191,6 +195,32 @@ function genericSurface(root: RunRoot, asked: Asked): CheckpointSurface {
   });
 }
 
+/**
+ * How the second copy of the accepted checkpoint stands. A receipt of another checkpoint says nothing of this one: it stays
+ * for whoever goes back to that copy, and here the drill tells why there is none.
+ */
+function copyStateOf(root: RunRoot, pointer: ActualPointer | undefined, backup: BackupReceipt | undefined) {
+  const accepted = pointer?.pointer_state === "accepted";
+  const same =
+    BigInt(backup?.optimizer_step ?? 0) === BigInt(pointer?.optimizer_step ?? 0) &&
+    backup?.checkpoint_ref === pointer?.checkpoint_ref;
+  if (!backup || !accepted || same) {
+    return {
+      backup_state: backup?.backup_state ?? null,
+      upload_outcome: backup?.upload_outcome ?? null,
+      upload_failure_reason: backup?.upload_failure_reason ?? null,
+    };
+  }
+  const failed = root.read(drill, drillPathOf("failed_upload"));
+  const told = failed?.drill_id === drillIdOf("failed_upload", pointer.optimizer_step);
+  const reason = told ? failed.refusal_reason : null;
+  return {
+    backup_state: "refused",
+    upload_outcome: "failed",
+    upload_failure_reason: reason ?? `the backup is of step ${backup.optimizer_step}`,
+  };
+}
+
 function actualSurface(root: RunRoot, asked: Asked): CheckpointSurface | undefined {
   const pointer = root.read(actualPointer, pointerPath);
   const backup = root.read(backupReceipt, backupReceiptPath);
@@ -203,6 +233,7 @@ function actualSurface(root: RunRoot, asked: Asked): CheckpointSurface | undefin
     (backupManifestPath === undefined ? undefined : root.read(actualManifest, backupManifestPath));
   root.read(actualPointer, backupPointerPath);
   const status = laneStatusOf(root);
+  const copied = copyStateOf(root, pointer, backup);
   const step = [pointer?.optimizer_step, backup?.optimizer_step, resumed?.chosen_optimizer_step].find(
     (s) => s !== undefined && s !== null && BigInt(s) > 0n,
   );
@@ -224,9 +255,7 @@ function actualSurface(root: RunRoot, asked: Asked): CheckpointSurface | undefin
     checkpoint_manifest_digest: manifest?.manifest_digest ?? null,
     checkpoint_object_digest: manifest?.checkpoint_object_digest ?? null,
     checkpoint_total_bytes: manifest?.checkpoint_total_bytes ?? null,
-    backup_state: backup?.backup_state ?? null,
-    upload_outcome: backup?.upload_outcome ?? null,
-    upload_failure_reason: backup?.upload_failure_reason ?? null,
+    ...copied,
     recovery_resolution_state: resumed?.resolution_state ?? null,
     recovery_source_kind: resumed?.resume_source_kind ?? null,
     restored_primary_pointer: resumed?.restored_primary_pointer ?? null,

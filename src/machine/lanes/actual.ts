@@ -75,7 +75,8 @@ function record(invocation: Invocation): string {
   const phase = unavailable ? "checkpoint_eval_retry_required" : "checkpoint_evaluated";
   const copied = failed === undefined ? "and backed up" : `and not backed up: ${failed}`;
   writeStatus(invocation, phase, { label, step }, `A checkpoint was accepted ${copied}.`);
-  return `Accepted step ${step} as ${label}, ${object.checkpoint_total_bytes} bytes.`;
+  const told = `Accepted step ${step} as ${label}, ${object.checkpoint_total_bytes} bytes.`;
+  return failed === undefined ? told : `${told} It is not backed up: ${failed}`;
 }
 
 function datasetOf(invocation: Invocation): string {

@@ -10,6 +10,8 @@ import {
   actualPointer,
   autoResumeReceipt,
   backupReceipt,
+  drill,
+  drillIdOf,
 } from "../checkpoint.ts";
 import { refuse } from "../contract.ts";
 import { sealed } from "../documents.ts";
@@ -24,7 +26,6 @@ import {
 } from "../layout.ts";
 import { fileRecord, type RunRoot } from "../run_root.ts";
 import type { Invocation } from "../surfaces.ts";
-import { drill } from "./actual_documents.ts";
 import { actualManifestPath, claimBoundary, gitOf, headOf } from "./actual_files.ts";
 import { checkObject } from "./record_object.ts";
 
@@ -81,8 +82,9 @@ function backUpActual(invocation: Invocation, { pointer, manifest }: Accepted): 
   const aside = `${copy}.part`;
   copyFileSync(root.path(objectPathOf(step)), aside);
   syncFolder(aside);
+  // an earlier copy of this step is replaced by a good one alone
+  checkBytes(aside, manifest);
   renameInto(aside, copy);
-  checkCopy(root, manifest);
   root.writeBytes(backupManifestPathOf(step), root.bytes(actualManifestPath(step)));
   root.writeBytes(backupPointerPath, root.bytes(pointerPath));
   writeBackupReceipt(invocation, pointer, null);
@@ -93,9 +95,13 @@ function renameInto(aside: string, target: string): void {
   syncFolder(dirname(target));
 }
 
+/** Throws where the second copy is not the bytes of the manifest. */
 function checkCopy(root: RunRoot, manifest: ActualManifest): void {
-  const path = backupObjectPath(Number(manifest.optimizer_step));
-  const found = fileRecord(root.path(path));
+  checkBytes(root.path(backupObjectPath(Number(manifest.optimizer_step))), manifest);
+}
+
+function checkBytes(path: string, manifest: ActualManifest): void {
+  const found = fileRecord(path);
   if (found.sha256 !== manifest.checkpoint_object_digest)
     refuse(
       "checkpoint_digest_mismatch",
@@ -109,17 +115,22 @@ export function refuseBackup(invocation: Invocation, { pointer }: Accepted, fail
   writeDrill(invocation, "failed_upload", Number(pointer.optimizer_step), failure);
 }
 
-/** Copies as `backUpActual`; why that failed, if it did. An earlier good copy keeps its receipt then. */
+/** Copies as `backUpActual`; why that failed, if it did. An earlier good copy keeps its receipt and its pointer then. */
 export function tryBackup(invocation: Invocation, accepted: Accepted): string | undefined {
+  const { root } = invocation;
+  const earlier = root.read(backupReceipt, backupReceiptPath);
+  const good = earlier?.backup_state === "backed_up" && root.has(backupPointerPath);
+  const pointer = good ? root.bytes(backupPointerPath) : undefined;
   try {
     backUpActual(invocation, accepted);
     return undefined;
   } catch (cause) {
     const reason = message(cause);
-    const earlier = invocation.root.read(backupReceipt, backupReceiptPath);
-    if (earlier?.backup_state === "backed_up")
+    if (pointer === undefined) refuseBackup(invocation, accepted, reason);
+    else {
+      root.writeBytes(backupPointerPath, pointer);
       writeDrill(invocation, "failed_upload", Number(accepted.pointer.optimizer_step), reason);
-    else refuseBackup(invocation, accepted, reason);
+    }
     return reason;
   }
 }
@@ -243,7 +254,7 @@ function writeDrill(
     drillPathOf(kind),
     sealed(drill, {
       ...headOf(invocation),
-      drill_id: `psion_actual_pretraining_checkpoint_failure_drill::${step}::${kind}`,
+      drill_id: drillIdOf(kind, step),
       ...{ drill_kind: kind, trigger_surface: upload ? "backup" : "resume" },
       ...gitOf(invocation),
       outcome: refusal === null ? "recovered_without_manual_edit" : "retained_refusal",

@@ -334,3 +334,30 @@ test("the actual lane: a backup that cannot be written is told, and the checkpoi
   expect(scene.do("backup").outcome).toBe("succeeded");
   expect(scene.read("status/checkpoint_surface.json")).toMatchObject({ backup_state: "backed_up" });
 });
+
+test("the actual lane: a copy that fails after an earlier one held is told, and the earlier one is still gone back to", () => {
+  using scene = new LaneScene(actualLane);
+  scene.do("start");
+  expect(scene.do("record_checkpoint").outcome).toBe("succeeded");
+  const kept = scene.read("checkpoints/latest_accepted_checkpoint_backup_receipt.json");
+  expect(scene.do("resume", { coordination: next }).outcome).toBe("succeeded");
+  const inTheWay = join(scene.root, "checkpoints/backups/step-16");
+  writeFileSync(inTheWay, "in the way");
+  const second = { coordination: next, optimizer_step: 16, checkpoint_label: "second" };
+  const recorded = { ...second, checkpoint_ref: "checkpoint://second" };
+  expect(scene.do("record_checkpoint", recorded).detail).toContain("not backed up: ");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({
+    ...{ pointer_state: "accepted", optimizer_step: 16, backup_state: "refused", upload_outcome: "failed" },
+    upload_failure_reason: expect.stringContaining("step-16"),
+  });
+  expect(scene.validate(next).detail).toContain("replay_required");
+  expect(scene.read("checkpoints/latest_accepted_checkpoint_backup_receipt.json")).toEqual(kept);
+  rmSync(join(scene.root, "checkpoints/latest_accepted_checkpoint_pointer.json"));
+  expect(scene.do("resume", { coordination: next }).detail).toContain("Resumed from backup_receipt");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({
+    ...{ optimizer_step: 8, backup_state: "backed_up", upload_outcome: "succeeded" },
+  });
+  rmSync(inTheWay);
+  expect(scene.do("record_checkpoint", recorded).detail).not.toContain("not backed up");
+  expect(scene.read("status/checkpoint_surface.json")).toMatchObject({ backup_state: "backed_up" });
+});
