@@ -6,7 +6,7 @@
  * It is written under another name in the same folder, synced and renamed, so a folder called `step-<n>` is whole. The
  * digest of a checkpoint is that of the bytes of trainer_state.json, which holds those of the tensors.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
@@ -161,6 +161,15 @@ export function readState(folder: string, digest?: string): TrainerState {
   const value = parseJson(text, path);
   if (!isState(value)) throw unexpected("file_malformed", path, `a ${stateSchema}`, text.slice(0, 80));
   return value;
+}
+
+/** Whether a checkpoint's state can be read and its files have the sizes that it lists; they are not hashed. */
+export function filesAreThere(folder: string): boolean {
+  try {
+    return readState(folder).files.every(({ path, bytes }) => statSync(join(folder, path)).size === bytes);
+  } catch {
+    return false;
+  }
 }
 
 /** Reads a checkpoint's state and hashes all its files; throws where one is not the recorded one. */

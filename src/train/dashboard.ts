@@ -1,6 +1,9 @@
 /** The dashboard document: figures of the run as it stands. */
 
+import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
+import { isObject } from "../models/files/strict_json.ts";
+import { filesAreThere, stepFolder } from "./checkpoint.ts";
 import { documentIf, measuredIn, receiptsOf } from "./evidence.ts";
 import {
   ownPaths,
@@ -75,9 +78,9 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
       observed_checkpoint_write_throughput_bytes_per_second: written,
       min_checkpoint_write_throughput_bytes_per_second: null,
       observed_batches_per_second: null,
-      observed_stall_count: 0,
-      degradation_state: last ? "healthy" : "not_measured",
-      detail: "Tokens over the time of the steps, measured; the profile has no limits.",
+      observed_stall_count: null,
+      degradation_state: "not_measured",
+      detail: "Tokens over the time of the steps, measured; the profile has no limits to judge them by.",
     },
     loss: {
       visibility_state: last ? "emitted" : "not_started",
@@ -90,7 +93,7 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
       latest_global_norm_milli: milli(last?.gradientNorm),
       ...{
         collective_kind: "none",
-        runtime_backend: "cpu",
+        runtime_backend: run.backend ?? "cpu",
         transport: "none",
         collective_benchmark_digest: null,
       },
@@ -108,19 +111,7 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
       continuation_handoff_path: retainedPaths.continuation_handoff_path,
       detail: "The checkpoint that resume goes on from.",
     },
-    hardware: {
-      required_backend: "cpu",
-      required_worker_count: 1,
-      observed_worker_count: 1,
-      required_min_free_memory_bytes_per_worker: null,
-      min_observed_free_memory_bytes: null,
-      max_observed_temperature_celsius: null,
-      max_observed_ecc_uncorrected_error_count: null,
-      any_throttling_observed: null,
-      checkpoint_restore_ready: true,
-      health_state: "healthy",
-      detail: "What was measured before the run stands in preflight/hardware_qualification.json.",
-    },
+    hardware: hardwareCard(run, step),
     alerts: {
       active_alert_count: alerts.length,
       highest_severity: alerts[0]?.severity ?? "none",
@@ -138,6 +129,28 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
     dashboard_digest: digestOf(record),
   });
   writeAlerts(run, alerts);
+}
+
+/** What the preflight of the last start or resume measured; `step`: of the accepted checkpoint. */
+function hardwareCard(run: Run, step: number) {
+  const preflight = documentIf(run.root, retainedPaths.hardware_qualification_path);
+  const workers = preflight?.observed_workers;
+  const seen = Array.isArray(workers) ? workers.filter(isObject) : [];
+  const free = seen.map((w) => w.free_memory_bytes).filter((n) => typeof n === "number");
+  return {
+    required_backend: run.backend ?? "cpu",
+    required_worker_count: 1,
+    observed_worker_count: preflight ? seen.length : null,
+    required_min_free_memory_bytes_per_worker: preflight?.required_min_free_memory_bytes_per_worker ?? null,
+    min_observed_free_memory_bytes: free.length > 0 ? Math.min(...free) : null,
+    max_observed_temperature_celsius: null,
+    max_observed_ecc_uncorrected_error_count: null,
+    any_throttling_observed: null,
+    checkpoint_restore_ready: step > 0 && filesAreThere(join(run.root, "checkpoints", stepFolder(step))),
+    health_state: preflight?.admission_state === "refused" ? "refused" : "not_measured",
+    detail:
+      "Memory before the run; temperature, ECC and throttling are not measured. Ready to restore: the files of the accepted checkpoint are there, in the sizes that its state lists.",
+  };
 }
 
 /** What is wrong with a run now, worst first. */

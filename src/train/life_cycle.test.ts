@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { PsionicError } from "../core/error.ts";
 import { closeoutGates } from "./closeout.ts";
 import { curvesSvg, thinned } from "./curves.ts";
+import { refreshDashboard } from "./dashboard.ts";
 import { comparisonRows, decideContinueRestart, type Observed, readinessOf } from "./decision.ts";
 import { judge, shareBps } from "./evaluation.ts";
 import { measuredIn, median } from "./evidence.ts";
@@ -46,6 +47,48 @@ const codeOf = (body: () => unknown): string | undefined => {
     return error instanceof PsionicError ? error.code : String(error);
   }
 };
+
+test("receipts of a run say what was measured, and null or not_measured for the rest", async () => {
+  const run = runOf("measured", { max_steps: 2, steps_per_window: 2, accumulation: 5 });
+  const boards: { throughput: object; hardware: { checkpoint_restore_ready: unknown } }[] = [];
+  const read = () => boards.push(json(run, retainedPaths.current_dashboard_path));
+  await startRun(run, { ...options, watcher: { step: read } });
+  read();
+  expect(boards.map((b) => b.hardware.checkpoint_restore_ready)).toEqual([false, false, true]);
+  for (const { throughput, hardware } of boards) {
+    expect(throughput).toMatchObject({ observed_stall_count: null, degradation_state: "not_measured" });
+    expect(hardware).toMatchObject({ health_state: "not_measured", required_backend: "cpu" });
+  }
+  const preflight = json(run, retainedPaths.hardware_qualification_path);
+  expect(preflight).toMatchObject({
+    checkpoint_restore_ready: null,
+    observed_workers: [{ mig_partitioned: null }],
+  });
+  const free = preflight.observed_workers[0].free_memory_bytes;
+  expect(boards[2]!.hardware).toMatchObject({
+    min_observed_free_memory_bytes: free,
+    observed_worker_count: 1,
+  });
+  const shape = json(run, retainedPaths.run_shape_qualification_path);
+  // eight microbatches of four sequences are read of the ten that the run has
+  expect(shape.dataloader_probe).toMatchObject({
+    ...{ planned_optimizer_steps: 2, observed_horizon_steps: 1, observed_stall_count: 0 },
+    observed_horizon_tokens: 8 * 4 * run.settings.length,
+    deterministic_replay_observed: true,
+  });
+  expect(shape.max_dataloader_stall_count).toBe(run.lane.limits.mostLoaderStalls);
+  await resumeRun(run, { ...options, dryRun: true });
+  expect(json(run, retainedPaths.hardware_qualification_path).checkpoint_restore_ready).toBe(true);
+  rmSync(join(run.root, "checkpoints/step-2/model.safetensors"));
+  refreshDashboard(run, "training_complete");
+  expect(json(run, retainedPaths.current_dashboard_path).hardware.checkpoint_restore_ready).toBe(false);
+  const elsewhere: Run = { ...run, backend: "cuda" };
+  refreshDashboard(elsewhere, "training_complete");
+  expect(json(run, retainedPaths.current_dashboard_path)).toMatchObject({
+    gradient: { runtime_backend: "cuda" },
+    hardware: { required_backend: "cuda" },
+  });
+});
 
 describe("a checkpoint that learnt something", () => {
   let run: Run;

@@ -9,6 +9,7 @@ import { freeBytes } from "./durable.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import type { MemoryPlan } from "./plan.ts";
 import { type Run, retainedPaths, schemaId, withDigest, write } from "./run_root.ts";
+import { WindowOrder } from "./window_order.ts";
 
 export type Admission = {
   readonly state: "admitted" | "refused";
@@ -42,8 +43,46 @@ function admission(reasons: readonly string[]): "admitted" | "refused" {
   return reasons.length === 0 ? "admitted" : "refused";
 }
 
-/** Memory and device against the plan of the run. */
-export function writeHardwareQualification(run: Run, plan: MemoryPlan, backend: Backend): Admission {
+/** Microbatches that the loader's probe reads at most, and what it counts as a stall. */
+const probedBatches = 8;
+const stallMs = 1000;
+
+/** The first microbatches of the run, each made twice; a stall is one that takes a second. */
+function loaderProbe({ settings: s }: Run, { train }: RunParts) {
+  const batches = Math.min(probedBatches, s.max_steps * s.accumulation);
+  let [stalls, ms, same] = [0, 0, true];
+  const read = (at: number): string => {
+    const begun = performance.now();
+    const order = new WindowOrder(s.seed, train.starts.length);
+    const { tokens } = batchOf(train, order.indices(at * s.sequences, s.sequences));
+    const took = performance.now() - begun;
+    ms += took;
+    if (took >= stallMs) stalls++;
+    return sha256(new Uint8Array(tokens.buffer));
+  };
+  for (let i = 0; i < batches; i++) {
+    const once = read(i);
+    if (read(i) !== once) same = false;
+  }
+  return {
+    observed_horizon_steps: Math.floor(batches / s.accumulation),
+    observed_horizon_tokens: batches * s.sequences * s.length,
+    observed_batches_per_second: Math.round((2000 * batches) / Math.max(ms, 0.001)),
+    observed_stall_count: stalls,
+    deterministic_replay_observed: same,
+  };
+}
+
+/**
+ * Memory and device against the plan of the run. `restorable`: true where the checkpoint to go on from was read and its
+ * digests are right, null where there is none yet.
+ */
+export function writeHardwareQualification(
+  run: Run,
+  plan: MemoryPlan,
+  backend: Backend,
+  restorable: true | null,
+): Admission {
   const info = backend.info();
   const { free, total } = backend.memory?.() ?? { free: freemem(), total: totalmem() };
   const name =
@@ -79,12 +118,12 @@ export function writeHardwareQualification(run: Run, plan: MemoryPlan, backend: 
         ecc_uncorrected_error_count: null,
         throttling_observed: null,
         resident_compute_process_count: null,
-        mig_partitioned: false,
-        detail: "Measured on this machine.",
+        mig_partitioned: null,
+        detail: "Memory was measured; what is null was not.",
       },
     ],
     credential_checks: [],
-    checkpoint_restore_ready: true,
+    checkpoint_restore_ready: restorable,
     admission_state: admission(reasons),
     refusal_reasons: reasons,
     claim_boundary: run.lane.claimBoundary,
@@ -96,19 +135,20 @@ export function writeHardwareQualification(run: Run, plan: MemoryPlan, backend: 
 }
 
 /** Disk and loader against the shape of the run. */
-export function writeRunShapeQualification(run: Run, plan: MemoryPlan, { train }: RunParts): Admission {
+export function writeRunShapeQualification(run: Run, plan: MemoryPlan, parts: RunParts): Admission {
   mkdirSync(run.root, { recursive: true });
   const storage = storageProbe(run.root);
   const available = freeBytes(run.root);
   // two checkpoints exist at a time while the second is being written, a third is the last kept
   const required = 3 * plan.stateBytes;
   const { sequences, accumulation, length, max_steps: steps } = run.settings;
-  const indices = Array.from({ length: sequences }, (_, i) => i % train.starts.length);
-  const begun = performance.now();
-  const digests = [0, 1].map(() => sha256(new Uint8Array(batchOf(train, indices).tokens.buffer)));
-  const batchesPerSecond = Math.round(2000 / Math.max(performance.now() - begun, 0.001));
+  const loader = loaderProbe(run, parts);
+  const { mostLoaderStalls } = run.lane.limits;
   const reasons = available < required ? [`${required} bytes of disk wanted, ${available} free`] : [];
-  if (digests[0] !== digests[1]) reasons.push("the loader gave two different batches for one step");
+  if (!loader.deterministic_replay_observed)
+    reasons.push("the loader gave two different batches for one step");
+  if (loader.observed_stall_count > mostLoaderStalls)
+    reasons.push(`the loader stalled ${loader.observed_stall_count} times, ${mostLoaderStalls} allowed`);
   const tokensPerStep = sequences * accumulation * length;
   const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
   const record = withDigest("run_shape_qualification", "receipt_digest", {
@@ -128,7 +168,7 @@ export function writeRunShapeQualification(run: Run, plan: MemoryPlan, { train }
     max_healthy_step_latency_ms: null,
     min_checkpoint_write_throughput_bytes_per_second: null,
     min_storage_available_bytes: required,
-    max_dataloader_stall_count: 0,
+    max_dataloader_stall_count: mostLoaderStalls,
     observed_at_utc: new Date().toISOString(),
     observed_run_root: ".",
     throughput_probe: {
@@ -152,12 +192,8 @@ export function writeRunShapeQualification(run: Run, plan: MemoryPlan, { train }
       max_sequence_tokens: length,
       planned_optimizer_steps: steps,
       planned_tokens_per_step: tokensPerStep,
-      observed_horizon_steps: steps,
-      observed_horizon_tokens: steps * tokensPerStep,
-      observed_batches_per_second: batchesPerSecond,
-      observed_stall_count: 0,
-      deterministic_replay_observed: digests[0] === digests[1],
-      detail: "Windows repeat in a new order each epoch.",
+      ...loader,
+      detail: `Of the first ${probedBatches} microbatches at most, each made twice; a stall takes ${stallMs} ms. Windows repeat in a new order each epoch.`,
     },
     admission_state: admission(reasons),
     refusal_reasons: reasons,

@@ -176,9 +176,9 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
   options.watcher.plan?.(plan);
   const device = backend === "cpu" ? openDevice("cpu", { threads }) : openDevice(backend);
   try {
-    const hardware = writeHardwareQualification(run, plan, device.backend);
-    const runShape = writeRunShapeQualification(run, plan, parts);
     const resumed = from.folder !== undefined;
+    const hardware = writeHardwareQualification(run, plan, device.backend, resumed || null);
+    const runShape = writeRunShapeQualification(run, plan, parts);
     const manifest = resumed ? writeResumeManifest : writeLaunchManifest;
     manifest(run, hardware, runShape, from);
     writeOperatorManifest(run);
