@@ -17,6 +17,7 @@ const name = "libpsionic_metal.dylib";
 const flags = [
   ...["-O2", "-fPIC", "-fvisibility=hidden", "-fblocks", "-fno-objc-arc", "-fexceptions"],
   ...["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-deprecated-declarations"],
+  "-Wno-unguarded-availability-new", // residency sets are asked for at run time
 ];
 
 type Tools = {
@@ -43,7 +44,9 @@ async function onMac(): Promise<Tools> {
         "-Wl,-dead_strip",
         "-Wl,-x",
       ],
-      ...["-framework", "Foundation", "-framework", "Metal", ...objects, "-o", out],
+      // Metal has a default device only where CoreGraphics is loaded, of which nothing is called
+      ...["-framework", "Foundation", "-framework", "Metal", "-Wl,-needed_framework,CoreGraphics"],
+      ...[...objects, "-o", out],
     ],
   };
 }
@@ -58,7 +61,8 @@ async function forMac(): Promise<Tools> {
   const standin = join(kernels, "metal", "standin");
   const names = ["Foundation/Foundation.h", "Metal/Metal.h"].map((file) => join(standin, file));
   const headers = await Promise.all(names.map((file) => Bun.file(file).text()));
-  const link = appleLink(linker, ["libSystem", "libobjc", "CoreFoundation", "Foundation", "Metal"], name);
+  const frameworks = ["CoreFoundation", "CoreGraphics", "Foundation", "Metal"];
+  const link = appleLink(linker, ["libSystem", "libobjc", ...frameworks], name);
   return {
     version: version + linkerVersion,
     compile: [compiler, ...appleHeaders, "-I", standin],

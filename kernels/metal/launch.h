@@ -12,7 +12,7 @@
  *     return psi_launch(&l, PSI_DIVIDE_UP(count, 256), 1, 1, 256, 1, 1);
  *   }
  *
- * Work is encoded in order into one command buffer, which psi_download and psi_synchronize commit and wait for.
+ * Work is encoded in order into command buffers; psi_download and psi_synchronize commit the last and wait for all.
  */
 #pragma once
 #include <stdbool.h>

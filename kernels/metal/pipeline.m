@@ -30,7 +30,9 @@ static const char* words_of(NSError* error) {
 #ifdef __APPLE__
 static id<MTLLibrary> embedded_library(NSError** error) {
   id data = dispatch_data_create(psi_metallib, psi_metallib_bytes, nil, NULL);
-  return [psi_device newLibraryWithData:data error:error];
+  id<MTLLibrary> library = [psi_device newLibraryWithData:data error:error];
+  [data release];
+  return library;
 }
 #else
 static id<MTLLibrary> embedded_library(NSError** error) { return [psi_device newLibraryWithData:nil error:error]; }
@@ -207,7 +209,7 @@ static i32 encode(PsiLaunch* l, MTLSize groups, MTLSize threads) {
   [encoder setComputePipelineState:pipeline];
   PSI_TRY(bind(l, encoder));
   [encoder dispatchThreadgroups:groups threadsPerThreadgroup:threads];
-  return PSI_OK;
+  return psi_encoded((f64)(groups.width * threads.width) * (f64)(groups.height * threads.height) * (f64)(groups.depth * threads.depth));
 }
 
 i32 psi_launch(PsiLaunch* l, i64 gx, i64 gy, i64 gz, i32 tx, i32 ty, i32 tz) {

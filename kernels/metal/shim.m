@@ -2,8 +2,9 @@
  * The device: open, memory, command buffers. One device and one queue for all work of a process.
  *
  * Memory is shared between processor and GPU, so that an address of this process is a tensor's address: a table of the
- * buffers gives Metal's buffer and the offset in it. Launches are encoded into one command buffer until psi_download,
- * psi_synchronize or a copy from the host needs their results; completion is polled for.
+ * buffers gives Metal's buffer and the offset in it. Launches are encoded into a command buffer until psi_download,
+ * psi_synchronize or a copy from the host needs their results, or it holds much work: a decode step is one, a long prompt
+ * several, so that the GPU begins while the rest is encoded. Completion is polled for.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -18,8 +19,46 @@ id<MTLDevice> psi_device = nil;
 
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 static id<MTLCommandQueue> queue;
-static id<MTLResidencySet> residency; /* null before macOS 15 */
 static id<MTLBuffer> nothing;
+
+/* ---- memory that stays in place: macOS 15, and an SDK that has it ---- */
+
+#if __MAC_OS_X_VERSION_MAX_ALLOWED >= 150000
+static id<MTLResidencySet> residency; /* null before macOS 15 */
+
+static void open_residency(void) {
+  Class descriptors = NSClassFromString(@"MTLResidencySetDescriptor");
+  if (!descriptors || ![(id<NSObject>)psi_device respondsToSelector:@selector(newResidencySetWithDescriptor:error:)]) return;
+  MTLResidencySetDescriptor* descriptor = [descriptors new];
+  [descriptor setInitialCapacity:64];
+  NSError* error = nil;
+  residency = [psi_device newResidencySetWithDescriptor:descriptor error:&error];
+  [descriptor release];
+  if (!residency) return; /* without it the system makes memory resident step by step */
+  [queue addResidencySet:residency];
+  [residency requestResidency];
+}
+
+static void close_residency(void) {
+  if (residency) [residency endResidency];
+  [(id<NSObject>)residency release];
+  residency = nil;
+}
+
+static void keep_resident(id<MTLBuffer> buffer, bool kept) {
+  if (!residency) return;
+  if (kept) [residency addAllocation:buffer];
+  else [residency removeAllocation:buffer];
+  [residency commit];
+}
+
+static bool has_residency(void) { return residency != nil; }
+#else
+static void open_residency(void) {}
+static void close_residency(void) {}
+static void keep_resident(id<MTLBuffer> buffer, bool kept) {}
+static bool has_residency(void) { return false; }
+#endif
 
 /* ---- buffers by address ---- */
 
@@ -66,13 +105,6 @@ f64 psi_bytes_after(const void* address) {
   return buffer ? (f64)([buffer length] - offset) : 1; /* 1: not nothing, which would stand for what is not given */
 }
 
-static void keep_resident(id<MTLBuffer> buffer, bool kept) {
-  if (!residency) return;
-  if (kept) [residency addAllocation:buffer];
-  else [residency removeAllocation:buffer];
-  [residency commit];
-}
-
 static i32 add_region(char* begin, NSUInteger bytes, id<MTLBuffer> buffer, const void* mapping) {
   if (region_count == region_capacity) {
     i64 capacity = region_capacity ? 2 * region_capacity : 256;
@@ -102,9 +134,16 @@ id<MTLBuffer> psi_nothing(void) { return nothing; }
 /* ---- command buffers ---- */
 
 enum { MOST_IN_FLIGHT = 8 };
+/* Threads after which a command buffer is committed. The stand-in takes few, so that its tests go through many buffers. */
+#ifdef PSI_STANDIN
+enum { MOST_THREADS = 1 << 12 };
+#else
+enum { MOST_THREADS = 1 << 28 };
+#endif
 
 static id<MTLCommandBuffer> filling;
 static id<MTLComputeCommandEncoder> encoder;
+static u64 filling_threads, committed; /* threads in `filling`; buffers committed since the device was opened */
 static id<MTLCommandBuffer> in_flight[MOST_IN_FLIGHT];
 static int in_flight_count;
 
@@ -114,54 +153,64 @@ id<MTLComputeCommandEncoder> psi_encoder(const char* where, i32* status) {
   if (encoder) return encoder;
   filling = [[queue commandBuffer] retain];
   encoder = [[filling computeCommandEncoder] retain];
-  if (!encoder) *status = psi_fail(PSI_FAILED, "[%s] expected a command buffer, got none.", where);
-  return encoder;
+  if (encoder) return encoder;
+  [filling release];
+  filling = nil;
+  *status = psi_fail(PSI_FAILED, "[%s] expected a command buffer, got none.", where);
+  return nil;
 }
 
-/* Spins for the length of a decode step, then lets the system wait. */
-static i32 finish(id<MTLCommandBuffer> commands) {
+/* Waits for a buffer: spins for the length of a decode step, then lets the system wait. `status` is that of the first failure. */
+static void finish(id<MTLCommandBuffer> commands, i32* status) {
   for (int i = 0; i < 20000 && [commands status] < MTLCommandBufferStatusCompleted; i++)
     if (i % 16 == 15) sched_yield();
   if ([commands status] < MTLCommandBufferStatusCompleted) [commands waitUntilCompleted];
-  i32 status = PSI_OK;
-  if ([commands status] == MTLCommandBufferStatusError) {
+  if ([commands status] == MTLCommandBufferStatusError && *status == PSI_OK) {
     NSError* error = [commands error];
-    status = error && [error code] == MTLCommandBufferErrorOutOfMemory ? PSI_NO_MEMORY : PSI_FAILED;
-    psi_fail(status, "[metal] expected the GPU to finish its work, got: %s.", error ? [[error localizedDescription] UTF8String] : "an error without a text");
+    *status = error && [error code] == MTLCommandBufferErrorOutOfMemory ? PSI_NO_MEMORY : PSI_FAILED;
+    psi_fail(*status, "[metal] expected the GPU to finish its work, got: %s.", error ? [[error localizedDescription] UTF8String] : "an error without a text");
   }
   [commands release];
-  return status;
 }
 
-/* Commits what was encoded. */
-static i32 flush(void) {
-  i32 status = PSI_OK;
-  if (!filling) return status;
+/* Commits what was encoded; the oldest buffer is waited for where there is no room. */
+static void flush(i32* status) {
+  if (!filling) return;
   [encoder endEncoding];
   [encoder release];
   encoder = nil;
   if (in_flight_count == MOST_IN_FLIGHT) {
-    status = finish(in_flight[0]);
+    finish(in_flight[0], status);
     memmove(in_flight, in_flight + 1, sizeof in_flight - sizeof in_flight[0]);
     in_flight_count--;
   }
   [filling commit];
   in_flight[in_flight_count++] = filling;
   filling = nil;
-  return status;
+  filling_threads = 0;
+  committed++;
 }
 
-/* Commits what was encoded and waits for everything; the first failure is the one that is told. */
+/* Commits what was encoded and waits for everything, also after a failure; the first one is told. */
 static i32 wait_for_all(void) {
   i32 status = PSI_OK;
   @autoreleasepool {
-    status = flush();
-    for (int i = 0; i < in_flight_count; i++) {
-      if (status == PSI_OK) status = finish(in_flight[i]);
-      else [in_flight[i] release];
-    }
+    flush(&status);
+    for (int i = 0; i < in_flight_count; i++) finish(in_flight[i], &status);
     in_flight_count = 0;
   }
+  return status;
+}
+
+i32 psi_encoded(f64 threads) {
+  filling_threads += threads < MOST_THREADS ? (u64)threads : MOST_THREADS;
+  if (filling_threads < MOST_THREADS) return PSI_OK;
+  i32 status = PSI_OK;
+  flush(&status);
+  if (status == PSI_OK) return status;
+  /* nobody will ask for the results of the others, which are of the same work */
+  for (int i = 0; i < in_flight_count; i++) finish(in_flight[i], &status);
+  in_flight_count = 0;
   return status;
 }
 
@@ -169,21 +218,21 @@ static bool is_idle(void) { return !filling && in_flight_count == 0; }
 
 /* ---- opening ---- */
 
-static void open_residency(void) {
-  Class descriptors = NSClassFromString(@"MTLResidencySetDescriptor");
-  if (!descriptors || ![(id<NSObject>)psi_device respondsToSelector:@selector(newResidencySetWithDescriptor:error:)]) return;
-  MTLResidencySetDescriptor* descriptor = [descriptors new];
-  [descriptor setInitialCapacity:64];
-  NSError* error = nil;
-  residency = [psi_device newResidencySetWithDescriptor:descriptor error:&error];
-  [descriptor release];
-  if (!residency) return; /* without it the system makes memory resident step by step */
-  [queue addResidencySet:residency];
-  [residency requestResidency];
+/* Processes without a screen may have no default device where there is a GPU: then it is the first of all. */
+static id<MTLDevice> first_device(void) {
+  id<MTLDevice> device = MTLCreateSystemDefaultDevice();
+#ifdef __APPLE__
+  if (!device) {
+    NSArray* all = MTLCopyAllDevices();
+    if ([all count] > 0) device = [[all objectAtIndex:0] retain];
+    [all release];
+  }
+#endif
+  return device;
 }
 
 static i32 open_device(void) {
-  psi_device = MTLCreateSystemDefaultDevice();
+  psi_device = first_device();
   if (!psi_device) return psi_fail(PSI_UNSUPPORTED, "[metal] expected a Metal device, got none: the system lists no GPU.");
   const char* name = [[psi_device name] UTF8String];
   i32 status = PSI_OK;
@@ -196,6 +245,7 @@ static i32 open_device(void) {
   }
   if (status == PSI_OK) {
     open_residency();
+    committed = 0;
     return PSI_OK;
   }
   [queue release];
@@ -229,13 +279,11 @@ PSI_API i32 psi_close(void) {
     @autoreleasepool {
       while (region_count > 0) remove_region(region_count - 1);
       psi_release_pipelines();
-      if (residency) [residency endResidency];
-      [(id<NSObject>)residency release];
+      close_residency();
       [(id<NSObject>)nothing release];
       [(id<NSObject>)queue release];
       [(id<NSObject>)psi_device release];
     }
-    residency = nil;
     nothing = nil;
     queue = nil;
     psi_device = nil;
@@ -244,9 +292,18 @@ PSI_API i32 psi_close(void) {
   return status;
 }
 
+/* Bytes of the working set that are not taken: it is advice, so that more may be. */
+static u64 free_bytes(void) {
+  u64 all = [psi_device recommendedMaxWorkingSetSize], taken = [psi_device currentAllocatedSize];
+  return taken < all ? all - taken : 0;
+}
+
+/* MTLGPUFamilyMetal4, which SDKs before macOS 26 do not name. */
+enum { FAMILY_METAL4 = 5002 };
+
 static int gpu_family(void) {
   int family = 7;
-  while (family < 20 && [psi_device supportsFamily:MTLGPUFamilyApple1 + family]) family++;
+  while (family < 20 && [psi_device supportsFamily:(MTLGPUFamily)(MTLGPUFamilyApple1 + family)]) family++;
   return family;
 }
 
@@ -254,14 +311,14 @@ PSI_API i32 psi_info(void* out, i32 capacity) {
   if (!out || capacity < 1) return psi_fail(PSI_INVALID, "[psi_info] expected room for a text, got %d bytes.", capacity);
   if (!psi_device) return psi_no_device("psi_info");
   @autoreleasepool {
-    const char* metal = [psi_device supportsFamily:MTLGPUFamilyMetal4] ? "4" : [psi_device supportsFamily:MTLGPUFamilyMetal3] ? "3" : "2";
+    const char* metal = [psi_device supportsFamily:(MTLGPUFamily)FAMILY_METAL4] ? "4" : [psi_device supportsFamily:MTLGPUFamilyMetal3] ? "3" : "2";
     snprintf(out, (size_t)capacity,
              "device=%s\ngpu_family=apple%d\nmetal=%s\nunified_memory=%d\nmemory_bytes=%llu\nmemory_free_bytes=%llu\nlargest_buffer_bytes=%lu\n"
-             "threadgroup_memory_bytes=%lu\nresidency_sets=%d\nkernels=%s\n",
+             "threadgroup_memory_bytes=%lu\nresidency_sets=%d\ncommand_buffers=%llu\nkernels=%s\n",
              [[psi_device name] UTF8String], gpu_family(), metal, (int)[psi_device hasUnifiedMemory],
              (unsigned long long)[psi_device recommendedMaxWorkingSetSize],
-             (unsigned long long)([psi_device recommendedMaxWorkingSetSize] - [psi_device currentAllocatedSize]), [psi_device maxBufferLength],
-             [psi_device maxThreadgroupMemoryLength], residency != nil, psi_metallib_bytes > 0 ? "compiled" : "source");
+             (unsigned long long)free_bytes(), [psi_device maxBufferLength], [psi_device maxThreadgroupMemoryLength], has_residency(),
+             (unsigned long long)committed, psi_metallib_bytes > 0 ? "compiled" : "source");
   }
   return PSI_OK;
 }
@@ -278,9 +335,8 @@ static i32 check_memory(const char* where, const void* a, const void* b, f64 byt
 PSI_API i32 psi_device_memory(void* available, void* total) {
   if (!available || !total) return psi_fail(PSI_INVALID, "[psi_device_memory] expected non-null pointers.");
   if (!psi_device) return psi_no_device("psi_device_memory");
-  f64 all = (f64)[psi_device recommendedMaxWorkingSetSize], taken = (f64)[psi_device currentAllocatedSize];
-  *(f64*)available = taken < all ? all - taken : 0;
-  *(f64*)total = all;
+  *(f64*)available = (f64)free_bytes();
+  *(f64*)total = (f64)[psi_device recommendedMaxWorkingSetSize];
   return PSI_OK;
 }
 

@@ -1,7 +1,16 @@
 /** The shim's memory and command buffers on a device with little memory, in a process of its own. */
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { check, deviceBytes, floatsFromDevice, metal, onDevice, onFibers, path } from "./library.ts";
+import {
+  check,
+  deviceBytes,
+  floatsFromDevice,
+  fromDevice,
+  metal,
+  onDevice,
+  onFibers,
+  path,
+} from "./library.ts";
 
 /** Runs a module of test code with a small device: what it prints. */
 async function onSmallDevice(code: string): Promise<string> {
@@ -25,11 +34,19 @@ async function onSmallDevice(code: string): Promise<string> {
   return new Response(child.stdout).text();
 }
 
+/** What psi_info says, a line each. */
+function info(): string {
+  const text = new Uint8Array(4096);
+  check(metal.psi_info!(text, text.length));
+  return new TextDecoder().decode(text.subarray(0, text.indexOf(0)));
+}
+
+/** Command buffers that were committed up to now. */
+const commandBuffers = (): number => Number(/^command_buffers=(\d+)$/m.exec(info())?.[1]);
+
 describe.skipIf(!path)("the Metal shim", () => {
   test("says what the device is", () => {
-    const text = new Uint8Array(4096);
-    check(metal.psi_info!(text, text.length));
-    const facts = new TextDecoder().decode(text.subarray(0, text.indexOf(0)));
+    const facts = info();
     for (const key of [
       "gpu_family",
       "metal",
@@ -40,14 +57,28 @@ describe.skipIf(!path)("the Metal shim", () => {
     ]) {
       expect(facts).toContain(`\n${key}=`);
     }
-    expect(() => check(metal.psi_info!(text, 0))).toThrow(/room for a text/);
+    expect(() => check(metal.psi_info!(new Uint8Array(8), 0))).toThrow(/room for a text/);
   });
 
   test("launches see what those before them wrote, in one command buffer", () => {
     const [x, y] = [onDevice(Float32Array.of(1, 2, 3, 4)), deviceBytes(64)];
+    const before = commandBuffers();
     for (let i = 0; i < 10; i++) check(metal.psi_add!(i === 0 ? y : x, i === 0 ? x : y, x, 4));
     // y = 2x, then x += y nine times
     expect([...floatsFromDevice(x, 4)]).toEqual([19, 38, 57, 76]);
+    expect(commandBuffers() - before).toBe(1);
+  });
+
+  test.skipIf(!onFibers)("much work is several command buffers, more than wait at a time, in order", () => {
+    const count = 1 << 10; // the stand-in commits after 2^12 threads
+    const [x, y] = [onDevice(new Float32Array(count).fill(1)), onDevice(new Float32Array(count).fill(2))];
+    const before = commandBuffers();
+    for (let i = 0; i < 50; i++) check(metal.psi_add!(y, y, x, count));
+    expect(commandBuffers() - before).toBe(12);
+    expect(floatsFromDevice(y, count).every((v) => v === 52)).toBe(true);
+    expect(commandBuffers() - before).toBe(13);
+    fromDevice(y, 4);
+    expect(commandBuffers() - before).toBe(13); // nothing was left to do
   });
 
   test.skipIf(!onFibers)("memory that is not there is refused with what is taken", async () => {

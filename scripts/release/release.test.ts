@@ -28,7 +28,7 @@ describe(`Mach-O files${canLink ? "" : ` (skipped: ${why})`}`, () => {
       expect(library).toMatchObject({ kind: "library", cpu: "arm64", oldest: oldestMacos });
       expect(library.installName).toBe("@rpath/libpsionic_metal.dylib");
       expect(library.libraries.map((name) => name.split("/").at(-1)).sort()).toEqual([
-        ...["CoreFoundation", "Foundation", "Metal", "libSystem.B.dylib", "libobjc.A.dylib"],
+        ...["CoreFoundation", "CoreGraphics", "Foundation", "Metal", "libSystem.B.dylib", "libobjc.A.dylib"],
       ]);
       expect(checkMachO(bytes, "library")).toContain("right");
       expect(checkMacLibrary("metal", bytes)).toContain("functions"); // dlopen binds all of them or fails
@@ -36,6 +36,19 @@ describe(`Mach-O files${canLink ? "" : ` (skipped: ${why})`}`, () => {
       expect(Buffer.from(bytes).includes("kernel void")).toBe(true); // source, compiled on the device
     },
     120_000,
+  );
+
+  test.skipIf(!canLink)(
+    "the Metal shim needs nothing of SDKs newer than macOS 14's",
+    async () => {
+      const flags = [...["-fblocks", "-fexceptions", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]];
+      const sdk = ["-D__MAC_OS_X_VERSION_MAX_ALLOWED=140000", "-DMTLResidencySet=NotThere"];
+      const names = ["-I", join(kernels, "metal", "standin"), "-fsyntax-only"];
+      const shim = join(kernels, "metal", "shim.m");
+      const compile = [found("clang")!, ...appleHeaders, ...flags, ...names];
+      expect(await run([...compile, ...sdk, shim])).toBe("");
+    },
+    60_000,
   );
 
   test.skipIf(!canLink)(

@@ -129,6 +129,27 @@ describe.skipIf(missing !== undefined)("faults on the Metal stand-in", () => {
     );
   });
 
+  test("of several command buffers that fail the first is told, at the end or at a later launch", () => {
+    const [y, x] = [memory(), memory()];
+    const out = new Float32Array(new ArrayBuffer(2048), 0, 64);
+    /** Launches one after another; each 64 of them are a command buffer of the stand-in. */
+    const launch = (kernel: string, times: number): number => {
+      const name = new TextEncoder().encode(`${kernel}\0`);
+      let status = 0;
+      for (let i = 0; i < times && status === 0; i++) {
+        status = symbols!.psi_plant(y, x, name as never, 1, 64, 0, 0, 0);
+      }
+      return status;
+    };
+    expect([launch("reads_past_end", 1), launch("good", 64), launch("writes_const", 1)]).toEqual([0, 0, 0]);
+    expect(symbols!.psi_download(out, y, 256)).not.toBe(0);
+    expect(String(symbols!.psi_last_error())).toMatch(first("reads_past_end", "reads 4 bytes"));
+    expect(launch("reads_past_end", 1)).toBe(0);
+    expect(launch("good", 9 * 64)).not.toBe(0);
+    expect(String(symbols!.psi_last_error())).toMatch(first("reads_past_end", "reads 4 bytes"));
+    expect([launch("good", 1), symbols!.psi_download(out, y, 256)]).toEqual([0, 0]);
+  });
+
   test("limits of devices", () => {
     expect(plant("good", { threads: 1025 })).toContain(
       "expected 1 to 1024 threads in a threadgroup of kernel good, got 1025",

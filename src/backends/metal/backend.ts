@@ -10,7 +10,7 @@ import { filePackedBytes } from "./packed_bytes.ts";
 
 /**
  * Opens the GPU of a Mac, or the stand-in that runs its kernels on the CPU. One device per process. Work is encoded in
- * order into one command buffer; `read` and `synchronize` commit it and wait. Memory is the machine's, so weights stay
+ * order into command buffers; `read` and `synchronize` commit the last and wait. Memory is the machine's, so weights stay
  * where their file is mapped. Throws `file_not_found` without the library, `unsupported` with Metal's words without a GPU.
  */
 export function metalBackend(name: "metal" | "metal-standin"): Backend {

@@ -51,6 +51,13 @@ __attribute__((objc_root_class)) @interface NSObject<NSObject> {
 - (NSInteger)code;
 @end
 
+#ifdef __APPLE__
+@interface NSArray : NSObject
+- (NSUInteger)count;
+- (id)objectAtIndex:(NSUInteger)index;
+@end
+#endif
+
 #ifndef __APPLE__
 @interface NSConstantString : NSString {
  @public

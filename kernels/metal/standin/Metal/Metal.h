@@ -2,6 +2,10 @@
 #pragma once
 #import <Foundation/Foundation.h>
 
+#ifndef __MAC_OS_X_VERSION_MAX_ALLOWED
+#define __MAC_OS_X_VERSION_MAX_ALLOWED 150000 /* the newest system whose names are here */
+#endif
+
 typedef struct {
   NSUInteger width, height, depth;
 } MTLSize;
@@ -34,8 +38,7 @@ enum {
   MTLGPUFamilyApple8 = 1008,
   MTLGPUFamilyApple9 = 1009,
   MTLGPUFamilyApple10 = 1010,
-  MTLGPUFamilyMetal3 = 5001,
-  MTLGPUFamilyMetal4 = 5002
+  MTLGPUFamilyMetal3 = 5001
 };
 typedef NSUInteger MTLLanguageVersion;
 enum { MTLLanguageVersion3_0 = (3 << 16) + 0 };
@@ -122,6 +125,7 @@ extern "C" {
 #endif
 id<MTLDevice> MTLCreateSystemDefaultDevice(void);
 #ifdef __APPLE__
+NSArray* MTLCopyAllDevices(void);
 /* libdispatch: a null queue and destructor copy the bytes */
 id dispatch_data_create(const void* buffer, size_t size, id queue, void (^destructor)(void));
 #endif
