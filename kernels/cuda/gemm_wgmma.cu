@@ -5,7 +5,8 @@
  * in L2. Where tiles are too few for the machine, k is cut into parts by the shape alone, whose sums a second kernel adds in
  * order. Source of the scheme: the persistent warp-specialised kernels that CUTLASS describes for Hopper.
  *
- * On one H100: 128 x 256 x 64 takes 1024 cycles and 48 KiB from L2, so tensor cores and L2 are about balanced.
+ * By an H100's data sheet, not measured: 128 x 256 x 64 takes 1024 cycles and 48 KiB from L2, so tensor cores and L2 are
+ * about balanced.
  */
 #include "gemm.h"
 #include "tensor_copy.h"
@@ -245,7 +246,7 @@ static i32 wide_splits(const Gemm& g, i64 tiles, i32 units, f64 scratch_bytes) {
   for (i32 s = 1; s <= 64 && units / s >= 8; s++) {
     if (s > 1 && s * size > scratch_bytes) break;
     const f64 turns = (f64)PSI_DIVIDE_UP(tiles * s, WIDE_PROCESSORS);
-    /* in units of 64 ks of a tile, about 0.6 us; a tile's end takes about two, the parts pass through memory twice */
+    /* estimated, not measured: in units of 64 ks of a tile, about 0.6 us; a tile's end takes two, parts pass through memory twice */
     const f64 cost = turns * (PSI_DIVIDE_UP(units, s) + 2) + (s > 1 ? 2 * s * size / 4e12 / 0.6e-6 + 4 : 0);
     if (s == 1 || cost < least) best = s, least = cost;
   }
