@@ -41,10 +41,17 @@ async function buildNative(target: Target): Promise<Native> {
   // this machine's binding compresses what is embedded, whatever the target
   const own = buildZstdBinding();
   const cpu = buildCpuLibrary(folder, { target });
-  const metal = target === "darwin-arm64" ? [(await buildMetalLibrary(folder)).path] : [];
+  const metal = target === "darwin-arm64" ? [await buildMetal(folder)] : [];
   const binding = target === native ? own : crossBinding(target);
   const [built] = await Promise.all([binding, own]);
   return { libraries: [await cpu, ...metal], binding: built };
+}
+
+/** The Metal library; prints whether the device will compile its kernels. */
+async function buildMetal(folder: string): Promise<string> {
+  const { path, kernels: how } = await buildMetalLibrary(folder);
+  console.log(`${basename(path)}  kernels: ${how}`);
+  return path;
 }
 
 async function crossBinding(target: Target): Promise<string | undefined> {

@@ -1,6 +1,7 @@
 /**
  * Builds libpsionic_metal.dylib for macOS: shim, launchers and the kernels' source, which the device compiles at first use.
- * On a Mac with Xcode's Metal compiler the kernels are compiled at once and the metallib lies in the library instead.
+ * On a Mac with Xcode's Metal compiler the kernels are compiled at once and the metallib lies in the library instead, unless
+ * PSIONIC_METAL_SOURCE=1 asks for the source.
  * Elsewhere clang and lld make it from the stand-in's names of Metal and the stubs of kernels/apple.
  * Usage: bun kernels/build_metal_library.ts; prints the path and how the kernels are in it.
  */
@@ -71,11 +72,39 @@ async function forMac(): Promise<Tools> {
   };
 }
 
+/**
+ * What Xcode's Metal compiler says of itself; undefined where there is none, or PSIONIC_METAL_SOURCE=1 asks for none. One
+ * that is there and does not run is told, since the library then holds source where its maker expected compiled kernels.
+ */
+export async function metalCompiler(
+  find: readonly string[] = ["xcrun", "-sdk", "macosx"],
+  asked = process.env.PSIONIC_METAL_SOURCE,
+): Promise<string | undefined> {
+  if (asked !== undefined && asked !== "1") {
+    throw new Error(
+      `[kernels/build] expected PSIONIC_METAL_SOURCE=1 or no such variable, got ${JSON.stringify(asked)}.`,
+    );
+  }
+  if (asked === "1") return undefined;
+  const isThere = await run([...find, "--find", "metal"]).catch(() => undefined);
+  if (isThere === undefined) return undefined;
+  try {
+    return await run([...find, "metal", "--version"]);
+  } catch (error) {
+    const said = error instanceof Error ? error.message.trim() : String(error);
+    console.warn(
+      `${said}\n[kernels/build] expected Xcode's Metal compiler to run, got the above: the library will hold source. ` +
+        "Repair it (Xcode 26: xcodebuild -downloadComponent MetalToolchain), or set PSIONIC_METAL_SOURCE=1.",
+    );
+    return undefined;
+  }
+}
+
 /** The kernels compiled by Xcode's Metal compiler into one metallib; undefined where there is no such compiler. */
 async function metallib(): Promise<Uint8Array | undefined> {
   if (process.platform !== "darwin") return undefined;
   const xcrun = ["xcrun", "-sdk", "macosx"];
-  const found = await run([...xcrun, "metal", "--version"]).catch(() => undefined);
+  const found = await metalCompiler(xcrun);
   if (found === undefined) return undefined;
   const metalFlags = ["-std=metal3.0", `-mmacosx-version-min=${oldestMacos}`, "-fno-fast-math", "-O2"];
   const folder = join(cache, "metal", "flattened");

@@ -1,9 +1,9 @@
 /** What a release is made of: Mach-O files as the kernel of a Mac checks them, kernels for arm64 run by an emulator. */
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
 import { constants, zstdCompressSync } from "node:zlib";
 import { ownZstd } from "../../build.ts";
-import { buildMetalLibrary } from "../../kernels/build_metal_library.ts";
+import { buildMetalLibrary, metalCompiler } from "../../kernels/build_metal_library.ts";
 import { cache, kernels, run } from "../../kernels/compile.ts";
 import { appleHeaders, llvm, oldestMacos } from "../../kernels/toolchain.ts";
 import { checkMacLibrary, runner } from "./checks.ts";
@@ -104,6 +104,35 @@ describe(`Mach-O files${canLink ? "" : ` (skipped: ${why})`}`, () => {
     },
     60_000,
   );
+});
+
+describe("Xcode's Metal compiler", () => {
+  /** A program in xcrun's place: the words of each call, and how it ends. */
+  const xcrun = (find: string, metal: string): string[] => [
+    ...["sh", "-c", `case "$1" in --find) ${find} ;; *) ${metal} ;; esac`, "xcrun"],
+  ];
+  const works = xcrun("echo /usr/bin/metal", "echo 'Apple metal version 32023'");
+
+  test("is asked who it is, unless source is asked for", async () => {
+    expect(await metalCompiler(works, undefined)).toBe("Apple metal version 32023\n");
+    expect(await metalCompiler(works, "1")).toBeUndefined();
+    await expect(metalCompiler(works, "yes")).rejects.toThrow(
+      'PSIONIC_METAL_SOURCE=1 or no such variable, got "yes"',
+    );
+  });
+
+  test("that is not there is no word, one that does not run is told", async () => {
+    const warn = spyOn(console, "warn").mockImplementation(() => {});
+    try {
+      expect(await metalCompiler(xcrun("exit 72", "exit 72"), undefined)).toBeUndefined();
+      expect(warn).not.toHaveBeenCalled();
+      const broken = xcrun("echo /usr/bin/metal", "echo 'missing Metal Toolchain' >&2; exit 1");
+      expect(await metalCompiler(broken, undefined)).toBeUndefined();
+      expect(String(warn.mock.calls[0])).toContain("missing Metal Toolchain");
+    } finally {
+      warn.mockRestore();
+    }
+  });
 });
 
 test("what stands for zstd-napi where it has no binding decompresses and sees damage", () => {
