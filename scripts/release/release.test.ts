@@ -33,6 +33,9 @@ describe(`Mach-O files${canLink ? "" : ` (skipped: ${why})`}`, () => {
       expect(checkMachO(bytes, "library")).toContain("right");
       expect(checkMacLibrary("metal", bytes)).toContain("functions"); // dlopen binds all of them or fails
       expect(() => checkMacLibrary("cpu", bytes)).toThrow("psi_map");
+      const renamed = Buffer.from(bytes);
+      renamed.write("_psi_axd\0", renamed.indexOf("_psi_add\0")); // the name of an op, wherever it stands
+      expect(() => checkMacLibrary("metal", renamed)).toThrow("to have psi_add, got none");
       expect(Buffer.from(bytes).includes("kernel void")).toBe(true); // source, compiled on the device
     },
     120_000,

@@ -67,6 +67,12 @@ const faults: readonly (readonly [string, string, RegExp, string?])[] = [
   ],
   ["exceptions", "if (i > 3) throw 1; y[i] = 0;", /no exceptions/],
   ["allocation", "thread float* q = new float[3]; y[i] = q[0];", /allocates no memory/],
+  [
+    "what the preprocessor refuses",
+    "y[i] = 0;",
+    /preprocessor ended with 1: .*error: planted/s,
+    "#error planted",
+  ],
   ["a lambda", "auto f = [&](float v) { return v; }; y[i] = f(x[i]);", /lambda/],
 ];
 

@@ -26,27 +26,37 @@ const copiesStruct = /no matching constructor for initialization of|no viable ov
 /** What is wrong with a kernel file, a line each; empty when nothing is. */
 export async function lint(path: string): Promise<string[]> {
   const stem = basename(path, ".metal");
-  const text = await expanded(await flattenedKernels(path), stem);
+  const { text, fault } = await expanded(await flattenedKernels(path), stem);
+  if (fault) return [fault];
   const found = [...forbidden(text), ...recursion(text)].map((line) => `${stem}.metal: ${line}`);
   const file = join(cache, "metal", `${stem}.${process.pid}.clcpp`);
   await Bun.write(file, `#include <metal_stdlib>\n${asOpenCl(text)}`);
   const child = Bun.spawn(["clang-19", ...flags, file], { stdout: "pipe", stderr: "pipe" });
   const errors = await new Response(child.stderr).text();
-  if ((await child.exited) !== 0) {
+  const code = await child.exited;
+  if (code !== 0) {
     const lines = errors.split("\n").filter((line) => /\b(?:fatal )?error: /.test(line));
     found.push(...lines.filter((line) => !copiesStruct.test(line)));
+    if (lines.length === 0) found.push(`${stem}.metal: clang ended with ${code}: ${errors.trim()}`);
   }
   await Bun.file(file).delete();
   return found;
 }
 
-/** The text with its macros expanded; line numbers are those of the flattened file. */
-async function expanded(source: string, stem: string): Promise<string> {
+/** The text with its macros expanded; line numbers are those of the flattened file. Or why there is none. */
+async function expanded(source: string, stem: string): Promise<{ text: string; fault?: string }> {
   const hidden = source.replace(/^\s*#include\s+<.*$/gm, "");
   const command = ["clang++-19", "-E", "-x", "c++", "-std=c++17", "-D__METAL_VERSION__=300", "-w", "-"];
   const child = Bun.spawn(command, { stdin: new Blob([hidden]), stdout: "pipe", stderr: "pipe" });
-  const text = await new Response(child.stdout).text();
-  return text.replace(/^# (\d+) "[^"]*".*$/gm, `#line $1 "${stem}.metal"`);
+  const [text, errors, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  if (code !== 0) {
+    return { text: "", fault: `${stem}.metal: the preprocessor ended with ${code}: ${errors.trim()}` };
+  }
+  return { text: text.replace(/^# (\d+) "[^"]*".*$/gm, `#line $1 "${stem}.metal"`) };
 }
 
 function asOpenCl(text: string): string {
