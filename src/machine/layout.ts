@@ -50,3 +50,5 @@ export const retainedPathOf = (step: number): string =>
 export const adapterFolder = "evidence/adapter";
 /** The bytes of a checkpoint of the windowed lanes; their SHA-256 is the checkpoint's object digest. */
 export const objectPathOf = (step: number | bigint): string => `checkpoints/step-${step}/state.safetensors`;
+/** Beside it on the actual lane: the profile that it was trained with. */
+export const profilePathOf = (step: number | bigint): string => `checkpoints/step-${step}/lane_profile.json`;

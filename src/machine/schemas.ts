@@ -7,6 +7,7 @@ import type { JsonSchema } from "./fields.ts";
 import { handoffIndex } from "./handoff_index.ts";
 import { attestationDocument } from "./identity.ts";
 import { jsonSchemaOf } from "./json_schema.ts";
+import { evalDecision } from "./lanes/actual_documents.ts";
 import { invocationManifest } from "./manifest.ts";
 import { membershipReceipt } from "./membership.ts";
 import { runStatusPacket, statusPacket, windowStatusPacket } from "./packets.ts";
@@ -26,7 +27,7 @@ const all: readonly AnyDocument[] = [
   ...[checkpointSurface, checkpoint.checkpointPointer, checkpoint.checkpointManifest],
   ...[checkpoint.handoffReceipt, handoffIndex, checkpoint.recoveryReceipt],
   ...[checkpoint.actualPointer, checkpoint.actualManifest],
-  ...[checkpoint.backupReceipt, checkpoint.autoResumeReceipt, checkpoint.drill],
+  ...[checkpoint.backupReceipt, checkpoint.autoResumeReceipt, checkpoint.drill, evalDecision],
   ...[window.windowExecution, window.artifactManifest],
   ...[window.contributionReceipt, window.sealedWindowBundle],
   ...[stage.stagePayload, stage.stageTransport, stage.stageExecutionSummary, stage.stageReplayEvidence],

@@ -1,8 +1,8 @@
 /** `psion_actual_pretraining_v1`: windows of real steps, checkpoints of its own family, backups and recovery. */
 import { refuse } from "../contract.ts";
-import { executionEvidence } from "../evidence.ts";
-import { closeoutPath, evidencePath, statusPath } from "../layout.ts";
+import { closeoutPath, statusPath } from "../layout.ts";
 import type { Invocation } from "../surfaces.ts";
+import { evaluate, evaluationOf, windowLosses } from "./actual_eval.ts";
 import {
   acceptActual,
   headOf,
@@ -13,8 +13,15 @@ import {
   writePendingPointer,
   writeStatus,
 } from "./actual_files.ts";
-import { type Accepted, lookAtPrimary, recoverActual, refuseBackup, tryBackup } from "./actual_recovery.ts";
-import { checkObject, recordedObject } from "./record_object.ts";
+import {
+  type Accepted,
+  copyHolds,
+  lookAtPrimary,
+  recoverActual,
+  refuseBackup,
+  tryBackup,
+} from "./actual_recovery.ts";
+import { checkObject, recordedObject, recordedProfile } from "./record_object.ts";
 import { trainWindow } from "./train_window.ts";
 import { lanePlan, planned, told } from "./windowed.ts";
 
@@ -66,57 +73,19 @@ function record(invocation: Invocation): string {
   const { root, manifest } = invocation;
   if (!root.has(statusPath))
     return refuse("checkpoint_missing", `${root.root} holds no started run of lane ${invocation.lane.id}`);
-  const { step, ...object } = recordedObject(root, manifest);
+  const recorded = recordedObject(root, manifest);
+  const { step, fresh: _, ...object } = recorded;
+  const profile = recordedProfile(root, recorded);
+  const dataset = profile.data.map(({ identity }) => identity).join("+");
   const [label, ref] = [manifest.checkpoint_label ?? "", manifest.checkpoint_ref ?? ""];
-  acceptActual(invocation, { label, step }, ref, object, datasetOf(invocation));
-  const failed = tryBackup(invocation, primaryOf(invocation));
-  const unavailable = manifest.inject_eval_worker_unavailable;
-  evaluate(invocation, { label, step }, unavailable);
-  const phase = unavailable ? "checkpoint_eval_retry_required" : "checkpoint_evaluated";
+  acceptActual(invocation, { label, step }, ref, object, dataset);
+  const accepted = primaryOf(invocation);
+  const failed = tryBackup(invocation, accepted);
+  const { phase, told } = evaluate(invocation, accepted, profile);
   const copied = failed === undefined ? "and backed up" : `and not backed up: ${failed}`;
-  writeStatus(invocation, phase, { label, step }, `A checkpoint was accepted ${copied}.`);
-  const told = `Accepted step ${step} as ${label}, ${object.checkpoint_total_bytes} bytes.`;
-  return failed === undefined ? told : `${told} It is not backed up: ${failed}`;
-}
-
-function datasetOf(invocation: Invocation): string {
-  return lanePlan(invocation)
-    .profile.data.map(({ identity }) => identity)
-    .join("+");
-}
-
-/** How the window that led to a checkpoint went; `unavailable`: what is left when nobody could look. */
-function evaluate(
-  invocation: Invocation,
-  { label, step }: { readonly label: string; readonly step: number },
-  unavailable: boolean,
-): void {
-  const { root } = invocation;
-  const losses = windowLosses(invocation);
-  const decision = {
-    schema_version: schema(unavailable ? "checkpoint_eval_failure" : "checkpoint_eval_decision"),
-    ...headOf(invocation),
-    ...{ checkpoint_label: label, optimizer_step: step },
-    ...(unavailable
-      ? { failure_kind: "eval_worker_unavailable", resolution_state: "retry_required" }
-      : {
-          first_loss: losses.first,
-          last_loss: losses.last,
-          decision_state: losses.sound ? "continue" : "hold",
-        }),
-  };
-  const name = unavailable ? "failure" : "decision";
-  const at = unavailable ? "checkpoint_eval_failure" : "checkpoint_eval";
-  root.write(`evals/${at}_step-${step}.json`, decision);
-  root.write(`evals/latest_checkpoint_eval_${name}.json`, decision);
-}
-
-/** First and last loss of the last window that was trained here; sound: numbers, and not above a uniform guess by much. */
-function windowLosses({ root }: Invocation) {
-  const evidence = root.read(executionEvidence, evidencePath);
-  const [first, last] = [evidence?.steps[0]?.loss ?? "none", evidence?.steps.at(-1)?.loss ?? "none"];
-  const sound = Number.isFinite(Number(last)) && Number(last) <= Number(first) * 1.5;
-  return { first, last, sound };
+  writeStatus(invocation, phase, { label, step }, `A checkpoint was accepted ${copied}. ${told}`);
+  const done = `Accepted step ${step} as ${label}, ${object.checkpoint_total_bytes} bytes. ${told}`;
+  return failed === undefined ? done : `${done} It is not backed up: ${failed}`;
 }
 
 function primaryOf(invocation: Invocation): Accepted {
@@ -181,11 +150,12 @@ function decide(invocation: Invocation): string {
   const { root } = invocation;
   const accepted = primaryOf(invocation);
   const at = atOf(accepted);
-  const losses = windowLosses(invocation);
-  const backed = root.has(`checkpoints/backups/step-${at.step}/state.safetensors`);
+  const losses = windowLosses(root);
+  const backed = copyHolds(root, accepted);
+  const evaluated = evaluationOf(root, accepted);
   const decision = !losses.sound
     ? "restart_from_last_accepted_checkpoint"
-    : backed
+    : backed && evaluated?.decision_state === "continue"
       ? "continue"
       : "hold_and_investigate";
   const document = {
@@ -193,6 +163,8 @@ function decide(invocation: Invocation): string {
     ...headOf(invocation),
     ...{ checkpoint_label: at.label, optimizer_step: at.step, decision_state: decision },
     ...{ first_loss: losses.first, last_loss: losses.last, checkpoint_backed_up: backed },
+    checkpoint_eval_decision_state: evaluated?.decision_state ?? null,
+    validation_loss: evaluated?.validation_loss ?? null,
   };
   root.write(`decisions/continue_restart_decision_step-${at.step}.json`, document);
   root.write("decisions/latest_continue_restart_decision.json", document);

@@ -2,6 +2,7 @@
 import { copyFileSync, renameSync } from "node:fs";
 import { dirname } from "node:path";
 import { sha256 } from "../../core/digest.ts";
+import { PsionicError } from "../../core/error.ts";
 import { syncFolder } from "../../train/durable.ts";
 import {
   type ActualManifest,
@@ -93,6 +94,23 @@ function backUpActual(invocation: Invocation, { pointer, manifest }: Accepted): 
 function renameInto(aside: string, target: string): void {
   renameSync(aside, target);
   syncFolder(dirname(target));
+}
+
+/** Whether the receipt is of this checkpoint and the bytes of its copy are still those. */
+export function copyHolds(root: RunRoot, { manifest }: Accepted): boolean {
+  const receipt = root.read(backupReceipt, backupReceiptPath);
+  const same =
+    receipt?.backup_state === "backed_up" &&
+    BigInt(receipt.optimizer_step) === BigInt(manifest.optimizer_step) &&
+    receipt.checkpoint_ref === manifest.checkpoint_ref;
+  if (!same) return false;
+  try {
+    checkCopy(root, manifest);
+    return true;
+  } catch (cause) {
+    if (cause instanceof PsionicError) return false;
+    throw cause;
+  }
 }
 
 /** Throws where the second copy is not the bytes of the manifest. */

@@ -1,7 +1,7 @@
 /** The bytes of a checkpoint as they lie in the run root, against what is said of them. */
 import { refuse } from "../contract.ts";
-import { type ExecutionEvidence, executionEvidence } from "../evidence.ts";
-import { evidencePath, objectPathOf, retainedPathOf } from "../layout.ts";
+import { type ExecutionEvidence, executionEvidence, type LaneProfile, laneProfile } from "../evidence.ts";
+import { evidencePath, objectPathOf, profilePathOf, retainedPathOf, trainedProfilePath } from "../layout.ts";
 import type { InvocationManifest } from "../manifest.ts";
 import { fileRecord, type RunRoot } from "../run_root.ts";
 
@@ -11,11 +11,14 @@ export type ObjectRecord = {
   readonly checkpoint_total_bytes: number;
 };
 
+/** `fresh`: of the last window that was trained here, not of a checkpoint that lay there already. */
+export type Recorded = ObjectRecord & { readonly step: number; readonly fresh: boolean };
+
 /**
  * Puts the state after the step that a manifest names where checkpoints lie: hashed, and what the manifest and the evidence
  * of its window say it is. Until then nothing that was trained touches a checkpoint that was accepted.
  */
-export function recordedObject(root: RunRoot, manifest: InvocationManifest): ObjectRecord & { step: number } {
+export function recordedObject(root: RunRoot, manifest: InvocationManifest): Recorded {
   const step = stepOf(manifest);
   const [trained, kept] = [retainedPathOf(step), objectPathOf(step)];
   const path = root.has(trained) ? trained : kept;
@@ -38,8 +41,26 @@ export function recordedObject(root: RunRoot, manifest: InvocationManifest): Obj
   const bytes = manifest.checkpoint_total_bytes;
   if (bytes !== null && BigInt(bytes) !== BigInt(checkpoint_total_bytes))
     refuse("checkpoint_digest_mismatch", `${path}: expected ${bytes} bytes, got ${checkpoint_total_bytes}`);
-  if (path === trained) root.snapshot(trained, kept);
-  return { checkpoint_object_digest, checkpoint_total_bytes, step };
+  const fresh = path === trained;
+  if (fresh) root.snapshot(trained, kept);
+  return { checkpoint_object_digest, checkpoint_total_bytes, step, fresh };
+}
+
+/** The profile that a recorded state was trained with, kept beside it: the one in `manifests/` may be another by now. */
+export function recordedProfile(root: RunRoot, { step, fresh }: Recorded): LaneProfile {
+  const kept = profilePathOf(step);
+  const path = fresh || !root.has(kept) ? trainedProfilePath : kept;
+  try {
+    const profile = root.read(laneProfile, path);
+    if (profile) {
+      root.write(kept, profile);
+      return profile;
+    }
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    return refuse("artifact_digest_mismatch", `profile of step ${step}: ${why}`, cause);
+  }
+  return refuse("artifact_incomplete", `${root.path(path)} is not there; step ${step} was trained with it`);
 }
 
 function evidenceIn(root: RunRoot): ExecutionEvidence | undefined {

@@ -4,7 +4,7 @@ import { planDigest } from "../../compiler/digest.ts";
 import { sha256 } from "../../core/digest.ts";
 import { PsionicError } from "../../core/error.ts";
 import { type Windows, windowsOf } from "../../data/batches.ts";
-import { referenceCorpus } from "../../data/reference_corpus.ts";
+import { type EncodedSection, referenceCorpus } from "../../data/reference_corpus.ts";
 import type { Program } from "../../ir/program.ts";
 import { record } from "../../runtime/recorder.ts";
 import type { TrainedModel } from "../../train/model.ts";
@@ -25,6 +25,8 @@ export type WindowPlan = {
   /** Where adapters are trained on a model that stays as it is. */
   readonly adapter: AdapterModel | undefined;
   readonly windows: Windows;
+  /** Windows of text that no step reads, one after the other; undefined where the profile trains on all there is. */
+  heldOut(): Windows | undefined;
   readonly config: TrainerConfig;
   /** Steps after which the state is retained are multiples of this, and the last of a window. */
   readonly retainEvery: number;
@@ -69,9 +71,30 @@ function planned(profile: LaneProfile, files: ProfileFiles): WindowPlan {
     );
   if (adapter && (config.recompute || config.precision !== "f32"))
     refuse("bad_config", "lane profile: adapters are trained in f32 and without recompute");
-  const documents = documentsOf(profile, files, base.own?.encode);
+  const { documents, heldOut } = documentsOf(profile, files, base.own?.encode);
+  const total = documents.reduce((sum, d) => sum + d.length, 0);
+  checkRange(total, profile);
   const windows = windowsOf(clipped(documents, profile), length, stride);
-  return { profile, model: adapter?.model ?? base.model, adapter, windows, config, retainEvery };
+  return {
+    ...{ profile, model: adapter?.model ?? base.model, adapter, windows, config, retainEvery },
+    heldOut: () => {
+      const before = clipped(documents, { token_start: 0, token_end: profile.token_start });
+      const after = clipped(documents, { token_start: profile.token_end, token_end: total });
+      const unread = [...heldOut, ...before, ...after].filter((d) => d.length > length);
+      return unread.length > 0 ? windowsOf(unread, length, length) : undefined;
+    },
+  };
+}
+
+/** At most `most` of the windows, evenly chosen. */
+export function spread(windows: Windows, most: number): Windows {
+  const { starts } = windows;
+  if (starts.length <= most) return windows;
+  const chosen = Uint32Array.from(
+    { length: most },
+    (_, i) => starts[Math.floor((i * starts.length) / most)]!,
+  );
+  return { ...windows, starts: chosen };
 }
 
 function trainingOf({ optimizer, steps }: LaneProfile, seed: number) {
@@ -115,28 +138,36 @@ function scheduleOf(read: SettingsReader): Schedule {
 
 type Encode = (text: string) => Int32Array;
 
-function documentsOf(
-  profile: LaneProfile,
-  files: ProfileFiles,
-  encode: Encode | undefined,
-): readonly Int32Array[] {
+/** All documents of a profile's data in a row, and those of the same sources that are held out. */
+function documentsOf(profile: LaneProfile, files: ProfileFiles, encode: Encode | undefined) {
   if (profile.data.length === 0) refuse("bad_config", "lane profile data: expected at least one source");
-  return profile.data.flatMap(({ identity, digest }) => {
-    const { documents, found } = sourceOf(identity, files, encode);
-    if (found === digest) return documents;
+  const sources = profile.data.map(({ identity, digest }) => {
+    const source = sourceOf(identity, files, encode);
+    if (source.found === digest) return source;
     return refuse(
       "artifact_digest_mismatch",
-      `data ${identity.slice(0, 120)}: expected SHA-256 ${digest}, got ${found}`,
+      `data ${identity.slice(0, 120)}: expected SHA-256 ${digest}, got ${source.found}`,
     );
   });
+  return {
+    documents: sources.flatMap(({ documents }) => documents),
+    heldOut: sources.flatMap(({ heldOut }) => heldOut),
+  };
 }
 
-function sourceOf(identity: string, files: ProfileFiles, encode: Encode | undefined) {
+type Source = {
+  readonly documents: readonly Int32Array[];
+  readonly heldOut: readonly Int32Array[];
+  readonly found: string;
+};
+
+function sourceOf(identity: string, files: ProfileFiles, encode: Encode | undefined): Source {
   const corpus = referenceCorpus();
-  if (identity === referenceText && encode)
-    return { documents: corpus.train.map(({ section }) => encode(section.text)), found: corpus.digest };
-  if (identity === corpus.identity)
-    return { documents: corpus.train.map(({ tokens }) => tokens), found: corpus.digest };
+  const reference = (of: (section: EncodedSection) => Int32Array): Source => ({
+    ...{ documents: corpus.train.map(of), heldOut: corpus.validation.map(of), found: corpus.digest },
+  });
+  if (identity === referenceText && encode) return reference(({ section }) => encode(section.text));
+  if (identity === corpus.identity) return reference(({ tokens }) => tokens);
   if (!identity.startsWith(tokenPrefix))
     return refuse(
       "bad_config",
@@ -154,17 +185,21 @@ function sourceOf(identity: string, files: ProfileFiles, encode: Encode | undefi
       "bad_config",
       `data ${identity.slice(0, 120)}: expected 32-bit token ids, got ${bytes.length} bytes`,
     );
-  return { documents: [new Int32Array(bytes.slice().buffer)], found: sha256(bytes) };
+  return { documents: [new Int32Array(bytes.slice().buffer)], heldOut: [], found: sha256(bytes) };
+}
+
+type TokenRange = Pick<LaneProfile, "token_start" | "token_end">;
+
+function checkRange(total: number, { token_start, token_end }: TokenRange): void {
+  if (token_start < token_end && token_end <= total) return;
+  refuse(
+    "bad_config",
+    `lane profile: expected tokens from 0 to ${total}, got ${token_start} to ${token_end}`,
+  );
 }
 
 /** The documents' tokens from `token_start` to `token_end` of all of them in a row. */
-function clipped(documents: readonly Int32Array[], { token_start, token_end }: LaneProfile): Int32Array[] {
-  const total = documents.reduce((sum, d) => sum + d.length, 0);
-  if (!(token_start < token_end && token_end <= total))
-    refuse(
-      "bad_config",
-      `lane profile: expected tokens from 0 to ${total}, got ${token_start} to ${token_end}`,
-    );
+function clipped(documents: readonly Int32Array[], { token_start, token_end }: TokenRange): Int32Array[] {
   let at = 0;
   return documents.flatMap((d) => {
     const [from, to] = [Math.max(0, token_start - at), Math.min(d.length, token_end - at)];

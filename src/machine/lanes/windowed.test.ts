@@ -6,12 +6,16 @@ import { sha256 } from "../../core/digest.ts";
 import { memorySource } from "../../models/files/bytes.ts";
 import { parseSafetensors } from "../../models/files/safetensors.ts";
 import { actualLane, adapterLane, appleLane } from "../contract.ts";
+import { verified } from "../documents.ts";
 import { executionEvidence, type LaneProfile } from "../evidence.ts";
 import { laneProfilePath } from "../layout.ts";
 import { LaneScene } from "../testing/lane_scene.ts";
 import { bound } from "../testing/scene.ts";
+import { type EvalDecision, evalDecision } from "./actual_documents.ts";
 import { builtInProfile } from "./profile.ts";
 import { settingsOf } from "./profile_settings.ts";
+import { planWindow } from "./window_plan.ts";
+import { WindowSession } from "./window_session.ts";
 
 setDefaultTimeout(30_000);
 
@@ -360,4 +364,75 @@ test("the actual lane: a copy that fails after an earlier one held is told, and 
   rmSync(inTheWay);
   expect(scene.do("record_checkpoint", recorded).detail).not.toContain("not backed up");
   expect(scene.read("status/checkpoint_surface.json")).toMatchObject({ backup_state: "backed_up" });
+});
+
+describe("the actual lane evaluates the checkpoint that is recorded", () => {
+  const decisionOf = (scene: LaneScene, step: number) =>
+    scene.read(`evals/checkpoint_eval_step-${step}.json`) as unknown as EvalDecision;
+  const decide = (scene: LaneScene) => {
+    expect(scene.do("decide_continue_restart").outcome).toBe("succeeded");
+    return scene.read("decisions/latest_continue_restart_decision.json");
+  };
+
+  test("on held-out text, each step by its own bytes", () => {
+    using scene = new LaneScene(actualLane);
+    scene.do("start");
+    // the profile of the next window is no part of what was trained
+    scene.profile({ data: [{ identity: "the web", digest: "0".repeat(64) }] });
+    const losses = [4, 8].map((step) => {
+      const recorded = { optimizer_step: step, checkpoint_ref: `checkpoint://${step}` };
+      expect(scene.do("record_checkpoint", recorded).detail).toContain("Its loss on held-out text is");
+      expect(scene.read(`checkpoints/step-${step}/checkpoint_manifest.json`)).toMatchObject({
+        dataset_identity: "psion_reference_tokenized@v1",
+      });
+      return Number(verified(evalDecision, decisionOf(scene, step) as never, "").validation_loss);
+    });
+    expect(losses[1]!).toBeLessThan(losses[0]!);
+    const plan = planWindow(builtInProfile(actualLane)!, () => new Uint8Array());
+    using session = new WindowSession(plan, "cpu");
+    const path = join(scene.root, "evidence/retained/step-000008.safetensors");
+    session.load(path, scene.evidence().retained_states.at(-1)!);
+    expect(losses[1]).toBeCloseTo(session.trainer.evaluate(plan.heldOut()!), 6);
+    expect(decide(scene)).toMatchObject({ decision_state: "continue", checkpoint_backed_up: true });
+    const copy = join(scene.root, "checkpoints/backups/step-8/state.safetensors");
+    const bytes = readFileSync(copy);
+    bytes[bytes.length - 1]! ^= 1;
+    writeFileSync(copy, bytes);
+    expect(decide(scene)).toMatchObject({
+      decision_state: "hold_and_investigate",
+      checkpoint_backed_up: false,
+    });
+  });
+
+  test("what cannot be evaluated is to be tried again, and nothing is decided on it", () => {
+    using scene = new LaneScene(actualLane);
+    scene.do("start");
+    expect(scene.do("record_checkpoint", { inject_eval_worker_unavailable: true }).outcome).toBe("succeeded");
+    expect(scene.read("status/current_run_status.json").phase).toBe("checkpoint_eval_retry_required");
+    expect(decide(scene)).toMatchObject({ decision_state: "hold_and_investigate", validation_loss: null });
+    expect(scene.do("record_checkpoint").outcome).toBe("succeeded");
+    expect(decide(scene).decision_state).toBe("continue");
+  });
+
+  test("tokens of a file outside of those that are trained on; where there are none, that is said", () => {
+    using scene = new LaneScene(actualLane);
+    mkdirSync(scene.root, { recursive: true });
+    const tokens = Int32Array.from({ length: 500 }, (_, i) => (i * i) % 250);
+    writeFileSync(join(scene.root, "tokens.bin"), tokens);
+    const data = [{ identity: "tokens:tokens.bin", digest: sha256(new Uint8Array(tokens.buffer)) }];
+    for (const token_end of [400, 500]) {
+      scene.profile({ data, token_start: 0, token_end });
+      expect(scene.do("start").outcome).toBe("succeeded");
+      expect(scene.do("record_checkpoint").outcome).toBe("succeeded");
+      const { validation_loss, trained_text_loss } = decisionOf(scene, 8);
+      expect([validation_loss === null, trained_text_loss === null]).toEqual([
+        token_end === 500,
+        token_end === 400,
+      ]);
+    }
+    // data that are no longer there
+    rmSync(join(scene.root, "tokens.bin"));
+    const packet = scene.do("record_checkpoint");
+    expect([packet.outcome, packet.detail]).toEqual(["succeeded", expect.stringContaining("not evaluated")]);
+  });
 });

@@ -3,7 +3,9 @@ import { PsionicError } from "../../core/error.ts";
 import { checkpointManifest, checkpointPointer } from "../checkpoint.ts";
 import { Refusal, refuse } from "../contract.ts";
 import { sealed } from "../documents.ts";
+import type { LaneProfile } from "../evidence.ts";
 import { manifestPathOf, pointerPath } from "../layout.ts";
+import type { RunRoot } from "../run_root.ts";
 import { genericCheckpoint } from "../surface.ts";
 import { type Invocation, resolvedRunId } from "../surfaces.ts";
 import { profileOf } from "./profile.ts";
@@ -31,8 +33,11 @@ export function performWindowed(invocation: Invocation): string {
 }
 
 /** The plan of the profile in the run root, or of the lane's own. */
-export function lanePlan({ root, lane }: Invocation): WindowPlan {
-  return planWindow(profileOf(root, lane), (path) => {
+export const lanePlan = ({ root, lane }: Invocation): WindowPlan => planOf(root, profileOf(root, lane));
+
+/** The plan of a profile whose files lie in the run root. */
+export function planOf(root: RunRoot, profile: LaneProfile): WindowPlan {
+  return planWindow(profile, (path) => {
     if (!root.has(path))
       return refuse("artifact_incomplete", `${root.path(path)} is not there; the profile names it`);
     return root.bytes(path);
@@ -59,7 +64,7 @@ function train(invocation: Invocation): string {
 /** Accepts the state after a step: its manifest with real digest and size, then the pointer to it. */
 export function recordGeneric(invocation: Invocation): string {
   const { root, manifest, lane } = invocation;
-  const { step, ...object } = recordedObject(root, manifest);
+  const { step, fresh: _, ...object } = recordedObject(root, manifest);
   const { window_id, assignment_id } = manifest.coordination;
   const common = {
     ...{ lane_id: lane.id, run_id: resolvedRunId(invocation) },
