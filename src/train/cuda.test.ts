@@ -8,7 +8,7 @@ import { openDevice } from "../backends/index.ts";
 import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
 import { type Windows, windowsOf } from "../data/batches.ts";
 import { referenceCorpus } from "../data/reference_corpus.ts";
-import type { Device } from "../runtime/device.ts";
+import type { AppliedCall, Device } from "../runtime/device.ts";
 import type { TrainedModel } from "./model.ts";
 import { compactDecoder, compactDecoderPilot } from "./models/compact_decoder.ts";
 import { golf } from "./models/golf.ts";
@@ -56,13 +56,32 @@ const config: TrainerConfig = {
   schedule: { kind: "warmup_cosine", warmup_steps: 2, total_steps: 20, min_learning_rate: 3e-4 },
 };
 
-/** Losses of a step: sums in another order, and what twenty steps make of it. */
-const tolerance = { f32: 2e-3, bf16: 0.03 } as const;
+/**
+ * Losses of a step, and how far the parameters' update may be from the CPU's in f32, as a share of it: some tens of what
+ * was seen in f32 (2e-5), some times in bf16 (0.04 after two steps); Muon's iteration makes more of rounding.
+ */
+const tolerance = {
+  f32: { loss: 2e-3, update: 1e-3, muon: 5e-2 },
+  bf16: { loss: 1e-2, update: 0.2, muon: 0.2 },
+} as const;
 
 function run(device: Device, model: TrainedModel, steps: number, changed: Partial<TrainerConfig> = {}) {
   using trainer = new Trainer(device, model, windows, { ...config, ...changed });
+  const { values } = trainer.parameters;
+  const initial = device.downloadF32(values);
   const records = Array.from({ length: steps }, () => trainer.step());
-  return { losses: records.map((r) => r.loss), bytes: device.download(trainer.parameters.values) };
+  const last = device.downloadF32(values);
+  return {
+    losses: records.map((r) => r.loss),
+    bytes: device.download(values),
+    update: last.map((v, i) => v - initial[i]!),
+  };
+}
+
+/** How far an update is from the one wanted, as a share of it. */
+function apart(got: Float32Array, want: Float32Array): number {
+  const norm = (a: Float32Array): number => Math.sqrt(a.reduce((sum, v) => sum + v * v, 0));
+  return norm(got.map((v, i) => v - want[i]!)) / norm(want);
 }
 
 describe.skipIf(!cudaLibrary)("training on CUDA", () => {
@@ -79,7 +98,7 @@ describe.skipIf(!cudaLibrary)("training on CUDA", () => {
 
   test.each(Object.entries(tiny))("%s: losses are the CPU's, and they fall", (name, model) => {
     for (const precision of ["f32", "bf16"] as const) {
-      const long = (name === "gpt2" || name === "gptOss") && precision === "bf16";
+      const long = name === "gpt2" && precision === "bf16";
       const steps = long || !onFibers ? 20 : 2;
       const groups = name === "golf" ? muonGroups(5) : config.groups;
       const [got, want] = [
@@ -87,10 +106,31 @@ describe.skipIf(!cudaLibrary)("training on CUDA", () => {
         run(cpu, model, steps, { groups }),
       ];
       for (const [i, loss] of got.losses.entries()) {
-        expect(Math.abs(loss - want.losses[i]!)).toBeLessThan(tolerance[precision]);
+        expect(Math.abs(loss - want.losses[i]!)).toBeLessThan(tolerance[precision].loss);
       }
+      const most = tolerance[precision][name === "golf" ? "muon" : "update"];
+      expect(apart(got.update, want.update)).toBeLessThan(most);
       if (steps > 4) expect(got.losses.at(-1)!).toBeLessThan(got.losses[0]! - 0.3);
     }
+  });
+
+  test("a step whose products are wide enough for Hopper's form", () => {
+    const model = gpt2({ width: 64, layers: 1, heads: 2, vocabularySize: 400, contextLength: 16 });
+    const changed = { sequences: 8 };
+    let wide = 0;
+    const hear = ({ op, inputs: [a, b] }: AppliedCall): void => {
+      const sides = [...(a?.shape ?? []), ...(b?.shape ?? [])];
+      if (op.name === "gemm" && a?.dtype === "bf16" && b?.dtype === "bf16" && Math.min(...sides) >= 64)
+        wide++;
+    };
+    cuda.listeners.add(hear);
+    const got = run(cuda, model, 1, { ...changed, precision: "bf16" });
+    cuda.listeners.delete(hear);
+    // per matrix of the block forward, and backward for what goes in and for the matrix
+    expect(wide).toBeGreaterThanOrEqual(12);
+    if (onFibers) expect(String(cuda.backend.info().compute)).toBe("9.0");
+    const want = run(cpu, model, 1, changed);
+    expect(apart(got.update, want.update)).toBeLessThan(tolerance.bf16.update);
   });
 
   test("twice the same bits, also where blocks are run again", () => {
