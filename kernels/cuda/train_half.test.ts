@@ -145,13 +145,16 @@ describe("matrix products", () => {
 });
 
 describe("attention", () => {
+  const one = { sequences: 1, heads: 2, kvHeads: 1 };
+  const several = { sequences: 2, heads: 4, kvHeads: 2 };
   const cases = [
-    { length: 150, headDim: 64, window: 0, softcap: 0, documents: false, sinks: false },
-    { length: 130, headDim: 20, window: 40, softcap: 3, documents: true, sinks: true },
-    { length: 70, headDim: 128, window: 0, softcap: 0, documents: false, sinks: true },
+    { ...one, length: 150, headDim: 64, window: 0, softcap: 0, documents: false, sinks: false },
+    { ...one, length: 130, headDim: 20, window: 40, softcap: 3, documents: true, sinks: true },
+    { ...one, length: 70, headDim: 128, window: 0, softcap: 0, documents: false, sinks: true },
+    { ...several, length: 70, headDim: 20, window: 40, softcap: 3, documents: true, sinks: true },
   ];
-  test.each(cases)("%p", ({ length, headDim, window, softcap, documents, sinks }) => {
-    const [sequences, heads, kvHeads] = [1, 2, 1];
+  test.each(cases)("%p", (given) => {
+    const { sequences, heads, kvHeads, length, headDim, window, softcap, documents, sinks } = given;
     const rows = sequences * length;
     const [wide, narrow] = [rows * heads * headDim, rows * kvHeads * headDim];
     const [q, k, v, dy] = [halves(wide, 1), halves(narrow, 2), halves(narrow, 3), halves(wide, 4)];
