@@ -1,21 +1,25 @@
 /**
- * Writes docs/metal-roofline.md: what each Metal kernel moves and computes for a generated token of gpt-oss-20b, from the op
- * table, and how long that takes at best on machines whose bandwidth is published, for the first owner to compare with.
+ * Writes docs/metal-roofline.md: what each Metal kernel moves and computes for a generated token, a prompt and a step of
+ * training, from the op table, and how long that takes at best on machines whose bandwidth is published, for the first
+ * owner to compare with.
  * Usage: bun scripts/metal-roofline.ts [--check]     Output: the page; with --check only whether it is up to date.
  */
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openDevice } from "../src/backends/index.ts";
+import { windowsOf } from "../src/data/batches.ts";
 import type { Program, ProgramCall } from "../src/ir/program.ts";
 import { ggufHeader } from "../src/models/files/gguf_writer.ts";
 import { openModelFiles } from "../src/models/files/source.ts";
 import { loadModel } from "../src/models/registry.ts";
 import { record } from "../src/runtime/recorder.ts";
-
 import { ModelExecutor } from "../src/serve/engine/executor.ts";
 import { pagesFor } from "../src/serve/engine/pages.ts";
 import { emptyBatch } from "../src/serve/engine/shape.ts";
+import { gpt2 } from "../src/train/models/gpt2.ts";
+import { adamWGroups } from "../src/train/optimizer/config.ts";
+import { Trainer, type TrainerConfig } from "../src/train/trainer.ts";
 import { tensorBytes } from "./random-layout.ts";
 import { randomModel, shapes } from "./random-model.ts";
 
@@ -34,17 +38,25 @@ const machines: readonly Machine[] = [
 const launchUs = 1.5;
 /** Share of the published bandwidth that plain copies reach on these machines. */
 const reached = 0.85;
-/** A `matmul` of one row is computed as one of eight (kernels/metal/README.md); a product of experts is not. */
+/** A `matmul` has rows in eights (kernels/metal/README.md); a product of experts has not. */
 const productRows = 8;
 
 type Row = { kernel: string; calls: number; bytes: number; flops: number };
 
-/** The step that generates one token behind `context` others. */
-function recordStep(): { readonly program: Program; readonly weightBytes: number } {
+/** One of the page's chapters: calls in order, and the tokens that they stand for. */
+type Work = {
+  readonly name: string;
+  readonly about: string;
+  readonly tokens: number;
+  readonly program: Program;
+};
+
+/** Steps of a model of random weights over `tokens` tokens each, of which the last one's logits are wanted. */
+function recordSteps(shapeName: string, expertDtype: "q8_0" | "mxfp4", tokens: readonly number[]) {
   const folder = mkdtempSync(join(tmpdir(), "psionic-roofline-"));
   const path = join(folder, "model.gguf");
-  const shape = shapes["gpt-oss-20b"]!;
-  const { metadata, tensors } = randomModel({ shape, dtype: "q8_0", expertDtype: "mxfp4", seed: 1 });
+  const shape = shapes[shapeName]!;
+  const { metadata, tensors } = randomModel({ shape, dtype: "q8_0", expertDtype, seed: 1 });
   const header = ggufHeader(metadata, tensors);
   const file = openSync(path, "w");
   writeSync(file, header);
@@ -57,19 +69,74 @@ function recordStep(): { readonly program: Program; readonly weightBytes: number
     const model = loadModel(device, openModelFiles(path), {});
     const groups = model.cacheGroups.map(({ window }) => ({ window, pages: pagesFor(context) }));
     const executor = new ModelExecutor(device, model, groups, "f16");
-    const program = record(device, () => {
-      executor.run(emptyBatch(model, 1, 1, pagesFor(context)), (logits) => {
-        logits.argmax();
-      });
-    });
-    const { weightBytes } = model;
+    const programs = tokens.map((count) =>
+      record(device, () => {
+        executor.run(emptyBatch(model, count, 1, pagesFor(context)), (logits) => {
+          logits.argmax();
+        });
+      }),
+    );
+    const gb = (model.weightBytes / 1e9).toFixed(1);
     executor.free();
     model.free();
-    return { program, weightBytes };
+    return { programs, gb };
   } finally {
     device.close();
     rmSync(folder, { recursive: true });
   }
+}
+
+/** A step of GPT-2's smallest size with AdamW in f32. */
+function recordTraining(): Work {
+  const [sequences, length] = [4, 1024];
+  const model = gpt2({
+    ...{ width: 768, layers: 12, heads: 12, vocabularySize: 50_257, contextLength: length },
+  });
+  const text = Int32Array.from({ length: sequences * (length + 1) }, (_, i) => i % 97);
+  const device = openDevice("meta", { like: "metal" });
+  try {
+    const settings = { accumulation: 1, learningRate: 1e-3, clip: 1, precision: "f32" } as const;
+    const schedule = { kind: "warmup_cosine", warmup_steps: 1, total_steps: 10, min_learning_rate: 1e-4 };
+    using trainer = new Trainer(
+      device,
+      model,
+      windowsOf([text], length, length),
+      {
+        ...{ seed: 1, sequences, recompute: false, ...settings },
+        ...{ groups: adamWGroups(0.01), schedule: schedule as TrainerConfig["schedule"] },
+      },
+      "none",
+    );
+    return {
+      name: "training step",
+      about: `GPT-2 of 124M parameters, ${sequences} sequences of ${length} tokens, AdamW, f32`,
+      tokens: sequences * length,
+      program: record(device, () => {
+        trainer.step();
+      }),
+    };
+  } finally {
+    device.close();
+  }
+}
+
+function works(): Work[] {
+  const prompt = 512;
+  const sparse = recordSteps("gpt-oss-20b", "mxfp4", [1, prompt]);
+  const hybrid = recordSteps("qwen35-9b", "q8_0", [1]);
+  const gptOss = `gpt-oss-20b (${sparse.gb} GB: attention and embeddings Q8_0, experts MXFP4)`;
+  return [
+    { name: "token, gpt-oss-20b", about: `${gptOss}, a token`, tokens: 1, program: sparse.programs[0]! },
+    {
+      ...{ name: `prompt of ${prompt}, gpt-oss-20b`, about: `${gptOss}, ${prompt} tokens at once` },
+      ...{ tokens: prompt, program: sparse.programs[1]! },
+    },
+    {
+      ...{ name: "token, qwen35-9b", about: `qwen35-9b (${hybrid.gb} GB, Q8_0), a token` },
+      ...{ tokens: 1, program: hybrid.programs[0]! },
+    },
+    recordTraining(),
+  ];
 }
 
 function kernelOf({ op, inputs }: ProgramCall, { values }: Program): string {
@@ -86,7 +153,8 @@ function rowsOf(program: Program): Row[] {
     const row = rows.get(kernel) ?? { kernel, calls: 0, bytes: 0, flops: 0 };
     row.calls++;
     row.bytes += call.cost.bytes;
-    row.flops += call.cost.flops * (/^matmul_/.test(kernel) ? productRows : 1);
+    const given = /^matmul_/.test(kernel) ? program.values[call.outputs[0]!]!.shape[0]! : productRows;
+    row.flops += call.cost.flops * ((Math.ceil(given / productRows) * productRows) / given);
     rows.set(kernel, row);
   }
   return [...rows.values()].sort((a, b) => b.bytes - a.bytes);
@@ -98,38 +166,55 @@ const expectedUs = (row: Row, m: Machine): number =>
   Math.max(row.bytes / (m.gbPerSecond * reached) / 1e3, row.flops / (m.tflops * reached) / 1e6) +
   row.calls * launchUs;
 
-function pageText(): string {
-  const { program, weightBytes } = recordStep();
-  const rows = rowsOf(program);
+const names = machines.map((m) => m.name);
+
+/** Milliseconds at best, tokens a second at best and predicted, a line for each machine. */
+function rates({ name, tokens }: Work, rows: readonly Row[]): string[] {
+  return machines.map((m) => {
+    const sum = (of: (row: Row, m: Machine) => number): number => rows.reduce((all, r) => all + of(r, m), 0);
+    const [best, expected] = [sum(bestUs), sum(expectedUs)];
+    const perSecond = (us: number): string => ((1e6 * tokens) / us).toFixed(0);
+    return `| ${name} | ${m.name} | ${(best / 1e3).toFixed(2)} | ${perSecond(best)} | ${perSecond(expected)} |`;
+  });
+}
+
+function chapter({ name, about }: Work, rows: readonly Row[]): string {
   const sum = (of: (row: Row) => number): number => rows.reduce((total, row) => total + of(row), 0);
+  const us = (row: Row): string => machines.map((m) => bestUs(row, m).toFixed(0)).join(" | ");
   const table = rows.map(
     (row) =>
-      `| \`${row.kernel}\` | ${row.calls} | ${(row.bytes / 1e6).toFixed(2)} | ${(row.flops / 1e6).toFixed(1)} | ` +
-      `${machines.map((m) => bestUs(row, m).toFixed(0)).join(" | ")} |`,
+      `| \`${row.kernel}\` | ${row.calls} | ${(row.bytes / 1e6).toFixed(2)} | ${(row.flops / 1e6).toFixed(1)} | ${us(row)} |`,
   );
-  const names = machines.map((m) => m.name);
-  const rates = machines.map((m) => {
-    const [best, expected] = [sum((r) => bestUs(r, m)), sum((r) => expectedUs(r, m))];
-    return `| ${m.name} | ${m.gbPerSecond} | ${m.tflops} | ${(best / 1e3).toFixed(2)} | ${(1e6 / best).toFixed(0)} | ${(1e6 / expected).toFixed(0)} |`;
-  });
-  return `# Metal: what a token costs
-Made by \`bun scripts/metal-roofline.ts\` from the op table: gpt-oss-20b (${(weightBytes / 1e9).toFixed(1)} GB: attention and embeddings
-Q8_0, experts MXFP4), one sequence, a table of ${context} positions, cache f16. Nothing here was measured on a Mac. Compare with
-\`psionic bench --backend metal\`, and each kernel with \`psionic doctor --measure\`'s copy rate.
+  const all = machines.map((m) => sum((r) => bestUs(r, m)).toFixed(0)).join(" | ");
+  return `
+## ${name[0]!.toUpperCase()}${name.slice(1)}
 
-| machine | GB/s | f32 Tflop/s | ms a token at best | tokens/s at best | tokens/s predicted |
-|---|---|---|---|---|---|
-${rates.join("\n")}
+${about}.
 
-Bandwidths are Apple's; arithmetic rates are cores x 128 lanes x 2 x clock, Apple's own number for M2. *At best*: each kernel at the
-slower of published bandwidth and rate, nothing else. *Predicted*: ${reached * 100}% of both, and ${launchUs} us a launch. A \`matmul\` of one row is computed as one of
-${productRows} (\`kernels/metal/README.md\`, order of sums), which is counted as arithmetic.
-
-| kernel | launches | MB | Mflop | ${names.map((n) => `${n}, us`).join(" | ")} |
+| op | launches | MB | Mflop | ${names.map((n) => `${n}, us`).join(" | ")} |
 |---|---|---|---|${names.map(() => "---").join("|")}|
 ${table.join("\n")}
-| all | ${sum((r) => r.calls)} | ${(sum((r) => r.bytes) / 1e6).toFixed(1)} | ${(sum((r) => r.flops) / 1e6).toFixed(0)} | ${machines.map((m) => sum((r) => bestUs(r, m)).toFixed(0)).join(" | ")} |
+| all | ${sum((r) => r.calls)} | ${(sum((r) => r.bytes) / 1e6).toFixed(1)} | ${(sum((r) => r.flops) / 1e6).toFixed(0)} | ${all} |
 `;
+}
+
+function pageText(): string {
+  const chapters = works().map((work) => ({ work, rows: rowsOf(work.program) }));
+  const given = machines.map((m) => `${m.name}: ${m.gbPerSecond} GB/s, ${m.tflops} Tflop/s`).join("; ");
+  return `# Metal: what a token costs
+Made by \`bun scripts/metal-roofline.ts\` from the op table. Models serve one sequence with an f16 cache;
+attention is counted over a table of ${context} positions. Nothing here was measured on a Mac. Compare with \`psionic bench --backend metal\` (a prompt and generated tokens), and the
+bandwidth that is assumed with what \`psionic doctor --measure\` copies.
+
+| work | machine | ms at best | tokens/s at best | tokens/s predicted |
+|---|---|---|---|---|
+${chapters.flatMap(({ work, rows }) => rates(work, rows)).join("\n")}
+
+${given}.
+Bandwidths are Apple's; f32 rates are cores x 128 lanes x 2 x clock, Apple's own number for M2. *At best*: each op at the slower of
+published bandwidth and rate, nothing else. *Predicted*: ${reached * 100}% of both, and ${launchUs} us a launch; products of many rows may reach less. A \`matmul\` has rows in
+eights, one row too (\`kernels/metal/README.md\`, order of sums), which is counted as arithmetic. An op may be several kernels.
+${chapters.map(({ work, rows }) => chapter(work, rows)).join("")}`;
 }
 
 const text = pageText();

@@ -70,6 +70,7 @@ fi
 browser >/dev/null || skip "the page in a browser: no Chromium, and it could not be installed with apt-get"
 
 step "types, format, sizes" .tools/bun scripts/check.ts
+step "predicted times of Metal are those of the op table" .tools/bun scripts/metal-roofline.ts --check
 step "fuzz, two minutes" .tools/bun scripts/fuzz.ts --seconds 120
 
 echo "== tests"
