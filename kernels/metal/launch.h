@@ -83,6 +83,9 @@ void psi_constant_uint(PsiLaunch* l, i32 index, u32 value);
 void psi_constant_float(PsiLaunch* l, i32 index, f32 value);
 /* Encodes the launch; a grid with a 0 is nothing to do. At most 2^31 - 1 threadgroups along a side. */
 i32 psi_launch(PsiLaunch* l, i64 groups_x, i64 groups_y, i64 groups_z, i32 threads_x, i32 threads_y, i32 threads_z);
+/* `<op>_f32` of <op>.metal for a psi_<op> that makes 4 bytes of each row [width] of f32: a threadgroup a row; buffers y, x and
+   a parameter struct of the width alone. */
+i32 psi_launch_rows(const char* op, void* y, const void* x, i32 rows, i32 width, i32 threads);
 
 /* ---- checks that launchers begin with; `where` is the symbol ---- */
 __attribute__((format(printf, 2, 3))) i32 psi_fail(i32 status, const char* format, ...);

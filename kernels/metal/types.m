@@ -1,4 +1,4 @@
-/* The table of weight types, and the checks that launchers share. */
+/* The table of weight types, the checks that launchers share, and launches of one number a row. */
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -60,4 +60,18 @@ i32 psi_check_weight(const char* where, i32 dtype, i32 columns, const PsiType** 
 i32 psi_check_scratch(const char* where, const void* scratch, f64 given, f64 needed) {
   if (needed <= 0 || (scratch && given >= needed)) return PSI_OK;
   return psi_fail(PSI_INVALID, "[%s] expected %.0f bytes of scratch, got %.0f.", where, needed, scratch ? given : 0);
+}
+
+i32 psi_launch_rows(const char* op, void* y, const void* x, i32 rows, i32 width, i32 threads) {
+  char where[64], kernel[64];
+  snprintf(where, sizeof where, "psi_%s", op);
+  snprintf(kernel, sizeof kernel, "%s_f32", op);
+  if (rows < 0 || width < 1) return psi_fail(PSI_INVALID, "[%s] expected rows and a width, got %d x %d.", where, rows, width);
+  if (rows == 0) return PSI_OK;
+  PSI_TRY(PSI_CHECK_POINTERS(where, y, x));
+  PsiLaunch l = psi_kernel(op, kernel);
+  psi_write(&l, 0, y, 4.0 * rows);
+  psi_read(&l, 1, x, 4.0 * rows * width);
+  psi_params(&l, 2, &width, sizeof width);
+  return psi_launch(&l, rows, 1, 1, threads, 1, 1);
 }
