@@ -69,7 +69,11 @@ export function recoveredStart({ root, manifest }: Invocation) {
   if (!receipt || receipt.grouped_stage_assignment.assignment_digest !== stage?.assignment_digest)
     return undefined;
   const { manifest: listed } = checkpointOf({ root, manifest });
-  if (listed.manifest_digest !== receipt.checkpoint_manifest_digest) return undefined;
+  if (listed.manifest_digest !== receipt.checkpoint_manifest_digest)
+    return refuse(
+      "checkpoint_digest_mismatch",
+      `${recoveryPath} is of step ${receipt.optimizer_step}, manifest ${receipt.checkpoint_manifest_digest}; the pointer names step ${listed.optimizer_step}, manifest ${listed.manifest_digest}; resume anew`,
+    );
   const step = Number(listed.optimizer_step);
   const object_digest = listed.checkpoint_object_digest;
   const object_bytes = Number(listed.checkpoint_total_bytes);

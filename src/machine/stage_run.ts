@@ -1,23 +1,21 @@
 /** A stage process: it runs its parts of every step of a window, tied to its neighbours by files. */
 import { readdirSync } from "node:fs";
-import { float32Text } from "../core/json.ts";
+import { openDevice } from "../backends/index.ts";
 import type { Device } from "../runtime/device.ts";
-import { type StageStep, StageTrainer } from "../train/pipeline.ts";
+import { type StagePlace, StageTrainer } from "../train/pipeline.ts";
 import { refuse } from "./contract.ts";
-import { sealed } from "./documents.ts";
-import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
-import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lanes/lane_device.ts";
-import { loadState, optimizerDigest, type StateRecord, writeState } from "./lanes/state_object.ts";
-import { stepPlanDigest, windowData } from "./lanes/window_plan.ts";
-import { segmentsOf } from "./lanes/window_session.ts";
-import { evidencePath, retainedFolder, retainedPathOf, trainedProfilePath } from "./layout.ts";
+import { openLaneDevice, refuseUnsupported } from "./lanes/lane_device.ts";
+import { segmentSteps, type TracedStep } from "./lanes/segment_steps.ts";
+import { loadState } from "./lanes/state_object.ts";
+import { needDeviceMemory, needHostMemory } from "./lanes/window_memory.ts";
+import { runWindow } from "./lanes/window_run.ts";
 import { type StageWork, stageFolder, stageLinks } from "./stage_exchange.ts";
 import { stepOfFile } from "./stage_files.ts";
 import { writeOutput } from "./stage_output.ts";
 import { placeOf, type StagePlan, stagePlan } from "./stage_plan.ts";
 import { recoveredStart } from "./stage_recovery.ts";
 import { type Invocation, resolvedRunId } from "./surfaces.ts";
-import { type WorkIdentity, workIdentity } from "./window.ts";
+import { workIdentity } from "./window.ts";
 import type { Segment } from "./window_replayer.ts";
 
 const patienceVariable = "PSIONIC_STAGE_WAIT_SECONDS";
@@ -30,11 +28,14 @@ export function performStage(invocation: Invocation, environment: NodeJS.Process
   const work = stageWork(invocation, plan, patienceMs(environment));
   const what = `stage ${work.stage.stage_index + 1} of ${work.stage.stage_count}`;
   if (invocation.manifest.dry_run) return `Planned ${plan.profile.steps} steps of ${what}; nothing was run.`;
+  const shapes = stageShapes(plan, placeOf(work.stage));
+  needHostMemory(shapes, capability.backend_family);
   const device = openLaneDevice(capability.backend_family);
   try {
+    needDeviceMemory(shapes, device, capability.backend_family);
     const steps = runStage(invocation, plan, work, device);
     const [first, last] = [steps[0]!, steps.at(-1)!];
-    return `Ran ${steps.length} steps of ${what}; loss ${first.loss.toFixed(4)} at first, ${last.loss.toFixed(4)} at last.`;
+    return `Ran ${steps.length} steps of ${what}; loss ${Number(first.loss).toFixed(4)} at first, ${Number(last.loss).toFixed(4)} at last.`;
   } catch (cause) {
     return refuseUnsupported(cause, capability.backend_family);
   } finally {
@@ -63,44 +64,49 @@ function stageWork(invocation: Invocation, plan: StagePlan, patience: number): S
   };
 }
 
-/** Trains the window that is due; its states lie at `retainedPathOf(step)`, not yet accepted by anyone. */
+/** Trains the window that is due, from what was recovered or else from the seed. */
 function runStage(
   invocation: Invocation,
   plan: StagePlan,
   work: StageWork,
   device: Device,
-): readonly StageStep[] {
+): readonly TracedStep[] {
   const { root } = work;
+  const backend = invocation.capability.backend_family;
   const start = recoveredStart(invocation);
   const done = start?.state.step ?? 0;
-  const window = { first: done + 1, last: done + plan.profile.steps };
-  removeOtherSteps(work, window);
-  // evidence goes first, so that it never names states that are being replaced
-  root.remove(evidencePath);
-  root.remove(retainedFolder);
-  writeOutput(work);
   using trainer = new StageTrainer(device, plan.model, plan.windows, plan.config, placeOf(work.stage));
   if (start) {
     loadState(trainer, root.path(start.path), start.state);
     trainer.resumeAt(done);
   }
-  const keep = (step: number): StateRecord => writeState(trainer, root.place(retainedPathOf(step)), step);
   const links = stageLinks(work, trainer.shape);
-  const first = keep(done);
-  const steps: StageStep[] = [];
-  const states: StateRecord[] = [];
-  const begun = performance.now();
-  for (const segment of segmentsOf(window, plan.retainEvery)) {
-    while (trainer.completedSteps < segment.last) steps.push(trainer.step(links));
-    states.push(keep(segment.last));
+  return runWindow(invocation, {
+    ...{ plan, holder: trainer, done },
+    begin() {
+      removeOtherSteps(work, { first: done + 1, last: done + plan.profile.steps });
+      writeOutput(work);
+    },
+    run: (segment) => segmentSteps(segment, () => trainer.step(links), backend),
+  }).steps;
+}
+
+/** Bytes of a stage's state and of its step, from its shapes alone. */
+function stageShapes({ model, windows, config }: StagePlan, place: StagePlace) {
+  const device = openDevice("meta");
+  try {
+    using trainer = new StageTrainer(device, model, windows, config, place, "none");
+    const stateBytes = device.live().bytes;
+    const [rows, width] = trainer.shape;
+    const zeros = () => new Float32Array(rows * width);
+    trainer.step({ input: zeros, exchange: () => ({ gradient: zeros(), loss: 0 }), giveBack() {} });
+    return { stateBytes, stepBytes: device.arena.peakBytes };
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    return refuse("bad_config", `lane profile for grouped stages: ${why}`, cause);
+  } finally {
+    device.close();
   }
-  const durationMs = Math.round(performance.now() - begun);
-  root.write(trainedProfilePath, plan.profile);
-  root.write(
-    evidencePath,
-    evidenceOf(invocation, plan, work.work, trainer, { first, steps, states, durationMs }),
-  );
-  return steps;
 }
 
 /** Steps of an earlier run of the same assignment that this window does not have. */
@@ -113,43 +119,4 @@ function removeOtherSteps(work: StageWork, { first, last }: Segment): void {
       if (step !== undefined && (step < first || step > last)) work.root.remove(`${place}/${name}`);
     }
   }
-}
-
-type Ran = {
-  readonly first: StateRecord;
-  readonly steps: readonly StageStep[];
-  readonly states: readonly StateRecord[];
-  readonly durationMs: number;
-};
-
-function evidenceOf(
-  { manifest, capability }: Invocation,
-  plan: StagePlan,
-  work: WorkIdentity,
-  trainer: StageTrainer,
-  { first, steps, states, durationMs }: Ran,
-): ExecutionEvidence {
-  const end = states.at(-1)?.object_digest ?? first.object_digest;
-  return sealed(executionEvidence, {
-    ...{ lane_id: work.laneId, work_class: manifest.work_class, run_id: work.runId },
-    ...{ window_id: work.windowId, assignment_id: work.assignmentId },
-    lane_profile_digest: plan.profile.profile_digest,
-    start_state_digest: first.object_digest,
-    data: windowData(plan, first.step + 1, first.step + steps.length),
-    seed: plan.profile.seed,
-    steps: steps.map((s) => ({
-      step: s.step,
-      loss: float32Text(s.loss),
-      gradient_norm: float32Text(s.gradientNorm),
-      learning_rate: float32Text(s.learningRate),
-    })),
-    retained_states: [...states],
-    end_state_digest: end,
-    optimizer_state_digest: optimizerDigest(trainer),
-    checkpoint_object_digest: end,
-    backend: capability.backend_family,
-    kernel_library_digest: kernelDigest(trainer.device),
-    plan_digest: stepPlanDigest(plan),
-    duration_ms: durationMs,
-  });
 }

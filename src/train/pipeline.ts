@@ -81,13 +81,14 @@ export class StageTrainer implements Disposable {
   readonly #order: WindowOrder;
   #step = 0;
 
-  /** Parameters begin at what their names and the seed give, wherever they stand. */
+  /** Parameters begin at what their names and the seed give, wherever they stand; `initial` none: at zeros, for their sizes alone. */
   constructor(
     device: Device,
     model: TrainedModel,
     windows: Windows,
     config: TrainerConfig,
     place: StagePlace,
+    initial: "seed" | "none" = "seed",
   ) {
     checkConfig(model, windows, config);
     checkStaged(model, config);
@@ -101,7 +102,7 @@ export class StageTrainer implements Disposable {
     this.#order = new WindowOrder(config.seed, windows.starts.length);
     this.parameters = new Parameters(device, this.model, config.precision);
     this.optimizer = new Optimizer(this.parameters, config.groups, config.clip);
-    this.parameters.initialise(config.seed);
+    if (initial === "seed") this.parameters.initialise(config.seed);
   }
 
   get completedSteps(): number {

@@ -1,13 +1,12 @@
 /** Steps of a plan on a device, one after the other from a given state. */
 
 import type { Device } from "../../runtime/device.ts";
-import { availableBytes } from "../../train/plan.ts";
 import { Trainer } from "../../train/trainer.ts";
-import { refuse } from "../contract.ts";
 import type { Segment } from "../window_replayer.ts";
 import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lane_device.ts";
 import { segmentSteps, type TracedStep, takeRetained } from "./segment_steps.ts";
 import { loadState, type StateRecord } from "./state_object.ts";
+import { needDeviceMemory, needHostMemory } from "./window_memory.ts";
 import { stepShapes, type WindowPlan } from "./window_plan.ts";
 
 export class WindowSession implements Disposable {
@@ -20,12 +19,11 @@ export class WindowSession implements Disposable {
   constructor(plan: WindowPlan, backend: string) {
     this.plan = plan;
     this.backend = backend;
-    const { stateBytes, stepBytes } = stepShapes(plan);
-    if (backend === "cpu") needMemory(stateBytes + stepBytes, availableBytes(), "this machine");
+    const shapes = stepShapes(plan);
+    needHostMemory(shapes, backend);
     this.device = openLaneDevice(backend);
     try {
-      const memory = this.device.backend.memory?.();
-      if (memory) needMemory(stateBytes + stepBytes, memory.free, `the ${backend} device`);
+      needDeviceMemory(shapes, this.device, backend);
       plan.adapter?.hold(this.device);
       this.trainer = new Trainer(this.device, plan.model, plan.windows, plan.config);
     } catch (cause) {
@@ -64,14 +62,6 @@ export class WindowSession implements Disposable {
     this.plan.adapter?.release(this.device);
     this.device.close();
   }
-}
-
-function needMemory(bytes: number, available: number, where: string): void {
-  if (bytes <= available) return;
-  refuse(
-    "unsupported_topology",
-    `the lane profile's training takes ${bytes} bytes of memory, ${where} has ${Math.floor(available)} left`,
-  );
 }
 
 /** The parts of a window that end where a state is retained. */

@@ -10,8 +10,9 @@ import { genericCheckpoint } from "../surface.ts";
 import { type Invocation, resolvedRunId } from "../surfaces.ts";
 import { profileOf } from "./profile.ts";
 import { checkObject, recordedObject } from "./record_object.ts";
-import { type TrainedWindow, trainWindow } from "./train_window.ts";
+import { trainWindow } from "./train_window.ts";
 import { planWindow, stepShapes, type WindowPlan } from "./window_plan.ts";
+import type { TrainedWindow } from "./window_run.ts";
 
 /** Does the operation and says in a sentence what was done. */
 export function performWindowed(invocation: Invocation): string {
