@@ -22,8 +22,8 @@ import {
   windowFolder,
 } from "./layout.ts";
 import type { ArtifactPaths, Outcome } from "./packets.ts";
-import { fileBytes } from "./run_root.ts";
 import { stageArtifacts, type WrittenStage, writeStageEvidence } from "./stage_output.ts";
+import { openEnvelope } from "./stage_transport.ts";
 import type { Invocation } from "./surfaces.ts";
 import {
   artifactManifest,
@@ -168,8 +168,11 @@ function copiedEvidence(invocation: Invocation, folder: string, checkpointManife
   const executed = ownEvidence(invocation);
   if (executed) found.set("execution_evidence", root.bytes(evidencePath));
   const input = manifest.grouped_stage_input_transport?.materialized_path;
-  if (input !== undefined && invocation.inputTransportChecked)
-    found.set("grouped_stage_input_transport", fileBytes(input));
+  if (input !== undefined && invocation.inputTransportChecked) {
+    const { bytes } = openEnvelope(input);
+    found.set("grouped_stage_input_transport", bytes.envelope);
+    found.set("grouped_stage_input_payload", bytes.payload);
+  }
   const copies = [...found.keys()].map((kind) => {
     const ending = kind === "launcher_log" ? "log" : "json";
     const copy = `${folder}/artifacts/${kind}.${ending}`;

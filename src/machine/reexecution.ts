@@ -5,6 +5,12 @@ import { count, digest, filled, listOf, oneOf, orNull, record, str } from "./fie
 /** `bit_for_bit`: backend and kernel library are the worker's. */
 export const comparisons = ["bit_for_bit", "within_bounds"] as const;
 
+/**
+ * What is known of the state that the window begins with: the seed gives it; it is the end of a window whose work held before
+ * this validator, which itself began so; or only the worker says what it is.
+ */
+export const startStates = ["seed", "accepted", "unverified"] as const;
+
 /** Numbers with a fraction stand as text, since new documents hash integers and strings alone. */
 export const reexecution = document(
   "psionic.train.reexecution.v1",
@@ -25,6 +31,7 @@ export const reexecution = document(
     last_step: count,
     start_state_digest: digest,
     end_state_digest: digest,
+    start_state: oneOf(startStates),
     /** Stretches between retained states, of which `drawn_segments` were done again, in their order. */
     segment_count: count,
     drawn_segments: listOf(record({ first_step: count, last_step: count })),
@@ -32,7 +39,12 @@ export const reexecution = document(
     /** Chance that a forged step is among those done again, the same for every step, millionths. */
     forged_step_caught_ppm: count,
     /** What was allowed to differ; null where every bit had to agree. */
-    bounds: orNull(record({ loss_relative: str, gradient_norm_relative: str, update_relative: str })),
+    bounds: orNull(
+      record({
+        ...{ loss_relative: str, gradient_norm_relative: str, update_relative: str },
+        ...{ moments_relative: str, direction_relative: str },
+      }),
+    ),
     /** Of all that were found; the first hundred are listed. */
     difference_count: count,
     differences: listOf(record({ what: filled, expected: str, observed: str })),

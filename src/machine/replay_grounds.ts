@@ -1,4 +1,5 @@
 /** The grounds of a verdict: what doing the work again showed, and whether evidence and checkpoint are of this contribution. */
+import { type HandoffReceipt, handoffReceipt } from "./checkpoint.ts";
 import { sealed } from "./documents.ts";
 import type { ExecutionEvidence, LaneProfile } from "./evidence.ts";
 import { record, str, u64 } from "./fields.ts";
@@ -38,15 +39,15 @@ export function redoneWork(
       evidence,
       profile: work.profile(invocation),
       stage: receipt.grouped_stage_assignment,
-      file: (kind) => files.get(kind)?.path,
-      digest: (kind) => files.get(kind)?.sha256,
+      file: (kind) => files.get(kind),
     },
     {
       ...{ challengeId, contributionDigest: contribution_digest, nonce },
       ...(invocation.replaySteps !== undefined && { steps: invocation.replaySteps }),
     },
   );
-  const strangers = [...foreign(target), ...lineage(target), ...continuity(invocation, target)];
+  const start = startOf(invocation, target);
+  const strangers = [...foreign(target), ...lineage(target), ...start.differences];
   const validatorMs = Math.round(performance.now() - begun);
   const workerMs = evidence.duration_ms;
   const document = sealed(reexecution, {
@@ -54,6 +55,7 @@ export function redoneWork(
     ...{ contribution_id, contribution_digest },
     ...{ challenge_id: challengeId, nonce },
     ...redone,
+    start_state: start.state,
     difference_count: redone.difference_count + strangers.length,
     differences: [...strangers, ...redone.differences],
     ...{ worker_ms: workerMs, validator_ms: validatorMs },
@@ -89,8 +91,7 @@ function lineage({ receipt, surface, evidence, files }: Redoable): Difference[] 
   const found = replayed(namedCheckpoint, file);
   const expected = [
     ["checkpoint_object_digest", named],
-    // what was taken over from a peer keeps the name of its run
-    ["run_id", files.has("checkpoint_handoff_receipt") ? found.run_id : receipt.run_id],
+    ["run_id", ranUnder(files, receipt, found)],
     ["optimizer_step", String(surface.optimizer_step)],
     ["manifest_digest", surface.checkpoint_manifest_digest ?? "null"],
   ] as const;
@@ -102,25 +103,58 @@ function lineage({ receipt, surface, evidence, files }: Redoable): Difference[] 
   return differences;
 }
 
-/** Where the window before was accepted here, this one must begin with what that one ended in. */
-function continuity({ root }: Invocation, { receipt, evidence }: Redoable): Difference[] {
-  const first = evidence.steps[0]?.step ?? 1;
-  if (first === 1) return [];
-  const before = verdictFiles(root, reexecutionName)
+/** The run that a checkpoint manifest must name: what was taken over from a peer keeps the name of its run. */
+function ranUnder(files: Redoable["files"], receipt: Redoable["receipt"], found: NamedCheckpoint): string {
+  const taken = takenOver(files);
+  const theirs =
+    taken !== undefined &&
+    taken.peer_node_pubkey === receipt.node_pubkey &&
+    taken.checkpoint_object_digest === found.checkpoint_object_digest &&
+    BigInt(taken.optimizer_step) === BigInt(found.optimizer_step);
+  return theirs ? taken.source_run_id : receipt.run_id;
+}
+
+function takenOver(files: Redoable["files"]): HandoffReceipt | undefined {
+  const file = files.get("checkpoint_handoff_receipt");
+  return file && replayed(handoffReceipt, file);
+}
+
+/** What the window begins with, as far as this validator knows it; where the window before held here, that one's end. */
+function startOf(
+  { root }: Invocation,
+  { receipt, evidence, files }: Redoable,
+): { readonly state: Reexecution["start_state"]; readonly differences: readonly Difference[] } {
+  const before = (evidence.steps[0]?.step ?? 1) - 1;
+  const taken = takenOver(files);
+  const differences: Difference[] = [];
+  const differ = (what: string, expected: string, observed: string): void => {
+    if (expected !== observed) differences.push({ what, expected, observed });
+  };
+  // the receipt of a checkpoint that this node served is made out to another, and says nothing of this window
+  const own = taken !== undefined && taken.serving_node_pubkey !== receipt.node_pubkey;
+  if (own) differ("checkpoint_handoff_receipt.peer_node_pubkey", receipt.node_pubkey, taken.peer_node_pubkey);
+  if (before === 0) return { state: "seed", differences };
+  const observed = evidence.start_state_digest;
+  const begins =
+    taken?.peer_node_pubkey === receipt.node_pubkey && BigInt(taken.optimizer_step) === BigInt(before);
+  if (begins)
+    differ("checkpoint_handoff_receipt.checkpoint_object_digest", observed, taken.checkpoint_object_digest);
+  const runs = begins ? [receipt.run_id, taken.source_run_id] : [receipt.run_id];
+  const known = verdictFiles(root, reexecutionName)
     .map((path) => replayed(reexecution, foundFile(root.path(path))))
     .filter(
       (r) =>
         r.lane_id === receipt.lane_id &&
-        r.challenged_run_id === receipt.run_id &&
-        r.last_step === first - 1 &&
+        r.work_class === receipt.work_class &&
+        runs.includes(r.challenged_run_id) &&
+        r.last_step === before &&
         r.difference_count === 0,
-    )
-    .map((r) => r.end_state_digest);
-  const observed = evidence.start_state_digest;
-  const [expected] = before;
-  return expected === undefined || before.includes(observed)
-    ? []
-    : [{ what: "start_state_digest", expected, observed }];
+    );
+  const ends = known.map((r) => r.end_state_digest);
+  if (ends[0] !== undefined && !ends.includes(observed)) differ("start_state_digest", ends[0], observed);
+  // a window that follows one of unknown beginning is no better known than that
+  const held = known.some((r) => r.end_state_digest === observed && r.start_state !== "unverified");
+  return { state: held ? "accepted" : "unverified", differences };
 }
 
 /** What the manifests of both families of checkpoints say. */
@@ -128,3 +162,4 @@ const namedCheckpoint = {
   schema: record({ run_id: str, optimizer_step: u64, checkpoint_object_digest: str, manifest_digest: str }),
   digest: undefined,
 };
+type NamedCheckpoint = ReturnType<typeof replayed<(typeof namedCheckpoint)["schema"]>>;

@@ -1,6 +1,6 @@
 /** Finding what a contribution names: at its path, in its own run root, in ours, or where a resolver left it. */
-import { existsSync, readdirSync } from "node:fs";
-import { dirname, isAbsolute, join } from "node:path";
+import { existsSync, readdirSync, realpathSync } from "node:fs";
+import { dirname, isAbsolute, join, sep } from "node:path";
 import type * as v from "valibot";
 import { sha256 } from "../core/digest.ts";
 import { PsionicError } from "../core/error.ts";
@@ -18,20 +18,25 @@ export type Found = {
   readonly bytes: Uint8Array | undefined;
 };
 
-/** The first candidate that has the promised size and digest; a tag `sha256:` and the case of digits do not matter. */
+/**
+ * The first candidate that has the promised size and digest; a tag `sha256:` and the case of digits do not matter. An absolute
+ * path is taken only from a binding of the validator's own manifest (`trusted`): what a worker wrote must not choose which
+ * files of this machine are read, so its paths, links in them followed, stay below the roots.
+ */
 export function resolveInput(
   { artifact_ref, materialized_path: declared }: Binding,
   name: string,
   roots: readonly string[],
+  trusted: "trusted" | "foreign",
 ): Found {
   const key = resolvedKey(artifact_ref.artifact_id);
-  const places = roots.flatMap((root) => [
-    ...(declared !== undefined && !isAbsolute(declared) && staysInside(declared)
-      ? [join(root, declared)]
-      : []),
-    ...[join(root, resolvedFolder, `${key}.json`), join(root, resolvedFolder, key)],
-  ]);
-  const candidates = declared !== undefined && isAbsolute(declared) ? [declared, ...places] : places;
+  const absolute = declared !== undefined && isAbsolute(declared);
+  const relative = declared !== undefined && !absolute && staysInside(declared) ? [declared] : [];
+  const below = [...relative, `${resolvedFolder}/${key}.json`, `${resolvedFolder}/${key}`];
+  const places = roots.flatMap((root) =>
+    below.map((path) => join(root, path)).filter((path) => trusted === "trusted" || liesBelow(root, path)),
+  );
+  const candidates = absolute && trusted === "trusted" ? [declared, ...places] : places;
   const expected = artifact_ref.artifact_digest?.toLowerCase().replace(/^sha256:/, "");
   let mismatch: string | undefined;
   for (const path of candidates.filter((candidate) => existsSync(candidate))) {
@@ -51,10 +56,25 @@ export function resolveInput(
   );
 }
 
+/** Whether a file is there and, links followed, below the folder. */
+function liesBelow(folder: string, path: string): boolean {
+  if (!existsSync(path)) return false;
+  const [inside, place] = [realpathSync(folder), realpathSync(path)];
+  return place.startsWith(inside.endsWith(sep) ? inside : inside + sep);
+}
+
 /** A document that must be there; `artifact_incomplete` where it is not, or cannot be read. */
 export function foundFile(path: string): Found & { readonly bytes: Uint8Array } {
   const bytes = readable(() => fileBytes(path));
   return { path, sha256: sha256(bytes), bytes };
+}
+
+/** The bytes of a file that was found: those that were hashed, or such as hash to the same now. */
+export function boundBytes({ path, sha256: expected, bytes }: Found, largest?: number): Uint8Array {
+  if (bytes) return bytes;
+  const read = readable(() => fileBytes(path, largest));
+  if (sha256(read) !== expected) refuse("artifact_digest_mismatch", `${path} changed while it was judged`);
+  return read;
 }
 
 function readable<T>(read: () => T): T {
@@ -68,10 +88,12 @@ function readable<T>(read: () => T): T {
 /** A document whose digest holds; anything else is `artifact_digest_mismatch`. */
 export function replayed<S extends v.GenericSchema>(
   doc: { readonly schema: S; readonly digest: DigestRule | undefined },
-  { path, bytes }: Found,
+  found: Found,
 ): v.InferOutput<S> {
+  const { path } = found;
+  const bytes = boundBytes(found);
   try {
-    return verified(doc, jsonOf(bytes ?? fileBytes(path), path), path);
+    return verified(doc, jsonOf(bytes, path), path);
   } catch (cause) {
     if (cause instanceof PsionicError) return refuse("artifact_digest_mismatch", cause.message, cause);
     throw cause;

@@ -3,11 +3,13 @@ import { sha256 } from "../core/digest.ts";
 import { orderedJson } from "../core/json.ts";
 import { refuse } from "./contract.ts";
 import type { StageAssignment } from "./manifest.ts";
-import { type Found, replayed } from "./replay_inputs.ts";
+import { boundBytes, replayed } from "./replay_inputs.ts";
 import type { Target } from "./replay_target.ts";
 import { checkStage } from "./stage.ts";
 import {
   type StageExecutionSummary,
+  type StagePayload,
+  type StageTransport,
   stageExecutionSummary,
   stagePayload,
   stageTransport,
@@ -25,7 +27,8 @@ function drift(detail: string): never {
 }
 
 /** Step 9 for grouped work. Throws a `Refusal`: `artifact_incomplete` for what is not there, else `artifact_digest_mismatch`. */
-export function checkStageEvidence({ receipt, listed, files }: Target): StageEvidence {
+export function checkStageEvidence(target: Target): StageEvidence {
+  const { receipt, listed, files } = target;
   const stage = receipt.grouped_stage_assignment;
   if (stage === null || listed.grouped_stage_assignment === null)
     return refuse("artifact_incomplete", "a contribution of grouped work without a stage");
@@ -46,7 +49,7 @@ export function checkStageEvidence({ receipt, listed, files }: Target): StageEvi
     drift("the execution summary is of another node or outcome");
   if (!same(summary.grouped_stage_assignment)) drift("the execution summary is of another stage");
   checkPaths(listed, summary);
-  checkTransports(files, stage, summary);
+  checkTransports(files, stage, summary, target.evidence !== undefined || receipt.role !== "recovery_source");
   return { stage, summary, summaryPath: pathOf(listed, "grouped_stage_execution_summary") ?? "" };
 }
 
@@ -65,51 +68,79 @@ function checkPaths(listed: Target["listed"], summary: StageExecutionSummary): v
   }
 }
 
+/** `worked`: a stage that only recovered, without any work, was given no input. */
 function checkTransports(
   files: Target["files"],
   stage: StageAssignment,
   summary: StageExecutionSummary,
+  worked: boolean,
 ): void {
-  const input = files.get("grouped_stage_input_transport");
-  const output = files.get("grouped_stage_output_transport");
-  const payload = files.get("grouped_stage_output_payload");
-  if ((output === undefined) !== (payload === undefined)) drift("an output transport without its payload");
-  if ((output === undefined) !== (stage.downstream_stage_id === null))
+  const { upstream_stage_id: upstream, downstream_stage_id: downstream } = stage;
+  const input = transportOf(files, "input");
+  const output = transportOf(files, "output");
+  if ((output === undefined) !== (downstream === null))
     drift("output goes exactly where there is a downstream");
-  if (input) {
-    const envelope = checkedEnvelope(input, summary);
-    if (envelope.to_stage_id !== stage.stage_id || envelope.from_stage_id !== stage.upstream_stage_id)
-      drift("the input transport is of other stages");
-    if (envelope.transport_digest !== summary.input_transport_digest) drift("the input transport drifted");
-  }
-  if (output && payload) checkOutput(output, payload, stage, summary);
+  if ((input === undefined) !== (upstream === null) && (worked || input !== undefined))
+    drift("input comes exactly where there is an upstream");
+  const told = { transport: summary.input_transport_digest, payload: summary.input_payload_digest };
+  checkTransport("input", input, { from: upstream, to: stage.stage_id, ...told }, stage, summary);
+  const made = { transport: summary.output_transport_digest, payload: summary.output_payload_digest };
+  checkTransport("output", output, { from: stage.stage_id, to: downstream, ...made }, stage, summary);
+  if (output && output.envelope.source_stage_assignment_digest !== stage.assignment_digest)
+    drift("the output is of another stage assignment");
 }
 
-function checkedEnvelope(file: Found, summary: StageExecutionSummary) {
-  const envelope = replayed(stageTransport, file);
-  for (const field of ["lane_id", "network_id", "run_id", "window_id", "assignment_id"] as const) {
-    if (envelope[field] !== summary[field]) drift(`a transport's ${field} drifted`);
-  }
-  return envelope;
+type Way = "input" | "output";
+type Transport = {
+  readonly envelope: StageTransport;
+  readonly payload: StagePayload;
+  readonly bytes: Uint8Array;
+};
+
+/** Envelope and payload, both or neither. */
+function transportOf(files: Target["files"], way: Way): Transport | undefined {
+  const envelope = files.get(`grouped_stage_${way}_transport`);
+  const payload = files.get(`grouped_stage_${way}_payload`);
+  if (!envelope && !payload) return undefined;
+  if (!envelope || !payload) return drift(`of the ${way}'s transport and payload only one is there`);
+  return {
+    envelope: replayed(stageTransport, envelope),
+    payload: replayed(stagePayload, payload),
+    bytes: boundBytes(payload),
+  };
 }
 
-function checkOutput(
-  output: Found,
-  payload: Found,
+type Expected = {
+  readonly from: string | null;
+  readonly to: string | null;
+  /** Digests that the summary has; null where it says that nothing passed. */
+  readonly transport: string | null;
+  readonly payload: string | null;
+};
+
+function checkTransport(
+  way: Way,
+  found: Transport | undefined,
+  expected: Expected,
   stage: StageAssignment,
   summary: StageExecutionSummary,
 ): void {
-  const envelope = checkedEnvelope(output, summary);
-  const content = replayed(stagePayload, payload);
-  const bytes = payload.bytes ?? new Uint8Array();
+  if ((found?.envelope.transport_digest ?? null) !== expected.transport)
+    drift(`the ${way} transport drifted`);
+  if ((found?.payload.payload_digest ?? null) !== expected.payload) drift(`the ${way} payload drifted`);
+  if (!found) return;
+  const { envelope, payload, bytes } = found;
+  for (const field of ["lane_id", "network_id", "run_id", "window_id", "assignment_id"] as const) {
+    if (envelope[field] !== summary[field]) drift(`the ${way} transport's ${field} drifted`);
+    if (field !== "network_id" && payload[field] !== summary[field])
+      drift(`the ${way} payload's ${field} drifted`);
+  }
   if (sha256(bytes) !== envelope.payload_sha256 || BigInt(bytes.length) !== BigInt(envelope.payload_bytes))
-    drift("the output payload is not the one that its envelope names");
+    drift(`the ${way} payload is not the one that its envelope names`);
   const ends =
-    envelope.from_stage_id === stage.stage_id &&
-    envelope.to_stage_id === stage.downstream_stage_id &&
-    envelope.source_stage_assignment_digest === stage.assignment_digest;
-  if (!ends || content.stage_id !== stage.stage_id || content.replica_id !== stage.replica_id)
-    drift("the output is of other stages");
-  if (envelope.transport_digest !== summary.output_transport_digest) drift("the output transport drifted");
-  if (content.payload_digest !== summary.output_payload_digest) drift("the output payload drifted");
+    envelope.from_stage_id === expected.from &&
+    envelope.to_stage_id === expected.to &&
+    payload.stage_id === expected.from &&
+    [envelope, payload].every(({ replica_id }) => replica_id === stage.replica_id);
+  if (!ends) drift(`the ${way} is of other stages`);
 }

@@ -3,6 +3,7 @@ import { StageTrainer } from "../train/pipeline.ts";
 import { refuse } from "./contract.ts";
 import { kernelDigest, openLaneDevice } from "./lanes/lane_device.ts";
 import { segmentSteps, type TracedStep, takeRetained } from "./lanes/segment_steps.ts";
+import type { BoundFile } from "./lanes/state_object.ts";
 import type { WindowPlan } from "./lanes/window_plan.ts";
 import type { OpenSession, ReplaySession } from "./lanes/window_replay.ts";
 import { placeOf, plannedStages } from "./stage_plan.ts";
@@ -26,22 +27,21 @@ class StageSession implements ReplaySession {
     const device = openLaneDevice(backend);
     try {
       this.kernels = kernelDigest(device);
+      onWorkersKernels(target, backend, this.kernels);
       this.trainer = new StageTrainer(device, plan.model, plan.windows, plan.config, placeOf(stage));
     } catch (cause) {
       device.close();
       throw cause;
     }
-    const { evidence } = target;
-    const same = backend === evidence.backend && this.kernels === evidence.kernel_library_digest;
-    this.#neighbours = new ReplayedNeighbours(target, stage, this.trainer.shape, same);
+    this.#neighbours = new ReplayedNeighbours(target, stage, this.trainer.shape);
   }
 
   get differences(): readonly Difference[] {
     return this.#neighbours.differences;
   }
 
-  take(path: string, step: number): void {
-    takeRetained(this.trainer, path, step);
+  take(file: BoundFile, step: number): void {
+    takeRetained(this.trainer, file, step);
   }
 
   run(segment: Segment): TracedStep[] {
@@ -52,4 +52,13 @@ class StageSession implements ReplaySession {
     this.trainer[Symbol.dispose]();
     this.trainer.device.close();
   }
+}
+
+/** What a stage hands on cannot be held against digests within bounds, and a stage is judged by that. */
+function onWorkersKernels({ evidence }: ReplayTarget, backend: string, kernels: string): void {
+  if (backend === evidence.backend && kernels === evidence.kernel_library_digest) return;
+  refuse(
+    "unsupported_topology",
+    "grouped work is judged on the worker's own kernels: what a stage hands on differs on others in its last bits",
+  );
 }

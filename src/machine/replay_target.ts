@@ -29,16 +29,16 @@ export function readTarget({ manifest, root }: Invocation): Target {
   const listBinding = manifest.validator_target_contribution_artifact_manifest;
   if (receiptBinding === null || listBinding === null)
     return refuse("bad_config", "the target bindings must be given");
-  const receiptFile = resolveInput(receiptBinding, "contribution_receipt", [root.root]);
+  const receiptFile = resolveInput(receiptBinding, "contribution_receipt", [root.root], "trusted");
   const receipt = replayed(contributionReceipt, receiptFile);
-  const listFile = resolveInput(listBinding, "contribution_artifact_manifest", [root.root]);
+  const listFile = resolveInput(listBinding, "contribution_artifact_manifest", [root.root], "trusted");
   const listed = replayed(artifactManifest, listFile);
   const roots = [root.root, contributorRoot(listFile.path)];
   const files = new Map<string, Found>();
   for (const { artifact_kind, binding } of listed.artifacts) {
     if (files.has(artifact_kind))
       refuse("artifact_digest_mismatch", `two artifacts of kind ${artifact_kind}`);
-    files.set(artifact_kind, resolveInput(binding, artifact_kind, roots));
+    files.set(artifact_kind, resolveInput(binding, artifact_kind, roots, "foreign"));
   }
   const surface = files.get("checkpoint_surface");
   const evidence = files.get("execution_evidence");

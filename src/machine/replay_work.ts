@@ -37,6 +37,7 @@ export type Redone = Omit<
   | "worker_ms"
   | "validator_ms"
   | "cost_ppm"
+  | "start_state"
   | "reexecution_digest"
 >;
 
@@ -82,6 +83,8 @@ const told = (bounds: ReplayBounds) => ({
   loss_relative: String(bounds.loss),
   gradient_norm_relative: String(bounds.gradientNorm),
   update_relative: String(bounds.update),
+  moments_relative: String(bounds.moments),
+  direction_relative: String(bounds.direction),
 });
 
 /** Steps that were drawn and not run can have shown nothing. */
@@ -121,10 +124,25 @@ function stepDifferences(
 }
 
 function stateDifferences(state: ComparedState, bounds: ReplayBounds | undefined): Difference[] {
-  const same = bounds ? state.weightDeviation <= bounds.update : state.claimed === state.observed;
-  if (same) return [];
-  return [{ what: `states.${state.step}`, expected: state.claimed, observed: state.observed }];
+  const { step, claimed: expected, observed } = state;
+  if (!bounds) return expected === observed ? [] : [{ what: `states.${step}`, expected, observed }];
+  const most: Readonly<Record<string, number>> = {
+    [`states.${step}`]: bounds.update,
+    [`states.${step}.first_moments`]: bounds.moments,
+    [`states.${step}.second_moments`]: bounds.moments,
+    [`states.${step}.direction`]: bounds.direction,
+  };
+  return deviations(state)
+    .filter(({ what, by }) => !(by <= (most[what] ?? 0)))
+    .map(({ what }) => ({ what, expected, observed }));
 }
+
+const deviations = ({ step, weightDeviation, moments }: ComparedState) => [
+  { what: `states.${step}`, by: weightDeviation },
+  { what: `states.${step}.first_moments`, by: moments.first },
+  { what: `states.${step}.second_moments`, by: moments.second },
+  { what: `states.${step}.direction`, by: moments.direction },
+];
 
 function largest({ steps, states }: Comparison): Redone["largest_deviation"] {
   const all = [
@@ -134,7 +152,7 @@ function largest({ steps, states }: Comparison): Redone["largest_deviation"] {
         by: relative(claimed[field], observed[field]),
       })),
     ),
-    ...states.map(({ step, weightDeviation }) => ({ what: `states.${step}`, by: weightDeviation })),
+    ...states.flatMap(deviations),
   ];
   const most = all.reduce((a, b) => (b.by > a.by || Number.isNaN(b.by) ? b : a), { what: "", by: 0 });
   return most.by === 0 ? null : { what: most.what, relative: most.by.toPrecision(3) };

@@ -117,6 +117,38 @@ const forgeries: Readonly<Record<string, Forgery>> = {
       grouped_stage_execution_summary: (s) => ({ ...s, input_transport_digest: "1".repeat(64) }),
     }),
   },
+  "an input that was dropped": {
+    ...{ index: 1, found: "artifact_digest_mismatch" },
+    make: edited({
+      grouped_stage_input_transport: null,
+      grouped_stage_input_payload: null,
+      grouped_stage_execution_summary: (s) => ({
+        ...s,
+        ...{ input_transport_path: null, input_transport_digest: null, input_payload_digest: null },
+      }),
+    }),
+  },
+  "an input payload that was dropped": {
+    ...{ index: 1, found: "artifact_digest_mismatch" },
+    make: edited({ grouped_stage_input_payload: null }),
+  },
+  "a summary of another input payload": {
+    ...{ index: 1, found: "artifact_digest_mismatch" },
+    make: edited({
+      grouped_stage_execution_summary: (s) => ({ ...s, input_payload_digest: "1".repeat(64) }),
+    }),
+  },
+  "an input payload of another detail": {
+    ...{ index: 1, found: "artifact_digest_mismatch" },
+    make: edited({ grouped_stage_input_payload: (p) => ({ ...p, detail: "Other." }) }),
+  },
+  "kernels that nobody has": {
+    ...{ index: 0, found: "unsupported_topology" },
+    make: edited({
+      execution_evidence: (e) => ({ ...e, kernel_library_digest: "1".repeat(64) }),
+      [step("grouped_stage_made_activation", 3)]: (doc) => ({ ...doc, content_sha256: "1".repeat(64) }),
+    }),
+  },
   "a summary that was deleted": {
     ...{ index: 0, found: "artifact_incomplete" },
     make: (folder) => rmSync(join(folder, "grouped_stage_execution_summary.json")),

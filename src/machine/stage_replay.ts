@@ -1,13 +1,13 @@
 /** A stage's neighbours when its steps are done again: what it was given is read from the contribution, what it makes is compared. */
-import { basename } from "node:path";
 import { float32Text } from "../core/json.ts";
 import type { Returned, StageLinks } from "../train/pipeline.ts";
 import { refuse } from "./contract.ts";
 import { verified } from "./documents.ts";
 import type { StageAssignment } from "./manifest.ts";
+import { boundBytes } from "./replay_inputs.ts";
 import { jsonOf } from "./run_root.ts";
 import { givenPayloadKind, givenTensorKind, madePayloadKind, type TensorKind } from "./stage_files.ts";
-import { contentDigest, type StageTensor, stageTensor, tensorFile, unpackTensor } from "./stage_tensor.ts";
+import { contentDigest, largestTensor, type StageTensor, stageTensor, unpackTensor } from "./stage_tensor.ts";
 import { typed } from "./stage_transport.ts";
 import type { Difference, ReplayTarget } from "./window_replayer.ts";
 
@@ -19,19 +19,12 @@ export class ReplayedNeighbours implements StageLinks {
   readonly #target: ReplayTarget;
   readonly #stage: StageAssignment;
   readonly #shape: readonly [number, number];
-  /** With other kernels, what is made differs in its last bits; losses, norms and states are compared within bounds. */
-  readonly #bitForBit: boolean;
 
-  constructor(
-    target: ReplayTarget,
-    stage: StageAssignment,
-    shape: readonly [number, number],
-    bitForBit: boolean,
-  ) {
+  /** On the kernels of the worker, so that what is made is compared bit for bit. */
+  constructor(target: ReplayTarget, stage: StageAssignment, shape: readonly [number, number]) {
     this.#target = target;
     this.#stage = stage;
     this.#shape = shape;
-    this.#bitForBit = bitForBit;
   }
 
   input(step: number): Float32Array {
@@ -40,8 +33,7 @@ export class ReplayedNeighbours implements StageLinks {
 
   exchange(step: number, activation: Float32Array): Returned {
     const made = this.#made("activation", step);
-    if (this.#bitForBit)
-      this.#compare(made, `${madePayloadKind("activation", step)}.content_sha256`, contentDigest(activation));
+    this.#compare(made, `${madePayloadKind("activation", step)}.content_sha256`, contentDigest(activation));
     const { doc, values } = this.#given("gradient", step, this.#stage.downstream_stage_id);
     this.#differ(`${givenPayloadKind("gradient", step)}.answers`, made.content_sha256, doc.answers ?? "null");
     return { gradient: values, loss: Math.fround(Number(doc.loss)) };
@@ -52,7 +44,6 @@ export class ReplayedNeighbours implements StageLinks {
     const kind = madePayloadKind("gradient", step);
     const taken = this.#document(givenPayloadKind("activation", step));
     this.#differ(`${kind}.answers`, taken.content_sha256, made.answers ?? "null");
-    if (!this.#bitForBit) return;
     this.#compare(made, `${kind}.content_sha256`, contentDigest(gradient));
     this.#differ(`${kind}.loss`, made.loss ?? "null", float32Text(loss));
   }
@@ -79,7 +70,7 @@ export class ReplayedNeighbours implements StageLinks {
     const [rows, width] = this.#shape;
     if (BigInt(doc.rows) !== BigInt(rows) || BigInt(doc.width) !== BigInt(width))
       refuse("artifact_digest_mismatch", `${name} is ${doc.rows} by ${doc.width}, not ${rows} by ${width}`);
-    const values = unpackTensor(doc, tensorFile(this.#path(givenTensorKind(kind, step))));
+    const values = unpackTensor(doc, this.#bytes(givenTensorKind(kind, step)));
     return { doc, values };
   }
 
@@ -96,11 +87,13 @@ export class ReplayedNeighbours implements StageLinks {
   }
 
   #document(kind: string): StageTensor {
-    const path = this.#path(kind);
-    return typed(() => verified(stageTensor, jsonOf(tensorFile(path), basename(path)), basename(path)));
+    const bytes = this.#bytes(kind);
+    return typed(() => verified(stageTensor, jsonOf(bytes, kind), kind));
   }
 
-  #path(kind: string): string {
-    return this.#target.file(kind) ?? refuse("artifact_incomplete", `the contribution has no ${kind}`);
+  #bytes(kind: string): Uint8Array {
+    const found = this.#target.file(kind);
+    if (!found) return refuse("artifact_incomplete", `the contribution has no ${kind}`);
+    return boundBytes(found, largestTensor);
   }
 }

@@ -1,17 +1,23 @@
 /** Contributions judged by doing their work again: forged ones are found, honest ones of all lanes are accepted. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { sha256 } from "../core/digest.ts";
 import { orderedJson } from "../core/json.ts";
 import { lockRun } from "../train/run_root.ts";
+import { handoffReceipt } from "./checkpoint.ts";
 import { validationPacket } from "./cli/validate.ts";
 import type { RefusalClass } from "./contract.ts";
+import { valuesIn } from "./lanes/state_object.ts";
+import { boundBytes } from "./replay_inputs.ts";
 import { replayPlan } from "./replay_plan.ts";
+import { bindingOf } from "./run_root.ts";
 import { Bench, laneWork } from "./testing/bench.ts";
-import { resealed } from "./testing/reseal.ts";
-import { tamperings } from "./testing/tamperings.ts";
+import { artifactOf, artifactPath, forge, type Json, resealed } from "./testing/reseal.ts";
+import { nudged, tamperings } from "./testing/tamperings.ts";
 import { longWindow } from "./testing/verdicts.ts";
 
+const zeros = "0".repeat(64);
 const lanes = Object.keys(laneWork);
 const bench = new Bench();
 afterAll(() => bench[Symbol.dispose]());
@@ -74,6 +80,30 @@ test("on other kernels honest work is within the bounds, and a rate 1 % off is n
   }
 }, 60_000);
 
+test.each([
+  ["apple", 1],
+  ["adapter", 25],
+] as const)(
+  "on other kernels moments that are not the steps' are found: lane %s, one in %d",
+  (lane, share) => {
+    const honest = bench.contribute(lane);
+    const all = tamperings(lane, honest)
+      .filter(({ name }) => name.includes("moment") && !name.includes(", and "))
+      .filter((_, i) => i % share === 0);
+    expect(all.length).toBeGreaterThan(1);
+    for (const { name, make } of all) {
+      const folder = make(bench);
+      const packet = plainly(() => bench.validate(folder));
+      expect([name, packet.detail]).toEqual([name, expect.stringContaining("rejected with 0")]);
+      expect(bench.grounds("window-0001", "reexecution.json").comparison).toBe("within_bounds");
+      bench.fresh();
+    }
+    expect(plainly(() => bench.validate(honest)).detail).toContain("accepted with 10000");
+    bench.fresh();
+  },
+  60_000,
+);
+
 describe("a window of 64 steps", () => {
   test("is sampled: part of the steps, at the same chance for each, which the grounds state", () => {
     const honest = bench.contribute("actual", { profile: longWindow });
@@ -134,6 +164,128 @@ describe("the window after an accepted one", () => {
     expect(bench.grounds("window-0002", "reexecution.json").differences).toMatchObject([
       { what: "start_state_digest" },
     ]);
+    bench.fresh();
+  }, 30_000);
+});
+
+describe("what a window began with", () => {
+  type Grounds = { start_state: string; differences: { what: string }[] };
+  const judged = (folder: string) => {
+    const { detail, refusal_class } = bench.validate(folder);
+    if (refusal_class !== null) return { detail: refusal_class, start: "", what: [] };
+    const { start_state, differences } = bench.grounds(
+      ...(["window-0002", "reexecution.json"] as const),
+    ) as unknown as Grounds;
+    return { detail, start: start_state, what: differences.map(({ what }) => what) };
+  };
+
+  test("is told: the seed, an end that held here, or the worker's word alone", () => {
+    const first = bench.contribute("apple");
+    const second = bench.proceed("apple", first, "window-0002");
+    expect(judged(second)).toMatchObject({ start: "unverified", what: [] });
+    bench.fresh();
+    bench.validate(first);
+    expect(bench.grounds("window-0001", "reexecution.json").start_state).toBe("seed");
+    expect(judged(second)).toMatchObject({ start: "accepted", what: [] });
+    bench.fresh();
+  }, 30_000);
+
+  test("a handed on checkpoint is looked up under its own run, and is the one the window began with", () => {
+    const first = bench.contribute("apple");
+    const second = bench.proceed("apple", first, "window-0002");
+    const { start_state_digest, lane_id } = artifactOf(second, "execution_evidence");
+    const { node_pubkey } = artifactOf(second, "invocation_manifest").coordination as Json;
+    const receipt = {
+      ...{ schema_version: handoffReceipt.id, lane_id, serving_node_pubkey: "npub1-peer" },
+      ...{ peer_node_pubkey: node_pubkey, source_run_id: "run-0001", window_id: null, assignment_id: null },
+      ...{ grouped_stage_assignment: null, source_kind: "live_primary_pointer", checkpoint_label: "end" },
+      ...{ optimizer_step: 8, checkpoint_ref: "checkpoint://end", checkpoint_manifest_digest: zeros },
+      ...{ checkpoint_object_digest: start_state_digest, checkpoint_total_bytes: 1 },
+      source_checkpoint_pointer: bindingOf("checkpoint_pointer", new Uint8Array(), "checkpoints/p.json"),
+      source_checkpoint_manifest: bindingOf("checkpoint_manifest", new Uint8Array(), "checkpoints/m.json"),
+      ...{ restored_from_backup: false, detail: "A checkpoint.", receipt_digest: "" },
+    };
+    const handed = (change: Json) => {
+      const folder = bench.copied(second);
+      const bytes = new TextEncoder().encode(orderedJson(resealed({ ...receipt, ...change }), 2));
+      const path = artifactPath(folder, "execution_evidence").replace("execution_evidence", "handoff");
+      writeFileSync(path, bytes);
+      const kind = "checkpoint_handoff_receipt";
+      const bound = bindingOf(kind, bytes, path.slice(join(folder, "..", "..", "..", "..").length + 1));
+      forge(
+        folder,
+        {},
+        {
+          list: (l) => ({
+            ...l,
+            artifacts: [...(l.artifacts as Json[]), { artifact_kind: kind, binding: bound }],
+            artifact_count: (l.artifact_count as number) + 1,
+          }),
+        },
+      );
+      return folder;
+    };
+    const whatOf = (change: Json) => judged(handed(change)).what;
+    bench.validate(first);
+    expect(judged(handed({}))).toMatchObject({ start: "accepted", what: [] });
+    expect(judged(handed({ source_run_id: "run-0666" }))).toMatchObject({ start: "accepted", what: [] });
+    // this node served it to another: no word of what it began with
+    expect(whatOf({ serving_node_pubkey: node_pubkey, peer_node_pubkey: "npub1-other" })).toEqual([]);
+    expect(whatOf({ peer_node_pubkey: "npub1-other" })).toContain(
+      "checkpoint_handoff_receipt.peer_node_pubkey",
+    );
+    expect(whatOf({ checkpoint_object_digest: zeros })).toContain(
+      "checkpoint_handoff_receipt.checkpoint_object_digest",
+    );
+    // a manifest of another run is not excused by just any receipt
+    const other = handed({ source_run_id: "run-0002", optimizer_step: 7 });
+    forge(other, { checkpoint_manifest: (m) => ({ ...m, run_id: "run-0002" }) });
+    expect(judged(other).what).toContain("checkpoint_manifest.run_id");
+    bench.fresh();
+  }, 60_000);
+});
+
+describe("files of this machine", () => {
+  const kind = "launcher_log";
+  const placed = (folder: string, materialized_path: string) =>
+    forge(
+      folder,
+      {},
+      {
+        list: (l) => ({
+          ...l,
+          artifacts: (l.artifacts as { artifact_kind: string; binding: Json }[]).map((entry) =>
+            entry.artifact_kind === kind
+              ? { ...entry, binding: { ...entry.binding, materialized_path } }
+              : entry,
+          ),
+        }),
+      },
+    );
+
+  test("are not a worker's to name: no absolute path, no link that leads out", () => {
+    const honest = bench.contribute("demo");
+    const outside = join(bench.folder, "outside.log");
+    cpSync(artifactPath(honest, kind), outside);
+    const absolute = bench.copied(honest);
+    placed(absolute, outside);
+    expect(bench.validate(absolute).refusal_class).toBe("artifact_incomplete");
+    const link = bench.copied(honest);
+    rmSync(artifactPath(link, kind));
+    symlinkSync(outside, artifactPath(link, kind));
+    expect(bench.validate(link).refusal_class).toBe("artifact_incomplete");
+    bench.fresh();
+  }, 30_000);
+
+  test("are hashed as they are read, so that one that was put in their place is found", () => {
+    const honest = bench.contribute("apple");
+    const path = artifactPath(honest, "retained_state_step_000008");
+    const promised = { path, sha256: sha256(readFileSync(path)), bytes: undefined };
+    expect(valuesIn(promised).values.size).toBeGreaterThan(0);
+    expect(boundBytes(promised).length).toBeGreaterThan(0);
+    writeFileSync(path, nudged(path, 0.5, 1e-3));
+    expect(() => valuesIn(promised)).toThrow("SHA-256");
+    expect(() => boundBytes(promised)).toThrow("changed while it was judged");
     bench.fresh();
   }, 30_000);
 });

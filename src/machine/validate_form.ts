@@ -78,6 +78,6 @@ function networkOf(
 ): InvocationManifest["coordination"]["network_id"] {
   const entry = listed.artifacts.find(({ artifact_kind }) => artifact_kind === "invocation_manifest");
   if (!entry) return null;
-  const file = resolveInput(entry.binding, entry.artifact_kind, [contributorRoot(listPath)]);
+  const file = resolveInput(entry.binding, entry.artifact_kind, [contributorRoot(listPath)], "foreign");
   return replayed({ ...invocationManifest, digest: undefined }, file).coordination.network_id;
 }

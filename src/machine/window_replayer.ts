@@ -4,6 +4,7 @@
  */
 import type { ExecutionEvidence, LaneProfile } from "./evidence.ts";
 import type { StageAssignment } from "./manifest.ts";
+import type { Found } from "./replay_inputs.ts";
 
 /** What is done again: evidence that was verified, and the profile that the validator, not the worker, says was to be trained. */
 export type ReplayTarget = {
@@ -11,10 +12,8 @@ export type ReplayTarget = {
   readonly profile: LaneProfile;
   /** Of grouped work. */
   readonly stage: StageAssignment | null;
-  /** Path of a verified artifact of the contribution by its kind; undefined where it lists none. */
-  readonly file: (kind: string) => string | undefined;
-  /** SHA-256 of its bytes, as it was verified by. */
-  readonly digest: (kind: string) => string | undefined;
+  /** An artifact of the contribution by its kind, verified once and to be verified as it is read; undefined where it lists none. */
+  readonly file: (kind: string) => Found | undefined;
 };
 
 /** Steps of the run from one retained state to the next, both ends included; later windows do not begin at 1. */
@@ -38,6 +37,17 @@ export type ComparedState = {
   readonly observed: string;
   /** |claimed - observed| over |observed - state that the segment began with|, Euclidean, of all weights together. */
   readonly weightDeviation: number;
+  /** Of the optimiser's moments; zero where the files are the same. */
+  readonly moments: MomentDeviation;
+};
+
+/** Moments against those that came out here: |claimed - observed| over |observed|, Euclidean, of the tensor that is furthest off. */
+export type MomentDeviation = {
+  readonly first: number;
+  /** Of their square roots, which are of the scale of gradients. */
+  readonly second: number;
+  /** Of first over root of second: where the next step leads, so that entries count alike however small they are. */
+  readonly direction: number;
 };
 
 export type Comparison = {

@@ -2,6 +2,7 @@
 import { unexpected } from "../core/error.ts";
 import { openFile } from "../models/files/bytes.ts";
 import { parseSafetensors } from "../models/files/safetensors.ts";
+import type { TensorRecord } from "../models/files/tensors.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Tensor, tensorBytes } from "../runtime/tensor.ts";
 import { writeWhole } from "./durable.ts";
@@ -12,6 +13,8 @@ export type NamedTensor = { readonly name: string; readonly tensor: Tensor };
 export type FileRecord = { readonly path: string; readonly sha256: string; readonly bytes: number };
 
 const chunkBytes = 8 * 2 ** 20;
+/** Longer than any header that the parser takes. */
+const largestHead = 128 * 2 ** 20;
 
 /** The bytes of a safetensors file of f32 tensors, piece by piece; the same tensors give the same bytes. */
 function* fileParts(device: Device, tensors: readonly NamedTensor[]): Generator<Uint8Array> {
@@ -75,22 +78,61 @@ export function checkFile(path: string, record: FileRecord): void {
   if (digest !== record.sha256) throw unexpected("digest_mismatch", path, `SHA-256 ${record.sha256}`, digest);
 }
 
-/** Fills the tensors from a safetensors file of exactly these names, shapes and types. */
-export function readTensors(device: Device, path: string, tensors: readonly NamedTensor[]): void {
+/** A tensor of a file, with its bytes. */
+export type StoredTensor = {
+  readonly name: string;
+  readonly record: TensorRecord;
+  readonly data: Uint8Array;
+};
+
+/**
+ * Tensors of a safetensors file in the order of their bytes. With a digest every byte is hashed as it is read, and what was
+ * read is to be trusted only once the last tensor was taken: `digest_mismatch` is thrown after it.
+ */
+export function* storedTensors(path: string, sha256?: string): Generator<StoredTensor> {
   using source = openFile(path);
-  const records = parseSafetensors(source);
-  if (records.size !== tensors.length) {
-    throw unexpected("file_malformed", path, `${tensors.length} tensors`, records.size);
-  }
-  for (const { name, tensor } of tensors) {
-    const record = records.get(name);
-    const wanted = `f32 [${tensor.shape.join(", ")}] as ${name}`;
-    const found = record && `${record.dtype} [${record.shape.join(", ")}]`;
-    if (!record || found !== `f32 [${tensor.shape.join(", ")}]`) {
-      throw unexpected("file_malformed", path, wanted, found ?? "nothing");
-    }
+  const start = new Uint8Array(8);
+  if (source.size >= 8) source.read(0, start);
+  const length = Number(new DataView(start.buffer).getBigUint64(0, true));
+  // a header is read once, so that what is parsed is what is hashed; one that is too long is the parser's to refuse
+  const head = new Uint8Array(8 + length <= Math.min(source.size, largestHead) ? 8 + length : 0);
+  source.read(0, head);
+  const records = parseSafetensors({
+    ...source,
+    read(offset, target) {
+      if (offset + target.length > head.length) source.read(offset, target);
+      else target.set(head.subarray(offset, offset + target.length));
+    },
+  });
+  const hasher = new Bun.CryptoHasher("sha256").update(head);
+  for (const [name, record] of [...records].sort(([, a], [, b]) => a.offset - b.offset)) {
     const data = new Uint8Array(record.bytes);
     source.read(record.offset, data);
+    if (sha256 !== undefined) hasher.update(data);
+    yield { name, record, data };
+  }
+  if (sha256 === undefined) return;
+  const digest = hasher.digest("hex");
+  if (digest !== sha256) throw unexpected("digest_mismatch", path, `SHA-256 ${sha256}`, digest);
+}
+
+/** Fills the tensors from a safetensors file of exactly these names, shapes and types; with a digest, of exactly these bytes. */
+export function readTensors(
+  device: Device,
+  path: string,
+  tensors: readonly NamedTensor[],
+  sha256?: string,
+): void {
+  const wanted = new Map(tensors.map(({ name, tensor }) => [name, tensor]));
+  for (const { name, record, data } of storedTensors(path, sha256)) {
+    const tensor = wanted.get(name);
+    if (!tensor) throw unexpected("file_malformed", path, `${tensors.length} tensors`, `also ${name}`);
+    wanted.delete(name);
+    const shape = `f32 [${tensor.shape.join(", ")}]`;
+    const found = `${record.dtype} [${record.shape.join(", ")}]`;
+    if (found !== shape) throw unexpected("file_malformed", path, `${shape} as ${name}`, found);
     device.upload(tensor, data);
   }
+  for (const [name, { shape }] of wanted)
+    throw unexpected("file_malformed", path, `f32 [${shape.join(", ")}] as ${name}`, "nothing");
 }

@@ -4,7 +4,7 @@ import type { TracedStep as TrainedStep } from "../../train/trainer.ts";
 import { refuse } from "../contract.ts";
 import type { Segment, Trace } from "../window_replayer.ts";
 import { refuseUnsupported } from "./lane_device.ts";
-import { type StateHolder, takeState } from "./state_object.ts";
+import { type BoundFile, type StateHolder, takeState } from "./state_object.ts";
 
 export type TracedStep = Trace & { readonly step: number };
 
@@ -14,11 +14,11 @@ const text = (value: number): string => float32Text(Math.fround(value));
 /** Goes on from a state that a worker retained after `step`. `artifact_digest_mismatch` where it is none. */
 export function takeRetained(
   holder: StateHolder & { resumeAt(step: number): void },
-  path: string,
+  file: BoundFile,
   step: number,
 ): void {
   try {
-    takeState(holder, path);
+    takeState(holder, file);
     holder.resumeAt(step);
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);

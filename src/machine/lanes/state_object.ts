@@ -3,14 +3,13 @@
  * state gives the same bytes, so the file's SHA-256 is the digest of the state.
  */
 import { PsionicError } from "../../core/error.ts";
-import { openFile } from "../../models/files/bytes.ts";
-import { parseSafetensors } from "../../models/files/safetensors.ts";
 import { part } from "../../train/parameters.ts";
 import {
   checkFile,
   hashTensors,
   type NamedTensor,
   readTensors,
+  storedTensors,
   writeTensors,
 } from "../../train/tensor_file.ts";
 import type { Trainer } from "../../train/trainer.ts";
@@ -46,17 +45,22 @@ export function writeState(holder: StateHolder, path: string, step: number): Sta
 /** SHA-256 of the file that `writeState` would write. */
 export const stateDigest = (holder: StateHolder): string => hashTensors(holder.device, tensorsOf(holder));
 
-/** Puts in place a state that somebody else retained; throws where the file does not hold this model's. */
-export function takeState(holder: StateHolder, path: string): void {
-  readTensors(holder.device, path, tensorsOf(holder));
+/** A file of the bytes that were promised. */
+export type BoundFile = { readonly path: string; readonly sha256: string };
+
+/** Puts in place a state that somebody else retained; throws where the file is another or does not hold this model's. */
+export function takeState(holder: StateHolder, { path, sha256 }: BoundFile): void {
+  readTensors(holder.device, path, tensorsOf(holder), sha256);
   holder.parameters.refresh();
 }
+
+export const isWeight = (name: string): boolean => name.startsWith("model.");
 
 /** SHA-256 of the optimiser's moments, in the order of the file. */
 export function optimizerDigest(holder: StateHolder): string {
   const hasher = new Bun.CryptoHasher("sha256");
   for (const { name, tensor } of tensorsOf(holder))
-    if (!name.startsWith("model.")) hasher.update(holder.device.download(tensor));
+    if (!isWeight(name)) hasher.update(holder.device.download(tensor));
   return hasher.digest("hex");
 }
 
@@ -73,25 +77,28 @@ export function loadState(holder: StateHolder, path: string, record: Omit<StateR
   }
 }
 
-/** The weights of a holder, each as it is on the device. */
-export function weightsOf({ device, parameters }: StateHolder): ReadonlyMap<string, Float32Array> {
-  return new Map(
-    parameters.places.map((place) => [
-      place.spec.name,
-      device.downloadF32(part(parameters.values, place, [place.count])),
+/** Numbers of a state by their names in its file, in the file's order. */
+export type StateValues = ReadonlyMap<string, Float32Array>;
+
+/** The numbers of a holder, each as it is on the device. */
+export const valuesOf = (holder: StateHolder): StateValues =>
+  new Map(
+    tensorsOf(holder).map(({ name, tensor }) => [
+      name,
+      new Float32Array(holder.device.download(tensor).slice().buffer),
     ]),
   );
-}
 
-/** The weights in a state's file. */
-export function weightsIn(path: string): ReadonlyMap<string, Float32Array> {
-  using source = openFile(path);
-  const found = new Map<string, Float32Array>();
-  for (const [name, record] of parseSafetensors(source)) {
-    if (!name.startsWith("model.") || record.dtype !== "f32") continue;
-    const bytes = new Uint8Array(record.bytes);
-    source.read(record.offset, bytes);
-    found.set(name.slice("model.".length), new Float32Array(bytes.buffer));
+/** The numbers in a state's file, and the digest of its moments as `optimizerDigest` makes it; throws where the file is another. */
+export function valuesIn({ path, sha256 }: BoundFile): {
+  readonly values: StateValues;
+  readonly momentsDigest: string;
+} {
+  const values = new Map<string, Float32Array>();
+  const hasher = new Bun.CryptoHasher("sha256");
+  for (const { name, record, data } of storedTensors(path, sha256)) {
+    if (!isWeight(name)) hasher.update(data);
+    if (record.dtype === "f32") values.set(name, new Float32Array(data.buffer));
   }
-  return found;
+  return { values, momentsDigest: hasher.digest("hex") };
 }

@@ -1,12 +1,11 @@
 /** The windowed lanes' way of doing a window again. */
-import { readFileSync } from "node:fs";
 import { float32Text, orderedJson } from "../../core/json.ts";
 import { rateAt } from "../../train/schedule.ts";
 import { NotFiniteError } from "../../train/trainer.ts";
-import { refuse } from "../contract.ts";
+import { Refusal, refuse } from "../contract.ts";
 import { type ExecutionEvidence, retainedKind } from "../evidence.ts";
 import { profileFileKind, tokenPaths } from "../evidence_files.ts";
-import { fileBytes } from "../run_root.ts";
+import { boundBytes } from "../replay_inputs.ts";
 import type {
   ComparedState,
   ComparedStep,
@@ -18,7 +17,8 @@ import type {
   WindowReplayer,
 } from "../window_replayer.ts";
 import type { TracedStep } from "./segment_steps.ts";
-import { optimizerDigest, type StateHolder, stateDigest, weightsIn, weightsOf } from "./state_object.ts";
+import { sameState, stateDeviation } from "./state_deviation.ts";
+import { type BoundFile, type StateHolder, stateDigest, valuesIn, valuesOf } from "./state_object.ts";
 import { type ProfileFiles, planWindow, stepPlanDigest, type WindowPlan, windowData } from "./window_plan.ts";
 import { segmentsOf, WindowSession } from "./window_session.ts";
 
@@ -29,7 +29,7 @@ export type ReplaySession = Disposable & {
   /** SHA-256 of the kernels that compute. */
   readonly kernels: string;
   /** Goes on from the state in a file, which a worker retained after `step`. */
-  take(path: string, step: number): void;
+  take(file: BoundFile, step: number): void;
   run(segment: Segment): TracedStep[];
   /** What was found on the way not to be what the contribution says. */
   readonly differences: readonly Difference[];
@@ -82,6 +82,9 @@ function drawnSegments({ evidence }: ReplayTarget, steps: "all" | readonly numbe
   return all.filter(({ first, last }) => steps.some((step) => step >= first && step <= last));
 }
 
+/** What fits into one array of bytes. */
+const largestBase = 2 ** 32;
+
 const filesOf = (target: ReplayTarget) => {
   const paths = tokenPaths(target.profile);
   return (path: string): Uint8Array => {
@@ -92,7 +95,7 @@ const filesOf = (target: ReplayTarget) => {
         "artifact_incomplete",
         `the contribution has no ${kind ?? path}, which its profile names`,
       );
-    return kind === "base_weights" ? readFileSync(found) : fileBytes(found);
+    return boundBytes(found, kind === "base_weights" ? largestBase : undefined);
   };
 };
 
@@ -145,9 +148,9 @@ function claimDifferences(
 }
 
 /** Retained states that are not the files of the contribution. */
-function fileDifferences({ evidence, digest }: ReplayTarget): Difference[] {
+function fileDifferences({ evidence, file }: ReplayTarget): Difference[] {
   return evidence.retained_states.flatMap(({ step, object_digest: expected }) => {
-    const observed = digest(retainedKind(step));
+    const observed = file(retainedKind(step))?.sha256;
     if (observed === undefined)
       return refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
     return expected === observed ? [] : [{ what: retainedKind(step), expected, observed }];
@@ -185,6 +188,7 @@ class Replay {
       if (i === 0 || !through) this.#begin(segment.first - 1);
       if (!this.#segment(segment) && through) break;
     }
+    this.#moments();
     return { differences: this.#differences, steps: this.#steps, states: this.#states };
   }
 
@@ -195,11 +199,10 @@ class Replay {
     const claimed = start
       ? evidence.start_state_digest
       : evidence.retained_states.find((s) => s.step === step)?.object_digest;
-    const path = this.#target.file(retainedKind(step));
-    if (path === undefined || claimed === undefined)
-      refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
-    this.#session.take(path, step);
-    const observed = this.#target.digest(retainedKind(step)) ?? "nothing";
+    const file = this.#file(step);
+    if (claimed === undefined) refuse("artifact_incomplete", `the evidence has no ${retainedKind(step)}`);
+    this.#session.take(file, step);
+    const observed = file.sha256;
     if (observed !== claimed)
       this.#differences.push({ what: retainedKind(step), expected: claimed, observed });
   }
@@ -219,9 +222,8 @@ class Replay {
     const record = evidence.retained_states.find((s) => s.step === step);
     const observed = stateDigest(trainer);
     const claimed = record?.object_digest ?? "nothing";
-    const weightDeviation = claimed === observed ? 0 : this.#deviation(segment);
-    this.#states.push({ step, claimed, observed, weightDeviation });
-    if (claimed === observed && step === evidence.retained_states.at(-1)?.step) this.#moments();
+    const deviation = claimed === observed ? sameState : this.#deviation(segment);
+    this.#states.push({ step, claimed, observed, ...deviation });
     return true;
   }
 
@@ -237,39 +239,35 @@ class Replay {
     }
   }
 
-  /** The optimiser's own digest, where the state that holds it came out the same. */
+  /** The optimiser's own digest is that of the moments in the last state, on whatever kernels they were made. */
   #moments(): void {
-    const [expected, observed] = [
-      optimizerDigest(this.#session.trainer),
-      this.#target.evidence.optimizer_state_digest,
-    ];
+    const { retained_states, optimizer_state_digest: expected } = this.#target.evidence;
+    const last = retained_states.at(-1);
+    if (!last) return;
+    const { momentsDigest: observed } = this.#values(last.step);
     if (expected !== observed) this.#differences.push({ what: "optimizer_state_digest", expected, observed });
   }
 
-  #deviation({ first, last }: Segment): number {
-    const [before, claimed] = [first - 1, last].map((step) => {
-      const path = this.#target.file(retainedKind(step));
-      if (path === undefined)
-        return refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
-      try {
-        return weightsIn(path);
-      } catch (cause) {
-        const why = cause instanceof Error ? cause.message : String(cause);
-        return refuse("artifact_digest_mismatch", `${retainedKind(step)}: ${why}`, cause);
-      }
-    }) as [ReadonlyMap<string, Float32Array>, ReadonlyMap<string, Float32Array>];
-    let [apart, moved] = [0, 0];
-    for (const [name, weights] of weightsOf(this.#session.trainer)) {
-      const [theirs, earlier] = [claimed.get(name), before.get(name)];
-      if (theirs?.length !== weights.length || earlier?.length !== weights.length)
-        return Number.POSITIVE_INFINITY;
-      for (let i = 0; i < weights.length; i++) {
-        apart += (theirs[i]! - weights[i]!) ** 2;
-        moved += (weights[i]! - earlier[i]!) ** 2;
-      }
+  #deviation({ first, last }: Segment): ReturnType<typeof stateDeviation> {
+    const [before, claimed] = [this.#values(first - 1), this.#values(last)];
+    return stateDeviation(before.values, claimed.values, valuesOf(this.#session.trainer));
+  }
+
+  #values(step: number): ReturnType<typeof valuesIn> {
+    try {
+      return valuesIn(this.#file(step));
+    } catch (cause) {
+      if (cause instanceof Refusal) throw cause;
+      const why = cause instanceof Error ? cause.message : String(cause);
+      return refuse("artifact_digest_mismatch", `${retainedKind(step)}: ${why}`, cause);
     }
-    if (Number.isNaN(apart)) return Number.POSITIVE_INFINITY;
-    return apart === 0 ? 0 : Math.sqrt(apart / moved);
+  }
+
+  #file(step: number): BoundFile {
+    return (
+      this.#target.file(retainedKind(step)) ??
+      refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`)
+    );
   }
 }
 

@@ -5,7 +5,7 @@ import { Trainer } from "../../train/trainer.ts";
 import type { Segment } from "../window_replayer.ts";
 import { kernelDigest, openLaneDevice, refuseUnsupported } from "./lane_device.ts";
 import { segmentSteps, type TracedStep, takeRetained } from "./segment_steps.ts";
-import { loadState, type StateRecord } from "./state_object.ts";
+import { type BoundFile, loadState, type StateRecord } from "./state_object.ts";
 import { needDeviceMemory, needHostMemory } from "./window_memory.ts";
 import { stepShapes, type WindowPlan } from "./window_plan.ts";
 
@@ -48,8 +48,8 @@ export class WindowSession implements Disposable {
   }
 
   /** Goes on from a state that a worker retained after `step`. `artifact_digest_mismatch` where it is none. */
-  take(path: string, step: number): void {
-    takeRetained(this.trainer, path, step);
+  take(file: BoundFile, step: number): void {
+    takeRetained(this.trainer, file, step);
   }
 
   /** Steps `first` to `last`, of which `first` is due. */

@@ -195,9 +195,58 @@ export function stateEdits(folder: string, step: number, bytes: Uint8Array): Edi
           state.step === step ? { step, object_digest: object, object_bytes: bytes.length } : state,
       ),
       ...(last && { end_state_digest: object, checkpoint_object_digest: object }),
+      ...(last && { optimizer_state_digest: momentsDigest(bytes) }),
     })),
     ...(last && checkpointEdits(named, folder)),
   };
+}
+
+type Header = Readonly<
+  Record<string, { readonly data_offsets: readonly [number, number]; readonly shape: unknown }>
+>;
+
+/** Names and places of a state's tensors. */
+function headerOf(bytes: Uint8Array): { readonly begin: number; readonly tensors: Header } {
+  const begin = 8 + Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
+  return { begin, tensors: JSON.parse(new TextDecoder().decode(bytes.subarray(8, begin))) as Header };
+}
+
+/** As evidence has it; of bytes that are no state, whatever. */
+function momentsDigest(bytes: Uint8Array): string {
+  try {
+    const { begin, tensors } = headerOf(bytes);
+    const hasher = new Bun.CryptoHasher("sha256");
+    for (const [name, { data_offsets }] of Object.entries(tensors)) {
+      const [from, to] = data_offsets;
+      if (!name.startsWith("model.")) hasher.update(bytes.subarray(begin + from, begin + to));
+    }
+    return hasher.digest("hex");
+  } catch {
+    return zeros;
+  }
+}
+
+/** A state whose moments of a kind are other numbers; `only`: those of its smallest tensor. */
+function overwritten(
+  path: string,
+  kinds: readonly string[],
+  change: (value: number, kind: string) => number,
+  only?: "smallest",
+): Uint8Array {
+  const bytes = new Uint8Array(readFileSync(path));
+  const { begin, tensors } = headerOf(bytes);
+  const view = new DataView(bytes.buffer);
+  for (const kind of kinds) {
+    const size = ([, { data_offsets }]: [string, Header[string]]): number =>
+      data_offsets[1] - data_offsets[0];
+    const all = Object.entries(tensors)
+      .filter(([name]) => name.startsWith(kind))
+      .sort((a, b) => size(a) - size(b));
+    for (const [, { data_offsets }] of only ? all.slice(0, 1) : all)
+      for (let at = begin + data_offsets[0]; at < begin + data_offsets[1]; at += 4)
+        view.setFloat32(at, change(view.getFloat32(at, true), kind), true);
+  }
+  return bytes;
 }
 
 /** A float of the file's data moved; `place`: share of the way through the data. */
@@ -239,7 +288,20 @@ function training(lane: string, honest: string): Tampering[] {
         spoilt((f) => stateEdits(f, step, nudged(path(f), place, 1e-4))),
       );
   }
-  const [before, after] = [kept[0]!, kept[1]!];
+  const [before, after, end] = [kept[0]!, kept[1]!, kept.at(-1)!];
+  for (const [name, bytes] of Object.entries(otherMoments)) {
+    const edits = (f: string): Edits => stateEdits(f, end, bytes(artifactPath(f, retainedKind(end))));
+    add(name, spoilt(edits));
+    // kernels that nobody has turn the comparison of every bit off
+    for (const [digest, what] of [
+      [undefined, "their digest fits"],
+      [zeros, "their digest is forged"],
+    ] as const)
+      add(
+        `${name} on other kernels, ${what}`,
+        spoilt((f) => ({ ...edits(f), ...elsewhere(edits(f), digest) })),
+      );
+  }
   add(
     `steps ${before + 1} to ${after} skipped`,
     spoilt((f) => stateEdits(f, after, new Uint8Array(readFileSync(artifactPath(f, retainedKind(before)))))),
@@ -273,6 +335,32 @@ function training(lane: string, honest: string): Tampering[] {
     return relabelled(bench, folder, honest, evidence);
   });
   return list;
+}
+
+const [firsts, seconds] = ["first.", "second."] as const;
+/** Moments of the last state that the steps did not come to. */
+const otherMoments: Readonly<Record<string, (path: string) => Uint8Array>> = {
+  "all moments overwritten": (path) => overwritten(path, [firsts, seconds], () => 0.5),
+  "all moments zero": (path) => overwritten(path, [firsts, seconds], () => 0),
+  "first moments turned around": (path) => overwritten(path, [firsts], (x) => -x),
+  "first moments 1 % larger": (path) => overwritten(path, [firsts], (x) => 1.01 * x),
+  "second moments 2 % larger": (path) => overwritten(path, [seconds], (x) => 1.02 * x),
+  "moments of another scale": (path) =>
+    overwritten(path, [firsts, seconds], (x, kind) => (kind === firsts ? 2 * x : 4 * x)),
+  "moments of the smallest tensor overwritten": (path) =>
+    overwritten(path, [firsts, seconds], () => 0.25, "smallest"),
+};
+
+/** Evidence as an edit makes it, on kernels that nobody has, with another digest of the moments where one is given. */
+function elsewhere(edits: Edits, digest: string | undefined): Edits {
+  const edit = edits.execution_evidence as (value: Json) => Json;
+  const forged = digest === undefined ? {} : { optimizer_state_digest: digest };
+  return {
+    execution_evidence: (value) => ({
+      ...edit(value),
+      ...{ kernel_library_digest: zeros, ...forged },
+    }),
+  };
 }
 
 /** What the profile says, claimed of work that was done otherwise. */

@@ -1,6 +1,7 @@
 /** Many contributions judged: what scripts/soak.sh counts, and tests take a share of. */
 import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { sha256 } from "../../core/digest.ts";
 import type { ExecutionEvidence, LaneProfile } from "../evidence.ts";
 import { retainedKind } from "../evidence.ts";
 import { writeState } from "../lanes/state_object.ts";
@@ -120,7 +121,7 @@ function forgedStep(bench: Bench, honest: string, step: number): string {
   );
   using session = new WindowSession(plan, "cpu");
   const segment: Segment = { first: step - ((step - 1) % every), last: step };
-  session.take(artifactPath(folder, retainedKind(segment.first - 1)), segment.first - 1);
+  session.take(fileOf(artifactPath(folder, retainedKind(segment.first - 1))), segment.first - 1);
   const traces = [...session.run(segment)];
   const scratch = join(bench.folder, "scratch.safetensors");
   const keep = (at: number): Uint8Array => {
@@ -129,7 +130,7 @@ function forgedStep(bench: Bench, honest: string, step: number): string {
   };
   keep(step);
   writeFileSync(scratch, nudged(scratch, 0.1, 1e-3));
-  session.take(scratch, step);
+  session.take(fileOf(scratch), step);
   // a step at the end of its segment is retained as it was forged
   if (step % every === 0) forge(folder, stateEdits(folder, step, keep(step)));
   for (let at = step; at < steps; at += every - (at % every)) {
@@ -146,6 +147,8 @@ function forgedStep(bench: Bench, honest: string, step: number): string {
   });
   return folder;
 }
+
+const fileOf = (path: string) => ({ path, sha256: sha256(readFileSync(path)) });
 
 /** A model of another width, two heads wide. */
 function withWidth(profile: LaneProfile, width: number): LaneProfile {
