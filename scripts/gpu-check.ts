@@ -1,9 +1,9 @@
 /**
  * Everything that the CUDA backend must show, as sections of a table; scripts/gpu-check.sh prepares the machine first.
  * Usage: bun scripts/gpu-check.ts [SECTION]... [--backend cuda|cpu] [--shape gpt-oss-20b] [--large-model FILE]
- *        Sections: ops golden replay batch chat sanitizer soak bench turns errors; absent: all, in that order.
+ *        Sections: ops golden replay batch chat sanitizer soak bench turns errors train; absent: all, in that order.
  * Output: the table, last on stdout and in OUT/gpu-check.txt; progress on stderr; rows in OUT/gpu-check.jsonl, logs of
- *         ops and sanitizer beside it. OUT is the environment's or .cache/gpu-check. Exits 1 when a row is not as required.
+ *         ops, sanitizer and train beside it. OUT is the environment's or .cache/gpu-check. Exits 1 when a row is not as required.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -15,7 +15,7 @@ import { builtCudaLibrary, lastLines, type Row, ran, root } from "./gpu/check.ts
 /** Seconds that each may take. */
 const limits = {
   ...{ ops: 150, golden: 90, replay: 60, batch: 60, chat: 90 },
-  ...{ sanitizer: 300, soak: 150, bench: 300, turns: 240, errors: 200 },
+  ...{ sanitizer: 300, soak: 150, bench: 300, turns: 240, errors: 200, train: 560 },
 } as const;
 type Name = keyof typeof limits;
 type SectionRow = Row & { readonly section: Name };

@@ -1,11 +1,12 @@
 /**
  * Kills training at random moments and resumes it until it ends; the result must be that of a run nobody disturbed.
- * Usage: bun scripts/kill-trials.ts [TRIALS] [SEED]     Output: a line per 10 trials on stderr, a summary on stdout; exits 1
- * at the first run whose digest differs or that cannot go on.
+ * Usage: bun scripts/kill-trials.ts [TRIALS] [SEED] [--backend NAME]    Output: a line per 10 trials on stderr, a summary on
+ * stdout; exits 1 at the first run whose digest differs or that cannot go on. Resumed runs are not told the backend.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 
 const main = join(import.meta.dir, "..", "src", "main.ts");
 const settings = [
@@ -41,6 +42,7 @@ export async function killTrials(
   trials: number,
   seed: number,
   done?: (trial: number) => void,
+  backend = "cpu",
 ): Promise<Trials> {
   const folder = mkdtempSync(join(tmpdir(), "psionic-kill-"));
   let state = seed >>> 0;
@@ -50,7 +52,8 @@ export async function killTrials(
   };
   try {
     const begun = performance.now();
-    const wanted = digestOf(await train(["start", "--output-root", join(folder, "whole"), ...settings]));
+    const begin = (root: string) => ["start", "--output-root", root, "--backend", backend, ...settings];
+    const wanted = digestOf(await train(begin(join(folder, "whole"))));
     const wholeMs = performance.now() - begun;
     let kills = 0;
     for (let trial = 0; trial < trials; trial++) {
@@ -60,7 +63,7 @@ export async function killTrials(
         const settled = existsSync(join(root, "manifests", "run_settings.json"));
         const words = settled
           ? ["resume", "--run-root", root, "--threads", "1", "--allow-dirty-tree", "--json"]
-          : ["start", "--output-root", root, ...settings];
+          : begin(root);
         ended = await train(words, i < killsPerTrial ? (0.15 + 0.9 * random()) * wholeMs : undefined);
         if (ended.killed) kills++;
       }
@@ -83,9 +86,14 @@ function pointedDigest(root: string): string {
 }
 
 if (import.meta.main) {
-  const [trials = 200, seed = 1] = process.argv.slice(2).map(Number);
-  const { kills, digest } = await killTrials(trials, seed, (n) => {
-    if (n % 10 === 0) console.error(`${n} of ${trials} trials`);
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { backend: { type: "string", default: "cpu" } },
   });
-  console.log(`training: ${trials} trials, ${kills} kills, all ended in ${digest}`);
+  const [trials = 200, seed = 1] = positionals.map(Number);
+  const shown = (n: number): void => {
+    if (n % 10 === 0) console.error(`${n} of ${trials} trials`);
+  };
+  const { kills, digest } = await killTrials(trials, seed, shown, values.backend);
+  console.log(`training on ${values.backend}: ${trials} trials, ${kills} kills, all ended in ${digest}`);
 }

@@ -1,10 +1,26 @@
 /** Every op of the kernel library against the CPU's reference: the tests that lie beside the kernels. */
 import { appendFileSync } from "node:fs";
-import { join } from "node:path";
-import { builtCudaLibrary, type Check, lastLines, ran, root } from "./check.ts";
+import { basename, join } from "node:path";
+import { builtCudaLibrary, type Check, lastLines, type Row, ran, root } from "./check.ts";
 
 /** Test files at once: each is a process with its own context on the card. */
 const lanes = 4;
+
+/** Runs the tests of a file of the checkout, on the device where a library is named. */
+export async function testsOf(file: string, library: string | undefined, log: string): Promise<Row> {
+  const command = [process.execPath, "test", "--timeout", "60000", `./${file}`];
+  const env: Record<string, string> = library ? { PSIONIC_CUDA_LIBRARY: library } : {};
+  const { code, err, seconds } = await ran(command, { limit: 100, env });
+  const count = (what: string) => Number(new RegExp(`^ *(\\d+) ${what}$`, "m").exec(err)?.[1] ?? 0);
+  appendFileSync(log, `== ${file}\n${err}\n`);
+  const why = code === 0 ? "" : `: ${err.match(/^\(fail\).*$/m)?.[0] ?? lastLines(err)}`;
+  return {
+    what: `${basename(file, ".test.ts")} against the CPU (${seconds.toFixed(1)} s)`,
+    required: "0 fail",
+    got: `${count("pass")} pass, ${count("fail")} fail${why}`,
+    ok: code === 0 && count("pass") > 0,
+  };
+}
 
 export async function ops({ backend, logs, report }: Check): Promise<void> {
   const where = join("kernels", backend);
@@ -15,18 +31,7 @@ export async function ops({ backend, logs, report }: Check): Promise<void> {
   const lane = async () => {
     while (next < files.length) {
       const file = files[next++]!;
-      const command = [process.execPath, "test", "--timeout", "60000", `./${join(where, file)}`];
-      const env: Record<string, string> = library ? { PSIONIC_CUDA_LIBRARY: library } : {};
-      const { code, err, seconds } = await ran(command, { limit: 100, env });
-      const count = (what: string) => Number(new RegExp(`^ *(\\d+) ${what}$`, "m").exec(err)?.[1] ?? 0);
-      appendFileSync(join(logs, "ops.log"), `== ${file}\n${err}\n`);
-      const why = code === 0 ? "" : `: ${err.match(/^\(fail\).*$/m)?.[0] ?? lastLines(err)}`;
-      report({
-        what: `${file.replace(".test.ts", "")} against the CPU (${seconds.toFixed(1)} s)`,
-        required: "0 fail",
-        got: `${count("pass")} pass, ${count("fail")} fail${why}`,
-        ok: code === 0 && count("pass") > 0,
-      });
+      report(await testsOf(join(where, file), library, join(logs, "ops.log")));
     }
   };
   await Promise.all(Array.from({ length: lanes }, lane));

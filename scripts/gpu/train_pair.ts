@@ -3,13 +3,15 @@
  * device and then on all, losses and speeds side by side.
  * Usage: bun scripts/gpu/train_pair.ts [--devices 2] [--steps 10] [--warm 3] [--sequences 32] [--length 1024]
  *          [--accumulation 4] [--tiny]      PSIONIC_NCCL_LIBRARY names NCCL's file where libnccl.so.2 is not found.
- * Output: milliseconds a step and tokens a second of both, the speed-up, and the largest difference of their losses.
+ * Output: milliseconds a step and tokens a second of both, the speed-up, and the largest difference of their losses. Exits 1
+ *         where replicas end with other parameters than one another, or losses are no numbers or more than 1e-3 apart.
  */
 import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { DeviceGroup, makeGroupId, openDevice } from "../../src/backends/index.ts";
+import { sha256 } from "../../src/core/digest.ts";
 import { type HostBatch, windowsOf } from "../../src/data/batches.ts";
 import { gpt2, gpt2Small } from "../../src/train/models/gpt2.ts";
 import { adamWGroups } from "../../src/train/optimizer/config.ts";
@@ -29,7 +31,16 @@ const [sequences, length, accumulation] = [number("sequences"), number("length")
 /** A member that finds no other gives up. */
 const longestWaitMs = 60_000;
 
-type Result = { readonly msPerStep: number; readonly losses: readonly number[] };
+/** What losses of one device and of several may be apart: sums in another order, in bf16. */
+const mostApart = 1e-3;
+
+/** A loss that is no number is null, as JSON has it. */
+type Result = {
+  readonly msPerStep: number;
+  readonly losses: readonly (number | null)[];
+  /** SHA-256 of the parameters. */
+  readonly digest: string;
+};
 
 function batchOf(i: number, vocabulary: number): HostBatch {
   const rows = sequences * length;
@@ -62,7 +73,7 @@ async function member(rank: number, count: number, folder: string): Promise<Resu
     ...{ precision: "bf16", schedule: { kind: "constant" }, groups: adamWGroups(0.1) },
   };
   const losses: number[] = [];
-  let msPerStep = 0;
+  let [msPerStep, digest] = [0, ""];
   {
     using trainer = new Trainer(device, model, windows, config, "seed", group);
     const micro = Array.from({ length: accumulation }, (_, i) => batchOf(i, model.vocabularySize));
@@ -73,11 +84,12 @@ async function member(rank: number, count: number, folder: string): Promise<Resu
     const begun = performance.now();
     steps(number("steps"));
     msPerStep = (performance.now() - begun) / number("steps");
+    digest = sha256(device.download(trainer.parameters.values));
   }
-  return { msPerStep, losses };
+  return { msPerStep, losses, digest };
 }
 
-/** Runs `count` members as processes; the first one's result. */
+/** Runs `count` members as processes; the first one's result, whose parameters are those of all. */
 async function run(count: number): Promise<Result> {
   const folder = mkdtempSync(join(tmpdir(), "psionic-pair-"));
   try {
@@ -107,7 +119,11 @@ async function run(count: number): Promise<Result> {
     const outs = await Promise.all(children.map((c) => new Response(c.stdout).text()));
     const codes = await Promise.all(children.map((c) => c.exited));
     if (codes.some((c) => c !== 0)) throw new Error(`[train_pair] a member ended with ${codes.join(", ")}`);
-    return JSON.parse(outs[0]!) as Result;
+    const results = outs.map((text) => JSON.parse(text) as Result);
+    const digests = new Set(results.map((r) => r.digest));
+    if (digests.size > 1)
+      throw new Error(`[train_pair] expected replicas of one digest, got ${[...digests].join(", ")}`);
+    return results[0]!;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -128,7 +144,13 @@ for (const [name, { msPerStep }] of [
     `${name.padEnd(10)} ${msPerStep.toFixed(1)} ms a step, ${((tokens * 1000) / msPerStep).toFixed(0)} tokens/s`,
   );
 }
-const apart = Math.max(...one.losses.map((l, i) => Math.abs(l - all.losses[i]!)));
+const apart = Math.max(
+  ...one.losses.map((l, i) => Math.abs((l ?? Number.NaN) - (all.losses[i] ?? Number.NaN))),
+);
 console.log(
   `speed-up ${(one.msPerStep / all.msPerStep).toFixed(2)}, losses at most ${apart.toExponential(2)} apart`,
 );
+if (!(apart <= mostApart)) {
+  console.error(`[train_pair] expected losses at most ${mostApart} apart, got ${apart}`);
+  process.exit(1);
+}

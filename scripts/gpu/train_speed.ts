@@ -4,12 +4,12 @@
  * Usage: bun scripts/gpu/train_speed.ts [gpt2] [golf] [--steps 20] [--warm 5] [--sequences 64] [--length 1024]
  *          [--accumulation N] [--tiny] [--no-pytorch] [--no-ops] [--python python3] [--peak 989.4]
  * Output: milliseconds a step, tokens a second and MFU of both, then a table of the ops. --tiny: widths of 64 and few
- *         tokens, to try the script where kernels run on fibers. MFU counts 6 N + 12 layers width length operations a token
- *         of --peak Tflop/s, as PyTorch's published figures do.
+ *         tokens, to try the script where kernels run on fibers. MFU counts 6 N + 12 layers width length operations a token,
+ *         as PyTorch's published figures do, of --peak Tflop/s and of what this device's tensor cores were measured to do.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { openDevice } from "../../src/backends/index.ts";
+import { measureTensorCores, openDevice } from "../../src/backends/index.ts";
 import { type HostBatch, windowsOf } from "../../src/data/batches.ts";
 import { type AppliedCall, Device } from "../../src/runtime/device.ts";
 import { parameterCount, type TrainedModel } from "../../src/train/model.ts";
@@ -119,10 +119,10 @@ function watched({ backend }: Device, times: Map<string, OpTime>): Device {
   return device;
 }
 
-function printOps(times: ReadonlyMap<string, OpTime>): void {
+function printOps(times: ReadonlyMap<string, OpTime>, micro: number): void {
   const all = [...times].sort(([, a], [, b]) => b.ms - a.ms);
   const total = all.reduce((sum, [, t]) => sum + t.ms, 0);
-  console.log(`one step op by op, each waited for: ${total.toFixed(1)} ms`);
+  console.log(`one step (${micro} microbatches) op by op, each waited for: ${total.toFixed(1)} ms`);
   for (const [name, { calls, ms, flops, bytes }] of all.slice(0, 40)) {
     const rates = `${(flops / ms / 1e9).toFixed(0).padStart(5)} Tflop/s ${(bytes / ms / 1e6).toFixed(0).padStart(6)} GB/s`;
     console.log(`${ms.toFixed(2).padStart(9)} ms ${String(calls).padStart(5)} calls ${rates}  ${name}`);
@@ -162,10 +162,10 @@ function measured(device: Device, chosen: Case): Speed {
     const { address, shape } = trainer.parameters.values;
     device.backend.copy(again.parameters.values.address, address, 4 * shape[0]!);
     again.resumeAt(0);
-    again.stepOn([batch]);
+    again.stepOn(micro);
     times.clear();
-    again.stepOn([batch]);
-    printOps(times);
+    again.stepOn(micro);
+    printOps(times, micro.length);
     eager.arena.free();
   }
   return {
@@ -208,12 +208,14 @@ for (const name of positionals.length > 0 ? positionals : Object.keys(cases)) {
   const accumulation = values.accumulation === undefined ? chosen.accumulation : Number(values.accumulation);
   const flops = 6 * parameterCount(chosen.model) + 12 * chosen.layers * chosen.attentionWidth * length;
   const line = (who: string, { msPerStep, tokensPerSecond, losses }: Speed): void => {
-    const mfu = (tokensPerSecond * flops) / (Number(values.peak) * 1e12);
-    const rates = `${msPerStep.toFixed(1)} ms a step, ${tokensPerSecond.toFixed(0)} tokens/s, MFU ${mfu.toFixed(3)}`;
+    const share = (peak: number): string => ((tokensPerSecond * flops) / (peak * 1e12)).toPrecision(3);
+    const mfu = `MFU ${share(given)} of ${given} given, ${share(peak)} of ${peak.toPrecision(4)} Tflop/s measured`;
+    const rates = `${msPerStep.toFixed(1)} ms a step, ${tokensPerSecond.toFixed(0)} tokens/s, ${mfu}`;
     const ends = `loss ${losses[0]?.toFixed(4)} to ${losses.at(-1)?.toFixed(4)}`;
     console.log(`${name.padEnd(5)} ${who.padEnd(8)} ${rates}, ${ends}`);
   };
   const device = openDevice("cuda");
+  const [given, peak] = [Number(values.peak), measureTensorCores()];
   line("psionic", measured(device, { ...chosen, accumulation }));
   device.close();
   if (values["no-pytorch"]) continue;

@@ -8,9 +8,9 @@ import { cudaLibrary, onFibers } from "../testing/cuda_library.ts";
 setDefaultTimeout(120_000);
 const root = join(import.meta.dir, "../../..");
 
-async function standin(): Promise<string> {
+async function standin(...more: string[]): Promise<string> {
   const library = join(mkdtempSync(join(tmpdir(), "psionic-nccl-")), "libnccl_standin.so");
-  const words = ["g++", "-O2", "-std=c++17", "-shared", "-fPIC", "-pthread"];
+  const words = ["g++", "-O2", "-std=c++17", "-shared", "-fPIC", "-pthread", ...more];
   const built = Bun.spawn([...words, join(root, "kernels/standin/nccl.cpp"), "-o", library]);
   expect(await built.exited).toBe(0);
   return library;
@@ -52,6 +52,12 @@ test.skipIf(!cudaLibrary || !onFibers)(
     expect(apart).toBeLessThan(1e-4);
   },
 );
+
+test.skipIf(!cudaLibrary || !onFibers)("replicas that end with other parameters are an error", async () => {
+  const { err, code } = await pair(await standin("-DUNEQUAL_SUMS"));
+  expect(code).toBe(1);
+  expect(err).toContain("expected replicas of one digest");
+});
 
 test.skipIf(!cudaLibrary || !onFibers)("without NCCL the error names what is missing", async () => {
   const { err, code } = await pair("/nowhere/libnccl.so");
