@@ -8,6 +8,7 @@ import { handoffIndex } from "./handoff_index.ts";
 import { attestationDocument } from "./identity.ts";
 import { jsonSchemaOf } from "./json_schema.ts";
 import { evalDecision } from "./lanes/actual_documents.ts";
+import { hardwareObservation, runShapeObservation } from "./lanes/observations.ts";
 import { invocationManifest } from "./manifest.ts";
 import { membershipReceipt } from "./membership.ts";
 import { runStatusPacket, statusPacket, windowStatusPacket } from "./packets.ts";
@@ -36,6 +37,7 @@ const all: readonly AnyDocument[] = [
   ...[validation.qualityDriftSignal, validation.rollbackSignal],
   ...[executionEvidence, laneProfile, reexecution],
   ...[acceptedOutcomeProof, validationReplayProof],
+  ...[hardwareObservation, runShapeObservation],
   ...[actualRequest, actualOutputs, demoRequest, demoOutputs],
 ];
 
@@ -44,7 +46,10 @@ export const documents: ReadonlyMap<string, AnyDocument> = new Map(
 );
 
 /** Documents that others write for us to read. */
-const fromOthers: ReadonlySet<string> = new Set([invocationManifest.id, actualRequest.id, demoRequest.id]);
+const fromOthers: ReadonlySet<string> = new Set([
+  ...[invocationManifest.id, actualRequest.id, demoRequest.id],
+  ...[hardwareObservation.id, runShapeObservation.id],
+]);
 
 /** A document as JSON Schema, in the form that whoever has it in hand will meet. */
 export function exportedSchema(doc: AnyDocument): JsonSchema {

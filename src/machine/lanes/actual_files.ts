@@ -1,8 +1,6 @@
 /** The actual lane's documents: pointer, manifest, status, summary, launch and resume manifests. */
 import { appendFileSync } from "node:fs";
-import { sha256 } from "../../core/digest.ts";
 import { type ActualPointer, actualManifest, actualPointer } from "../checkpoint.ts";
-import { refuse } from "../contract.ts";
 import { sealed } from "../documents.ts";
 import {
   launcherLogPath,
@@ -12,9 +10,8 @@ import {
   retainedSummaryPath,
   statusPath,
 } from "../layout.ts";
-import type { InvocationManifest } from "../manifest.ts";
-import { fileBytes } from "../run_root.ts";
 import { type Invocation, resolvedRunId } from "../surfaces.ts";
+import { observedDigests } from "./observations.ts";
 import type { ObjectRecord } from "./record_object.ts";
 import type { WindowPlan } from "./window_plan.ts";
 
@@ -124,26 +121,7 @@ export function writeLaunch(invocation: Invocation, plan: WindowPlan, from: At):
     build_digest: attestation.build_digest,
     ...{ checkpoint_label: from.label, optimizer_step: from.step },
     ...{ lane_profile_digest: plan.profile.profile_digest, steps_per_window: plan.profile.steps },
-    hardware_observation_sha256: observed(manifest, "hardware_observation_path"),
-    run_shape_observation_sha256: observed(manifest, "run_shape_observation_path"),
+    ...observedDigests(invocation),
     claim_boundary: claimBoundary,
   });
-}
-
-/** Digest of an observation that the supervisor made; what it refused is refused here. */
-function observed(
-  manifest: InvocationManifest,
-  field: "hardware_observation_path" | "run_shape_observation_path",
-): string | null {
-  const path = manifest[field];
-  if (path === null) return null;
-  let bytes: Uint8Array;
-  try {
-    bytes = fileBytes(path);
-  } catch (cause) {
-    return refuse("bad_config", `${field}: ${cause instanceof Error ? cause.message : String(cause)}`, cause);
-  }
-  if (/"(admission_)?state"\s*:\s*"refused"/.test(new TextDecoder().decode(bytes)))
-    refuse("unsupported_topology", `${field}: the observation refuses this machine`);
-  return sha256(bytes);
 }
