@@ -390,6 +390,7 @@ describe("progress", () => {
 
   test("names step, loss, tokens per second, share of the peak and time left", () => {
     expect(progressText(record, live)).toBe("step 5/16  loss 8.212  412 tokens/s  MFU 36.1 %  ETA 14 s");
+    expect(progressText(record, { ...live, mfu: null })).toContain("MFU not measured  ETA");
   });
 
   test("a bar on a terminal, few lines elsewhere", () => {

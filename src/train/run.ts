@@ -51,11 +51,11 @@ export type Watcher = {
   checkpoint?(saved: SavedCheckpoint, durationMs: number): void;
 };
 
-/** Measured while the run goes on; `mfu` is the share of this machine's measured peak, 0..1; 0 on Metal, where none is measured. */
+/** Measured while the run goes on; `mfu` is the share of this machine's measured peak, 0..1; null where none is measured (Metal). */
 export type Live = {
   readonly lastStep: number;
   readonly tokensPerSecond: number;
-  readonly mfu: number;
+  readonly mfu: number | null;
   readonly remainingMs: number;
 };
 
@@ -77,7 +77,7 @@ export type RunOutcome = {
   readonly initialValidationLoss: number | null;
   readonly finalValidationLoss: number | null;
   readonly tokensPerSecond: number;
-  readonly mfu: number;
+  readonly mfu: number | null;
   readonly checkpointDigest: string | null;
   readonly checkpointLabel: string;
 };
@@ -216,7 +216,7 @@ function planned(
   runShape: Admission,
 ): RunOutcome {
   const none = { initialLoss: null, finalLoss: null, initialValidationLoss: null, finalValidationLoss: null };
-  const measured = { tokensPerSecond: 0, mfu: 0, checkpointDigest: null, checkpointLabel: at.label };
+  const measured = { tokensPerSecond: 0, mfu: null, checkpointDigest: null, checkpointLabel: at.label };
   return {
     phase,
     completedSteps: at.step,
@@ -252,10 +252,11 @@ async function trained(
   return course.end(parts, admitted);
 }
 
-/** What the open device does in a second, in the type that matrices are multiplied in. */
-function peakFlops(backend: TrainingBackend, precision: "f32" | "bf16"): number {
+/** What the open device does in a second, in the type that matrices are multiplied in; null where that is not measured. */
+function peakFlops(backend: TrainingBackend, precision: "f32" | "bf16"): number | null {
   if (backend === "cuda" && precision === "bf16") return measureTensorCores() * 1e12;
-  return measureRoofline(backend, 16 * 2 ** 20).f32GflopPerSecond * 1e9;
+  const { f32GflopPerSecond } = measureRoofline(backend, 16 * 2 ** 20);
+  return f32GflopPerSecond > 0 ? f32GflopPerSecond * 1e9 : null;
 }
 
 /** One stretch of a run in this process. */
@@ -264,7 +265,7 @@ class Course {
   readonly #options: RunOptions;
   readonly #trainer: Trainer;
   readonly #identity: RunIdentity;
-  readonly #peakFlops: number;
+  readonly #peakFlops: number | null;
   #trace: TracedStep[] = [];
   #tokens = 0;
   #busyMs = 0;
@@ -281,7 +282,7 @@ class Course {
     options: RunOptions,
     trainer: Trainer,
     identity: RunIdentity,
-    peakFlops: number,
+    peakFlops: number | null,
     label: string | undefined,
   ) {
     this.#run = run;
@@ -366,7 +367,7 @@ class Course {
     return {
       lastStep,
       tokensPerSecond,
-      mfu: this.#peakFlops > 0 ? (flops * tokensPerSecond) / this.#peakFlops : 0,
+      mfu: this.#peakFlops === null ? null : (flops * tokensPerSecond) / this.#peakFlops,
       remainingMs: tokensPerSecond > 0 ? (left / tokensPerSecond) * 1000 : 0,
     };
   }
@@ -435,7 +436,7 @@ class Course {
       held_out_loss_initial_milli: milli(outcome.initialValidationLoss),
       held_out_loss_final_milli: milli(outcome.finalValidationLoss),
       mean_tokens_per_second: Math.round(tokensPerSecond),
-      peak_share_bps: Math.round(mfu * 10000),
+      peak_share_bps: mfu === null ? null : Math.round(mfu * 10000),
       checkpoint_object_digest: outcome.checkpointDigest,
       claim_boundary: this.#run.lane.claimBoundary,
     });

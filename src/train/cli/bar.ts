@@ -47,10 +47,13 @@ export class TrainingBar {
   }
 }
 
+/** `36.1 %`, or that nobody measured this machine's peak. */
+export const shareText = (mfu: number | null): string =>
+  mfu === null ? "not measured" : `${(100 * mfu).toFixed(1)} %`;
+
 /** `step 5/16  loss 8.212  412 tokens/s  MFU 36.1 %  ETA 14 s` */
 export function progressText({ step, loss }: TracedStep, live: Live): string {
   const left = Math.ceil(live.remainingMs / 1000);
   const eta = left < 120 ? `${left} s` : `${Math.ceil(left / 60)} min`;
-  const share = (100 * live.mfu).toFixed(1);
-  return `step ${step}/${live.lastStep}  loss ${loss.toFixed(3)}  ${Math.round(live.tokensPerSecond)} tokens/s  MFU ${share} %  ETA ${eta}`;
+  return `step ${step}/${live.lastStep}  loss ${loss.toFixed(3)}  ${Math.round(live.tokensPerSecond)} tokens/s  MFU ${shareText(live.mfu)}  ETA ${eta}`;
 }

@@ -503,7 +503,7 @@ async function report(
     initial_held_out_loss: loss(o.initialValidationLoss),
     final_held_out_loss: loss(o.finalValidationLoss),
     tokens_per_second: Math.round(o.tokensPerSecond),
-    mfu_percent: (100 * o.mfu).toFixed(1),
+    mfu_percent: o.mfu === null ? "not_measured" : (100 * o.mfu).toFixed(1),
   };
   const whole = { run_id: run.runId, run_root: run.root, surface_id: surface, ...o };
   if (given.json === true) await printJson(whole);
