@@ -3,15 +3,19 @@
 
 namespace psi {
 
-struct ColumnTerms {
-  static constexpr int SUMS = 1;
-  In x;
-  i32 width;
-  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
-    const float4 v = some4(x, row * width + column, valid, whole);
-    total[0].x += v.x, total[0].y += v.y, total[0].z += v.z, total[0].w += v.w;
-  }
-};
+float* column_parts = nullptr;
+
+i32 open_columns(const char* where) {
+  const cudaError_t error = cudaMalloc((void**)&column_parts, COLUMN_PARTS * sizeof(float));
+  if (error == cudaSuccess) return PSI_OK;
+  column_parts = nullptr;
+  return cuda_failed(where, error);
+}
+
+void close_columns() {
+  cudaFree(column_parts);
+  column_parts = nullptr;
+}
 
 }  // namespace psi
 

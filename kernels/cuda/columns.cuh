@@ -1,18 +1,40 @@
 /*
  * Sums of columns in a fixed order: rows are cut into as many chunks as the shape says, a block makes the sums of one chunk
  * for 128 columns, and a second kernel adds the chunks, ascending, to what is there. Partial sums lie in memory of the
- * file, since work is in one order on one stream.
+ * library.
  *
  * A form gives the terms: `Sums` sums at a time, term(row, column, valid, whole, out[Sums]) of four columns.
  */
 #pragma once
+#include "columns.h"
 #include "train.cuh"
 
 namespace psi {
 
 constexpr int COLUMN_THREADS = 256, COLUMN_WIDTH = 128, COLUMN_ROWS = 8;
-constexpr i64 COLUMN_PARTS = 2 << 20; /* floats */
-static __device__ float column_parts[COLUMN_PARTS];
+
+/* The elements of x, whose rows begin `pitch` apart. */
+struct ColumnTerms {
+  static constexpr int SUMS = 1;
+  In x;
+  i64 pitch;
+  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
+    const float4 v = some4(x, row * pitch + column, valid, whole);
+    total[0].x += v.x, total[0].y += v.y, total[0].z += v.z, total[0].w += v.w;
+  }
+};
+
+/* The products of dy and x, element by element. */
+struct ProductTerms {
+  static constexpr int SUMS = 1;
+  In dy, x;
+  i32 width;
+  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
+    const i64 at = row * width + column;
+    const float4 d = some4(dy, at, valid, whole), v = some4(x, at, valid, whole);
+    total[0] = make_float4(fmaf(d.x, v.x, total[0].x), fmaf(d.y, v.y, total[0].y), fmaf(d.z, v.z, total[0].z), fmaf(d.w, v.w, total[0].w));
+  }
+};
 
 /* How many chunks rows are cut into, for `sums` columns in all. */
 static inline i32 column_chunks(i64 rows, i64 sums) {
@@ -23,7 +45,7 @@ static inline i32 column_chunks(i64 rows, i64 sums) {
 
 /* parts [chunk][group][sum][width] */
 template <class Form>
-static __global__ void __launch_bounds__(COLUMN_THREADS) column_parts_kernel(Form f, const i32* starts, i64 rows, i32 width, i32 chunks) {
+static __global__ void __launch_bounds__(COLUMN_THREADS) column_parts_kernel(Form f, float* parts, const i32* starts, i64 rows, i32 width, i32 chunks) {
   __shared__ float4 sums[COLUMN_ROWS][32];
   let_next_start();
   wait_for_inputs();
@@ -42,31 +64,32 @@ static __global__ void __launch_bounds__(COLUMN_THREADS) column_parts_kernel(For
     if (warp != 0) continue;
     float4 all = sums[0][lane];
     for (int w = 1; w < COLUMN_ROWS; w++) all.x += sums[w][lane].x, all.y += sums[w][lane].y, all.z += sums[w][lane].z, all.w += sums[w][lane].w;
-    put_some4({column_parts, false}, (((i64)chunk * gridDim.z + group) * Form::SUMS + s) * width + column, valid, whole, all);
+    put_some4({parts, false}, (((i64)chunk * gridDim.z + group) * Form::SUMS + s) * width + column, valid, whole, all);
   }
 }
 
 /* y[i] += factor * the parts, for the sums' first, or second, `width` columns of each group */
-static __global__ void column_total_kernel(float* y, i32 width, i32 groups, i32 sums, i32 sum, i32 chunks, float factor) {
+static __global__ void column_total_kernel(float* y, const float* parts, i32 width, i32 groups, i32 sums, i32 sum, i32 chunks, float factor) {
   let_next_start();
   wait_for_inputs();
   const i64 i = (i64)blockIdx.x * COLUMN_THREADS + threadIdx.x;
   if (i >= (i64)width * groups) return;
   const i64 group = i / width, column = i % width;
   float total = 0;
-  for (i32 c = 0; c < chunks; c++) total += column_parts[(((i64)c * groups + group) * sums + sum) * width + column];
+  for (i32 c = 0; c < chunks; c++) total += parts[(((i64)c * groups + group) * sums + sum) * width + column];
   y[i] += factor * total;
 }
 
 template <class Form>
 static i32 column_parts_of(const char* op, const Form& f, const i32* starts, i64 rows, i32 width, i32 groups, i32& chunks) {
+  if (!column_parts) return no_device(op);
   if ((i64)width * groups * Form::SUMS > COLUMN_PARTS)
     return fail(PSI_UNSUPPORTED, "[%s] expected at most %lld columns of groups, got %lld.", op, (long long)(COLUMN_PARTS / Form::SUMS), (long long)width * groups);
   chunks = column_chunks(PSI_DIVIDE_UP(rows, groups), (i64)width * groups * Form::SUMS);
-  return launch(op, column_parts_kernel<Form>, dim3(PSI_DIVIDE_UP(width, COLUMN_WIDTH), chunks, groups), dim3(COLUMN_THREADS), 0, f, starts, rows, width, chunks);
+  return launch(op, column_parts_kernel<Form>, dim3(PSI_DIVIDE_UP(width, COLUMN_WIDTH), chunks, groups), dim3(COLUMN_THREADS), 0, f, column_parts, starts, rows, width, chunks);
 }
 static inline i32 add_column_parts(const char* op, float* y, i32 width, i32 groups, i32 sums, i32 sum, i32 chunks, float factor) {
-  return launch(op, column_total_kernel, dim3((unsigned)PSI_DIVIDE_UP((i64)width * groups, COLUMN_THREADS)), dim3(COLUMN_THREADS), 0, y, width, groups, sums, sum, chunks, factor);
+  return launch(op, column_total_kernel, dim3((unsigned)PSI_DIVIDE_UP((i64)width * groups, COLUMN_THREADS)), dim3(COLUMN_THREADS), 0, y, (const float*)column_parts, width, groups, sums, sum, chunks, factor);
 }
 
 }  // namespace psi

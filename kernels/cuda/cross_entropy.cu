@@ -28,16 +28,6 @@ __global__ void __launch_bounds__(LOSS_THREADS) row_grad_kernel(const float* lse
   row_gradient(l, row, lse[row], target, (u32)target < (u32)l.vocabulary ? dloss[row] : 0.0f);
 }
 
-struct LogitTerms {
-  static constexpr int SUMS = 1;
-  In z;
-  i64 pitch;
-  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
-    const float4 v = some4(z, row * pitch + column, valid, whole);
-    total[0].x += v.x, total[0].y += v.y, total[0].z += v.z, total[0].w += v.w;
-  }
-};
-
 struct Head {
   In x, w;
   const float* bias;
@@ -103,7 +93,7 @@ PSI_API i32 psi_cross_entropy_grad(void* dx, void* dw, void* dbias, const void* 
     if (dw) PSI_TRY(product_of(op, dz_turned, inputs, {dw, false}, nullptr, width, vocabulary, width, rows, true, h.rest, h.rest_bytes));
     if (!dbias) continue;
     i32 chunks = 0;
-    PSI_TRY(column_parts_of(op, LogitTerms{h.logits.z.in(), h.pitch}, nullptr, rows, vocabulary, 1, chunks));
+    PSI_TRY(column_parts_of(op, ColumnTerms{h.logits.z.in(), h.pitch}, nullptr, rows, vocabulary, 1, chunks));
     PSI_TRY(add_column_parts(op, (float*)dbias, vocabulary, 1, 1, 0, chunks, 1.0f));
   }
   return PSI_OK;

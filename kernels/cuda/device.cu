@@ -10,6 +10,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "columns.h"
 #include "launch.h"
 #include "staging.h"
 
@@ -59,7 +60,13 @@ i32 open_device(i32 wanted) {
     return fail(PSI_UNSUPPORTED, "[cuda] expected a device of compute capability 8.0 or newer, got %s with %d.%d.", properties.name,
                 properties.major, properties.minor);
   }
-  return PSI_OK;
+  const i32 status = open_columns("psi_open");
+  if (status != PSI_OK) {
+    cudaFreeHost(bounce);
+    cudaStreamDestroy(stream);
+    stream = nullptr;
+  }
+  return status;
 }
 
 i32 checked(const char* where, cudaError_t error) { return error == cudaSuccess ? PSI_OK : cuda_failed(where, error); }
@@ -126,6 +133,7 @@ PSI_API i32 psi_close(void) {
   is_open = false;
   cudaError_t error = cudaStreamSynchronize(stream);
   close_staging();
+  close_columns();
   cudaFreeHost(bounce);
   cudaStreamDestroy(stream);
   stream = nullptr;

@@ -23,24 +23,13 @@ __global__ void head_scale_kernel(Out y, In x, const float* gain, i32 heads, i32
   put_some4(y, i, count - i, whole, v);
 }
 
-struct GainTerms {
-  static constexpr int SUMS = 1;
-  In dy, x;
-  i32 width;
-  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
-    const i64 at = row * width + column;
-    const float4 d = some4(dy, at, valid, whole), v = some4(x, at, valid, whole);
-    total[0] = make_float4(fmaf(d.x, v.x, total[0].x), fmaf(d.y, v.y, total[0].y), fmaf(d.z, v.z, total[0].z), fmaf(d.w, v.w, total[0].w));
-  }
-};
-
 /* A warp makes one head's sum. */
-__global__ void gain_total_kernel(float* dgain, i32 head_dim, i32 width, i32 chunks) {
+__global__ void gain_total_kernel(float* dgain, const float* parts, i32 head_dim, i32 width, i32 chunks) {
   let_next_start();
   wait_for_inputs();
   const i32 h = blockIdx.x;
   float sum = 0;
-  for (i32 i = threadIdx.x; i < head_dim * chunks; i += 32) sum += column_parts[(i64)(i / head_dim) * width + h * head_dim + i % head_dim];
+  for (i32 i = threadIdx.x; i < head_dim * chunks; i += 32) sum += parts[(i64)(i / head_dim) * width + h * head_dim + i % head_dim];
   sum = warp_sum(sum);
   if (threadIdx.x == 0) dgain[h] += sum;
 }
@@ -70,6 +59,6 @@ PSI_API i32 psi_head_scale_grad(void* dx, void* dgain, const void* dy, const voi
   PSI_TRY(launch("psi_head_scale_grad", head_scale_kernel, flat_grid(count), dim3(FLAT_THREADS), 0, Out{dx, half_at(dtype, 0)}, up, (const float*)gain, heads, head_dim, count));
   if (!dgain) return PSI_OK;
   i32 chunks = 0;
-  PSI_TRY(column_parts_of("psi_head_scale_grad", GainTerms{up, in, heads * head_dim}, nullptr, rows, heads * head_dim, 1, chunks));
-  return launch("psi_head_scale_grad", gain_total_kernel, dim3(heads), dim3(32), 0, (float*)dgain, head_dim, heads * head_dim, chunks);
+  PSI_TRY(column_parts_of("psi_head_scale_grad", ProductTerms{up, in, heads * head_dim}, nullptr, rows, heads * head_dim, 1, chunks));
+  return launch("psi_head_scale_grad", gain_total_kernel, dim3(heads), dim3(32), 0, (float*)dgain, (const float*)column_parts, head_dim, heads * head_dim, chunks);
 }

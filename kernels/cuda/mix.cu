@@ -49,17 +49,6 @@ __global__ void multiply_kernel(Out y, In a, In b, i64 count) {
   put_some4(y, i, count - i, whole, make_float4(p.x * q.x, p.y * q.y, p.z * q.z, p.w * q.w));
 }
 
-struct ProductTerms {
-  static constexpr int SUMS = 1;
-  In dy, x;
-  i32 width;
-  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
-    const i64 at = row * width + column;
-    const float4 d = some4(dy, at, valid, whole), v = some4(x, at, valid, whole);
-    total[0] = make_float4(fmaf(d.x, v.x, total[0].x), fmaf(d.y, v.y, total[0].y), fmaf(d.z, v.z, total[0].z), fmaf(d.w, v.w, total[0].w));
-  }
-};
-
 static i32 check_mix(const char* where, bool pointers, i32 width, i32 dtype, f64 count) {
   PSI_REFUSE_F64(where, dtype);
   if (!pointers || width < 1 || !(count >= 0) || (i64)count % width)

@@ -113,7 +113,7 @@ struct NormTerms {
 constexpr int WIDE_ROW = 1024, ROW_PARTS = WIDE_ROW / 128; /* four elements of a lane, times */
 
 /* norm_grad for a chunk of rows, whose sums for dw and db become parts [chunk][2][width]. */
-__global__ void __launch_bounds__(NORM_THREADS, 2) norm_grad_sums_kernel(Out dx, In dy, In x, const float* w, const float* stats, i64 rows, i32 width, bool center, bool add) {
+__global__ void __launch_bounds__(NORM_THREADS, 2) norm_grad_sums_kernel(float* parts, Out dx, In dy, In x, const float* w, const float* stats, i64 rows, i32 width, bool center, bool add) {
   __shared__ float4 shared[NORM_ROWS][32];
   let_next_start();
   wait_for_inputs();
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 2) norm_grad_sums_kernel(Out dx,
     float4 all = shared[0][lane];
     for (int other = 1; other < NORM_ROWS; other++)
       all = make_float4(all.x + shared[other][lane].x, all.y + shared[other][lane].y, all.z + shared[other][lane].z, all.w + shared[other][lane].w);
-    *(float4*)(column_parts + ((i64)blockIdx.x * 2 + i % 2) * width + k) = all;
+    *(float4*)(parts + ((i64)blockIdx.x * 2 + i % 2) * width + k) = all;
   }
 }
 
@@ -189,8 +189,9 @@ PSI_API i32 psi_norm_grad(void* dx, void* dw, void* db, const void* dy, const vo
     return fail(PSI_INVALID, "[psi_norm_grad] expected pointers, statistics and weights in f32 and positive sizes, got rows %d, width %d, dtype %d.", rows, width, dtype);
   const In up = {dy, half_at(dtype, 3)}, in = {x, half_at(dtype, 4)};
   if ((dw || db) && rows > 0 && width <= WIDE_ROW && width % 4 == 0) {
+    if (!column_parts) return no_device("psi_norm_grad");
     const i32 parts = norm_chunks(rows, width);
-    PSI_TRY(launch("psi_norm_grad", norm_grad_sums_kernel, dim3(parts), dim3(NORM_THREADS), 0, Out{dx, half_at(dtype, 0)}, up, in, (const float*)w, (const float*)stats,
+    PSI_TRY(launch("psi_norm_grad", norm_grad_sums_kernel, dim3(parts), dim3(NORM_THREADS), 0, column_parts, Out{dx, half_at(dtype, 0)}, up, in, (const float*)w, (const float*)stats,
                    (i64)rows, width, (center & 1) != 0, (center & 2) != 0));
     if (dw) PSI_TRY(add_column_parts("psi_norm_grad", (float*)dw, width, 1, 2, 0, parts, 1.0f));
     return db ? add_column_parts("psi_norm_grad", (float*)db, width, 1, 2, 1, parts, 1.0f) : PSI_OK;
