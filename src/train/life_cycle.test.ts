@@ -14,6 +14,7 @@ import { referencePilot } from "./lanes/reference_pilot.ts";
 import { recordCheckpoint } from "./record_checkpoint.ts";
 import { backUpRun, type RunOptions, resumeRun, startRun } from "./run.ts";
 import { ownPaths, type Run, retainedPaths, withDigest } from "./run_root.ts";
+import { storedBackend } from "./settings.ts";
 import type { TracedStep } from "./trainer.ts";
 
 let folder: string;
@@ -180,6 +181,12 @@ describe("a checkpoint that learnt something", () => {
     );
   });
 
+  test.skipIf(process.platform === "darwin")("is run where its run computes", () => {
+    const elsewhere: Run = { ...run, backend: "metal" };
+    expect(() => recordCheckpoint(elsewhere, asked)).toThrow(/metal/i);
+    expect(recordCheckpoint(elsewhere, { ...asked, backend: "cpu" }).phase).toBe("checkpoint_evaluated");
+  });
+
   test("keeps the label it is given, and an older one that is kept can be taken up again", async () => {
     const ref = "checkpoint://elsewhere/48";
     expect(recordCheckpoint(run, { ...asked, label: "mine", ref, step: 48 }).step).toBe(48);
@@ -263,6 +270,11 @@ describe("warming down", () => {
 });
 
 describe("rules", () => {
+  test("the backend of a settings file: one of those that there are, the CPU where there is none", () => {
+    expect([storedBackend("f", undefined), storedBackend("f", "cuda")]).toEqual(["cpu", "cuda"]);
+    expect(codeOf(() => storedBackend("f", "tpu"))).toBe("file_malformed");
+  });
+
   const limits = { ...referencePilot.limits, heldOutShareBps: 5000, reviewScoreBps: 4000 };
   const loss = (share: number): number => Math.log(256) * (1 - share);
 
