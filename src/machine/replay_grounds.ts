@@ -108,7 +108,8 @@ function ranUnder(files: Redoable["files"], receipt: Redoable["receipt"], found:
   const taken = takenOver(files);
   const theirs =
     taken !== undefined &&
-    taken.peer_node_pubkey === receipt.node_pubkey &&
+    // who hands on what it took over has its own receipt in the place of the one that it came with
+    [taken.peer_node_pubkey, taken.serving_node_pubkey].includes(receipt.node_pubkey) &&
     taken.checkpoint_object_digest === found.checkpoint_object_digest &&
     BigInt(taken.optimizer_step) === BigInt(found.optimizer_step);
   return theirs ? taken.source_run_id : receipt.run_id;

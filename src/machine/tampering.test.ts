@@ -237,6 +237,15 @@ describe("what a window began with", () => {
     expect(whatOf({ checkpoint_object_digest: zeros })).toContain(
       "checkpoint_handoff_receipt.checkpoint_object_digest",
     );
+    // handed on before a checkpoint of its own was recorded: the manifest keeps the name of its run
+    const named = artifactOf(second, "checkpoint_manifest");
+    const onward = handed({
+      ...{ source_run_id: "run-0002", serving_node_pubkey: node_pubkey, peer_node_pubkey: "npub1-other" },
+      optimizer_step: named.optimizer_step,
+      checkpoint_object_digest: named.checkpoint_object_digest,
+    });
+    forge(onward, { checkpoint_manifest: (m) => ({ ...m, run_id: "run-0002" }) });
+    expect(judged(onward).what).not.toContain("checkpoint_manifest.run_id");
     // a manifest of another run is not excused by just any receipt
     const other = handed({ source_run_id: "run-0002", optimizer_step: 7 });
     forge(other, { checkpoint_manifest: (m) => ({ ...m, run_id: "run-0002" }) });
