@@ -4,7 +4,8 @@ import { type ExecutionEvidence, laneProfile, retainedKind } from "./evidence.ts
 import { adapterFolder, retainedPathOf, trainedProfilePath } from "./layout.ts";
 import type { RunRoot } from "./run_root.ts";
 
-const tokenPrefix = "tokens:";
+/** What stands before the path of a token file in the identity of a profile's data. */
+export const tokenPrefix = "tokens:";
 
 /** Where a profile's base weights lie below the run root, when they are not made from the seed. */
 export const baseWeightsPath = "manifests/base.safetensors";

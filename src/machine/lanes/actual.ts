@@ -1,6 +1,6 @@
 /** `psion_actual_pretraining_v1`: windows of real steps, checkpoints of its own family, backups and recovery. */
 import { refuse } from "../contract.ts";
-import { closeoutPath, statusPath } from "../layout.ts";
+import { closeoutPath, objectPathOf, statusPath } from "../layout.ts";
 import type { Invocation } from "../surfaces.ts";
 import { evaluate, evaluationOf, windowLosses } from "./actual_eval.ts";
 import {
@@ -21,7 +21,7 @@ import {
   refuseBackup,
   tryBackup,
 } from "./actual_recovery.ts";
-import { checkObject, recordedObject, recordedProfile } from "./record_object.ts";
+import { recordedObject, recordedProfile } from "./record_object.ts";
 import { trainWindow } from "./train_window.ts";
 import { lanePlan, planned, told } from "./windowed.ts";
 
@@ -78,8 +78,7 @@ function record(invocation: Invocation): string {
   const profile = recordedProfile(root, recorded);
   const dataset = profile.data.map(({ identity }) => identity).join("+");
   const [label, ref] = [manifest.checkpoint_label ?? "", manifest.checkpoint_ref ?? ""];
-  acceptActual(invocation, { label, step }, ref, object, dataset);
-  const accepted = primaryOf(invocation);
+  const accepted = acceptActual(invocation, { label, step }, ref, object, dataset);
   const failed = tryBackup(invocation, accepted);
   const { phase, told } = evaluate(invocation, accepted, profile);
   const copied = failed === undefined ? "and backed up" : `and not backed up: ${failed}`;
@@ -120,7 +119,7 @@ const atOf = ({ pointer }: Accepted) => ({
 });
 
 function resume(invocation: Invocation): string {
-  const { root, manifest } = invocation;
+  const { manifest } = invocation;
   const found = recoverActual(invocation);
   if ("refusal" in found) return refuse("checkpoint_missing", found.refusal);
   const at = atOf(found.accepted);
@@ -135,10 +134,8 @@ function resume(invocation: Invocation): string {
     named.checkpoint_object_digest,
     Number(named.checkpoint_total_bytes),
   ];
-  const path = checkObject(root, at.step, {
-    ...{ checkpoint_object_digest: object_digest, checkpoint_total_bytes: object_bytes },
-  });
-  const start = { state: { step: at.step, object_digest, object_bytes }, path };
+  // whoever loads it hashes it
+  const start = { state: { step: at.step, object_digest, object_bytes }, path: objectPathOf(at.step) };
   const trained = trainWindow(invocation, plan, start);
   const reached = { label: at.label, step: trained.end.step };
   writeStatus(invocation, "resume_staged", reached, "A window was trained from the accepted checkpoint.");

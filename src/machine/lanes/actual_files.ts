@@ -1,6 +1,6 @@
 /** The actual lane's documents: pointer, manifest, status, summary, launch and resume manifests. */
 import { appendFileSync } from "node:fs";
-import { type ActualPointer, actualManifest, actualPointer } from "../checkpoint.ts";
+import { actualManifest, actualPointer } from "../checkpoint.ts";
 import { sealed } from "../documents.ts";
 import {
   launcherLogPath,
@@ -11,6 +11,7 @@ import {
   statusPath,
 } from "../layout.ts";
 import { type Invocation, resolvedRunId } from "../surfaces.ts";
+import type { Accepted } from "./actual_recovery.ts";
 import { observedDigests } from "./observations.ts";
 import type { ObjectRecord } from "./record_object.ts";
 import type { WindowPlan } from "./window_plan.ts";
@@ -89,7 +90,7 @@ export function acceptActual(
   ref: string,
   object: ObjectRecord,
   dataset: string,
-): ActualPointer {
+): Accepted {
   const { root } = invocation;
   const common = { checkpoint_label: label, optimizer_step: step, checkpoint_ref: ref };
   const path = actualManifestPath(step);
@@ -107,7 +108,7 @@ export function acceptActual(
     detail: "Written after the checkpoint and its manifest.",
   });
   root.write(pointerPath, pointer);
-  return pointer;
+  return { pointer, manifest };
 }
 
 export function writeLaunch(invocation: Invocation, plan: WindowPlan, from: At): void {

@@ -14,6 +14,7 @@ import { Trainer, type TrainerConfig } from "../../train/trainer.ts";
 import { WindowOrder } from "../../train/window_order.ts";
 import { refuse } from "../contract.ts";
 import type { ExecutionEvidence, LaneProfile } from "../evidence.ts";
+import { tokenPrefix } from "../evidence_files.ts";
 import { staysInside } from "../names.ts";
 import { type AdapterModel, adapterModel } from "./adapter_model.ts";
 import { modelOf } from "./profile_model.ts";
@@ -35,7 +36,6 @@ export type WindowPlan = {
 /** Bytes of a file that a profile names as data (`tokens:<path>`) or as base; i32 little-endian token ids, or safetensors. */
 export type ProfileFiles = (path: string) => Uint8Array;
 
-const tokenPrefix = "tokens:";
 /** Sequences of a window: evidence names the range of each, and a document has its limits. */
 const mostRanges = 100_000;
 /** The reference corpus in the tokens of the base's own tokenizer. */
