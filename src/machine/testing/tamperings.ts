@@ -426,7 +426,7 @@ function combined(list: readonly Tampering[], honest: string): Tampering[] {
     .filter(({ found }) => found === "reexecution_mismatch")
     .slice(-10)
     .map((one, i) => {
-      const [name, change] = changes[(7 * i) % 2]!;
+      const [name, change] = changes[(7 * i) % changes.length]!;
       return {
         name: `${one.name}, and ${name}`,
         found: "reexecution_mismatch",
