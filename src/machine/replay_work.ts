@@ -50,9 +50,9 @@ export function redo(replayer: WindowReplayer, target: ReplayTarget, challenge: 
   const steps = stepsOf(plan.drawn);
   // every segment from what the worker retained, so that what other kernels round differently does not add up
   const comparison = replayer.replay(target, steps);
-  const bounds = comparison.sameKernels
-    ? undefined
-    : boundsOf(evidence.work_class, target.profile.optimizer.name);
+  const { name, settings } = target.profile.optimizer;
+  const precision = settings.find((setting) => setting.name === "precision")?.value ?? "f32";
+  const bounds = comparison.sameKernels ? undefined : boundsOf(evidence.work_class, { name, precision });
   const found = [
     ...comparison.differences,
     ...missed(plan, comparison),
