@@ -70,6 +70,12 @@ PSI_API i32 psi_collective_close(void);
 /* Maps a file read-only; address and bytes are f64 outputs. */
 PSI_API i32 psi_map(void* address, void* bytes, const char* path);
 PSI_API i32 psi_unmap(void* address, f64 bytes);
+/* Only on Metal: `bytes` at `address`, inside of a mapping that psi_map made, are read where they lie from now on, until
+   psi_disown of the mapping. */
+PSI_API i32 psi_adopt(const void* mapping, f64 mapping_bytes, const void* address, f64 bytes);
+PSI_API i32 psi_disown(const void* mapping);
+/* Only on Metal: names of this library's functions, one a line. */
+PSI_API const char* psi_symbols(void);
 /* advice: 0 = will need, 1 = drop these pages from the resident set (the file keeps the data) */
 PSI_API i32 psi_advise(void* address, f64 bytes, i32 advice);
 /* Roofline of this machine with the open thread count: GB/s of a streaming read over `bytes`, integer Gop/s of the
@@ -117,9 +123,9 @@ PSI_API i32 psi_router(void* expert_ids, void* weights, const void* logits, cons
 PSI_API i32 psi_add_norm_router(void* sum, void* y, void* expert_ids, void* weights, const void* x, const void* delta, const void* w, const void* router_w, const void* router_bias, i32 rows, i32 width, i32 experts, i32 used, i32 mode, i32 normalize, f32 eps, f32 scale);
 /* y[t] = sum_j weights[t,j] x[t*used+j], in order of j */
 PSI_API i32 psi_moe_combine(void* y, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
-/* CUDA only. y[t] = base[t] + the above: the bits of psi_moe_combine and psi_add. y may be base. */
+/* CUDA and Metal. y[t] = base[t] + the above: the bits of psi_moe_combine and psi_add. y may be base. */
 PSI_API i32 psi_moe_combine_add(void* y, const void* base, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
-/* CUDA only. sum[t] = base[t] + the above, y = RMS norm of sum times w [width]: the bits of psi_moe_combine_add and
+/* CUDA and Metal. sum[t] = base[t] + the above, y = RMS norm of sum times w [width]: the bits of psi_moe_combine_add and
    psi_rms_norm. sum may be base. */
 PSI_API i32 psi_moe_combine_norm(void* sum, void* y, const void* base, const void* x, const void* weights, const void* w, i32 tokens, i32 used, i32 width, f32 eps);
 /* For each row and group g: RMS norm of x[row*stride + offset + g*width ...]; w f32 [width] or NULL; y has x's layout. */
