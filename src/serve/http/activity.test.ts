@@ -7,7 +7,10 @@ import { scriptedModel } from "./testing/scripted.ts";
 const path = "/psionic/management/activity";
 
 function record(id: string, more: Partial<RequestRecord> = {}): RequestRecord {
-  const facts = { method: "POST", route: "/v1/chat/completions", startedAt: 0, status: 200 };
+  const facts = {
+    ...{ method: "POST", path: "/chat/completions", route: "/v1/chat/completions" },
+    ...{ startedAt: 0, status: 200 },
+  };
   return { id, ...facts, ...more };
 }
 

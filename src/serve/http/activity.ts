@@ -18,6 +18,8 @@ export type RequestEntry = {
   readonly seq: number;
   readonly request_id: string;
   readonly method: string;
+  /** The path that was asked for. */
+  readonly path: string;
   readonly route: string;
   readonly model: string | null;
   readonly started_at_ms: number;
@@ -175,6 +177,7 @@ function entryOf(
     seq,
     request_id: record.id,
     method: record.method,
+    path: record.path,
     route: record.route,
     model: record.model ?? null,
     started_at_ms: startedAtMs,

@@ -11,7 +11,7 @@ import {
   loadingError,
   toHttpError,
 } from "./errors.ts";
-import { jsonLine, type RequestRecord, textLine } from "./request_log.ts";
+import { askedPath, jsonLine, type RequestRecord, textLine } from "./request_log.ts";
 import { type CorsRule, checkHost, checkKey, corsHeaders, type HostRule, preflight } from "./security.ts";
 
 /** Routes of one path by method; a path nobody knows has none. */
@@ -37,6 +37,7 @@ export async function answer(
   const record: RequestRecord = {
     id: state.nextId("req"),
     method: request.method,
+    path: askedPath(request.url),
     route: routes.pattern,
     startedAt: performance.now(),
     status: 200,

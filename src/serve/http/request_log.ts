@@ -4,6 +4,8 @@ import type { GenerationSummary } from "../generation.ts";
 export type RequestRecord = {
   readonly id: string;
   readonly method: string;
+  /** The path that was asked for, as it came and without the query; printable, and short. */
+  readonly path: string;
   /** The route's pattern; "unmatched" for paths that have none. */
   readonly route: string;
   readonly startedAt: number;
@@ -19,11 +21,21 @@ export type RequestRecord = {
   ignored?: number;
 };
 
+const longestPath = 256;
+
+/** The path of a request's URL, fit for a line of a log. */
+export function askedPath(url: string): string {
+  const start = url.indexOf("/", url.indexOf("://") + 3);
+  const path = (start < 0 ? "/" : url.slice(start)).replace(/[?#].*$/s, "");
+  const plain = path.replace(/[^\x21-\x7e]/g, "?");
+  return plain.length > longestPath ? `${plain.slice(0, longestPath - 3)}...` : plain;
+}
+
 /** One line for people: `POST /v1/chat/completions 200 312 ms id=… model=… prompt=64 cached=48 completion=31 …`. */
 export function textLine(record: RequestRecord, durationMs: number): string {
   const { summary } = record;
   const parts = [
-    `${record.method} ${record.route} ${record.status} ${durationMs.toFixed(1)} ms`,
+    `${record.method} ${record.path} ${record.status} ${durationMs.toFixed(1)} ms`,
     `id=${record.id}`,
   ];
   if (record.model !== undefined) parts.push(`model=${record.model}`);
@@ -49,6 +61,7 @@ export function jsonLine(record: RequestRecord, durationMs: number): string {
     time: new Date().toISOString(),
     request_id: record.id,
     method: record.method,
+    path: record.path,
     route: record.route,
     status: record.status,
     model: record.model,

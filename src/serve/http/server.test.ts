@@ -202,6 +202,7 @@ test("one log line per request, for people or machines", async () => {
   await (await server.post("/v1/chat/completions", { messages: user("hi"), stream: true })).text();
   await until(() => server.lines.length === 1);
   expect(JSON.parse(server.lines[0]!)).toMatchObject({
+    path: "/v1/chat/completions",
     route: "/v1/chat/completions",
     status: 200,
     stream: true,
@@ -210,6 +211,25 @@ test("one log line per request, for people or machines", async () => {
     completion_tokens: 6,
     finish: "end_of_sequence_token",
   });
+});
+
+test("the log shows the path that was asked for, without its query; the metric has the route", async () => {
+  await using server = await testServer(scriptedModel("x"));
+  const long = `/${"a".repeat(300)}`;
+  for (const path of ["/health", "/v1/health", "/v1/models/a%0Ab", "/no/where?key=secret", long]) {
+    await (await server.get(path)).text();
+  }
+  await until(() => server.lines.length === 5);
+  const asked = server.lines.map((line) => line.split(" ")[1]);
+  expect(asked).toEqual([
+    "/health",
+    "/v1/health",
+    "/v1/models/a%0Ab",
+    "/no/where",
+    `${long.slice(0, 253)}...`,
+  ]);
+  const metrics = await (await server.get("/metrics")).text();
+  expect(metrics).toContain('psionic_http_requests_total{route="/v1/health",method="GET",status="200"} 2');
 });
 
 test("draining: running answers end, new ones are refused, force ends them", async () => {

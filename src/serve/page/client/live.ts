@@ -13,6 +13,7 @@ export type Sample = {
 export type LoggedRequest = {
   readonly request_id: string;
   readonly method: string;
+  readonly path: string;
   readonly route: string;
   readonly model?: string | null;
   readonly started_at_ms: number;

@@ -11,9 +11,9 @@ type Column = {
 const none = "–";
 const time = (ms: number | null): string => (ms === null ? none : duration(ms));
 
-/** Shorter than the path and as clear. */
-function routeName(route: string): string {
-  return route === "unmatched" ? "unknown path" : route.replace(/^\/v1\//, "");
+/** Shorter than the path and as clear; a path that leads nowhere as it was asked for. */
+function routeName({ route, path }: LoggedRequest): string {
+  return route === "unmatched" ? path : route.replace(/^\/v1\//, "");
 }
 
 /** The usual end is told in one word; the rest as the server names it. */
@@ -24,7 +24,7 @@ function endOf(cause: string | null): string {
 
 const columns: readonly Column[] = [
   { title: "Time", of: ({ started_at_ms }) => clock(started_at_ms) },
-  { title: "Request", of: ({ route }) => routeName(route) },
+  { title: "Request", of: routeName },
   { title: "Model", of: ({ model }) => model ?? "" },
   { title: "Status", of: ({ state, status }) => (state === "running" ? "running" : String(status ?? none)) },
   {
