@@ -90,6 +90,9 @@ PSI_API i32 psi_head_scale(void* y, const void* x, const void* gain, i32 rows, i
 PSI_API i32 psi_head_scale_grad(void* dx, void* dgain, const void* dy, const void* x, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 dtype);
 /* F32, F64, BF16 (nearest even), each to each */
 PSI_API i32 psi_cast(void* y, const void* x, i32 from, i32 to, f64 count);
+/* Not on Metal. y = x f32 as MXFP4 or Q8_0 (`format`) holds it in blocks of 32: psi_quantize and back, bit for bit. `to`: F32 or BF16;
+   count in whole blocks */
+PSI_API i32 psi_block_round(void* y, const void* x, i32 format, i32 to, f64 count);
 PSI_API i32 psi_fill(void* y, i32 dtype, f64 count, f64 value);
 /* y [1] = scale * sum x */
 PSI_API i32 psi_sum(void* y, const void* x, i32 dtype, f64 count, f64 scale);
@@ -142,6 +145,7 @@ PSI_API i32 psi_multiply_ref(void* y, const void* a, const void* b, i32 dtype, f
 PSI_API i32 psi_head_scale_ref(void* y, const void* x, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 dtype);
 PSI_API i32 psi_head_scale_grad_ref(void* dx, void* dgain, const void* dy, const void* x, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 dtype);
 PSI_API i32 psi_cast_ref(void* y, const void* x, i32 from, i32 to, f64 count);
+PSI_API i32 psi_block_round_ref(void* y, const void* x, i32 format, i32 to, f64 count);
 PSI_API i32 psi_fill_ref(void* y, i32 dtype, f64 count, f64 value);
 PSI_API i32 psi_sum_ref(void* y, const void* x, i32 dtype, f64 count, f64 scale);
 PSI_API i32 psi_spread_ref(void* y, const void* x, i32 dtype, f64 count, f64 scale);

@@ -21,6 +21,9 @@ const f = (count: number, seed = 1): Float32Array => {
   for (let i = 0; i < count; i++) values[i]! *= 0.2;
   return values;
 };
+/** Blocks of 32 of every size from subnormal on, one of zeros among them. */
+const scaled = (count: number): Float32Array =>
+  f(count, 5).map((v, i) => v * 2 ** ((Math.floor(i / 32) % 40) * 4 - 130) * (i < 32 ? 0 : 1));
 const scratch = (bytes: number): Float32Array => floats(Math.ceil(bytes / 4));
 const packed = (n: number, k: number): number => Math.ceil(n / 48) * 48 * k * 4;
 
@@ -72,7 +75,7 @@ const attention = (window: number, cap: number): Call[] => {
   const inputs = () => [f(wide, 1), f(narrow, 2), f(narrow, 3)] as const;
   const [y, lse] = [floats(wide), floats(rows * heads)];
   runReference("causal_attention", y, lse, ...inputs(), f(heads, 4), first, ...shape);
-  const bytes = heads * (4 * rows + 8 * sequences);
+  const bytes = heads * sequences * 8 * (64 * Math.ceil(length / 64) + 1);
   return [
     {
       name: "causal_attention",
@@ -332,6 +335,19 @@ export const calls: readonly Call[] = [
     outputs: 1,
     sizes: [2, 4],
   },
+  ...[
+    [39, F32],
+    [8, F32],
+    [39, 30],
+    [8, 30],
+  ].map(
+    ([format, to]): Call => ({
+      name: "block_round",
+      args: () => [to === F32 ? floats(9024) : new Uint16Array(9024), scaled(9024), format!, to!, 9024],
+      outputs: 1,
+      sizes: [2, 3, 4],
+    }),
+  ),
   { name: "fill", args: () => [floats(count), F32, count, 0.25], outputs: 1, sizes: [2] },
   { name: "sum", args: () => [floats(1), f(count, 1), F32, count, 0.5], outputs: 1, sizes: [3] },
   { name: "spread", args: () => [floats(count), f(1, 1), F32, count, 0.5], outputs: 1, sizes: [3] },

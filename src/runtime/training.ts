@@ -1,5 +1,6 @@
 /** Typed functions over the ops of training, for models that learn. Shapes as in the op files. */
 import { type ActivationParams, activation as activationOp } from "../ir/ops/activation.ts";
+import { blockRound as blockRoundOp, type RoundingFormat } from "../ir/ops/block_round.ts";
 import { cast as castOp, fill as fillOp } from "../ir/ops/cast.ts";
 import {
   type CausalAttentionParams,
@@ -152,6 +153,10 @@ export const multiply = (a: Tensor, b: Tensor): Tensor => apply(multiplyOp, [a, 
 
 export const cast = (x: Tensor, dtype: "f32" | "f64" | "bf16", into?: Tensor): Tensor =>
   x.dtype === dtype && !into ? x : apply(castOp, [x], { dtype }, into ? [into] : [])[0]!;
+
+/** x f32 as blocks of `format` hold it, in the type of `into` */
+export const blockRound = (x: Tensor, format: RoundingFormat, into: Tensor): Tensor =>
+  apply(blockRoundOp, [x], { format, dtype: into.dtype === "bf16" ? "bf16" : "f32" }, [into])[0]!;
 
 export const fill = (x: Tensor, value: number): void => {
   apply(fillOp, [x], { value });

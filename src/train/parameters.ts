@@ -1,9 +1,11 @@
+import { dtypes } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import { elementCount, type Shape } from "../core/shape.ts";
+import type { RoundingFormat } from "../ir/ops/block_round.ts";
 import type { Device } from "../runtime/device.ts";
 import type { Trained } from "../runtime/tape.ts";
 import { makeTensor, type Tensor } from "../runtime/tensor.ts";
-import { cast, fill } from "../runtime/training.ts";
+import { blockRound, cast, fill, mix } from "../runtime/training.ts";
 import type { Initial, ParameterSpec, TrainedModel } from "./model.ts";
 import { normalNumbers, uniformNumbers } from "./random.ts";
 
@@ -31,9 +33,18 @@ export class Parameters implements Disposable {
   readonly gradients: Tensor;
   readonly trained: readonly Trained[];
   readonly #copies: Tensor | undefined;
+  /** f32, for what is rounded to blocks and not to bf16. */
+  readonly #rounded: Tensor | undefined;
+  readonly #blocks: readonly Blocks[];
+  #rounds = false;
   readonly #weights = new Map<string, Tensor>();
 
-  constructor(device: Device, model: TrainedModel, precision: "f32" | "bf16") {
+  constructor(
+    device: Device,
+    model: TrainedModel,
+    precision: "f32" | "bf16",
+    formatOf: (spec: ParameterSpec) => RoundingFormat | undefined = () => undefined,
+  ) {
     this.device = device;
     const key = ({ class: kind, shape }: ParameterSpec): string => `${kind} ${shape.join("x")}`;
     const specs = [...model.parameters].sort((a, b) => (key(a) < key(b) ? -1 : key(a) > key(b) ? 1 : 0));
@@ -49,13 +60,21 @@ export class Parameters implements Disposable {
     this.values = device.empty("f32", [offset]);
     this.gradients = device.empty("f32", [offset]);
     this.#copies = precision === "bf16" ? device.empty("bf16", [offset]) : undefined;
-    this.trained = places.map((place) => {
-      const inCopies =
-        this.#copies !== undefined && isRounded(place.spec, device.backend.halfTensors === true);
-      const value = part(inCopies ? this.#copies! : this.values, place, place.spec.shape);
+    const halves = (spec: ParameterSpec): boolean =>
+      this.#copies !== undefined && isRounded(spec, device.backend.halfTensors === true);
+    const formats = places.map(({ spec }) => checkedFormat(device, spec, formatOf(spec)));
+    const apart = places.some(({ spec }, i) => formats[i] !== undefined && !halves(spec));
+    this.#rounded = apart ? device.empty("f32", [offset]) : undefined;
+    const blocks: Blocks[] = [];
+    this.trained = places.map((place, i) => {
+      const format = formats[i];
+      const flat = halves(place.spec) ? this.#copies! : format ? this.#rounded! : this.values;
+      const value = part(flat, place, place.spec.shape);
+      if (format) blocks.push({ master: part(this.values, place, place.spec.shape), value, format });
       this.#weights.set(place.spec.name, value);
       return { value, gradient: part(this.gradients, place, place.spec.shape) };
     });
+    this.#blocks = blocks;
   }
 
   /** As the forward pass computes with it. */
@@ -78,6 +97,17 @@ export class Parameters implements Disposable {
   /** Brings the copies that the forward pass sees up to date; after every change of the values. */
   refresh(): void {
     if (this.#copies) cast(this.values, "bf16", this.#copies);
+    for (const { master, value, format } of this.#blocks) {
+      if (this.#rounds) blockRound(master, format, value);
+      else if (value.dtype === "f32") mix(master, undefined, 1, 0, undefined, undefined, value);
+    }
+  }
+
+  /** From now on the forward pass sees what has a block format as that holds it. */
+  round(): void {
+    if (this.#rounds) return;
+    this.#rounds = true;
+    this.refresh();
   }
 
   clearGradients(): void {
@@ -85,8 +115,26 @@ export class Parameters implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const t of [this.values, this.gradients, this.#copies]) if (t) this.device.free(t);
+    for (const t of [this.values, this.gradients, this.#copies, this.#rounded]) if (t) this.device.free(t);
   }
+}
+
+/** A parameter of a block format, as it is kept and as the forward pass sees it. */
+type Blocks = { readonly master: Tensor; readonly value: Tensor; readonly format: RoundingFormat };
+
+function checkedFormat(
+  { backend }: Device,
+  { name, shape }: ParameterSpec,
+  format: RoundingFormat | undefined,
+): RoundingFormat | undefined {
+  if (format === undefined) return undefined;
+  if (!backend.supports("block_round")) {
+    const fix = "Train on the CPU or on CUDA, or without a quantisation-aware finish";
+    throw unexpected("unsupported", "train", "a backend with block_round", backend.name, { fix });
+  }
+  if (shape.at(-1)! % dtypes[format].blockElements === 0) return format;
+  const expected = `rows of whole ${format} blocks of ${dtypes[format].blockElements}`;
+  throw unexpected("invalid_argument", "train", expected, `${name} [${shape.join(", ")}]`);
 }
 
 function isRounded({ class: kind, shape }: ParameterSpec, throughout: boolean): boolean {

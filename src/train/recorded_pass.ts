@@ -39,7 +39,7 @@ export class RecordedPass implements Disposable {
 
   /** Losses of `body` on a batch, its own share and the extra one; calls with equal sizes and `scale` do the same. */
   run(host: HostBatch, scale: number, body: (batch: Batch) => PassLosses): { loss: number; extra?: number } {
-    const size = `${host.sequences}x${host.length}`;
+    const size = `${host.sequences}x${host.length}${host.first ? " documents" : ""}`;
     const batch = this.#batch(size, host);
     const key = `${this.#key} ${size} ${scale}`;
     this.#device.backend.replay(key, () => {
@@ -59,19 +59,21 @@ export class RecordedPass implements Disposable {
     if (!found) {
       const place = (): Tensor => this.#device.empty("i32", [host.sequences * host.length]);
       const { sequences, length } = host;
-      found = { sequences, length, tokens: place(), targets: place(), positions: place() };
+      const first = host.first && { first: place() };
+      found = { sequences, length, tokens: place(), targets: place(), positions: place(), ...first };
       this.#inputs.set(size, found);
     }
     this.#device.upload(found.tokens, host.tokens);
     this.#device.upload(found.targets, host.targets);
     this.#device.upload(found.positions, host.positions);
+    if (found.first) this.#device.upload(found.first, host.first!);
     return found;
   }
 
   [Symbol.dispose](): void {
     for (const key of this.#keys.keys()) this.#device.backend.forget(key);
-    for (const { tokens, targets, positions } of this.#inputs.values()) {
-      for (const t of [tokens, targets, positions]) this.#device.free(t);
+    for (const { tokens, targets, positions, first } of this.#inputs.values()) {
+      for (const t of [tokens, targets, positions, first]) if (t) this.#device.free(t);
     }
     for (const t of this.#constants.values()) this.#device.free(t);
     this.#device.free(this.#losses);

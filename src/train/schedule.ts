@@ -20,7 +20,30 @@ export type Schedule =
    * The rate, then linear to 0 as the time that steps may take runs out: over as long as `warm_down_steps` take, by the mean
    * of the steps so far. With 0 of them the rate stays. The rates are those of the machine's speed, so not the same twice.
    */
-  | { readonly kind: "warm_down_by_time"; readonly budget_ms: number; readonly warm_down_steps: number };
+  | { readonly kind: "warm_down_by_time"; readonly budget_ms: number; readonly warm_down_steps: number }
+  /**
+   * From 0 to the rate over `warmup_steps`, and linear to 0 over the last `fall_share` of the way, 0..1. The way is all steps
+   * or, where a budget above 0 is spent sooner, the time that steps may take.
+   */
+  | {
+      readonly kind: "rise_and_fall";
+      readonly total_steps: number;
+      readonly budget_ms: number;
+      readonly warmup_steps: number;
+      readonly fall_share: number;
+    };
+
+/** What steps may take together; undefined: as long as they need. */
+export function budgetOf(schedule: Schedule): number | undefined {
+  const budget = "budget_ms" in schedule ? schedule.budget_ms : 0;
+  return budget > 0 ? budget : undefined;
+}
+
+/** Share of the way that lies behind step `step`, 0..1; 0 where a schedule has no end. */
+export function progressAt(schedule: Schedule, step: number, elapsedMs = 0): number {
+  const steps = "total_steps" in schedule ? (step - 1) / schedule.total_steps : 0;
+  return Math.min(1, Math.max(steps, elapsedMs / (budgetOf(schedule) ?? Number.POSITIVE_INFINITY)));
+}
 
 const cosine = (from: number, to: number, progress: number): number =>
   to + 0.5 * (from - to) * (1 + Math.cos(Math.PI * progress));
@@ -53,6 +76,11 @@ export function rateAt(schedule: Schedule, rate: number, step: number, elapsedMs
       const left = schedule.total_steps - step + 1;
       return rate * Math.min(1, Math.max(0, left / schedule.warm_down_steps));
     }
+    case "rise_and_fall": {
+      const left = 1 - progressAt(schedule, step, elapsedMs);
+      const risen = Math.min(1, step / Math.max(1, schedule.warmup_steps));
+      return rate * risen * (schedule.fall_share > 0 ? Math.min(1, left / schedule.fall_share) : 1);
+    }
     case "warm_down_by_time": {
       const { budget_ms: budget, warm_down_steps: steps } = schedule;
       const span = step > 1 ? (steps * elapsedMs) / (step - 1) : 0;
@@ -62,11 +90,14 @@ export function rateAt(schedule: Schedule, rate: number, step: number, elapsedMs
   }
 }
 
+const risesFromStart = ({ kind }: Schedule): boolean => kind === "warmup_cosine" || kind === "rise_and_fall";
+
 /** Throws for a schedule whose numbers make no rates. */
 export function checkSchedule(schedule: Schedule): void {
   for (const [name, value] of Object.entries(schedule)) {
     const whole = name.endsWith("_steps") || name === "step_size";
-    const least = schedule.kind === "warm_down_by_time" && name === "warm_down_steps" ? 0 : 1;
+    const open = schedule.kind === "warm_down_by_time" ? "warm_down_steps" : "budget_ms";
+    const least = "budget_ms" in schedule && name === open ? 0 : 1;
     const atLeast = ["step_size", "warm_down_steps", "total_steps", "budget_ms"].includes(name) ? least : 0;
     const fits =
       typeof value === "string" ||
@@ -75,7 +106,15 @@ export function checkSchedule(schedule: Schedule): void {
       throw unexpected("invalid_argument", `schedule ${schedule.kind}`, `a usable ${name}`, value);
     }
   }
-  if ("warmup_steps" in schedule && schedule.warmup_steps < 1 && schedule.kind !== "warmup_cosine") {
+  if ("fall_share" in schedule && schedule.fall_share > 1) {
+    throw unexpected(
+      "invalid_argument",
+      `schedule ${schedule.kind}`,
+      "a fall_share of at most 1",
+      schedule.fall_share,
+    );
+  }
+  if ("warmup_steps" in schedule && schedule.warmup_steps < 1 && !risesFromStart(schedule)) {
     throw unexpected(
       "invalid_argument",
       `schedule ${schedule.kind}`,

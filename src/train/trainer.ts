@@ -1,16 +1,17 @@
 import { PsionicError, unexpected } from "../core/error.ts";
 import { batchOf, type HostBatch, type Windows } from "../data/batches.ts";
+import type { RoundingFormat } from "../ir/ops/block_round.ts";
 import type { Device } from "../runtime/device.ts";
 import { Tape } from "../runtime/tape.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 import { crossEntropy, headLoss, mix, sum } from "../runtime/training.ts";
-import type { Batch, Scene, TrainedModel } from "./model.ts";
+import type { Batch, ParameterSpec, Scene, TrainedModel } from "./model.ts";
 import { type AverageConfig, WeightAverage } from "./optimizer/average.ts";
 import type { ParameterGroup } from "./optimizer/config.ts";
 import { Optimizer } from "./optimizer/optimizer.ts";
 import { Parameters, part } from "./parameters.ts";
 import { type PassLosses, RecordedPass } from "./recorded_pass.ts";
-import { checkSchedule, rateAt, type Schedule } from "./schedule.ts";
+import { budgetOf, checkSchedule, progressAt, rateAt, type Schedule } from "./schedule.ts";
 import { WindowOrder } from "./window_order.ts";
 
 export type TrainerConfig = {
@@ -31,6 +32,14 @@ export type TrainerConfig = {
   /** Blocks are run again in the backward pass instead of kept. */
   readonly recompute: boolean;
   readonly average?: AverageConfig;
+  /** A quantisation-aware finish. */
+  readonly rounding?: RoundingConfig;
+};
+
+/** From share `from` of the schedule on, 0..1, the forward pass sees parameters as the file formats they go to hold them. */
+export type RoundingConfig = {
+  readonly from: number;
+  readonly formatOf: (spec: ParameterSpec) => RoundingFormat | undefined;
 };
 
 /** What a step did; `loss` is the mean over its tokens, in nats. */
@@ -48,7 +57,13 @@ export type StepRecord = {
 };
 
 /** What the trace of a run keeps of a step. */
-export type TracedStep = Omit<StepRecord, "groups">;
+export type TracedStep = Omit<StepRecord, "groups"> & {
+  /** Bytes of memory after the step: of the device where it has its own, else of this process. */
+  readonly memoryBytes?: number;
+  /** What the step has waited for its data, and how often for as long as counts as a stall. */
+  readonly waitedMs?: number;
+  readonly stalls?: number;
+};
 
 /** One group of parameters in a step; norms are of all its parameters together. */
 export type GroupRecord = {
@@ -117,7 +132,7 @@ export class Trainer implements Disposable {
     }
     this.#group = group;
     this.#order = new WindowOrder(config.seed, windows.starts.length);
-    this.parameters = new Parameters(device, model, config.precision);
+    this.parameters = new Parameters(device, model, config.precision, config.rounding?.formatOf);
     this.optimizer = new Optimizer(this.parameters, config.groups, config.clip);
     const { captures, asynchronous } = device.backend;
     this.#recorded = captures && asynchronous ? new RecordedPass(device) : undefined;
@@ -132,20 +147,26 @@ export class Trainer implements Disposable {
 
   /** What the steps so far took, where rates depend on it. */
   get elapsedMs(): number | undefined {
-    return this.config.schedule.kind === "warm_down_by_time" ? this.#elapsedMs : undefined;
+    return budgetOf(this.config.schedule) === undefined ? undefined : this.#elapsedMs;
   }
 
   /** Whether the time that steps may take is spent. */
   get timeIsUp(): boolean {
-    const { schedule } = this.config;
-    return schedule.kind === "warm_down_by_time" && this.#elapsedMs >= schedule.budget_ms;
+    return this.#elapsedMs >= (budgetOf(this.config.schedule) ?? Number.POSITIVE_INFINITY);
   }
 
   /** Takes up after `step`, before which steps took `elapsedMs`; the buffers must hold what they held then. */
   resumeAt(step: number, elapsedMs = 0): void {
     this.#step = step;
     this.#elapsedMs = elapsedMs;
+    this.#roundFrom(step + 1);
     this.parameters.refresh();
+  }
+
+  /** Rounding begins with the step whose share of the schedule says so, and stays. */
+  #roundFrom(step: number): void {
+    const { rounding, schedule } = this.config;
+    if (rounding && progressAt(schedule, step, this.#elapsedMs) >= rounding.from) this.parameters.round();
   }
 
   get tokensPerStep(): number {
@@ -176,6 +197,7 @@ export class Trainer implements Disposable {
   stepOn(microbatches: readonly (() => HostBatch)[]): StepRecord {
     const begun = performance.now();
     const step = this.#step + 1;
+    this.#roundFrom(step);
     this.parameters.clearGradients();
     let loss = 0;
     let extraLoss: number | undefined;
@@ -271,13 +293,17 @@ export class Trainer implements Disposable {
     let total = 0;
     const { sequences } = this.config;
     for (let from = 0; from < windows.starts.length; from += sequences) {
-      using _scope = this.device.scope();
       const count = Math.min(sequences, windows.starts.length - from);
       const indices = Array.from({ length: count }, (_, i) => from + i);
-      const batch = upload(this.device, batchOf(windows, indices));
-      total += this.#number(sum(this.model.losses(this.#scene(runBlock), batch).rows));
+      total += this.lossOf(batchOf(windows, indices));
     }
     return total / (windows.starts.length * windows.length);
+  }
+
+  /** The sum of the losses of a batch's targets, in nats; those below 0 do not count. Nothing is learnt. */
+  lossOf(batch: HostBatch): number {
+    using _scope = this.device.scope();
+    return this.#number(sum(this.model.losses(this.#scene(runBlock), upload(this.device, batch)).rows));
   }
 
   #scene(block: Scene["block"]): Scene {
@@ -328,7 +354,8 @@ export function upload(device: Device, host: HostBatch): Batch {
   const [tokens, targets, positions] = [host.tokens, host.targets, host.positions].map((data) =>
     device.fromHost("i32", [rows], data),
   ) as [Tensor, Tensor, Tensor];
-  return { sequences: host.sequences, length: host.length, tokens, targets, positions };
+  const first = host.first && { first: device.fromHost("i32", [rows], host.first) };
+  return { sequences: host.sequences, length: host.length, tokens, targets, positions, ...first };
 }
 
 /** Throws for a config that makes no steps on these windows. */

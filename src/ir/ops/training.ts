@@ -1,6 +1,7 @@
 import type { Op } from "../op.ts";
 import { activation, activationGrad } from "./activation.ts";
 import { adam, momentum, muonUpdate, sgd, unitNorm } from "./adam.ts";
+import { blockRound } from "./block_round.ts";
 import { cast, fill } from "./cast.ts";
 import { causalAttention, causalAttentionGrad } from "./causal_attention.ts";
 import { columnSum } from "./column_sum.ts";
@@ -53,6 +54,7 @@ export const trainingOps: readonly Pick<
   headScale,
   headScaleGrad,
   cast,
+  blockRound,
   fill,
   sum,
   spread,
