@@ -81,6 +81,11 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     description: "Train a model in a run root, go on with a run, or show how it stands",
     load: async () => (await import("../train/cli/train.ts")).train,
     actions: {
+      golf: {
+        description: "Train Parameter Golf's baseline, score it in bits per byte, quantise and pack it",
+        load: async () =>
+          (await import("./action.ts")).ownAction((await import("../train/cli/golf.ts")).golf),
+      },
       manifest: {
         description: "Do the one operation that a supervisor's manifest names",
         load: async () => (await import("../machine/cli/manifest.ts")).trainManifest,

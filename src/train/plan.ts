@@ -20,7 +20,10 @@ export type MemoryPlan = {
 };
 
 /** For training on `backend`, whose ops and types of activations a step has. */
-export function planMemory({ model, train, config }: RunParts, backend: TrainingBackend = "cpu"): MemoryPlan {
+export function planMemory(
+  { model, train, config }: Pick<RunParts, "model" | "train" | "config">,
+  backend: TrainingBackend = "cpu",
+): MemoryPlan {
   const device = openDevice("meta", { like: backend });
   try {
     using trainer = new Trainer(device, model, train, config, "none");

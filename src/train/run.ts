@@ -451,7 +451,7 @@ class Course {
 const milli = (loss: number | null): number | null => (loss === null ? null : Math.round(loss * 1000));
 
 /** The lines of steps 1 to `step`; later ones, which are run again, leave the file. */
-function keepSteps<T>(path: string, step: number, stepOf: (line: T) => number): T[] {
+export function keepSteps<T>(path: string, step: number, stepOf: (line: T) => number): T[] {
   mkdirSync(dirname(path), { recursive: true });
   const kept: T[] = [];
   for (const text of existsSync(path) ? readFileSync(path, "utf8").split("\n") : []) {

@@ -60,7 +60,7 @@ export function momentumAt({ momentum, momentum_warmup: warmup }: Muon, step: nu
 }
 
 /** Where Muon's momentum begins when it is warmed up. */
-const startingMomentum = 0.85;
+export const startingMomentum = 0.85;
 
 /** Muon for matrices of rank 2, its momentum warmed up over `warmupSteps`, AdamW for the rest. */
 export function muonGroups(muonRateScale: number, weightDecay = 0, warmupSteps = 0): ParameterGroup[] {

@@ -1,0 +1,5 @@
+/** Python scripts that the executable carries as text. */
+declare module "*.py" {
+  const text: string;
+  export default text;
+}
