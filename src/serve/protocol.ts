@@ -1,7 +1,7 @@
 /** What crosses between the HTTP side (main thread) and the engine (worker): plain data only. */
 import type { EngineBackend } from "../ir/op.ts";
 import type { Pooling } from "../models/pooling.ts";
-import type { ConstraintSource, Program } from "./grammar/index.ts";
+import type { ConstraintSource } from "./grammar/index.ts";
 
 /** Sampling of one request. Absent fields take no part; a request that sets none of them decodes greedily. */
 export type SamplingParams = {
@@ -56,8 +56,8 @@ export type GenerateRequest = {
 };
 
 export type RequestConstraint = ConstraintSource & {
-  /** Travels once. */
-  readonly program: Program;
+  /** As `packProgram` writes it; travels once. */
+  readonly program: Int32Array;
   /** The vocabulary as `packTokens` writes it, for an engine that has not got it yet; stays on this side. */
   readonly vocabulary: () => Int32Array;
 };

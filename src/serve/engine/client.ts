@@ -166,7 +166,7 @@ export class EngineClient implements Engine {
     this.knowsVocabulary = true;
     const { digest } = source;
     if (!this.programs.has(digest)) {
-      this.send({ type: "grammar", digest, program });
+      this.send({ type: "grammar", digest }, program);
       rememberProgram(this.programs, digest, true);
     }
     return source;

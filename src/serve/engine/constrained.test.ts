@@ -1,6 +1,6 @@
 /** Requests with a grammar through the engine's worker, over the double whose tokens are numbers below 97. */
 import { afterAll, expect, test } from "bun:test";
-import { compileGrammar, packTokens, parseGbnf } from "../grammar/index.ts";
+import { compileGrammar, packProgram, packTokens, parseGbnf } from "../grammar/index.ts";
 import type { GenerateEvent, GenerateRequest, RequestConstraint } from "../protocol.ts";
 import { startWorker } from "./client.ts";
 
@@ -21,7 +21,7 @@ let packed = 0;
 
 function constrained(grammar: string, more: Partial<RequestConstraint> = {}): RequestConstraint {
   return {
-    program: compileGrammar(parseGbnf(grammar)),
+    program: packProgram(compileGrammar(parseGbnf(grammar))),
     digest: grammar,
     consumed: [],
     stops: [stop],

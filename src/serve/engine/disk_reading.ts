@@ -42,6 +42,8 @@ export class DiskReader {
   private staging = new Uint8Array(0);
   /** Blocks that were read, for the writer to count as used. */
   readonly used: (BlockName & { readonly depth: number })[] = [];
+  /** Blocks of a prompt of which one was damaged, for the writer to look at. */
+  readonly suspects: BlockName[] = [];
   hits = 0;
   cachedTokens = 0;
   readBytes = 0;
@@ -91,6 +93,24 @@ export class DiskReader {
       .slice(0, restore.at)
       .flatMap((address, depth) => this.partsAt(restore, depth).map((part) => ({ address, part, depth })));
     this.used.push(...names);
+  }
+
+  /** Whether a block is not what its name says; then the others of its prompt are not trusted either. */
+  private refuse(name: BlockName, fault: string | undefined): boolean {
+    if (!this.shelf.refuse(name, fault)) return false;
+    const { restoring } = this;
+    if (!restoring) return true;
+    const { addresses, at, from, tenant, tokens } = restoring;
+    const { groups, states, tree } = this.cache;
+    addresses.forEach((address, i) => {
+      const unread = groups.flatMap((_, g) => (i >= at || i < from[g]! ? [g] : []));
+      for (const part of states ? [...unread, statePart] : unread) {
+        if (address !== name.address || part !== name.part) this.suspects.push({ address, part });
+      }
+    });
+    // what is in memory is written again, unless its file turns out to be good
+    for (const node of tree.path(tenant, tokens, addresses.length)) node.keptParts = 0;
+    return true;
   }
 
   private partsAt({ end }: Restore, depth: number): number[] {
@@ -187,12 +207,12 @@ export class DiskReader {
       const all = this.stagingOf(headerBytes + bytes + 1);
       const length = readSync(file, all, 0, all.length, 0);
       const payload = all.subarray(headerBytes, Math.max(headerBytes, length));
-      if (this.shelf.refuse(name, blockFault(name, all.subarray(0, length), bytes, payload))) return false;
+      if (this.refuse(name, blockFault(name, all.subarray(0, length), bytes, payload))) return false;
       memory.writePage(name.part, page, payload);
       this.readBytes += length;
       return true;
     } catch (error) {
-      this.shelf.refuse(name, error instanceof Error ? error.message : String(error));
+      this.refuse(name, error instanceof Error ? error.message : String(error));
       return false;
     } finally {
       closeSync(file);
@@ -227,14 +247,14 @@ export class DiskReader {
     try {
       length = readSync(file, bytes, copied, Math.min(pieceBytes, bytes.length - copied), copied);
     } catch (error) {
-      this.shelf.refuse(name, error instanceof Error ? error.message : String(error));
+      this.refuse(name, error instanceof Error ? error.message : String(error));
       return false;
     }
     restore.state.copied += length;
     if (length > 0 && restore.state.copied < size) return true;
     const read = bytes.subarray(0, restore.state.copied);
     const payload = read.subarray(headerBytes);
-    if (this.shelf.refuse(name, blockFault(name, read, memory.stateBytes, payload))) return false;
+    if (this.refuse(name, blockFault(name, read, memory.stateBytes, payload))) return false;
     memory.writeState(slot, 0, payload);
     this.readBytes += read.length;
     const place = { tenant, tokens, index: end - 1 };

@@ -16,6 +16,8 @@ export class Shelf {
   /** Undefined until the model's content is known: then nothing is read or written. */
   facts: StoreFacts | undefined;
   rejected = 0;
+  /** What was wrong with files, for whoever tells of it. */
+  readonly faults: string[] = [];
   readonly warn: ShelfOptions["warn"];
   private readonly options: ShelfOptions;
   private readonly broken = new Set<string>();
@@ -69,14 +71,14 @@ export class Shelf {
     return this.broken.delete(blockFile(name));
   }
 
-  /** Says once what is wrong with a file; gives whether something is. It is written again when its page is. */
+  /** Notes once what is wrong with a file; gives whether something is. It is written again when its page is. */
   refuse(name: BlockName, fault: string | undefined): boolean {
     if (fault === undefined) return false;
     const file = blockFile(name);
     if (!this.broken.has(file)) {
       this.broken.add(file);
       this.rejected += 1;
-      this.warn(`The prefix cache's file ${this.path(name)} is ignored: ${fault}`);
+      this.faults.push(`The prefix cache's file ${this.path(name)} is ignored: ${fault}`);
     }
     return true;
   }

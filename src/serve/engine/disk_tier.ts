@@ -40,6 +40,8 @@ export class DiskTier {
   private readonly writer: BlockWriter;
   private jobs: SaveJob[] = [];
   private failures = 0;
+  /** Damaged files that have been told of. */
+  private told = 0;
 
   constructor(options: DiskTierOptions, cache: Caches) {
     this.cache = cache;
@@ -56,7 +58,11 @@ export class DiskTier {
 
   /** `DiskReader.warm` */
   warm(...ask: Parameters<DiskReader["warm"]>): boolean {
-    return this.reader.warm(...ask);
+    const done = this.reader.warm(...ask);
+    const { suspects } = this.reader;
+    // before anything of this prompt is written
+    if (suspects.length > 0) this.writer.check(suspects.splice(0));
+    return done;
   }
 
   /** Leaves a prompt that is being read. */
@@ -82,7 +88,7 @@ export class DiskTier {
         diskHits: hits,
         diskCachedTokens: cachedTokens,
         diskReadBytes: readBytes,
-        diskRejected: shelf.rejected,
+        diskRejected: shelf.rejected + writer.counts.get("rejected"),
       },
       diskWrittenBytes: writer.counts.get("writtenBytes"),
       diskStoredBytes: writer.counts.get("storedBytes"),
@@ -194,9 +200,23 @@ export class DiskTier {
 
   private reportFailures(): void {
     const { counts } = this.writer;
+    this.reportFaults();
     const failures = counts.get("failed");
     if (failures === this.failures) return;
     if (this.failures === 0) this.shelf.warn(`The prefix cache could not be written: ${counts.failure}`);
     this.failures = failures;
+  }
+
+  /** Tells in one line of a damaged file and of those that were found with it. */
+  private reportFaults(): void {
+    const { faults } = this.shelf;
+    const [first] = faults;
+    if (first === undefined || this.writer.checking) return;
+    faults.length = 0;
+    const { diskRejected } = this.stats;
+    const others = diskRejected - this.told - 1;
+    this.told = diskRejected;
+    const more = others > 0 ? `; so are ${others} more, found with it` : "";
+    this.shelf.warn(`${first}${more}. They are written again with their pages`);
   }
 }

@@ -21,6 +21,17 @@ export class BlockWriter {
     this.post({ type: "keep", name, payload, depth, replace }, [payload]);
   }
 
+  /** Looks at blocks, as far as time allows, and removes those that are not what their names say; counts them as rejected. */
+  check(names: readonly BlockName[]): void {
+    this.counts.add("pending", 1);
+    this.counts.add("checking", 1);
+    this.post({ type: "check", names });
+  }
+
+  get checking(): boolean {
+    return this.counts.get("checking") > 0;
+  }
+
   /** Counts blocks as used now. */
   use(names: Extract<WriterMessage, { type: "use" }>["names"]): void {
     this.counts.add("pending", 1);

@@ -1,4 +1,5 @@
 import { PsionicError } from "../../core/error.ts";
+import { unpackProgram } from "../grammar/index.ts";
 import type { EngineInfo, EngineOptions, GenerateEvent } from "../protocol.ts";
 import type { PromptLimits } from "./backend_limits.ts";
 import type { GroupShape, StepExecutor } from "./batch.ts";
@@ -183,7 +184,7 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     if (command.type === "close") closing = true;
     else if (command.type === "cancel") scheduler.cancel(command.id, command.choice);
     else if (command.type === "vocabulary") scheduler.grammars.learn(numbers);
-    else if (command.type === "grammar") scheduler.grammars.add(command.digest, command.program);
+    else if (command.type === "grammar") scheduler.grammars.add(command.digest, unpackProgram(numbers));
     else {
       try {
         scheduler.submit(command.id, { ...command.request, prompt: numbers as unknown as readonly number[] });

@@ -1,4 +1,4 @@
-import type { ConstraintSource, Program } from "../grammar/index.ts";
+import type { ConstraintSource } from "../grammar/index.ts";
 import type { EngineInfo, EngineOptions, GenerateEvent, GenerateRequest } from "../protocol.ts";
 import type { ErrorRecord, LinkMemory } from "./link.ts";
 
@@ -15,8 +15,8 @@ export type Command =
   | { readonly type: "submit"; readonly id: number; readonly request: SubmittedRequest }
   /** The vocabulary that grammars are about, as the message's numbers; before the first request with one. */
   | { readonly type: "vocabulary" }
-  /** A program that later requests name by its digest. */
-  | { readonly type: "grammar"; readonly digest: string; readonly program: Program }
+  /** A program that later requests name by its digest, packed as the message's numbers. */
+  | { readonly type: "grammar"; readonly digest: string }
   | { readonly type: "cancel"; readonly id: number; readonly choice?: number }
   | { readonly type: "close" };
 

@@ -1,4 +1,4 @@
-import { edge, edgeWords, maxDepth, type Program } from "./program.ts";
+import { edge, edgeWords, maxDepth, never, type Program } from "./program.ts";
 import { refused } from "./refusal.ts";
 
 /** Edges by one of their ends: those of node n are `edges[starts[n]..starts[n + 1]]`, numbers of edges. */
@@ -18,10 +18,13 @@ export function indexEdges({ nodes, edges }: Pick<Program, "nodes" | "edges">, e
   return { starts, edges: order };
 }
 
-/** Throws `unsupported` for a grammar that no text matches, or one with a rule that may begin with itself. */
-export function checkProgram(program: Program): void {
+/** A program of which nothing is known yet. */
+export type BareProgram = Omit<Program, "needs">;
+
+/** Gives the needs of the nodes; throws `unsupported` for a grammar that no text matches, or one with a rule that may begin with itself. */
+export function checkProgram(program: BareProgram): Int32Array {
   refuseLeftRecursion(program);
-  const { rules } = depthNeeds(program);
+  const { nodes, rules } = depthNeeds(program);
   if (rules[program.root]! > maxDepth) {
     throw refused(
       "grammar",
@@ -29,15 +32,14 @@ export function checkProgram(program: Program): void {
       "one that no text of a bounded depth matches",
     );
   }
+  return nodes;
 }
-
-export const never = 2 ** 30;
 
 /**
  * How many rules deep a text must go at least, from a node to the end of its rule, and for each rule; `never` where there is
  * no way. Nodes are settled in the order of their needs, as in Knuth's generalisation of Dijkstra's algorithm.
  */
-export function depthNeeds(program: Program): { readonly nodes: Int32Array; readonly rules: Int32Array } {
+function depthNeeds(program: BareProgram): { readonly nodes: Int32Array; readonly rules: Int32Array } {
   const { edges, rules } = program;
   const into = indexEdges(program, 1);
   const calls = callSites(program);
@@ -91,7 +93,7 @@ export function depthNeeds(program: Program): { readonly nodes: Int32Array; read
   return { nodes: need, rules: ruleNeed };
 }
 
-function callSites({ edges, rules }: Program): readonly number[][] {
+function callSites({ edges, rules }: BareProgram): readonly number[][] {
   const calls: number[][] = rules.map(() => []);
   for (let e = 0; e * edgeWords < edges.length; e++) {
     if (edges[e * edgeWords + 2] === edge.rule) calls[edges[e * edgeWords + 3]!]!.push(e);
@@ -100,7 +102,7 @@ function callSites({ edges, rules }: Program): readonly number[][] {
 }
 
 /** Rules that another may begin with, before it has taken anything; a circle of them has no end. */
-function refuseLeftRecursion(program: Program): void {
+function refuseLeftRecursion(program: BareProgram): void {
   const first = firstCalls(program);
   // 1: on the path, 2: done
   const state = new Uint8Array(program.rules.length);
@@ -128,7 +130,7 @@ function refuseLeftRecursion(program: Program): void {
 }
 
 /** For each rule those that it may call before it has taken a byte. */
-function firstCalls(program: Program): readonly number[][] {
+function firstCalls(program: BareProgram): readonly number[][] {
   const { edges, rules } = program;
   const out = indexEdges(program, 0);
   const first: number[][] = rules.map(() => []);

@@ -1,5 +1,5 @@
 import { type CharSet, contains } from "./chars.ts";
-import { checkProgram } from "./check.ts";
+import { type BareProgram, checkProgram } from "./check.ts";
 import type { Expr, Grammar } from "./expr.ts";
 import { edge, type Program, type ProgramRule } from "./program.ts";
 import { refused } from "./refusal.ts";
@@ -15,8 +15,7 @@ export const limits = {
 /** Turns a grammar into nodes and edges; throws `unsupported` where it is too large, endless or matches nothing. */
 export function compileGrammar(grammar: Grammar): Program {
   const program = new Compiler(grammar).compile();
-  checkProgram(program);
-  return program;
+  return { ...program, needs: checkProgram(program) };
 }
 
 class Compiler {
@@ -33,7 +32,7 @@ class Compiler {
     this.grammar = grammar;
   }
 
-  compile(): Program {
+  compile(): BareProgram {
     const root = this.addRule();
     this.define(root, this.grammar.root);
     for (let name = this.pending.pop(); name !== undefined; name = this.pending.pop()) {

@@ -1,5 +1,5 @@
-export { answerGrammar, type Slots } from "./answer.ts";
 export { compileGrammar } from "./compile.ts";
+export { type CompiledGrammar, GrammarCompiler } from "./compiler.ts";
 export {
   type Constraint,
   type ConstraintSource,
@@ -9,10 +9,10 @@ export {
 } from "./constraint.ts";
 export type { Grammar } from "./expr.ts";
 export { parseGbnf } from "./gbnf.ts";
-export { gemmaNotation, type Notation } from "./notation.ts";
+export { packProgram, unpackProgram } from "./pack.ts";
 export type { Program } from "./program.ts";
-export { qwenArguments } from "./qwen_arguments.ts";
-export { regexExpr } from "./regex.ts";
-export { anyGrammar, type SchemaGrammar, type SchemaOptions, schemaGrammar } from "./schema.ts";
+export { inField } from "./refusal.ts";
+export { anyGrammar, schemaGrammar } from "./schema.ts";
 export { checkValue } from "./schema_value.ts";
+export type { GrammarTask, OfferedTools, StructuredOutput } from "./task.ts";
 export { packTokens, type TokenBytes } from "./token_trie.ts";

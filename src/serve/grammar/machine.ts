@@ -1,6 +1,6 @@
 import { unexpected } from "../../core/error.ts";
 import { charBytes } from "./char_bytes.ts";
-import { depthNeeds, type EdgeIndex, indexEdges } from "./check.ts";
+import { type EdgeIndex, indexEdges } from "./check.ts";
 import { Frame, type Loop, Place, State } from "./places.ts";
 import { edge, edgeWords, maxDepth, type Program, type ProgramRule } from "./program.ts";
 
@@ -32,7 +32,7 @@ export class Machine {
   constructor(program: Program) {
     this.program = program;
     this.out = indexEdges(program, 0);
-    this.need = depthNeeds(program).nodes;
+    this.need = program.needs;
     this.ends = new Uint8Array(program.nodes);
     this.mark = new Uint8Array(program.nodes);
     for (const rule of program.rules) if (rule.kind === "nodes") this.ends[rule.end] = 1;

@@ -1,13 +1,15 @@
 import type { CharEncoding } from "./chars.ts";
 
 /**
- * A compiled grammar, plain data that goes to the engine as JSON: rules over numbered nodes. A text matches a rule of the
+ * A compiled grammar, plain data that goes to the engine packed: rules over numbered nodes. A text matches a rule of the
  * first kind when it leads from `start` to `end`.
  */
 export type Program = {
   readonly nodes: number;
   /** Five numbers each: from, to, kind, a, b. */
-  readonly edges: readonly number[];
+  readonly edges: ArrayLike<number>;
+  /** How many rules deep a text must go at least from each node to the end of its rule; `never` where there is no way. */
+  readonly needs: Int32Array;
   readonly rules: readonly ProgramRule[];
   /** Number of the rule that all text must match. */
   readonly root: number;
@@ -25,6 +27,9 @@ export type ProgramRule =
     }
   /** One of these texts: their bytes as one character each, sorted, none twice. */
   | { readonly kind: "words"; readonly words: readonly string[] };
+
+/** No way leads from a node to the end of its rule. */
+export const never = 2 ** 30;
 
 /** Kinds of edges. */
 export const edge = {

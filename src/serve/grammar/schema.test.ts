@@ -63,7 +63,7 @@ describe("answers match their schema", () => {
 describe("what is not served is refused by name", () => {
   const cases: readonly (readonly [schema: unknown, words: string])[] = [
     [{ not: {} }, "not"],
-    [{ type: "object", properties: { a: { if: true } } }, "properties.a.if"],
+    [{ type: "object", properties: { a: { if: true } } }, "[schema at #/properties/a/if]"],
     [{ type: "array", uniqueItems: true }, "uniqueItems"],
     [{ type: "array", contains: {} }, "contains"],
     [{ type: "object", patternProperties: { "^a": {} } }, "patternProperties"],
@@ -84,13 +84,13 @@ describe("what is not served is refused by name", () => {
     [{ allOf: [{ $ref: "#" }] }, "begin with themselves"],
     [{ type: "text" }, "type"],
     [{ type: "string", minLength: -1 }, "minLength"],
-    [{ type: "object", properties: { a: false }, required: ["a"] }, "some text matches"],
+    [{ anyOf: [false, false] }, "some text matches"],
     [
       { type: "object", properties: { a: {} }, required: ["b"], additionalProperties: false },
       "required properties that are allowed",
     ],
-    [{ enum: [] }, "values of the type"],
-    [{ type: "string", enum: [1] }, "values of the type"],
+    [{ enum: [] }, "listed values that fit"],
+    [{ type: "string", enum: [1] }, "listed values that fit"],
     [5, "an object or a truth value"],
     [{ type: "object", properties: [] }, "properties"],
     [{ unknownKeyword: 1 }, "unknownKeyword"],
@@ -107,6 +107,12 @@ describe("what is not served is refused by name", () => {
     });
   }
 
+  test("a member's name in a place is written as JSON pointers write it", () => {
+    expect(() => schemaGrammar({ properties: { "a/b~c": { not: {} } } })).toThrow(
+      "[schema at #/properties/a~1b~0c/not]",
+    );
+  });
+
   test("for tools it is passed over and named", () => {
     const { notes } = schemaGrammar(
       {
@@ -121,4 +127,80 @@ describe("what is not served is refused by name", () => {
     );
     expect(notes).toEqual(["properties.a.format iri", "properties.b.uniqueItems", "properties.c.pattern"]);
   });
+});
+
+describe("a place that no value fits is refused by its pointer", () => {
+  const cases: readonly (readonly [schema: unknown, pointer: string, words: string])[] = [
+    [{ type: "integer", minimum: 5, maximum: 3 }, "", "minimum 5 and maximum 3"],
+    [{ properties: { a: { minimum: 5, maximum: 3 } } }, "/properties/a", "minimum 5 and maximum 3"],
+    [{ type: "number", exclusiveMinimum: 3, maximum: 3 }, "", "exclusiveMinimum 3 and maximum 3"],
+    [{ type: "integer", exclusiveMinimum: 3, exclusiveMaximum: 4 }, "", "exclusiveMinimum 3"],
+    [{ type: "integer", minimum: 1.2, maximum: 1.8 }, "", "a number between them"],
+    [{ type: "number", minimum: 0.5, maximum: 0.25 }, "", "a number between them"],
+    [
+      { type: "integer", multipleOf: 5, minimum: 1, maximum: 4 },
+      "",
+      "minimum 1 and maximum 4 and multipleOf 5",
+    ],
+    [{ type: "number", multipleOf: 0, minimum: 1, maximum: 4 }, "", "multipleOf 0"],
+    [{ type: "integer", multipleOf: 5, exclusiveMinimum: 5, exclusiveMaximum: 10 }, "", "multipleOf 5"],
+    [{ type: "array", items: { type: "string", minLength: 3, maxLength: 2 } }, "/items", "minLength 3"],
+    [{ type: "string", pattern: "^[a-z]{1,3}$", minLength: 5 }, "", "lengths that the pattern leaves"],
+    [{ type: "array", minItems: 2, maxItems: 1 }, "", "minItems 2 and maxItems 1"],
+    [{ type: "array", minItems: 1, items: false }, "/items", "items that may be there"],
+    [{ type: "array", prefixItems: [{}], items: false, minItems: 2 }, "/items", "items that may be there"],
+    [{ type: "object", required: ["b"], additionalProperties: false }, "/required", "b"],
+    [{ properties: { a: false }, required: ["a"] }, "/properties/a", "false"],
+    [{ type: "string", const: 5 }, "", "listed values"],
+    [{ enum: [1, 2], minimum: 3 }, "", "listed values"],
+    [{ allOf: [{ type: "string" }, { type: "integer" }] }, "", "types that a value can have"],
+    [{ allOf: [{ minimum: 5 }, { maximum: 3 }], type: "integer" }, "", "minimum 5 and maximum 3"],
+    [
+      {
+        anyOf: [
+          { minimum: 5, maximum: 3 },
+          { minItems: 2, maxItems: 1 },
+        ],
+      },
+      "/anyOf/0",
+      "minimum 5",
+    ],
+    [
+      { properties: { a: { $ref: "#/$defs/x" } }, $defs: { x: { minimum: 2, maximum: 1 } } },
+      "/$defs/x",
+      "minimum",
+    ],
+    [false, "", "false"],
+  ];
+  for (const [schema, pointer, words] of cases) {
+    test(JSON.stringify(schema), () => {
+      expect(() => compileGrammar(schemaGrammar(schema))).toThrow(
+        expect.objectContaining({
+          code: "unsupported",
+          message: expect.stringMatching(
+            new RegExp(`^\\[schema at #${pointer.replaceAll("$", "\\$")}\\] .*${words}`),
+          ),
+          details: expect.objectContaining({ pointer, unsatisfiable: true }),
+        }),
+      );
+    });
+  }
+
+  const served: readonly unknown[] = [
+    { anyOf: [{ minimum: 5, maximum: 3 }, { type: "string" }] },
+    { type: ["integer", "string"], minimum: 5, maximum: 3 },
+    { type: "object", properties: { a: false } },
+    { type: "array", prefixItems: [{ type: "null" }], items: false },
+    // neither is a mistake by itself; together they leave the property out
+    { allOf: [{ properties: { a: { enum: [1] } } }, { properties: { a: { enum: [2] } } }] },
+    {
+      properties: { a: { $ref: "#/$defs/x" }, b: { $ref: "#/$defs/x" } },
+      $defs: { x: { anyOf: [{ minimum: 2, maximum: 1 }, true] } },
+    },
+  ];
+  for (const schema of served) {
+    test(`not ${JSON.stringify(schema)}`, () => {
+      expect(() => compileGrammar(schemaGrammar(schema))).not.toThrow();
+    });
+  }
 });

@@ -1,6 +1,15 @@
+import type { PsionicError } from "../../core/error.ts";
 import { choice, type Expr, type Grammar, optional, repeat, rule, seq, text } from "./expr.ts";
 import { jsonNotation, type Notation } from "./notation.ts";
-import { refused, shown, shownPath, unsupportedKeyword } from "./refusal.ts";
+import {
+  dotted,
+  isUnsatisfiable,
+  pointerStep,
+  refused,
+  shown,
+  unsatisfiable,
+  unsupportedKeyword,
+} from "./refusal.ts";
 import { areDiscriminated, areDisjoint } from "./schema_disjoint.ts";
 import {
   annotations,
@@ -16,8 +25,12 @@ import {
 } from "./schema_keywords.ts";
 import { bothOf, type Merging, typesOf, valuesOf } from "./schema_merge.ts";
 import {
+  bounds,
   checkedOnValues,
+  counts,
+  hasMultiple,
   isWithin,
+  limitsOf,
   numberExpr,
   type SchemaPlace,
   stringExpr,
@@ -69,8 +82,12 @@ class SchemaReader {
   private readonly byIdentity = new Map<object, string>();
   private readonly byText = new Map<string, string>();
   private readonly made = new WeakSet<object>();
+  /** Rules that no value fits, and why. */
+  private readonly impossible = new Map<string, PsionicError>();
   private count = 0;
   private depth = 0;
+  /** Schemas put together here that are being read, within each other. */
+  private merged = 0;
   private work = 0;
 
   constructor(root: unknown, { lenient = false, prefix = "schema", notation = jsonNotation }: SchemaOptions) {
@@ -82,19 +99,57 @@ class SchemaReader {
   }
 
   read(): Expr {
+    if (this.root === false) return this.nothing("", "a schema that some value fits", "false");
     return this.expr(this.root, "");
   }
 
+  /** A place that no value fits: refused, unless what cannot be is passed over. */
+  private nothing(path: string, expected: string, got: string): Expr {
+    if (this.lenient) return choice();
+    throw unsatisfiable(expected, got, path);
+  }
+
+  /** The alternatives that some value fits; where there is none, the first one's reason is thrown. */
+  private alternatives(parts: readonly (() => Expr)[]): Expr {
+    const possible: Expr[] = [];
+    let reason: unknown;
+    for (const part of parts) {
+      try {
+        possible.push(part());
+      } catch (error) {
+        if (!isUnsatisfiable(error)) throw error;
+        reason ??= error;
+      }
+    }
+    if (possible.length === 0 && reason !== undefined) throw reason;
+    return choice(...possible, ...(possible.length === 1 ? [choice()] : []));
+  }
+
+  /** What may be left out. Schemas that were put together may exclude it, which is no mistake. */
+  private dispensable(read: () => Expr): Expr {
+    try {
+      return read();
+    } catch (error) {
+      if (this.merged > 0 && isUnsatisfiable(error)) return choice();
+      throw error;
+    }
+  }
+
   private unsupported(keyword: string, path: string, fix?: string): void {
-    const place = path === "" ? keyword : `${path}.${keyword}`;
-    if (!this.lenient) throw unsupportedKeyword("schema", keyword, place, fix);
-    this.notes.push(shownPath(place));
+    if (this.lenient) {
+      this.notes.push(dotted(path + pointerStep(keyword)));
+      return;
+    }
+    // some are told with what they stand beside
+    const [first = ""] = keyword.split(" ");
+    const place = path + pointerStep(served.has(first) ? first : keyword);
+    throw unsupportedKeyword("schema", keyword, place, fix);
   }
 
   private wrong(path: string, keyword: string, expected: string): Error {
     return refused("schema", expected, "something else", {
       keyword,
-      path: path === "" ? keyword : `${path}.${keyword}`,
+      path: `${path}/${keyword}`,
     });
   }
 
@@ -111,17 +166,27 @@ class SchemaReader {
       );
     const text = this.made.has(schema) ? JSON.stringify(schema) : undefined;
     const known = text === undefined ? this.byIdentity.get(schema) : this.byText.get(text);
+    const failed = known === undefined ? undefined : this.impossible.get(known);
+    if (failed) throw failed;
     if (known !== undefined) return rule(known);
     if (++this.count > maxSchemas) throw refused("schema", `at most ${maxSchemas} schemas`, "more", { path });
     if (++this.depth > maxNesting)
       throw refused("schema", `schemas nested at most ${maxNesting} deep`, "deeper ones", {
-        path: shown(path),
+        path,
       });
     const name = `${this.prefix} ${this.count}`;
     if (text === undefined) this.byIdentity.set(schema, name);
     else this.byText.set(text, name);
-    this.rules.set(name, this.build(schema, path));
-    this.depth -= 1;
+    this.merged += text === undefined ? 0 : 1;
+    try {
+      this.rules.set(name, this.build(schema, path));
+    } catch (error) {
+      if (isUnsatisfiable(error)) this.impossible.set(name, error);
+      throw error;
+    } finally {
+      this.depth -= 1;
+      this.merged -= text === undefined ? 0 : 1;
+    }
     return rule(name);
   }
 
@@ -149,7 +214,7 @@ class SchemaReader {
     if ($ref !== undefined) {
       const target = this.target($ref, path);
       const others = Object.keys(schema).filter((key) => key !== "$ref" && !annotations.has(key));
-      if (others.length === 0) return this.expr(target, String($ref));
+      if (others.length === 0) return this.expr(target, String($ref).slice(1));
       const { $ref: _, ...beside } = schema;
       return this.expr(this.both(target, this.own(beside), path), path);
     }
@@ -157,8 +222,8 @@ class SchemaReader {
       const { allOf: _, ...beside } = schema;
       let all: unknown = this.own(beside);
       this.list(allOf, "allOf", path).forEach((one, i) => {
-        if (isSchema(one)) this.checkKeywords(one, `${path}.allOf[${i}]`);
-        all = this.both(all, one, `${path}.allOf[${i}]`);
+        if (isSchema(one)) this.checkKeywords(one, `${path}/allOf/${i}`);
+        all = this.both(all, one, `${path}/allOf/${i}`);
       });
       return this.expr(all, path);
     }
@@ -170,9 +235,8 @@ class SchemaReader {
       const list = this.list(branches, keyword, path);
       if (keyword === "oneOf") this.checkOneOf(list, path);
       const beside = this.own(rest);
-      return choice(
-        ...list.map((one, i) => this.expr(this.both(one, beside, path), `${path}.${keyword}[${i}]`)),
-        ...(list.length === 1 ? [choice()] : []),
+      return this.alternatives(
+        list.map((one, i) => () => this.expr(this.both(one, beside, path), `${path}/${keyword}/${i}`)),
       );
     }
     return this.plain(schema, path);
@@ -209,6 +273,8 @@ class SchemaReader {
       if (isHarmless(key, value)) continue;
       if (key === "multipleOf" && value === 1 && typesOf(schema.type).every((type) => type === "integer"))
         continue;
+      if (key === "multipleOf" && typeof value === "number" && !hasMultiple(value, schema))
+        this.nothing(path, "bounds with a multiple between them", limitsOf(schema, [...bounds, key]));
       this.unsupported(key, path);
     }
   }
@@ -219,7 +285,7 @@ class SchemaReader {
       throw unsupportedKeyword(
         "schema",
         "$ref",
-        `${path}.$ref`,
+        `${path}/$ref`,
         "Only references into the schema itself (#/$defs/...) are followed",
       );
     }
@@ -255,10 +321,8 @@ class SchemaReader {
     if (values !== undefined) return this.listed(schema, values, types, path);
     if (types.length === typeNames.length - 1 && !Object.keys(schema).some((key) => typeOfKeyword(key)))
       return this.notation.value;
-    return choice(
-      ...types.map((type) => this.typed(type, schema, path)),
-      ...(types.length === 1 ? [] : [choice()]),
-    );
+    if (types.length === 0) return this.nothing(path, "types that a value can have at once", "none");
+    return this.alternatives(types.map((type) => () => this.typed(type, schema, path)));
   }
 
   /** The types a schema names; without any, those that its keywords are about; without these, all. */
@@ -293,7 +357,7 @@ class SchemaReader {
       throw this.wrong(path, "enum", "an array of values");
     const fitting = values.filter((value) => hasType(value, types) && isWithin(value, schema));
     if (fitting.length === 0)
-      throw refused("schema", "values of the type that is asked for", "none", { keyword: "enum", path });
+      return this.nothing(path, "listed values that fit what stands beside them", "none");
     return this.notation.values(fitting);
   }
 
@@ -302,6 +366,7 @@ class SchemaReader {
       ...{ path, notation: this.notation, lenient: this.lenient },
       unsupported: (keyword, fix) => this.unsupported(keyword, path, fix),
       wrong: (keyword, expected) => this.wrong(path, keyword, expected),
+      nothing: (expected, got) => this.nothing(path, expected, got),
     };
   }
 
@@ -329,13 +394,17 @@ class SchemaReader {
     const tuple = schema.prefixItems ?? (Array.isArray(schema.items) ? schema.items : []);
     if (!Array.isArray(tuple)) throw this.wrong(path, "prefixItems", "an array of schemas");
     const rest = Array.isArray(schema.items) ? (schema.additionalItems ?? true) : schema.items;
-    if (max < min) return choice();
+    if (max < min) return this.nothing(path, "counts that an array can have", limitsOf(schema, counts));
+    const read = (of: unknown, isNeeded: boolean, at: string): Expr => {
+      if (isNeeded && of === false) return this.nothing(at, "items that may be there", "false");
+      return isNeeded ? this.expr(of, at) : this.dispensable(() => this.expr(of, at));
+    };
     const first = tuple.slice(0, Math.min(tuple.length, max)).map((one, i) => ({
-      of: this.expr(one, `${path}.prefixItems[${i}]`),
+      of: read(one, i < min, `${path}/prefixItems/${i}`),
       optional: false,
     }));
-    const item = this.expr(rest, `${path}.items`);
     const needed = Math.max(0, min - first.length);
+    const item = read(rest, needed > 0, `${path}/items`);
     const most = max - first.length;
     const counted = most === Infinity ? needed : most;
     if (counted > maxCounted)
@@ -349,6 +418,7 @@ class SchemaReader {
       most: closed ? 0 : most,
       min,
     });
+    // where that is passed over
     if (closed && needed > 0) return choice();
     return seq(text("["), body, text("]"));
   }
@@ -364,24 +434,22 @@ class SchemaReader {
     const missing = [...new Set(required as string[])].filter((name) => !Object.hasOwn(properties, name));
     const others = schema.additionalProperties ?? (schema.properties === undefined && missing.length === 0);
     if (missing.length > 0 && schema.additionalProperties === false) {
-      throw refused("schema", "required properties that are allowed", shown(missing[0]!), {
-        keyword: "required",
-        path,
-      });
+      return this.nothing(`${path}/required`, "required properties that are allowed", shown(missing[0]!));
     }
     const must = new Set(required as string[]);
     const property = (name: string, value: Expr): Expr =>
       seq(this.notation.name(name), this.notation.colon, value);
-    const items = [...names, ...missing].map((name) => ({
-      of: property(
-        name,
-        this.expr(
-          Object.hasOwn(properties, name) ? properties[name] : (schema.additionalProperties ?? true),
-          `${path}.properties.${shown(name)}`,
-        ),
-      ),
-      optional: !must.has(name),
-    }));
+    const items = [...names, ...missing].map((name) => {
+      const named = Object.hasOwn(properties, name);
+      const value = named ? properties[name] : (schema.additionalProperties ?? true);
+      const at = named ? `${path}/properties${pointerStep(name)}` : `${path}/additionalProperties`;
+      const isNeeded = must.has(name);
+      const read = (): Expr => {
+        if (!isNeeded || value !== false) return this.expr(value, at);
+        return this.nothing(at, "a required property that may be there", "false");
+      };
+      return { of: property(name, isNeeded ? read() : this.dispensable(read)), optional: !isNeeded };
+    });
     const body: Expr = {
       kind: "list",
       items,
@@ -408,7 +476,7 @@ class SchemaReader {
     return seq(
       this.notation.otherName(names),
       this.notation.colon,
-      this.expr(value, `${path}.additionalProperties`),
+      this.dispensable(() => this.expr(value, `${path}/additionalProperties`)),
     );
   }
 }

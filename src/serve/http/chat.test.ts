@@ -288,7 +288,7 @@ const wrong: [string, unknown, string?][] = [
   [
     "response_format",
     { type: "json_schema", json_schema: { schema: { not: {} } } },
-    "response_format.json_schema.schema",
+    "response_format.json_schema.schema#/not",
   ],
   ["modalities", ["text", "audio"]],
   ["audio", { voice: "alloy" }],

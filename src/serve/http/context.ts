@@ -1,3 +1,4 @@
+import type { GrammarCompiler } from "../grammar/index.ts";
 import type { ModelSet } from "../models/set.ts";
 import type { Activity } from "./activity.ts";
 import type { HttpError } from "./errors.ts";
@@ -15,6 +16,7 @@ export type ServerState = {
   readonly events: ManagementEvents;
   readonly activity: Activity;
   readonly models: ModelSet;
+  readonly grammars: GrammarCompiler;
   readonly draining: () => boolean;
   /** Aborted when the server is told to stop at once. */
   readonly shutdown: AbortSignal;

@@ -52,12 +52,12 @@ export type PlannedAnswer = {
 };
 
 /** Writes the prompt and says how the answer is read. */
-export function planAnswer(
+export async function planAnswer(
   context: RouteContext,
   model: ServedModel,
   body: GenerationFields,
   conversation: Conversation,
-): PlannedAnswer {
+): Promise<PlannedAnswer> {
   const { tokenizer, chat } = model;
   const { messages, maxTokens, topLogprobs, inline = false } = conversation;
   const { options, start, budget, ...told } = reasoningOf(context, model, conversation);
@@ -74,7 +74,7 @@ export function planAnswer(
     ...{ tokenizer, maxTokens },
     formatStops: [...chat.stopTokens, ...callEnds],
   });
-  const constrained = constrainAnswer(model, {
+  const constrained = await constrainAnswer(context, model, {
     ...{ output, use: conversation.use, options, prompt: written, started: started.tokens },
     stops: request.stopTokens.filter((token) => !callEnds.includes(token)),
   });

@@ -131,6 +131,7 @@ function fromPsionicError(error: PsionicError, promptField: string): HttpError |
       return new HttpError(400, message, { code: "invalid_value", ...(param ? { param } : {}) });
     }
     case "unsupported": {
+      if (typeof error.details.field === "string") return formError(error, error.details.field);
       const param = wireName(error.details.param);
       return new HttpError(400, error.message, { code: "unsupported", ...(param ? { param } : {}) });
     }
@@ -151,6 +152,13 @@ function fromPsionicError(error: PsionicError, promptField: string): HttpError |
     default:
       return undefined;
   }
+}
+
+/** A form of answers that is not served, in a field of the request: what it fails on, and where that stands in a schema. */
+function formError({ message, details }: PsionicError, field: string): HttpError {
+  const param = typeof details.pointer === "string" ? `${field}#${details.pointer}` : field;
+  const code = details.keyword === undefined ? "invalid_value" : "unsupported_parameter";
+  return new HttpError(400, `[${field}] ${message}`, { param, code });
 }
 
 function contextError(details: Readonly<Record<string, unknown>>, promptField: string): HttpError {

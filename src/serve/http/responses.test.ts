@@ -382,7 +382,7 @@ const wrong: readonly (readonly [string, unknown, string?])[] = [
   ["max_output_tokens", 0],
   ["background", true],
   ["prompt", { id: "p" }],
-  ["text", { format: { type: "json_schema", name: "x", schema: { not: {} } } }, "text.format.schema"],
+  ["text", { format: { type: "json_schema", name: "x", schema: { not: {} } } }, "text.format.schema#/not"],
   ["text", { verbosity: "low" }, "text.verbosity"],
   ["tools", [{ type: "function" }], "tools[0].name"],
   ["tools", [weather, weather], "tools[1].name"],

@@ -1,5 +1,6 @@
 import { Elysia } from "elysia";
 import { unexpected } from "../../core/error.ts";
+import { GrammarCompiler } from "../grammar/index.ts";
 import { ModelSet } from "../models/set.ts";
 import { pageRoute } from "../page/route.ts";
 import { Activity } from "./activity.ts";
@@ -57,6 +58,7 @@ export async function startServer(
       drain();
       if (force) shutdown.abort(new DOMException("The server is shutting down.", "AbortError"));
       await app.server?.stop(force);
+      state.grammars.close();
     },
   };
 }
@@ -73,6 +75,7 @@ function makeState(
     settings,
     metrics: new ServerMetrics(models),
     models,
+    grammars: new GrammarCompiler(),
     responses: new ResponseStore(),
     events: new ManagementEvents(),
     activity: new Activity(() => models.rows.flatMap(({ served }) => (served ? [served.engine] : []))),

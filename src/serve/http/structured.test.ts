@@ -294,7 +294,9 @@ describe("tools", () => {
     const fields = { messages: user("x"), max_tokens: 60, tool_choice: "required" };
     const refused = await post({ ...fields, tools: [tool("f", parameters, { strict: true })] });
     expect(refused.status).toBe(400);
-    expect(refused.body.error).toMatchObject({ param: "tools.f.parameters", code: "unsupported_parameter" });
+    expect(refused.body.error).toMatchObject({
+      ...{ param: "tools.f.parameters#/properties/a/uniqueItems", code: "unsupported_parameter" },
+    });
     expect(refused.body.error.message).toContain("uniqueItems");
     const served = await post({ ...fields, tools: [tool("f", parameters)] });
     expect(served.status).toBe(200);
@@ -337,7 +339,7 @@ describe("refusals name the field and the keyword", () => {
   });
   const cases: readonly (readonly [string, object, string])[] = [
     ["not", schema({ not: { type: "string" } }), "not"],
-    ["if", schema({ type: "object", properties: { a: { if: {} } } }), "properties.a.if"],
+    ["if", schema({ type: "object", properties: { a: { if: {} } } }), "#/properties/a/if"],
     ["patternProperties", schema({ type: "object", patternProperties: { a: {} } }), "patternProperties"],
     ["multipleOf", schema({ type: "number", multipleOf: 0.1 }), "multipleOf"],
     ["format", schema({ type: "string", format: "iri" }), "format iri"],
@@ -353,7 +355,7 @@ describe("refusals name the field and the keyword", () => {
     ["two forms at once", { grammar: 'root ::= "a"', guided_choice: ["a"] }, "not to stand beside"],
     ["a format of no type", { response_format: { type: "xml" } }, "text, json_object or json_schema"],
     ["choices that are none", { guided_choice: [] }, "an array of strings"],
-    ["an impossible schema", schema({ type: "integer", minimum: 5, maximum: 3 }), "some text matches"],
+    ["an impossible schema", schema({ type: "integer", minimum: 5, maximum: 3 }), "[schema at #]"],
   ];
   for (const [name, fields, words] of cases) {
     test(name, async () => {
@@ -364,6 +366,20 @@ describe("refusals name the field and the keyword", () => {
       expect(body.error.message).toContain(words);
     });
   }
+
+  test("param has the place in the schema", async () => {
+    const person = { type: "object", properties: { age: { minimum: 5, maximum: 3 } }, required: ["age"] };
+    const field = "response_format.json_schema.schema";
+    const { body } = await post({ messages: user("x"), ...schema(person) });
+    expect(body.error).toMatchObject({
+      param: `${field}#/properties/age`,
+      message: expect.stringContaining(`[${field}] [schema at #/properties/age] expected`),
+      code: "invalid_value",
+    });
+    const tool = { type: "function", function: { name: "f", parameters: person, strict: true } };
+    const strict = await post({ messages: user("x"), tools: [tool] });
+    expect(strict.body.error.param).toBe("tools.f.parameters#/properties/age");
+  });
 
   test("in a stream the error comes instead of an answer", async () => {
     const response = await server.post(chat, { messages: user("x"), stream: true, grammar: "root ::= " });

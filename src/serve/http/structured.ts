@@ -1,17 +1,9 @@
 import * as v from "valibot";
-import { PsionicError } from "../../core/error.ts";
-import { anyGrammar, type Grammar, parseGbnf, regexExpr, schemaGrammar } from "../grammar/index.ts";
+import type { StructuredOutput } from "../grammar/index.ts";
 import { describe, printable } from "./body.ts";
-import { badField, HttpError, unsupportedField } from "./errors.ts";
+import { badField, unsupportedField } from "./errors.ts";
 
-/** What the text of an answer must be, and the field that asks for it. */
-export type StructuredOutput = {
-  readonly field: string;
-  readonly kind: "json_object" | "json_schema" | "regex" | "choice" | "grammar" | "tagged_structure";
-  readonly source: unknown;
-  /** A schema's name. */
-  readonly name?: string;
-};
+export type { StructuredOutput };
 
 /** Fields that ask for structured output, under the names of OpenAI's, vLLM's, llama.cpp's and our own API. */
 export const structuredEntries = {
@@ -213,40 +205,6 @@ function parsed(value: unknown, field: string): unknown {
 
 function named(name: unknown): { readonly name?: string } {
   return typeof name === "string" ? { name } : {};
-}
-
-/** The texts that are asked for; throws 400 that names the field, and the keyword that is not served. */
-export function outputGrammar({ field, kind, source }: StructuredOutput): Grammar {
-  return named400(field, () => {
-    switch (kind) {
-      case "json_object":
-        return anyGrammar("object");
-      case "json_schema":
-      case "tagged_structure":
-        return schemaGrammar(source);
-      case "regex":
-        return {
-          rules: new Map(),
-          root: regexExpr(String(source), { what: "pattern", encoding: "utf8", search: false }),
-        };
-      case "choice":
-        return { rules: new Map(), root: { kind: "words", of: source as readonly string[] } };
-      case "grammar":
-        return parseGbnf(String(source));
-    }
-  });
-}
-
-/** Runs `read`; what it refuses becomes a 400 with the field's name. */
-export function named400<T>(field: string, read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    if (!(error instanceof PsionicError) || error.code !== "unsupported") throw error;
-    const { keyword } = error.details;
-    const code = keyword === undefined ? "invalid_value" : "unsupported_parameter";
-    throw new HttpError(400, `[${field}] ${error.message}`, { param: field, code });
-  }
 }
 
 const modes: Readonly<Record<StructuredOutput["kind"], readonly [mode: string, parser: string]>> = {

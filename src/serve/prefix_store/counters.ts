@@ -6,6 +6,8 @@ const fields = [
   "writtenBytes",
   "storedBytes",
   "evicted",
+  "checking",
+  "rejected",
   "failed",
 ] as const;
 

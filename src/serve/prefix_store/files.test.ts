@@ -1,5 +1,13 @@
 import { afterAll, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, statSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { temporaryFolder } from "../../models/testing/variants.ts";
 import { blockFile } from "./block.ts";
@@ -57,6 +65,26 @@ test("a block that is there is not written again, unless it is broken; one beyon
   expect(statSync(join(path, blockFile({ address: address(1), part: 0 }))).size).toBe(1000);
   expect(files.keep(block(2, 0, 6000))).toBe(0);
   expect([has(1), has(2)]).toEqual([true, false]);
+});
+
+test("a look at blocks removes the damaged ones, as far as it goes; from then on what is there is checked", () => {
+  const { path, has } = store("looked at");
+  const files = new BlockFiles(path, 100_000);
+  const at = (i: number) => join(path, blockFile(block(i).name));
+  for (const i of [1, 2, 3, 4]) files.keep(block(i));
+  for (const i of [2, 4]) {
+    const bytes = readFileSync(at(i));
+    bytes[bytes.length - 1]! ^= 1;
+    writeFileSync(at(i), bytes);
+  }
+  // 9 is not there
+  const names = [9, 1, 2, 3, 4].map((i) => block(i).name);
+  expect(files.check(names, 2500)).toBe(1);
+  expect([1, 2, 3, 4].filter(has)).toEqual([1, 3, 4]);
+  expect(files.storedBytes).toBe(3000);
+  expect(files.keep(block(1))).toBe(0);
+  expect(files.keep(block(4))).toBe(1000);
+  expect(files.check(names, 1e9)).toBe(0);
 });
 
 test("of a prefix the deepest page is the oldest; what others wrote counts", () => {

@@ -3,6 +3,7 @@ import {
   existsSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   renameSync,
   rmSync,
   type Stats,
@@ -12,7 +13,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { unexpected } from "../../core/error.ts";
-import { type BlockName, blockFile, blockPattern, headerBytes, sealed } from "./block.ts";
+import { type BlockName, blockFault, blockFile, blockPattern, headerBytes, sealed } from "./block.ts";
 
 type StoredFile = { readonly path: string; readonly bytes: number; readonly usedMs: number };
 
@@ -41,6 +42,7 @@ export class BlockFiles {
   private readonly limitBytes: number;
   private bytes: number | undefined;
   private sinceCount = 0;
+  private distrusts = false;
   evicted = 0;
 
   constructor(folder: string, limitBytes: number) {
@@ -56,7 +58,7 @@ export class BlockFiles {
   /** Writes a block unless it is there; gives the bytes written. Throws what the file system says. */
   keep({ name, payload, depth, replace }: BlockToKeep): number {
     const path = join(this.folder, blockFile(name));
-    if (!replace && existsSync(path)) {
+    if (!replace && this.holds(name, path)) {
       this.use(path, depth);
       return 0;
     }
@@ -77,6 +79,32 @@ export class BlockFiles {
     this.bytes = this.storedBytes + bytes;
     this.sinceCount += bytes;
     return bytes;
+  }
+
+  /** Whether a block is there; once one was found damaged, whether it is what its name says. */
+  private holds(name: BlockName, path: string): boolean {
+    if (!this.distrusts) return existsSync(path);
+    const bytes = bytesOf(path);
+    return bytes !== undefined && isSound(name, bytes);
+  }
+
+  /** Reads blocks, about `mostBytes` of them, and removes those that are not what their names say; gives how many. */
+  check(names: readonly BlockName[], mostBytes: number): number {
+    this.distrusts = true;
+    this.bytes = this.storedBytes;
+    let [removed, read] = [0, 0];
+    for (const name of names) {
+      if (read > mostBytes) break;
+      const path = join(this.folder, blockFile(name));
+      const bytes = bytesOf(path);
+      if (!bytes) continue;
+      read += bytes.length;
+      if (isSound(name, bytes)) continue;
+      rmSync(path, { force: true });
+      this.bytes -= bytes.length;
+      removed += 1;
+    }
+    return removed;
   }
 
   /** Counts a block as used now. */
@@ -146,6 +174,20 @@ export function makeStore(folder: string): void {
 
 function total(files: readonly StoredFile[]): number {
   return files.reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
+function isSound(name: BlockName, bytes: Uint8Array): boolean {
+  const payload = bytes.subarray(headerBytes);
+  return blockFault(name, bytes, payload.length, payload) === undefined;
+}
+
+function bytesOf(path: string): Uint8Array | undefined {
+  try {
+    return readFileSync(path);
+  } catch {
+    // another process gave it up, or it never was there
+    return undefined;
+  }
 }
 
 function statOf(path: string): Stats | undefined {

@@ -19,7 +19,11 @@ export type WriterMessage =
       readonly depth: number;
       readonly replace: boolean;
     }
+  | { readonly type: "check"; readonly names: readonly BlockName[] }
   | { readonly type: "use"; readonly names: readonly (BlockName & { readonly depth: number })[] };
+
+/** What is read to look at the blocks of one prompt: some hundred milliseconds. */
+const mostCheckedBytes = 2 ** 30;
 
 declare const self: Worker;
 
@@ -38,10 +42,12 @@ self.onmessage = ({ data }: MessageEvent<WriterMessage>) => {
   try {
     if (data.type === "use") {
       for (const name of data.names) files?.use(join(folder, blockFile(name)), name.depth);
-    } else keep(data);
+    } else if (data.type === "check") check(data.names);
+    else keep(data);
   } catch (error) {
     counters.fail(error instanceof Error ? error.message : String(error));
   }
+  if (data.type === "check") counters.add("checking", -1);
   if (data.type === "keep") counters.add("pendingBytes", -data.payload.byteLength);
   counters.add("pending", -1);
   counters.ring();
@@ -55,4 +61,11 @@ function keep({ payload, ...block }: Extract<WriterMessage, { type: "keep" }>): 
   if (bytes === 0) return;
   counters.add("writtenBlocks", 1);
   counters.add("writtenBytes", bytes);
+}
+
+/** Removes what is not what its name says, so that it is written again. */
+function check(names: readonly BlockName[]): void {
+  if (!files) return;
+  counters.add("rejected", files.check(names, mostCheckedBytes));
+  counters.set("storedBytes", files.storedBytes);
 }

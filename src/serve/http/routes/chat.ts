@@ -54,7 +54,7 @@ export const chatCompletions: Route = {
     const ignored = sortFields(raw as object, entries, reads);
     const { info } = model.engine;
     const reasoningParser = checkReasoning(body, model);
-    const { plan, ignored: unused, output } = chatPlan(context, model, body);
+    const { plan, ignored: unused, output } = await chatPlan(context, model, body);
     const sent = raw as { readonly messages: readonly object[] };
     ignored.push(...unusedMembers(sent.messages, chat.capabilities.names), ...unused);
     record.ignored = ignored.length;
@@ -77,7 +77,7 @@ export const chatCompletions: Route = {
   },
 };
 
-function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): PlannedAnswer {
+async function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): Promise<PlannedAnswer> {
   const { chat } = model;
   const { limits } = context.state.settings;
   if (body.top_logprobs && !body.logprobs) {
@@ -86,7 +86,7 @@ function chatPlan(context: RouteContext, model: ServedModel, body: ChatFields): 
   const offered = readTools(body.tools, chatTools);
   const use = toolUse(offered, readToolChoice(body.tool_choice), model, body.parallel_tool_calls);
   const { effort, templateArguments } = templateFields(chat, body);
-  const planned = planAnswer(context, model, body, {
+  const planned = await planAnswer(context, model, body, {
     messages: readMessages(body.messages, limits, chat),
     use,
     effort,

@@ -4,7 +4,7 @@ import { textParser } from "../../text_parser.ts";
 import { answerFrame } from "../answer_frame.ts";
 import { describe, readJson, validate } from "../body.ts";
 import { type CompletionPrompt, completionAnswer } from "../completion_answer.ts";
-import { constrainText } from "../constrain.ts";
+import { type Constrain, constrainText } from "../constrain.ts";
 import type { Route, RouteContext } from "../context.ts";
 import { badField } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
@@ -45,9 +45,12 @@ export const completions: Route = {
     const { info } = model.engine;
     const prompts = readPrompts(body, model, limits);
     const n = body.n ?? 1;
+    const constrain = await constrainText(context, model, structuredOutput(body));
     return respond(context, {
       model,
-      plans: prompts.map((prompt) => completionPlan(context, model, body, prompt.tokens)),
+      plans: prompts.map((prompt) =>
+        completionPlan(context, model, body, { prompt: prompt.tokens, constrain }),
+      ),
       stream: body.stream ?? false,
       headers: { ...ignoredHeaders(ignored), ...structuredHeaders(structuredOutput(body)) },
       shape: completionAnswer({
@@ -68,13 +71,13 @@ function completionPlan(
   context: RouteContext,
   model: ServedModel,
   body: CompletionFields,
-  prompt: readonly number[],
+  { prompt, constrain }: { readonly prompt: readonly number[]; readonly constrain: Constrain | undefined },
 ): GenerationPlan {
   const maxTokens = body.max_tokens ?? body.n_predict;
   const logprobs = body.logprobs ?? undefined;
   const { tokenizer } = model;
   const request = engineRequest(context, body, { tokenizer, formatStops: [], maxTokens });
-  const constraint = constrainText(model, structuredOutput(body), request.stopTokens);
+  const constraint = constrain?.(request.stopTokens);
   return {
     stops: stopStringsOf(body),
     parser: () => textParser(tokenizer),

@@ -53,7 +53,7 @@ async function readRequest(context: RouteContext, counted: boolean): Promise<Req
   const use = toolUse(offered, anthropicChoice(body), model, parallel);
   const input = readAnthropic(body, limits, model.chat);
   const fields = { ...body, stop: body.stop_sequences, max_tokens: undefined };
-  const planned = planAnswer(context, model, fields, {
+  const planned = await planAnswer(context, model, fields, {
     messages: input.messages,
     use,
     effort: body.output_config?.effort ?? undefined,

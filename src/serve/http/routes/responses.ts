@@ -44,7 +44,7 @@ async function readRequest(context: RouteContext): Promise<Request> {
   const offered = readTools(body.tools, responseTools);
   const use = toolUse(offered, readToolChoice(body.tool_choice), model, body.parallel_tool_calls);
   const continued = continueConversation(context, body, id, modelFacts(info).name, model.chat);
-  const planned = planAnswer(context, model, body, {
+  const planned = await planAnswer(context, model, body, {
     messages: continued.prompt,
     use,
     effort: body.reasoning?.effort ?? body.reasoning_effort ?? undefined,
