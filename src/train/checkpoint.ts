@@ -10,6 +10,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, s
 import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
+import type { LoaderState } from "../data/loader/contract.ts";
 import { fileError } from "../models/files/bytes.ts";
 import { isObject, type Json, parseJson } from "../models/files/strict_json.ts";
 import { checkRoom, freeBytes, syncFolder, writeJson } from "./durable.ts";
@@ -34,6 +35,8 @@ export type TrainerState = RunIdentity & {
   readonly completed_steps: number;
   /** What the steps took, where learning rates depend on it. */
   readonly elapsed_ms?: number;
+  /** Where the loader stands, of runs that read a data set as they go on. */
+  readonly loader?: LoaderState;
   readonly files: readonly FileRecord[];
 };
 
@@ -69,13 +72,14 @@ function optimizerTensors(trainer: Trainer): NamedTensor[] {
 
 /**
  * Writes the trainer's state below `folder`, or finds it there already. `free`: bytes of room, from the file system by
- * default. Where it fails, nothing of it stays.
+ * default; `loader`: where reading goes on. Where it fails, nothing of it stays.
  */
 export function saveCheckpoint(
   trainer: Trainer,
   folder: string,
   identity: RunIdentity,
   free: (path: string) => number = freeBytes,
+  loader?: LoaderState,
 ): SavedCheckpoint {
   mkdirSync(folder, { recursive: true });
   removeLeftovers(folder);
@@ -99,6 +103,7 @@ export function saveCheckpoint(
       ...identity,
       completed_steps: step,
       ...elapsed,
+      ...(loader && { loader }),
       files,
     };
     const text = writeJson(join(aside, stateFile), state);
@@ -203,7 +208,7 @@ export function loadCheckpoint(
 
 function isState(value: Json): value is Json & TrainerState {
   if (!isObject(value)) return false;
-  const { schema_version, completed_steps, elapsed_ms: elapsed, files } = value;
+  const { schema_version, completed_steps, elapsed_ms: elapsed, loader, files } = value;
   const strings = ["model_id", "dataset_identity", "dataset_digest", "settings_digest"] as const;
   const names = ["model.safetensors", "optimizer.safetensors"];
   return (
@@ -211,6 +216,7 @@ function isState(value: Json): value is Json & TrainerState {
     Number.isSafeInteger(completed_steps) &&
     Number(completed_steps) >= 0 &&
     (elapsed === undefined || (typeof elapsed === "number" && elapsed >= 0)) &&
+    (loader === undefined || isObject(loader)) &&
     strings.every((key) => typeof value[key] === "string") &&
     Array.isArray(files) &&
     files.length === names.length &&

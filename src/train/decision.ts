@@ -99,7 +99,8 @@ const details: Readonly<Record<string, string>> = {
   checkpoint_write_ratio_bps: "Bytes per second of the last checkpoint over the median of all.",
   hardware_admission_state: "From the preflight of the run's last start or resume.",
   run_shape_admission_state: "From the preflight of the run's last start or resume.",
-  dataloader_stall_count: "From the loader's probe before the run.",
+  dataloader_stall_count:
+    "Of the run's own steps where they read a data set, else of the loader's probe before the run.",
 };
 
 export type Readiness = "ready_to_continue" | "ready_to_restart" | "hold";
@@ -235,8 +236,14 @@ function observedOf(run: Run, step: number): Observed {
     hardware: text(documentIf(run.root, retainedPaths.hardware_qualification_path), "admission_state"),
     runShape: text(shape, "admission_state"),
     ...speedRatios(run, step),
-    loaderStalls: number(memberOf(shape, "dataloader_probe"), "observed_stall_count"),
+    loaderStalls: stallsOf(run, step) ?? number(memberOf(shape, "dataloader_probe"), "observed_stall_count"),
   };
+}
+
+/** Stalls of the steps up to the checkpoint; undefined where none was counted. */
+function stallsOf(run: Run, step: number): number | undefined {
+  const counted = measuredIn(run.root, step).steps.flatMap((s) => s.stalls ?? []);
+  return counted.length > 0 ? counted.reduce((a, b) => a + b, 0) : undefined;
 }
 
 function speedRatios(run: Run, step: number) {

@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
+import { referenceTo } from "./evidence.ts";
 import type { Admission } from "./preflight.ts";
 import { labelOf, ownPaths, type Run, refOf, retainedPaths, schemaId, surfaces, write } from "./run_root.ts";
 
@@ -15,7 +16,8 @@ function fields(run: Run, schema: string, surface: string, hardware: Admission, 
     sha256: sha256(readFileSync(join(run.root, ownPaths.settings))),
   };
   const unused = {
-    ...{ recipe_bundle: null, baseline_tools_bundle: null, scaling_bundle: null, data_bundle: null },
+    ...{ recipe_bundle: null, baseline_tools_bundle: null, scaling_bundle: null },
+    data_bundle: referenceTo(run.root, ownPaths.dataset),
     ...{ systems_bundle: null, topology_storage_bundle: null, evidence_contract: null },
   };
   return {

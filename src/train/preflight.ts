@@ -4,11 +4,23 @@ import { freemem, hostname, totalmem } from "node:os";
 import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { batchOf } from "../data/batches.ts";
+import { stallMs } from "../data/loader/loader.ts";
+import { BatchReader, emptyBatch } from "../data/loader/reader.ts";
 import type { Backend } from "../runtime/device.ts";
 import { freeBytes } from "./durable.ts";
+import { referenceTo } from "./evidence.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import type { MemoryPlan } from "./plan.ts";
-import { type Run, retainedPaths, schemaId, withDigest, write } from "./run_root.ts";
+import {
+  datasetIdentityOf,
+  ownPaths,
+  type Run,
+  retainedPaths,
+  schemaId,
+  withDigest,
+  write,
+} from "./run_root.ts";
+import type { Trainer } from "./trainer.ts";
 import { WindowOrder } from "./window_order.ts";
 
 export type Admission = {
@@ -43,26 +55,45 @@ function admission(reasons: readonly string[]): "admitted" | "refused" {
   return reasons.length === 0 ? "admitted" : "refused";
 }
 
-/** Microbatches that the loader's probe reads at most, and what it counts as a stall. */
+/** Microbatches that the loader's probe reads at most. */
 const probedBatches = 8;
-const stallMs = 1000;
 
-/** The first microbatches of the run, each made twice; a stall is one that takes a second. */
-function loaderProbe({ settings: s }: Run, { train }: RunParts) {
+/** The first microbatches of the run as it would read them, one a call. */
+function microbatches({ settings: s }: Run, { train, feed }: RunParts): Disposable & { next(): Int32Array } {
+  if (feed) {
+    const reader = new BatchReader(feed.dataset, feed.contract);
+    const next = (): Int32Array => {
+      const batch = emptyBatch(s.sequences, s.length);
+      reader.next(batch);
+      return batch.tokens;
+    };
+    return { next, [Symbol.dispose]: () => reader[Symbol.dispose]() };
+  }
+  let at = 0;
+  const next = (): Int32Array => {
+    const order = new WindowOrder(s.seed, train.starts.length);
+    return batchOf(train, order.indices(at++ * s.sequences, s.sequences)).tokens;
+  };
+  return { next, [Symbol.dispose]() {} };
+}
+
+/** The first microbatches of the run, each made twice; a stall is one that takes as long as a loader's. */
+function loaderProbe(run: Run, parts: RunParts) {
+  const { settings: s } = run;
   const batches = Math.min(probedBatches, s.max_steps * s.accumulation);
   let [stalls, ms, same] = [0, 0, true];
-  const read = (at: number): string => {
+  using once = microbatches(run, parts);
+  using again = microbatches(run, parts);
+  const read = (from: typeof once): string => {
     const begun = performance.now();
-    const order = new WindowOrder(s.seed, train.starts.length);
-    const { tokens } = batchOf(train, order.indices(at * s.sequences, s.sequences));
+    const tokens = from.next();
     const took = performance.now() - begun;
     ms += took;
     if (took >= stallMs) stalls++;
     return sha256(new Uint8Array(tokens.buffer));
   };
   for (let i = 0; i < batches; i++) {
-    const once = read(i);
-    if (read(i) !== once) same = false;
+    if (read(once) !== read(again)) same = false;
   }
   return {
     observed_horizon_steps: Math.floor(batches / s.accumulation),
@@ -71,6 +102,35 @@ function loaderProbe({ settings: s }: Run, { train }: RunParts) {
     observed_stall_count: stalls,
     deterministic_replay_observed: same,
   };
+}
+
+/** What forward and backward passes took, before the run. */
+export type SpeedProbe = {
+  readonly passes: number;
+  readonly tokensPerSecond: number;
+  readonly stepMs: number;
+};
+
+const mostPasses = 3;
+/** A pass that takes longer is measured once. */
+const longPassMs = 1000;
+
+/** Passes of the first windows through the trainer that will run: only gradients change, which each step clears. */
+export function probeSpeed(trainer: Trainer, { train }: RunParts): SpeedProbe {
+  const { sequences, accumulation } = trainer.config;
+  const batch = batchOf(
+    train,
+    Array.from({ length: sequences }, (_, i) => i % train.starts.length),
+  );
+  const tokens = batch.tokens.length;
+  let [passes, ms] = [0, 0];
+  while (passes < mostPasses && ms < longPassMs) {
+    const begun = performance.now();
+    trainer.accumulate(batch, 1 / (tokens * accumulation));
+    ms = performance.now() - begun;
+    passes++;
+  }
+  return { passes, tokensPerSecond: (1000 * tokens) / Math.max(ms, 1e-3), stepMs: ms * accumulation };
 }
 
 /**
@@ -135,7 +195,12 @@ export function writeHardwareQualification(
 }
 
 /** Disk and loader against the shape of the run. */
-export function writeRunShapeQualification(run: Run, plan: MemoryPlan, parts: RunParts): Admission {
+export function writeRunShapeQualification(
+  run: Run,
+  plan: MemoryPlan,
+  parts: RunParts,
+  speed: SpeedProbe | undefined,
+): Admission {
   mkdirSync(run.root, { recursive: true });
   const storage = storageProbe(run.root);
   const available = freeBytes(run.root);
@@ -159,8 +224,9 @@ export function writeRunShapeQualification(run: Run, plan: MemoryPlan, parts: Ru
     ...{ selected_git_ref, git_commit_sha, dirty_tree_admission },
     observation_kind: "local_probe",
     observation_artifact: null,
-    ...{ baseline_tools_bundle: null, data_bundle: null, systems_bundle: null, evidence_contract: null },
-    required_dataset_identity: run.lane.datasetIdentity,
+    ...{ baseline_tools_bundle: null, data_bundle: referenceTo(run.root, ownPaths.dataset) },
+    ...{ systems_bundle: null, evidence_contract: null },
+    required_dataset_identity: datasetIdentityOf(run),
     required_horizon_steps: steps,
     required_tokens_per_step: tokensPerStep,
     required_max_sequence_tokens: length,
@@ -174,10 +240,12 @@ export function writeRunShapeQualification(run: Run, plan: MemoryPlan, parts: Ru
     throughput_probe: {
       source_receipt_id: null,
       source_receipt_digest: null,
-      observed_tokens_per_second: null,
-      observed_step_latency_ms: null,
+      observed_tokens_per_second: speed ? Math.round(speed.tokensPerSecond) : null,
+      observed_step_latency_ms: speed ? Math.ceil(speed.stepMs) : null,
       observed_checkpoint_write_throughput_bytes_per_second: storage.write,
-      detail: "Steps are not measured before the run; the profile has no limit for them.",
+      detail: speed
+        ? `The last of ${speed.passes} forward and backward passes of a microbatch, times the microbatches of a step; the optimiser is not part of it.`
+        : "No step was measured: the plan does not fit this machine's memory.",
     },
     storage_probe: {
       storage_path: ".",
@@ -188,12 +256,12 @@ export function writeRunShapeQualification(run: Run, plan: MemoryPlan, parts: Ru
       detail: "4 MiB written and synced, then read.",
     },
     dataloader_probe: {
-      dataset_identity: run.lane.datasetIdentity,
+      dataset_identity: datasetIdentityOf(run),
       max_sequence_tokens: length,
       planned_optimizer_steps: steps,
       planned_tokens_per_step: tokensPerStep,
       ...loader,
-      detail: `Of the first ${probedBatches} microbatches at most, each made twice; a stall takes ${stallMs} ms. Windows repeat in a new order each epoch.`,
+      detail: `Of the first ${probedBatches} microbatches at most, each made twice; a stall takes ${stallMs} ms. They repeat in a new order each epoch.`,
     },
     admission_state: admission(reasons),
     refusal_reasons: reasons,

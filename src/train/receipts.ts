@@ -1,6 +1,6 @@
 /** Step receipts: a line for each step with its place in the budget, loss, and what each group's optimiser did. */
 import { sha256 } from "../core/digest.ts";
-import type { Run } from "./run_root.ts";
+import { datasetIdentityOf, type Run } from "./run_root.ts";
 import type { StepRecord } from "./trainer.ts";
 
 /** Where a step, counted from 1, stands in windows and cadences. */
@@ -33,7 +33,7 @@ export function stepReceipt(run: Run, record: StepRecord, finishedAtMs: number) 
     checkpoint_family: `train.${run.lane.name}`,
     execution_mode: "explicit_gradient_batch",
     schedule: placeOf(record.step, steps_per_window, windows_per_cadence),
-    batch_id: `${run.lane.datasetIdentity}#step-${record.step}`,
+    batch_id: `${datasetIdentityOf(run)}#step-${record.step}`,
     loss: record.loss,
     sample_count: sequences * accumulation,
     group_telemetry: record.groups.map((g) => ({

@@ -14,6 +14,7 @@ import type { RunParts } from "./lanes/lane.ts";
 import { checkMemory, planMemory, type TrainingBackend } from "./plan.ts";
 import {
   acceptCheckpoint,
+  datasetIdentityOf,
   labelOf,
   lockRun,
   log,
@@ -175,7 +176,7 @@ function writeDecision(run: Run, parts: RunParts, found: Named, judged: Judged):
       gate_id: `held_out_${g.id}`,
       package_family: "held_out_text",
       acceptance_family: "held_out_text",
-      benchmark_case_id: `${run.lane.datasetIdentity}#${g.id}`,
+      benchmark_case_id: `${datasetIdentityOf(run)}#${g.id}`,
       receipt_id: `${run.runId}-checkpoint-eval-step-${found.step}-${g.id}`,
       metric_kind: "share_of_uniform_nats_saved_bps",
       threshold_bps: g.thresholdBps,

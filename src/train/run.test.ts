@@ -291,7 +291,7 @@ test("scripts/TRAIN has the forms of the launcher", async () => {
   const unknown = await run("--lane", "no_such");
   expect(unknown.code).toBe(1);
   expect(unknown.err).toContain("error: unsupported lane no_such");
-  expect((await run("--dry-run")).err).toContain("error: actual_pretraining does not train in this version");
+  expect((await run("--dry-run")).err).toContain("error: expected a data set, got none");
   expect((await run("--help")).code).toBe(0);
 }, 60_000);
 
@@ -308,7 +308,7 @@ describe("what is refused", () => {
     await refused(
       ["start", "--lane", "actual_pretraining"],
       1,
-      /actual_pretraining does not train in this version/,
+      /expected a data set, got none. Name one that psionic data pack made/,
     );
     await refused(["start", "--remote-host", "h"], 1, /got --remote-host/);
     await refused(["start", "--model", "huge", "--allow-dirty-tree"], 1, /model: one of pilot, tiny/);

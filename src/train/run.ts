@@ -3,6 +3,10 @@ import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from
 import { dirname, join } from "node:path";
 import { measureRoofline, measureTensorCores, openDevice } from "../backends/index.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
+import type { HostBatch } from "../data/batches.ts";
+import type { LoaderState } from "../data/loader/contract.ts";
+import { BatchLoader } from "../data/loader/loader.ts";
+import { verifyDataset } from "../data/shards/dataset.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Accepted, backUp, refuseBackup, writeDrill } from "./backup.ts";
 import {
@@ -19,8 +23,13 @@ import { writeJson, writeWhole } from "./durable.ts";
 import { documentIf } from "./evidence.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import { writeLaunchManifest, writeOperatorManifest, writeResumeManifest } from "./manifests.ts";
-import { checkMemory, type MemoryPlan, planMemory, type TrainingBackend } from "./plan.ts";
-import { type Admission, writeHardwareQualification, writeRunShapeQualification } from "./preflight.ts";
+import { availableBytes, checkMemory, type MemoryPlan, planMemory, type TrainingBackend } from "./plan.ts";
+import {
+  type Admission,
+  probeSpeed,
+  writeHardwareQualification,
+  writeRunShapeQualification,
+} from "./preflight.ts";
 import { type StepReceipt, stepReceipt } from "./receipts.ts";
 import { lookAtPointer, type Resolution, resolvePointer } from "./resume.ts";
 import {
@@ -170,6 +179,11 @@ type From = {
 
 async function prepared(run: Run, options: RunOptions, from: From): Promise<RunOutcome> {
   const parts = run.lane.parts(run.settings);
+  if (parts.feed) {
+    const { folder: _folder, ...manifest } = parts.feed.dataset;
+    await verifyDataset(parts.feed.dataset);
+    write(run, ownPaths.dataset, manifest);
+  }
   const { backend = "cpu" } = run;
   const { threads } = options;
   const plan = planMemory(parts, backend);
@@ -178,7 +192,9 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
   try {
     const resumed = from.folder !== undefined;
     const hardware = writeHardwareQualification(run, plan, device.backend, resumed || null);
-    const runShape = writeRunShapeQualification(run, plan, parts);
+    const free = device.backend.memory?.().free ?? availableBytes();
+    using ready = plan.totalBytes <= free ? readied(run, parts, device, from) : undefined;
+    const runShape = writeRunShapeQualification(run, plan, parts, ready && probeSpeed(ready.trainer, parts));
     const manifest = resumed ? writeResumeManifest : writeLaunchManifest;
     manifest(run, hardware, runShape, from);
     writeOperatorManifest(run);
@@ -195,12 +211,12 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
     const states = { hardware_admission_state: hardware.state, run_shape_admission_state: runShape.state };
     log(run, staged, surface, states);
     if (options.dryRun) return planned(staged, at, hardware, runShape);
-    checkMemory(plan, device.backend.memory?.().free);
+    checkMemory(plan, free);
     for (const { state, reasons } of [hardware, runShape]) {
       if (state === "refused")
         throw unexpected("admission_refused", "train", "a machine that the run fits on", reasons.join("; "));
     }
-    return await trained(run, options, parts, device, from, {
+    return await trained(run, options, parts, ready!, from, {
       hardware: hardware.state,
       runShape: runShape.state,
     });
@@ -227,19 +243,40 @@ function planned(
   };
 }
 
+/** A trainer in the state that its first step needs. */
+type Ready = Disposable & {
+  readonly trainer: Trainer;
+  readonly identity: RunIdentity;
+  /** Where the loader stood when the checkpoint was written. */
+  readonly loader: LoaderState | undefined;
+};
+
+function readied(run: Run, parts: RunParts, device: Device, { folder, digest }: From): Ready {
+  const identity = runIdentity(run.lane, run.settings, parts);
+  const trainer = new Trainer(device, parts.model, parts.train, parts.config, folder ? "none" : "seed");
+  try {
+    const loader = folder ? loadCheckpoint(trainer, folder, identity, digest).loader : undefined;
+    if (folder && parts.feed && loader === undefined)
+      throw unexpected("file_malformed", folder, "a checkpoint with the loader's place", "one without");
+    return { trainer, identity, loader, [Symbol.dispose]: () => trainer[Symbol.dispose]() };
+  } catch (error) {
+    trainer[Symbol.dispose]();
+    throw error;
+  }
+}
+
 async function trained(
   run: Run,
   options: RunOptions,
   parts: RunParts,
-  device: Device,
+  { trainer, identity, loader }: Ready,
   from: From,
   admitted: Pick<RunOutcome, "hardware" | "runShape">,
 ): Promise<RunOutcome> {
-  const identity = runIdentity(run.lane, run.settings, parts);
   const peak = peakFlops(run.backend ?? "cpu", run.settings.precision);
-  using trainer = new Trainer(device, parts.model, parts.train, parts.config, from.folder ? "none" : "seed");
-  if (from.folder) loadCheckpoint(trainer, from.folder, identity, from.digest);
-  const course = new Course(run, options, trainer, identity, peak, from.label);
+  const { feed } = parts;
+  using batches = feed && new BatchLoader(feed.dataset, feed.contract, loader);
+  const course = new Course(run, options, trainer, identity, peak, from.label, batches);
   course.begin(parts);
   try {
     await course.steps();
@@ -266,6 +303,7 @@ class Course {
   readonly #trainer: Trainer;
   readonly #identity: RunIdentity;
   readonly #peakFlops: number | null;
+  readonly #loader: BatchLoader | undefined;
   #trace: TracedStep[] = [];
   #tokens = 0;
   #busyMs = 0;
@@ -284,12 +322,14 @@ class Course {
     identity: RunIdentity,
     peakFlops: number | null,
     label: string | undefined,
+    loader: BatchLoader | undefined,
   ) {
     this.#run = run;
     this.#options = options;
     this.#trainer = trainer;
     this.#identity = identity;
     this.#peakFlops = peakFlops;
+    this.#loader = loader;
     this.checkpointLabel = label ?? pendingLabel;
     this.#checkpointStep = trainer.completedSteps;
   }
@@ -313,8 +353,7 @@ class Course {
         this.#interrupted = true;
         break;
       }
-      const record = this.#trainer.step();
-      this.#record(record);
+      const record = this.#step();
       this.#tokens += record.tokens;
       this.#busyMs += record.durationMs;
       this.#options.watcher.step?.(record, this.#live());
@@ -323,6 +362,21 @@ class Course {
     }
     const done = this.#trainer.completedSteps;
     if (done > this.#checkpointStep) this.#checkpoint();
+  }
+
+  #step(): StepRecord {
+    const loader = this.#loader;
+    const before = loader && { waitedMs: loader.waitedMs, stalls: loader.stalls };
+    const { accumulation } = this.#trainer.config;
+    const record = loader
+      ? this.#trainer.stepOn(Array.from({ length: accumulation }, () => () => nextOf(loader)))
+      : this.#trainer.step();
+    const waited = loader && {
+      waitedMs: loader.waitedMs - before!.waitedMs,
+      stalls: loader.stalls - before!.stalls,
+    };
+    this.#record(record, { memoryBytes: usedBytes(this.#trainer.device), ...waited });
+    return record;
   }
 
   #heldOut(parts: RunParts): number {
@@ -335,8 +389,9 @@ class Course {
     return join(this.#run.root, name);
   }
 
-  #record(record: StepRecord): void {
-    const { groups: _groups, ...traced } = record;
+  #record(record: StepRecord, more: Partial<TracedStep>): void {
+    const { groups: _groups, ...figures } = record;
+    const traced: TracedStep = { ...figures, ...more };
     this.#trace.push(traced);
     appendFileSync(this.#path(ownPaths.steps), `${JSON.stringify(traced)}\n`);
     const receipt = stepReceipt(this.#run, record, Date.now());
@@ -346,7 +401,7 @@ class Course {
   #checkpoint(): void {
     const begun = performance.now();
     const folder = join(this.#run.root, "checkpoints");
-    this.#saved = saveCheckpoint(this.#trainer, folder, this.#identity);
+    this.#saved = saveCheckpoint(this.#trainer, folder, this.#identity, undefined, this.#loader?.state);
     acceptCheckpoint(this.#run, this.#saved);
     removeOldCheckpoints(folder, keptCheckpoints, [this.#saved.step]);
     this.#checkpointMs = performance.now() - begun;
@@ -446,6 +501,20 @@ class Course {
     });
     return outcome;
   }
+}
+
+/** A data set that is repeated has no end; rows of a stream see all that stands before them. */
+function nextOf(loader: BatchLoader): HostBatch {
+  const batch = loader.next();
+  if (!batch) throw unexpected("internal", "train", "a batch of a data set that is repeated", "its end");
+  const { first: _everything, ...rows } = batch;
+  return rows;
+}
+
+/** Bytes of the device's memory that are taken, by whomever; on the CPU this process's. */
+function usedBytes({ backend }: Device): number {
+  const memory = backend.memory?.();
+  return memory ? memory.total - memory.free : process.memoryUsage.rss();
 }
 
 const milli = (loss: number | null): number | null => (loss === null ? null : Math.round(loss * 1000));

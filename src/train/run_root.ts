@@ -38,6 +38,7 @@ export const retainedPaths = {
 /** Files that only this implementation writes. */
 export const ownPaths = {
   settings: "manifests/run_settings.json",
+  dataset: "manifests/dataset_manifest.json",
   steps: "metrics/steps.jsonl",
   receipts: "metrics/step_receipts.jsonl",
   checkpoints: "metrics/checkpoints.jsonl",
@@ -177,6 +178,10 @@ export function writePendingPointer(run: Run): void {
   });
 }
 
+/** The data set of a run: its own, or the lane's. */
+export const datasetIdentityOf = ({ lane, settings }: Run): string =>
+  settings.dataset_identity ?? lane.datasetIdentity;
+
 export const labelOf = (run: Run, step: number): string => `${run.lane.runPrefix}-step-${step}`;
 
 export const refOf = (run: Run, step: number): string =>
@@ -203,7 +208,7 @@ export function acceptCheckpoint(
     relative_checkpoint_dir: folder,
     checkpoint_object_digest: saved.digest,
     checkpoint_total_bytes: saved.bytes,
-    dataset_identity: run.lane.datasetIdentity,
+    dataset_identity: datasetIdentityOf(run),
     ...run.git,
     detail: "The object digest is the SHA-256 of trainer_state.json, which lists those of the tensor files.",
     manifest_digest: "",

@@ -30,6 +30,7 @@ const most: Readonly<Record<string, number>> = {
   ...{ seed: 2 ** 32 - 1, sequences: 65536, accumulation: 65536, length: 2 ** 20 },
   ...{ warm_down_steps: 1e9, time_budget_seconds: 1e9, momentum_warmup_steps: 1e9 },
   ...{ max_steps: 1e9, steps_per_window: 1e9, windows_per_cadence: 1e9 },
+  ...{ warmup_steps: 1e9, held_out_windows: 1e9 },
 };
 
 /** Throws `invalid_request` naming the setting that makes no sense. */
@@ -44,6 +45,7 @@ export function checkedSettings(
     throw unexpected("invalid_request", where, `${key}: ${expected}`, JSON.stringify(settings[key]));
   };
   for (const [key, limit] of Object.entries(most)) {
+    if (lane.defaults[key as keyof RunSettings] === undefined) continue;
     const n = settings[key];
     const least = lane.defaults[key as keyof RunSettings] === 0 || key === "seed" ? 0 : 1;
     if (!Number.isSafeInteger(n) || Number(n) < least || Number(n) > limit)
@@ -59,6 +61,11 @@ export function checkedSettings(
   if (typeof settings.recompute !== "boolean") refuse("recompute", "true or false");
   if (settings.momentum_warmup_steps !== 0 && settings.optimizer !== "muon")
     refuse("momentum_warmup_steps", "0, or the optimizer muon");
+  for (const key of ["dataset", "dataset_identity", "dataset_digest"] as const) {
+    if (lane.defaults[key] !== undefined && typeof settings[key] !== "string") refuse(key, "text");
+  }
+  if (Number(settings.warmup_steps ?? 0) > 0 && (settings.warm_down_steps || settings.time_budget_seconds))
+    refuse("warmup_steps", "0 with warm_down_steps or time_budget_seconds");
   return settings as unknown as RunSettings;
 }
 
@@ -67,20 +74,21 @@ export function checkedSettings(
  * change what a step does, so they are not part of it.
  */
 export function runIdentity(lane: Lane, settings: RunSettings, parts: RunParts): RunIdentity {
-  const { max_steps, steps_per_window, windows_per_cadence, recompute, ...rest } = settings;
-  const { model, train, config } = parts;
+  const { max_steps, steps_per_window, windows_per_cadence, recompute, dataset, ...rest } = settings;
+  const { model, train, config, feed } = parts;
   const step = {
     ...rest,
     parameters: model.parameters.map(({ name, shape }) => ({ name, shape })),
     windows: sha256(new Uint8Array(train.starts.buffer)),
     tokens: sha256(new Uint8Array(train.tokens.buffer)),
+    ...(feed && { contract: feed.contract }),
     schedule: config.schedule,
     clip: config.clip,
     groups: config.groups.map(({ id, optimizer, rateScale }) => ({ id, optimizer, rateScale })),
   };
   return {
     model_id: model.id,
-    dataset_identity: lane.datasetIdentity,
+    dataset_identity: settings.dataset_identity ?? lane.datasetIdentity,
     dataset_digest: parts.datasetDigest,
     settings_digest: sha256(canonicalJson(step)),
   };

@@ -24,6 +24,9 @@ export type LoaderOptions = {
   readonly limitMs?: number;
 };
 
+/** A batch that is waited for this long is a stall; the first one after opening, when the worker starts, is not. Milliseconds. */
+export const stallMs = 250;
+
 export class BatchLoader implements Disposable {
   readonly #dataset: OpenDataset;
   readonly #contract: LoaderContract;
@@ -35,6 +38,7 @@ export class BatchLoader implements Disposable {
   #ended = false;
   #closed = false;
   #waitedMs = 0;
+  #stalls = 0;
 
   /** `state`: where an earlier loader stood; absent: the beginning. */
   constructor(dataset: OpenDataset, contract: LoaderContract, state?: unknown, options: LoaderOptions = {}) {
@@ -90,7 +94,9 @@ export class BatchLoader implements Disposable {
       }
       this.#ring.wait(slot, slotState.empty, left);
     }
-    this.#waitedMs += performance.now() - begun;
+    const waited = performance.now() - begun;
+    this.#waitedMs += waited;
+    if (this.#slot >= 0 && waited >= stallMs) this.#stalls++;
   }
 
   #failure(): PsionicError {
@@ -107,6 +113,11 @@ export class BatchLoader implements Disposable {
   /** Time that `next` has spent waiting: 0 where reading keeps ahead. Milliseconds. */
   get waitedMs(): number {
     return this.#waitedMs;
+  }
+
+  /** How often `next` has waited for `stallMs` or longer. */
+  get stalls(): number {
+    return this.#stalls;
   }
 
   [Symbol.dispose](): void {

@@ -234,20 +234,27 @@ export class BatchReader implements Disposable {
   }
 }
 
-/** All tokens of a split one after another, as validation reads them. */
-export function allTokens(dataset: OpenDataset, split: string): Int32Array {
+/** Tokens of a split one after another, as validation reads them: all, or the first `most`. */
+export function allTokens(dataset: OpenDataset, split: string, most = Number.POSITIVE_INFINITY): Int32Array {
   const { shards, token_count } = splitNamed(dataset, split);
-  const tokens = new Int32Array(token_count);
+  const tokens = new Int32Array(Math.min(token_count, most));
   let at = 0;
   for (const shard of shards) {
+    if (at >= tokens.length) break;
+    const count = Math.min(shard.token_count, tokens.length - at);
     using file = openShard(dataset, shard);
-    file.copy(0, shard.token_count, tokens, at);
-    at += shard.token_count;
+    file.copy(0, count, tokens, at);
+    at += count;
   }
   return tokens;
 }
 
-/** A whole split as windows of `length` tokens and their successors, one after another; a rest is left out. */
-export function datasetWindows(dataset: OpenDataset, split: string, length: number): Windows {
-  return windowsOf([allTokens(dataset, split)], length, length);
+/** A split, or its first `most` windows, as windows of `length` tokens and their successors; a rest is left out. */
+export function datasetWindows(
+  dataset: OpenDataset,
+  split: string,
+  length: number,
+  most = Number.POSITIVE_INFINITY,
+): Windows {
+  return windowsOf([allTokens(dataset, split, most * length + 1)], length, length);
 }

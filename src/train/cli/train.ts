@@ -10,6 +10,7 @@ import { readableBytes, readableCount } from "../../terminal/table.ts";
 import { decideContinueRestart } from "../decision.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
+import type { Lane } from "../lanes/lane.ts";
 import { type TrainingBackend, trainingBackends } from "../plan.ts";
 import { recordCheckpoint } from "../record_checkpoint.ts";
 import { interruptionStepOf, rehearseBaseLane } from "../rehearsal.ts";
@@ -66,6 +67,18 @@ export const train = command({
     to: value("FOLDER", "backup: where the copy goes; default checkpoints/backups of the run root"),
     "run-id": value("ID", "start: name of the run; default the lane's with the time"),
     model: value("NAME", "pilot, or a small one: tiny, tiny_gpt2, tiny_gpt_oss"),
+    dataset: value(
+      "FOLDER",
+      "actual_pretraining: what data pack made; resume: where it lies now; default PSION_ACTUAL_PRETRAINING_DATASET",
+    ),
+    "warmup-steps": value(
+      "N",
+      "actual_pretraining: steps over which the rate rises, then a cosine; default 100 or a tenth of the run, 0: neither",
+    ),
+    "held-out-windows": value(
+      "N",
+      "actual_pretraining: sequences of each held-out split that are evaluated; default 64",
+    ),
     "max-steps": value("N", "Optimiser steps in all; resume may raise it"),
     "steps-per-window": value("N", "A checkpoint every N steps"),
     "windows-per-cadence": value("N", "Windows of a cadence, for receipts"),
@@ -149,10 +162,12 @@ type Action = { readonly options: readonly string[]; run(given: Given): Promise<
 
 const always = ["run-root", "lane", "json"];
 const running = ["backend", "threads", "mode", "remote-host", "git-ref", "allow-dirty-tree", "max-steps"];
-const resumable = ["steps-per-window", "windows-per-cadence", "recompute"];
+const resumable = ["dataset", "steps-per-window", "windows-per-cadence", "recompute"];
 
 const fixed = [
   "model",
+  "warmup-steps",
+  "held-out-windows",
   "sequences",
   "accumulation",
   "length",
@@ -181,7 +196,7 @@ const actions: Readonly<Record<string, Action>> = {
   status: { options: always, run: (given) => status(given, runRoot(given)) },
   dashboard: { options: always, run: (given) => dashboard(given, runRoot(given)) },
   "record-checkpoint": {
-    options: [...always, "git-ref", "allow-dirty-tree", "backend", "threads"].concat([
+    options: [...always, "git-ref", "allow-dirty-tree", "backend", "threads", "dataset"].concat([
       "checkpoint-label",
       "optimizer-step",
       "checkpoint-ref",
@@ -216,18 +231,25 @@ function asDiskFull(error: unknown): unknown {
 /** Options that are settings of a run, as the command line spells them, with the reader of each. */
 const settingOptions: Readonly<Record<string, (given: Given, name: string) => Json | undefined>> = {
   model: text,
+  dataset: text,
   optimizer: text,
   precision: text,
   recompute: (given, name) => (typeof given[name] === "boolean" ? given[name] : undefined),
   "learning-rate": (given, name) => decimalNumber(text(given, name), `--${name}`, 1e-12, 1e30),
   ...Object.fromEntries(
-    ["max-steps", "steps-per-window", "windows-per-cadence", "sequences", "accumulation", "length"].map(
-      (name) => [name, (given: Given) => wholeNumber(text(given, name), `--${name}`, 1)],
-    ),
+    [
+      "held-out-windows",
+      "max-steps",
+      "steps-per-window",
+      "windows-per-cadence",
+      "sequences",
+      "accumulation",
+      "length",
+    ].map((name) => [name, (given: Given) => wholeNumber(text(given, name), `--${name}`, 1)]),
   ),
   seed: (given, name) => wholeNumber(text(given, name), `--${name}`, 0, 2 ** 32 - 1),
   ...Object.fromEntries(
-    ["warm-down-steps", "time-budget-seconds", "momentum-warmup-steps"].map((name) => [
+    ["warmup-steps", "warm-down-steps", "time-budget-seconds", "momentum-warmup-steps"].map((name) => [
       name,
       (given: Given) => wholeNumber(text(given, name), `--${name}`, 0),
     ]),
@@ -269,7 +291,10 @@ function stagedRun(given: Given, where: string): Run {
   if (text(given, "run-root") !== undefined)
     throw new UsageError("start takes --output-root, resume --run-root");
   const lane = laneOf(text(given, "lane") ?? "reference_pilot");
-  const settings = checkedSettings(where, lane, { ...lane.defaults, ...givenSettings(given) });
+  const asked = givenSettings(given);
+  refuseForeign(lane, asked);
+  const checked = checkedSettings(where, lane, { ...lane.defaults, ...asked });
+  const settings = lane.begun?.(checked, asked) ?? checked;
   const stamp = new Date().toISOString().replace(/[-:]|\.\d+/g, "");
   const runId = text(given, "run-id") ?? `${lane.runPrefix}-${stamp}`;
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/.test(runId)) {
@@ -278,6 +303,13 @@ function stagedRun(given: Given, where: string): Run {
   const root = resolve(text(given, "output-root") ?? join(homedir(), "scratch", lane.runFolder, runId));
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
   return { root, runId, lane, git, settings, backend: backendOf(given) ?? "cpu" };
+}
+
+/** Settings of other lanes mean nothing to this one. */
+function refuseForeign(lane: Lane, asked: Readonly<Record<string, Json>>): void {
+  const foreign = Object.keys(asked).find((key) => !(key in lane.defaults));
+  if (foreign !== undefined)
+    throw new UsageError(`--${foreign.replaceAll("_", "-")} means nothing to lane ${lane.name}`);
 }
 
 function plannedStep(given: Given, { settings }: Run): number | undefined {
@@ -320,7 +352,11 @@ async function rehearse(given: Given): Promise<void> {
 function startWords(given: Given, run: Run, interruptionStep: number): string[] {
   const settings = Object.keys(settingOptions).flatMap((option) => {
     const set = run.settings[option.replaceAll("-", "_") as keyof Run["settings"]];
-    return set === true ? [`--${option}`] : set === false ? [] : [`--${option}`, String(set)];
+    return set === true
+      ? [`--${option}`]
+      : set === false || set === undefined
+        ? []
+        : [`--${option}`, String(set)];
   });
   const ref = text(given, "git-ref");
   return [
@@ -341,15 +377,20 @@ function openedRun(given: Given, where: string): Run {
   const kept = checkedSettings(join(root, ownPaths.settings), lane, { ...stored, lane: lane.name });
   const backend = storedBackend(join(root, ownPaths.settings), begunWith);
   const changed = givenSettings(given);
-  const free = ["max_steps", "steps_per_window", "windows_per_cadence", "recompute"];
+  refuseForeign(lane, changed);
+  if (typeof changed.dataset === "string") changed.dataset = resolve(changed.dataset);
+  const free = ["dataset", "max_steps", "steps_per_window", "windows_per_cadence", "recompute"];
   for (const key of Object.keys(changed)) {
     if (free.includes(key) || changed[key] === kept[key as keyof typeof kept]) continue;
     throw new UsageError(`a run goes on with the ${key} it began with, ${kept[key as keyof typeof kept]}`);
   }
   const settings = checkedSettings(where, lane, { ...kept, ...changed });
-  const bySteps = kept.warm_down_steps > 0 && kept.time_budget_seconds === 0;
+  const bySteps =
+    (kept.warm_down_steps > 0 && kept.time_budget_seconds === 0) || (kept.warmup_steps ?? 0) > 0;
   if (bySteps && settings.max_steps !== kept.max_steps) {
-    throw new UsageError(`a run that warms down goes on with the max_steps it began with, ${kept.max_steps}`);
+    throw new UsageError(
+      `a run whose learning rate comes down goes on with the max_steps it began with, ${kept.max_steps}`,
+    );
   }
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
   return { root, runId: String(run_id ?? basename(root)), lane, git, settings, backend };

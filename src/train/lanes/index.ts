@@ -1,12 +1,12 @@
 import { PsionicError } from "../../core/error.ts";
+import { actualPretraining } from "./actual_pretraining.ts";
 import type { Lane } from "./lane.ts";
 import { referencePilot } from "./reference_pilot.ts";
 
-const lanes: readonly Lane[] = [referencePilot];
+const lanes: readonly Lane[] = [referencePilot, actualPretraining];
 
 /** Lanes that are known by name and have no trainer here yet. */
 const waiting: Readonly<Record<string, string>> = {
-  actual_pretraining: "it needs the tokenised corpus",
   cs336_a1_demo: "the reference pilot trains the same parts",
 };
 

@@ -1,4 +1,7 @@
 import type { Windows } from "../../data/batches.ts";
+import type { LoaderContract } from "../../data/loader/contract.ts";
+import type { OpenDataset } from "../../data/shards/dataset.ts";
+import type { Json } from "../../models/files/strict_json.ts";
 import type { TrainedModel } from "../model.ts";
 import type { Schedule } from "../schedule.ts";
 import type { TrainerConfig } from "../trainer.ts";
@@ -26,12 +29,23 @@ export type RunSettings = {
   /** A checkpoint is written at the end of each window and of the run. */
   readonly steps_per_window: number;
   readonly windows_per_cadence: number;
+  /** Lanes that read a data set: its folder, and what it was when the run began. */
+  readonly dataset?: string;
+  readonly dataset_identity?: string;
+  readonly dataset_digest?: string;
+  /** Of each held-out split, at most so many sequences are evaluated. */
+  readonly held_out_windows?: number;
+  /** Steps over which the learning rate rises, before a cosine brings it down to a tenth at `max_steps`; 0: neither. */
+  readonly warmup_steps?: number;
 };
 
-/** The rate stays, or comes down at the end of the steps or of the time. */
+/** The rate stays, rises and falls by a cosine, or comes down at the end of the steps or of the time. */
 export function scheduleOf(s: RunSettings): Schedule {
   const { warm_down_steps, time_budget_seconds: seconds, max_steps: total_steps } = s;
   if (seconds > 0) return { kind: "warm_down_by_time", budget_ms: 1000 * seconds, warm_down_steps };
+  const warmup_steps = s.warmup_steps ?? 0;
+  if (warmup_steps > 0)
+    return { kind: "warmup_cosine", warmup_steps, total_steps, min_learning_rate: s.learning_rate / 10 };
   return warm_down_steps > 0 ? { kind: "warm_down", total_steps, warm_down_steps } : { kind: "constant" };
 }
 
@@ -43,6 +57,11 @@ export type RunParts = {
   readonly model: TrainedModel;
   readonly train: Windows;
   readonly validation: Windows;
+  /**
+   * Where microbatches are read from as the run goes on; `train` are then windows of its beginning, for the plan and the
+   * probes. Absent: `train` is all there is.
+   */
+  readonly feed?: { readonly dataset: OpenDataset; readonly contract: LoaderContract };
   /** What checkpoints are evaluated on, source by source. */
   readonly heldOut: readonly HeldOut[];
   readonly datasetDigest: string;
@@ -76,5 +95,7 @@ export type Lane = {
   readonly defaults: RunSettings;
   readonly claimBoundary: string;
   readonly limits: CheckpointLimits;
+  /** Settings that are found when a run begins and stay with it. */
+  begun?(settings: RunSettings, given: Readonly<Record<string, Json>>): RunSettings;
   parts(settings: RunSettings): RunParts;
 };
