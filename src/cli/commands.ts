@@ -81,6 +81,11 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     description: "Train a model in a run root, go on with a run, or show how it stands",
     load: async () => (await import("../train/cli/train.ts")).train,
     actions: {
+      "docs-chat": {
+        description: "Train a small chat model on documents and questions about them, as GGUF, and score it",
+        load: async () =>
+          (await import("./action.ts")).ownAction((await import("../train/cli/docs_chat.ts")).docsChat),
+      },
       golf: {
         description: "Train Parameter Golf's baseline, score it in bits per byte, quantise and pack it",
         load: async () =>

@@ -9,6 +9,8 @@ export type Document = {
   /** `source/path` of a JSON line, or its `id`, or the file's name with the line. */
   readonly id: string;
   readonly text: string;
+  /** Of a JSON line, where it has one. */
+  readonly title?: string;
   /** From 1; 1 for a text file, which is one document. */
   readonly line: number;
 };
@@ -130,7 +132,7 @@ export async function* readDocuments(
 function documentOf(json: string, where: string, path: string, line: number): Document {
   const value = parseJson(json, where);
   if (!isObject(value)) throw unexpected("file_malformed", where, "a JSON object", json.slice(0, 40));
-  const { text, source, path: place, id } = value;
+  const { text, source, path: place, id, title } = value;
   if (typeof text !== "string") {
     throw unexpected(
       "file_malformed",
@@ -145,5 +147,6 @@ function documentOf(json: string, where: string, path: string, line: number): Do
       : typeof id === "string" || typeof id === "number"
         ? String(id)
         : `${basename(path)}:${line}`;
-  return { id: named, text: text.toWellFormed(), line };
+  const titled = typeof title === "string" && { title: title.toWellFormed() };
+  return { id: named, text: text.toWellFormed(), ...titled, line };
 }
