@@ -1,7 +1,7 @@
 /*
  * Attention of sequences over themselves, forward and backward; formulas as in kernels/cpu/causal_attention.cpp. The kernels
  * here are those of f32 tensors: a warp makes one row (or, of dk and dv, one key) of one head, its lanes 32 keys (or rows) at
- * a time for the scores, then elements of the head. bf16 tensors go to causal_attention_mma.cu. No sum depends on anything
+ * a time for the scores, then elements of the head. bf16 tensors go to causal_attention_wgmma.cu and _mma.cu. No sum depends on anything
  * but its row: dq is made by rows, dk and dv by keys, each over the other side ascending.
  */
 #include "causal_attention.h"
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(32 * PLAIN_WARPS) causal_plain_rows_kernel(con
   if (i >= c.length) return;
   const i64 row = (i64)s * c.length + i, at = row * c.wide() + (i64)h * E, key0 = (i64)s * c.length * c.narrow() + (i64)(h / (c.heads / c.kv_heads)) * E;
   const float *q = (const float*)c.q + at, *dy = (const float*)c.dy + at, *k = (const float*)c.k + key0, *v = (const float*)c.v + key0;
-  const float lse = c.lse[row * c.heads + h], delta = c.delta[row * c.heads + h];
+  const float lse = c.lse[row * c.heads + h], delta = c.facts_of(s, h)[i].y;
   float acc[PLAIN_PARTS] = {};
   for (i32 j0 = c.seen_from(s, i); j0 <= i; j0 += 32) {
     const i32 j = j0 + lane;
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(32 * PLAIN_WARPS) causal_plain_keys_kernel(con
       if (i < end && c.seen_from(s, i) <= j) {
         const float z = c.score(dot_of((const float*)c.q + of, k, E));
         p = expf(z - c.lse[row * c.heads + h]);
-        ds = p * (dot_of((const float*)c.dy + of, v, E) - c.delta[row * c.heads + h]) * c.slope(z);
+        ds = p * (dot_of((const float*)c.dy + of, v, E) - c.facts_of(s, h)[i].y) * c.slope(z);
       }
       for (int l = 0; l < 32; l++) {
         const float weight = __shfl_sync(~0u, p, l), slope = __shfl_sync(~0u, ds, l);
@@ -107,36 +107,43 @@ __global__ void __launch_bounds__(32 * PLAIN_WARPS) causal_plain_keys_kernel(con
     if (lane + 32 * e < E) ((float*)c.dk)[at + lane + 32 * e] = dk[e], ((float*)c.dv)[at + lane + 32 * e] = dv[e];
 }
 
-/* delta[row, head] = dy.y, a warp each */
-__global__ void causal_delta_kernel(float* delta, In dy, In y, i64 count, i32 head_dim) {
+constexpr int FACT_LANES = 8, FACT_THREADS = 256; /* lanes of a row of one head */
+
+/* facts of all rows of all heads */
+__global__ void __launch_bounds__(FACT_THREADS) causal_facts_kernel(const __grid_constant__ CausalAttention c, In dy, In y) {
   let_next_start();
   wait_for_inputs();
-  const i64 of = (i64)blockIdx.x * PLAIN_WARPS + threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  if (of >= count) return;
+  const i32 h = blockIdx.y, s = blockIdx.z, r = (i32)(blockIdx.x * FACT_THREADS + threadIdx.x) / FACT_LANES, lane = threadIdx.x % FACT_LANES;
+  const i64 row = (i64)s * c.length + r, of = row * c.wide() + (i64)h * c.head_dim;
   float sum = 0;
-  if (head_dim % 4 == 0) {
-    for (i32 e = 4 * lane; e < head_dim; e += 128) {
-      const float4 a = dy.at4(of * head_dim + e), b = y.at4(of * head_dim + e);
-      sum += (a.x * b.x + a.y * b.y) + (a.z * b.z + a.w * b.w);
+  if (r < c.length) {
+    if (c.head_dim % 4 == 0) {
+      for (i32 e = 4 * lane; e < c.head_dim; e += 4 * FACT_LANES) {
+        const float4 a = dy.at4(of + e), b = y.at4(of + e);
+        sum += (a.x * b.x + a.y * b.y) + (a.z * b.z + a.w * b.w);
+      }
+    } else {
+      for (i32 e = lane; e < c.head_dim; e += FACT_LANES) sum += dy.at(of + e) * y.at(of + e);
     }
-  } else {
-    for (i32 e = lane; e < head_dim; e += 32) sum += dy.at(of * head_dim + e) * y.at(of * head_dim + e);
   }
-  sum = warp_sum(sum);
-  if (lane == 0) delta[of] = sum;
+  for (int mask = FACT_LANES / 2; mask > 0; mask >>= 1) sum += __shfl_xor_sync(~0u, sum, mask);
+  if (lane == 0 && r < c.facts_rows())
+    c.facts[((i64)s * c.heads + h) * c.facts_rows() + r] = r < c.length ? make_float2(c.lse[row * c.heads + h] * LOG2_E, sum) : make_float2(0, 0);
 }
 
 constexpr int SINK_THREADS = 1024;
 
 /* dsinks[h] -= sum over rows of exp(sink - lse) delta, a block each */
-__global__ void __launch_bounds__(SINK_THREADS) causal_sinks_kernel(float* dsinks, const float* sinks, const float* lse, const float* delta, i64 rows, i32 heads) {
+__global__ void __launch_bounds__(SINK_THREADS) causal_sinks_kernel(float* dsinks, const __grid_constant__ CausalAttention c) {
   __shared__ float shared[32];
   let_next_start();
   wait_for_inputs();
   const i32 h = blockIdx.x;
   float sum = 0;
-  for (i64 r = threadIdx.x; r < rows; r += SINK_THREADS) sum += expf(sinks[h] - lse[r * heads + h]) * delta[r * heads + h];
+  for (i32 s = 0; s < c.sequences; s++) {
+    const float2* facts = c.facts_of(s, h);
+    for (i32 r = threadIdx.x; r < c.length; r += SINK_THREADS) sum += exp2_fast(c.sinks[h] * LOG2_E - facts[r].x) * facts[r].y;
+  }
   sum = block_total(sum, shared);
   if (threadIdx.x == 0) dsinks[h] -= sum;
 }
@@ -168,23 +175,23 @@ PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* 
   const i32 half = all_half(dtype, places, 4);
   PSI_TRY(check_attention(op, y && lse && q && k && v, c, dtype, half == 1, softcap));
   if (half < 0 || half_at(dtype, 1) || half_at(dtype, 5)) return fail(PSI_UNSUPPORTED, "[%s] expected q, k, v and y of one type and the rest in f32.", op);
-  if (half) return causal_forward_half(c);
+  if (half) return causal_fits_wgmma(c) ? causal_forward_wgmma(c) : causal_forward_half(c);
   return launch(op, causal_plain_kernel, dim3(PSI_DIVIDE_UP(length, PLAIN_WARPS), heads, sequences), dim3(32 * PLAIN_WARPS), 0, c);
 }
 
 PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes) {
   using namespace psi;
   const char* op = "psi_causal_attention_grad";
-  CausalAttention c = {q, k, v, (const float*)sinks, (const i32*)first, (void*)y, (float*)lse, sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, dy, dq, dk, dv, (float*)scratch};
+  CausalAttention c = {q, k, v, (const float*)sinks, (const i32*)first, (void*)y, (float*)lse, sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, dy, dq, dk, dv, (float2*)scratch};
   const int places[] = {0, 1, 2, 4, 5, 6, 7, 8};
   const i32 half = all_half(dtype, places, 8);
   PSI_TRY(check_attention(op, dq && dk && dv && dy && q && k && v && y && lse && (sinks || !dsinks), c, dtype, half == 1, softcap));
   if (half < 0 || half_at(dtype, 3) || half_at(dtype, 9) || half_at(dtype, 10)) return fail(PSI_UNSUPPORTED, "[%s] expected q, k, v, y and their gradients of one type and the rest in f32.", op);
-  const i64 rows = (i64)sequences * length, of_heads = rows * heads;
-  if (rows > 0 && (!scratch || scratch_bytes < 4.0 * (f64)of_heads)) return fail(PSI_INVALID, "[%s] expected %.0f bytes of scratch, got %.0f.", op, 4.0 * (f64)of_heads, scratch_bytes);
-  PSI_TRY(launch(op, causal_delta_kernel, dim3((unsigned)PSI_DIVIDE_UP(of_heads, PLAIN_WARPS)), dim3(32 * PLAIN_WARPS), 0, c.delta, In{dy, half == 1}, In{y, half == 1}, of_heads, head_dim));
+  const f64 facts = 8.0 * sequences * heads * c.facts_rows();
+  if (sequences > 0 && (!scratch || scratch_bytes < facts)) return fail(PSI_INVALID, "[%s] expected %.0f bytes of scratch, got %.0f.", op, facts, scratch_bytes);
+  PSI_TRY(launch(op, causal_facts_kernel, dim3(PSI_DIVIDE_UP(c.facts_rows() * FACT_LANES, FACT_THREADS), heads, sequences), dim3(FACT_THREADS), 0, c, In{dy, half == 1}, In{y, half == 1}));
   if (half) {
-    PSI_TRY(causal_backward_half(c));
+    PSI_TRY(causal_fits_wgmma(c) ? causal_backward_wgmma(c) : causal_backward_half(c));
   } else {
     const dim3 block(32 * PLAIN_WARPS);
     const unsigned blocks = PSI_DIVIDE_UP(length, PLAIN_WARPS);
@@ -192,5 +199,5 @@ PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks
     PSI_TRY(launch(op, causal_plain_rows_kernel, dim3(blocks, heads, sequences), block, 0, c));
   }
   if (!dsinks) return PSI_OK;
-  return launch(op, causal_sinks_kernel, dim3(heads), dim3(SINK_THREADS), 0, (float*)dsinks, (const float*)sinks, (const float*)lse, (const float*)c.delta, rows, heads);
+  return launch(op, causal_sinks_kernel, dim3(heads), dim3(SINK_THREADS), 0, (float*)dsinks, c);
 }

@@ -4,6 +4,8 @@
 
 namespace psi {
 
+constexpr int ATTENTION_TILE = 64; /* rows, or keys, that pass through a tensor core at a time */
+
 struct CausalAttention {
   const void *q, *k, *v;
   const float* sinks;
@@ -15,8 +17,11 @@ struct CausalAttention {
   /* backward */
   const void* dy;
   void *dq, *dk, *dv;
-  float* delta; /* [rows, heads]: dy.y */
+  float2* facts; /* [sequences, heads, facts_rows()]: lse / ln 2 and dy.y of a row; zeros past a sequence's rows */
 
+  /* Rows of a sequence in whole tiles. */
+  __host__ __device__ __forceinline__ i32 facts_rows() const { return (length + ATTENTION_TILE - 1) / ATTENTION_TILE * ATTENTION_TILE; }
+  __device__ __forceinline__ const float2* facts_of(i32 sequence, i32 head) const { return facts + ((i64)sequence * heads + head) * facts_rows(); }
   __device__ __forceinline__ i64 wide() const { return (i64)heads * head_dim; }
   __device__ __forceinline__ i64 narrow() const { return (i64)kv_heads * head_dim; }
   /* First position that a row of a sequence sees. */
@@ -36,6 +41,11 @@ constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
 /* causal_attention_mma.cu: bf16 tensors, heads of up to 128 elements, on tensor cores. */
 i32 causal_forward_half(const CausalAttention& c);
-i32 causal_backward_half(const CausalAttention& c); /* delta is there */
+i32 causal_backward_half(const CausalAttention& c); /* facts are there */
+
+/* causal_attention_wgmma.cu: those of 64 elements without soft-cap on Hopper. */
+bool causal_fits_wgmma(const CausalAttention& c);
+i32 causal_forward_wgmma(const CausalAttention& c);
+i32 causal_backward_wgmma(const CausalAttention& c);
 
 }  // namespace psi

@@ -7,11 +7,11 @@
  * Tiles lie in shared memory with 16 bytes between rows, so that fragments load without conflicts, and come by asynchronous
  * copies while the one before is used. Heads of up to DIM elements; what lies beyond head_dim is zero.
  */
-#include "causal_attention.h"
+#include "causal_attention_tile.cuh"
 
 namespace psi {
 
-constexpr int TILE = 64, FLASH_WARPS = 4, FLASH_THREADS = 32 * FLASH_WARPS;
+constexpr int FLASH_WARPS = 4, FLASH_THREADS = 32 * FLASH_WARPS;
 
 /* Tile rows of `DIM` elements of one head, from device memory. */
 template <int DIM>
@@ -42,12 +42,6 @@ struct HeadTile {
     load_matrix_x4_transposed(f, tile + (step * 16 + lane / 8 % 2 * 8 + lane % 8) * PITCH + element + lane / 16 * 8);
   }
 };
-
-/* Sums of 16 rows x 64 columns, as A fragment of columns 16 step ... */
-__device__ __forceinline__ void as_fragment(u32* a, const float (*s)[4], int step) {
-  a[0] = pack_bf16(s[2 * step][0], s[2 * step][1]), a[1] = pack_bf16(s[2 * step][2], s[2 * step][3]);
-  a[2] = pack_bf16(s[2 * step + 1][0], s[2 * step + 1][1]), a[3] = pack_bf16(s[2 * step + 1][2], s[2 * step + 1][3]);
-}
 
 /* acc [DIM / 8] += s (16 x 64) tile (64 x DIM) */
 template <int DIM>
@@ -103,31 +97,12 @@ __device__ __forceinline__ void store_rows(u16* to, i64 pitch, i32 row0, i32 len
   }
 }
 
-/* Least and largest of the first positions that a block's rows see. */
-__device__ __forceinline__ void seen_range(const CausalAttention& c, i32 sequence, i32 row0, i32 rows, i32 (*shared)[FLASH_WARPS], i32& least, i32& most) {
-  const i32 last = min(row0 + rows, c.length) - 1;
-  if (!c.first) {
-    least = c.seen_from(sequence, row0), most = c.seen_from(sequence, last);
-    return;
-  }
-  i32 low = c.length, high = 0;
-  for (i32 r = row0 + threadIdx.x; r <= last; r += FLASH_THREADS) {
-    const i32 seen = c.seen_from(sequence, r);
-    low = min(low, seen), high = max(high, seen);
-  }
-  for (int mask = 16; mask > 0; mask >>= 1) low = min(low, __shfl_xor_sync(~0u, low, mask)), high = max(high, __shfl_xor_sync(~0u, high, mask));
-  if (threadIdx.x % 32 == 0) shared[0][threadIdx.x / 32] = low, shared[1][threadIdx.x / 32] = high;
-  __syncthreads();
-  least = shared[0][0], most = shared[1][0];
-  for (int w = 1; w < FLASH_WARPS; w++) least = min(least, shared[0][w]), most = max(most, shared[1][w]);
-}
-
 template <int DIM, int FRAGMENTS>
 __global__ void __launch_bounds__(FLASH_THREADS, 2) causal_forward_kernel(const __grid_constant__ CausalAttention c, bool fast) {
   using Tile = HeadTile<DIM>;
   constexpr int ROWS = TILE * FRAGMENTS;
   PSI_DYNAMIC_SHARED(shared);
-  __shared__ i32 range[2][FLASH_WARPS];
+  __shared__ SeenRange<FLASH_WARPS> range;
   u16 *tile_q = (u16*)shared, *tiles = tile_q + FRAGMENTS * Tile::ELEMENTS; /* [2][keys, values] */
   let_next_start();
   wait_for_inputs();
@@ -232,7 +207,7 @@ __device__ __forceinline__ void probability(const CausalAttention& c, float dot,
 
 /* What a tile of rows brings beside its elements. */
 struct RowFacts {
-  float lse2[TILE], delta[TILE];
+  float2 facts[TILE]; /* as CausalAttention's */
   i32 seen[TILE];
 };
 
@@ -258,9 +233,7 @@ __global__ void __launch_bounds__(FLASH_THREADS, 2) causal_keys_kernel(const __g
     if (threadIdx.x < TILE) {
       const i32 row = row0 + threadIdx.x;
       const bool there = row < c.length;
-      const i64 fact = (base + row) * c.heads + h;
-      facts[slot].lse2[threadIdx.x] = there ? c.lse[fact] * LOG2_E : 0.0f;
-      facts[slot].delta[threadIdx.x] = there ? c.delta[fact] : 0.0f;
+      facts[slot].facts[threadIdx.x] = c.facts_of(s, h)[row]; /* they fill whole tiles */
       facts[slot].seen[threadIdx.x] = there ? c.seen_from(s, row) : c.length;
     }
   };
@@ -293,7 +266,7 @@ __global__ void __launch_bounds__(FLASH_THREADS, 2) causal_keys_kernel(const __g
 #pragma unroll
       for (int i = 0; i < 2; i++) {
         const i32 at = 8 * j + lane % 4 * 2 + i, row = row0 + at, from = f.seen[at];
-        const float lse2 = f.lse2[at], delta = f.delta[at];
+        const float lse2 = f.facts[at].x, delta = f.facts[at].y;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
           const i32 key = key0 + 8 * half;
@@ -312,7 +285,7 @@ template <int DIM>
 __global__ void __launch_bounds__(FLASH_THREADS, 2) causal_rows_kernel(const __grid_constant__ CausalAttention c, bool fast) {
   using Tile = HeadTile<DIM>;
   PSI_DYNAMIC_SHARED(shared);
-  __shared__ i32 range[2][FLASH_WARPS];
+  __shared__ SeenRange<FLASH_WARPS> range;
   u16 *tile_q = (u16*)shared, *tile_dy = tile_q + Tile::ELEMENTS, *tiles = tile_dy + Tile::ELEMENTS; /* [2][keys, values] */
   let_next_start();
   wait_for_inputs();
@@ -335,8 +308,8 @@ __global__ void __launch_bounds__(FLASH_THREADS, 2) causal_rows_kernel(const __g
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const i32 row = min(row0 + warp * 16 + lane / 4 + 8 * half, c.length - 1);
-    const i64 fact = (base + row) * c.heads + h;
-    lse2[half] = c.lse[fact] * LOG2_E, delta[half] = c.delta[fact], seen[half] = c.seen_from(s, row);
+    const float2 fact = c.facts_of(s, h)[row];
+    lse2[half] = fact.x, delta[half] = fact.y, seen[half] = c.seen_from(s, row);
   }
   int slot = 0;
   for (i32 k0 = begin; k0 < end; k0 += TILE, slot ^= 1) {

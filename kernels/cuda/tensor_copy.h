@@ -107,16 +107,21 @@ u32 shared_element(SharedSide s, int row, int k) {
   return *(const u16*)(uintptr_t)(at ^ (at >> 7 & 7) << 4);
 }
 
-/* D (64 x 256) += or = A (64 x 16) B (16 x 256) */
-template <bool A_ROWS, bool B_ROWS>
-void wgmma_shared(float (&d)[128], SharedSide a_side, SharedSide b_side, bool accumulate) {
-  const int lane = standin::self->lane, g = lane / 4, t = lane % 4, row = standin::self->thread / 32 % 4 * 16;
-  u32 a[4];
+/* A fragment of a warp's 16 rows */
+template <bool ROWS>
+void shared_fragment(u32* a, SharedSide side) {
+  const int lane = standin::self->lane, row = standin::self->thread / 32 % 4 * 16;
   for (int i = 0; i < 4; i++) {
-    const int r = row + g + i % 2 * 8, k = 2 * t + i / 2 * 8;
-    a[i] = shared_element<A_ROWS>(a_side, r, k) | shared_element<A_ROWS>(a_side, r, k + 1) << 16;
+    const int r = row + lane / 4 + i % 2 * 8, k = 2 * (lane % 4) + i / 2 * 8;
+    a[i] = shared_element<ROWS>(side, r, k) | shared_element<ROWS>(side, r, k + 1) << 16;
   }
-  for (int j = 0; j < 32; j++) {
+}
+
+/* D (64 x COUNT / 4 * 8) += or = A (64 x 16, a fragment in registers) B */
+template <bool B_ROWS, int COUNT>
+void wgmma_held(float (&d)[COUNT], const u32* a, SharedSide b_side, bool accumulate) {
+  const int lane = standin::self->lane, g = lane / 4, t = lane % 4;
+  for (int j = 0; j < COUNT / 4; j++) {
     u32 b[2];
     for (int i = 0; i < 2; i++)
       b[i] = shared_element<B_ROWS>(b_side, 8 * j + g, 8 * i + 2 * t) | shared_element<B_ROWS>(b_side, 8 * j + g, 8 * i + 2 * t + 1) << 16;
@@ -125,6 +130,17 @@ void wgmma_shared(float (&d)[128], SharedSide a_side, SharedSide b_side, bool ac
     mma_bf16(d + 4 * j, a, b);
   }
 }
+
+/* D (64 x 256, or 64 x 64) += or = A (64 x 16) B (16 x 256, or 16 x 64) */
+template <bool A_ROWS, bool B_ROWS, int COUNT>
+void wgmma_shared(float (&d)[COUNT], SharedSide a_side, SharedSide b_side, bool accumulate) {
+  u32 a[4];
+  shared_fragment<A_ROWS>(a, a_side);
+  wgmma_held<B_ROWS>(d, a, b_side, accumulate);
+}
+
+template <int PENDING, int COUNT>
+void wgmma_done(float (&)[COUNT]) {}
 #else
 /* Descriptor: address, bytes between blocks of 64 rows, 1024 bytes between groups of 8 lines, swizzle of 128 bytes. */
 typedef u64 SharedSide;
@@ -165,6 +181,42 @@ __device__ __forceinline__ void wgmma_shared(float (&d)[128], SharedSide a, Shar
         "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115]), "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119]),
         "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
       : "l"(a), "l"(b), "r"((int)accumulate), "n"(A_ROWS ? 0 : 1), "n"(B_ROWS ? 0 : 1));
+}
+template <bool A_ROWS, bool B_ROWS>
+__device__ __forceinline__ void wgmma_shared(float (&d)[32], SharedSide a, SharedSide b, bool accumulate) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %34, 0;"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+      "}, %32, %33, p, 1, 1, %35, %36;}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+      : "l"(a), "l"(b), "r"((int)accumulate), "n"(A_ROWS ? 0 : 1), "n"(B_ROWS ? 0 : 1));
+}
+/* A comes from registers. */
+template <bool B_ROWS>
+__device__ __forceinline__ void wgmma_held(float (&d)[32], const u32* a, SharedSide b, bool accumulate) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %37, 0;"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+      "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+      "}, {%32,%33,%34,%35}, %36, p, 1, 1, %38;}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)accumulate), "n"(B_ROWS ? 0 : 1));
+}
+/* Waits until at most PENDING commits are under way; d is of one that is over then. */
+template <int PENDING, int COUNT>
+__device__ __forceinline__ void wgmma_done(float (&d)[COUNT]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 #endif
 

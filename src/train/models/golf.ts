@@ -78,7 +78,8 @@ export function golf(c: GolfConfig): TrainedModel {
       const turn = (x: Tensor): Tensor =>
         rotate(x, batch.positions, frequencies, { headDim: c.headDim, neox: true, mscale: 1, inverse: true });
       const embeddings = weight("tok_emb.weight");
-      const x0 = norm(lookup(embeddings, batch.tokens));
+      // the residual stream is in the type that the device computes with, as the baseline's is
+      const x0 = rounded(lookup(embeddings, batch.tokens));
       const kept: Tensor[] = [];
       let h = x0;
       for (let layer = 0; layer < c.layers; layer++) {
