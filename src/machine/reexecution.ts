@@ -1,15 +1,40 @@
 /** The grounds of a verdict, beside the score artifact: what was done again, how it was chosen, and what came out otherwise. */
 import { type Content, document } from "./documents.ts";
-import { count, digest, filled, listOf, oneOf, orNull, record, str } from "./fields.ts";
+import { count, digest, filled, listOf, maybe, oneOf, orNull, record, str, u32 } from "./fields.ts";
 
 /** `bit_for_bit`: backend and kernel library are the worker's. */
 export const comparisons = ["bit_for_bit", "within_bounds"] as const;
 
 /**
  * What is known of the state that the window begins with: the seed gives it; it is the end of a window whose work held before
- * this validator, which itself began so; or only the worker says what it is.
+ * this validator, which itself began so; the validator's manifest names it; or only the worker says what it is.
  */
-export const startStates = ["seed", "accepted", "unverified"] as const;
+export const startStates = ["seed", "accepted", "given", "unverified"] as const;
+
+/**
+ * How a stage stands to a neighbour's contribution: there is no such neighbour; both say the same of what passed; none was
+ * judged here; or they contradict each other.
+ */
+export const neighbourStates = ["none", "agrees", "unjudged", "contradicts"] as const;
+
+/** Of grouped work: which stage, and what passed between it and its neighbours. */
+const stageGrounds = record({
+  ...{ window_id: filled, assignment_id: filled, replica_id: filled, stage_id: filled, stage_index: u32 },
+  assignment_digest: digest,
+  input_transport_digest: orNull(digest),
+  output_transport_digest: orNull(digest),
+  crossings: listOf(
+    record({
+      step: count,
+      kind: oneOf(["activation", "gradient", "norm"]),
+      way: oneOf(["given", "made"]),
+      /** Of the numbers and what goes with them: what they answer, the loss, sums of squares. */
+      digest,
+    }),
+  ),
+  upstream: oneOf(neighbourStates),
+  downstream: oneOf(neighbourStates),
+});
 
 /** Numbers with a fraction stand as text, since new documents hash integers and strings alone. */
 export const reexecution = document(
@@ -17,6 +42,8 @@ export const reexecution = document(
   {
     lane_id: filled,
     work_class: filled,
+    /** Of what was to be trained; missing in verdicts of before it was kept, which vouch for nothing. */
+    lane_profile_digest: maybe(digest),
     challenged_run_id: filled,
     contribution_id: filled,
     contribution_digest: digest,
@@ -32,6 +59,7 @@ export const reexecution = document(
     start_state_digest: digest,
     end_state_digest: digest,
     start_state: oneOf(startStates),
+    stage: maybe(stageGrounds),
     /** Stretches between retained states, of which `drawn_segments` were done again, in their order. */
     segment_count: count,
     drawn_segments: listOf(record({ first_step: count, last_step: count })),

@@ -1,5 +1,6 @@
 /** `validate_contribution`: the evidence is checked, the work is done again, and a verdict is left in the run root. */
 import { appleLane, refuse } from "./contract.ts";
+import type { Reexecution } from "./reexecution.ts";
 import { type LaneWork, redoneWork } from "./replay_grounds.ts";
 import { checkStageEvidence, type StageEvidence } from "./replay_stage.ts";
 import { checkAgreement, readTarget, type Target } from "./replay_target.ts";
@@ -18,7 +19,7 @@ export function validateContribution(invocation: Invocation, work: LaneWork): st
   checkAgreement(invocation, target);
   const grouped = target.receipt.work_class === "grouped_replica_stage_execution";
   const stage = grouped ? checkStageEvidence(target) : undefined;
-  const judged = judge(invocation, target, work, begun);
+  const judged = judge(invocation, target, work, stage, begun);
   const verdict = stage ? ofStage(judged, stage) : judged;
   writeVerdict(invocation, target, verdict);
   const { disposition, score_bps, redone } = verdict;
@@ -38,7 +39,13 @@ function ofStage(verdict: Verdict, stage: StageEvidence): Verdict {
 }
 
 /** Only hooks whose checks ran are listed. */
-function judge(invocation: Invocation, target: Target, work: LaneWork, begun: number): Verdict {
+function judge(
+  invocation: Invocation,
+  target: Target,
+  work: LaneWork,
+  stage: StageEvidence | undefined,
+  begun: number,
+): Verdict {
   const { receipt, surface, evidence } = target;
   const consistent = ["assignment_correctness", "update_integrity"] as const;
   if (receipt.outcome === "refused" || !surface) {
@@ -54,13 +61,13 @@ function judge(invocation: Invocation, target: Target, work: LaneWork, begun: nu
     return { disposition: "replay_required", score_bps: 5000, reason_codes, verified_hooks: hooks };
   }
   if (!evidence) return withoutWork(receipt, surface, hooks);
-  const redone = redoneWork(invocation, { ...target, evidence, surface }, work, begun);
+  const redone = redoneWork(invocation, { ...target, evidence, surface }, work, stage, begun);
   const done = { verified_hooks: [...hooks, "work_execution_plausibility" as const], redone };
   if (redone.document.difference_count > 0)
     return { disposition: "rejected", score_bps: 0, reason_codes: ["reexecution_mismatch"], ...done };
   // what is accepted is the end of the work, not a checkpoint from before it
   const ended = surface.checkpoint_object_digest === evidence.checkpoint_object_digest;
-  if (!ended || !isClean(surface))
+  if (!ended || !isClean(surface) || hangsInTheAir(redone.document))
     return { disposition: "quarantined", score_bps: 7500, reason_codes: ["checkpoint_recovered"], ...done };
   return {
     disposition: "accepted",
@@ -69,6 +76,10 @@ function judge(invocation: Invocation, target: Target, work: LaneWork, begun: nu
     ...done,
   };
 }
+
+/** Steps that hold, from a state that nobody vouches for, or between stages that say otherwise, are kept apart. */
+const hangsInTheAir = ({ start_state, stage }: Reexecution): boolean =>
+  start_state === "unverified" || [stage?.upstream, stage?.downstream].includes("contradicts");
 
 function isClean(surface: CheckpointSurface): boolean {
   const recovered = ![null, "none", "primary_pointer"].includes(surface.recovery_source_kind);

@@ -1,13 +1,14 @@
 /** The grounds of a verdict: what doing the work again showed, and whether evidence and checkpoint are of this contribution. */
-import { type HandoffReceipt, handoffReceipt } from "./checkpoint.ts";
 import { sealed } from "./documents.ts";
 import type { ExecutionEvidence, LaneProfile } from "./evidence.ts";
 import { record, str, u64 } from "./fields.ts";
-import { reexecutionName } from "./layout.ts";
 import { type Reexecution, reexecution } from "./reexecution.ts";
-import { foundFile, replayed, verdictFiles } from "./replay_inputs.ts";
+import { replayed } from "./replay_inputs.ts";
+import { stageGrounds } from "./replay_neighbours.ts";
+import type { StageEvidence } from "./replay_stage.ts";
+import { givenStart, heldBefore, startOf, takenOver } from "./replay_start.ts";
 import type { Target } from "./replay_target.ts";
-import { drawnNonce, redo } from "./replay_work.ts";
+import { drawnNonce, mostListed, redo } from "./replay_work.ts";
 import type { CheckpointSurface } from "./surface.ts";
 import type { Invocation } from "./surfaces.ts";
 import type { Difference, WindowReplayer } from "./window_replayer.ts";
@@ -21,15 +22,19 @@ export type LaneWork = {
 
 export type Redoable = Target & { readonly evidence: ExecutionEvidence; readonly surface: CheckpointSurface };
 
-/** `begun`: when validation began, as performance.now() has it. */
+/** `stage`: of grouped work, what its documents came to. `begun`: when validation began, as performance.now() has it. */
 export function redoneWork(
   invocation: Invocation,
   target: Redoable,
   work: LaneWork,
+  stage: StageEvidence | undefined,
   begun: number,
 ): { readonly document: Reexecution; readonly told: string } {
   const { lane, manifest } = invocation;
   const { receipt, evidence, files } = target;
+  // what is wrong with it is told before there is any work
+  givenStart(invocation);
+  const profile = work.profile(invocation);
   const nonce = drawnNonce();
   const challengeId = manifest.coordination.challenge_id ?? "";
   const { contribution_id, contribution_digest, work_class } = receipt;
@@ -37,7 +42,7 @@ export function redoneWork(
     work.replayer,
     {
       evidence,
-      profile: work.profile(invocation),
+      profile,
       stage: receipt.grouped_stage_assignment,
       file: (kind) => files.get(kind),
     },
@@ -46,23 +51,34 @@ export function redoneWork(
       ...(invocation.replaySteps !== undefined && { steps: invocation.replaySteps }),
     },
   );
-  const start = startOf(invocation, target);
-  const strangers = [...foreign(target), ...lineage(target), ...start.differences];
+  const held = heldBefore(invocation, target);
+  const start = startOf(invocation, target, held, profile.profile_digest);
+  const grouped = stage && stageGrounds(target, stage, held, profile.profile_digest);
+  const strangers = [
+    ...foreign(target),
+    ...lineage(target),
+    ...start.differences,
+    ...(grouped?.differences ?? []),
+  ];
   const validatorMs = Math.round(performance.now() - begun);
   const workerMs = evidence.duration_ms;
   const document = sealed(reexecution, {
-    ...{ lane_id: lane.id, work_class, challenged_run_id: receipt.run_id },
+    ...{ lane_id: lane.id, work_class, lane_profile_digest: profile.profile_digest },
+    challenged_run_id: receipt.run_id,
     ...{ contribution_id, contribution_digest },
     ...{ challenge_id: challengeId, nonce },
     ...redone,
     start_state: start.state,
+    stage: grouped?.stage,
     difference_count: redone.difference_count + strangers.length,
-    differences: [...strangers, ...redone.differences],
+    differences: [...strangers, ...redone.differences].slice(0, mostListed),
     ...{ worker_ms: workerMs, validator_ms: validatorMs },
     cost_ppm: workerMs ? Math.round((1_000_000 * validatorMs) / workerMs) : null,
   });
   const steps = `${redone.reexecuted_steps.length} of ${redone.total_steps} steps again`;
-  return { document, told: steps };
+  const told =
+    start.state === "unverified" ? `${steps}; nothing here vouches for the state it began with` : steps;
+  return { document, told };
 }
 
 /** Evidence of other work than the receipt's is evidence of nothing. */
@@ -113,49 +129,6 @@ function ranUnder(files: Redoable["files"], receipt: Redoable["receipt"], found:
     taken.checkpoint_object_digest === found.checkpoint_object_digest &&
     BigInt(taken.optimizer_step) === BigInt(found.optimizer_step);
   return theirs ? taken.source_run_id : receipt.run_id;
-}
-
-function takenOver(files: Redoable["files"]): HandoffReceipt | undefined {
-  const file = files.get("checkpoint_handoff_receipt");
-  return file && replayed(handoffReceipt, file);
-}
-
-/** What the window begins with, as far as this validator knows it; where the window before held here, that one's end. */
-function startOf(
-  { root }: Invocation,
-  { receipt, evidence, files }: Redoable,
-): { readonly state: Reexecution["start_state"]; readonly differences: readonly Difference[] } {
-  const before = (evidence.steps[0]?.step ?? 1) - 1;
-  const taken = takenOver(files);
-  const differences: Difference[] = [];
-  const differ = (what: string, expected: string, observed: string): void => {
-    if (expected !== observed) differences.push({ what, expected, observed });
-  };
-  // the receipt of a checkpoint that this node served is made out to another, and says nothing of this window
-  const own = taken !== undefined && taken.serving_node_pubkey !== receipt.node_pubkey;
-  if (own) differ("checkpoint_handoff_receipt.peer_node_pubkey", receipt.node_pubkey, taken.peer_node_pubkey);
-  if (before === 0) return { state: "seed", differences };
-  const observed = evidence.start_state_digest;
-  const begins =
-    taken?.peer_node_pubkey === receipt.node_pubkey && BigInt(taken.optimizer_step) === BigInt(before);
-  if (begins)
-    differ("checkpoint_handoff_receipt.checkpoint_object_digest", observed, taken.checkpoint_object_digest);
-  const runs = begins ? [receipt.run_id, taken.source_run_id] : [receipt.run_id];
-  const known = verdictFiles(root, reexecutionName)
-    .map((path) => replayed(reexecution, foundFile(root.path(path))))
-    .filter(
-      (r) =>
-        r.lane_id === receipt.lane_id &&
-        r.work_class === receipt.work_class &&
-        runs.includes(r.challenged_run_id) &&
-        r.last_step === before &&
-        r.difference_count === 0,
-    );
-  const ends = known.map((r) => r.end_state_digest);
-  if (ends[0] !== undefined && !ends.includes(observed)) differ("start_state_digest", ends[0], observed);
-  // a window that follows one of unknown beginning is no better known than that
-  const held = known.some((r) => r.end_state_digest === observed && r.start_state !== "unverified");
-  return { state: held ? "accepted" : "unverified", differences };
 }
 
 /** What the manifests of both families of checkpoints say. */

@@ -13,7 +13,7 @@ import type {
 } from "./window_replayer.ts";
 
 /** As many differences as a document lists; their number is told besides. */
-const mostListed = 100;
+export const mostListed = 100;
 
 export type Challenge = {
   readonly challengeId: string;
@@ -37,7 +37,9 @@ export type Redone = Omit<
   | "worker_ms"
   | "validator_ms"
   | "cost_ppm"
+  | "lane_profile_digest"
   | "start_state"
+  | "stage"
   | "reexecution_digest"
 >;
 

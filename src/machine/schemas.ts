@@ -15,6 +15,7 @@ import { runStatusPacket, statusPacket, windowStatusPacket } from "./packets.ts"
 import { acceptedOutcomeProof, validationReplayProof } from "./proofs.ts";
 import { reexecution } from "./reexecution.ts";
 import * as stage from "./stage_documents.ts";
+import { stageNorm } from "./stage_norm.ts";
 import { stageTensor } from "./stage_tensor.ts";
 import { checkpointSurface } from "./surface.ts";
 import * as validation from "./validation.ts";
@@ -32,7 +33,7 @@ const all: readonly AnyDocument[] = [
   ...[window.windowExecution, window.artifactManifest],
   ...[window.contributionReceipt, window.sealedWindowBundle],
   ...[stage.stagePayload, stage.stageTransport, stage.stageExecutionSummary, stage.stageReplayEvidence],
-  stageTensor,
+  ...[stageTensor, stageNorm],
   ...[validation.scoreArtifact, validation.scoreReceipt],
   ...[validation.qualityDriftSignal, validation.rollbackSignal],
   ...[executionEvidence, laneProfile, reexecution],

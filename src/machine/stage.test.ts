@@ -9,26 +9,32 @@ import { validationPacket } from "./cli/validate.ts";
 import { appleLane } from "./contract.ts";
 import { verified } from "./documents.ts";
 import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
+import { builtInProfile } from "./lanes/profile.ts";
 import { evidencePath } from "./layout.ts";
 import { stepNames } from "./stage_files.ts";
-import { groupedProfile, plannedStages } from "./stage_plan.ts";
+import { plannedStages } from "./stage_plan.ts";
 import { stageKills } from "./testing/stage_kills.ts";
 import { StagedScene } from "./testing/stages.ts";
 
-/** Losses of a process that has the whole model, as text. */
-function wholeLosses(windowCount = 1): string[] {
+/** Losses and norms of a process that has the whole model, as text. */
+function wholeTraces(windowCount = 1): { readonly loss: string; readonly gradient_norm: string }[] {
   const { profile, model, windows, config } = plannedStages(
-    groupedProfile(appleLane),
+    builtInProfile(appleLane)!,
     () => new Uint8Array(),
   );
   const device = openDevice("cpu", { threads: 1 });
   try {
     using trainer = new Trainer(device, model, windows, config);
-    return Array.from({ length: profile.steps * windowCount }, () => float32Text(trainer.step().loss));
+    return Array.from({ length: profile.steps * windowCount }, () => {
+      const { loss, gradientNorm } = trainer.step();
+      return { loss: float32Text(loss), gradient_norm: float32Text(Math.fround(gradientNorm)) };
+    });
   } finally {
     device.close();
   }
 }
+
+const wholeLosses = (windowCount = 1): string[] => wholeTraces(windowCount).map(({ loss }) => loss);
 
 const evidenceOf = (scene: StagedScene, index: number): ExecutionEvidence => {
   const path = `${scene.rootOf(index)}/${evidencePath}`;
@@ -37,14 +43,16 @@ const evidenceOf = (scene: StagedScene, index: number): ExecutionEvidence => {
 
 describe("a window in stages", () => {
   for (const count of [2, 3]) {
-    test(`${count} processes have the losses of one, bit for bit`, async () => {
+    test(`${count} processes have the losses of one, bit for bit, and limit the norm of all of them`, async () => {
       using scene = new StagedScene(count);
       const ends = await scene.runAll();
       expect(ends.map(({ code, packet }) => [code, packet.refusal_class])).toEqual(ends.map(() => [0, null]));
-      const expected = wholeLosses();
+      const expected = wholeTraces();
+      // what the profile limits is reached, so that it plays a part
+      expect(Number(expected[0]!.gradient_norm)).toBeGreaterThan(1);
       for (let index = 0; index < count; index++) {
         const evidence = evidenceOf(scene, index);
-        expect(evidence.steps.map(({ loss }) => loss)).toEqual(expected);
+        expect(evidence.steps.map(({ loss, gradient_norm }) => ({ loss, gradient_norm }))).toEqual(expected);
         expect(evidence).toMatchObject({ work_class: "grouped_replica_stage_execution", backend: "cpu" });
       }
     }, 60_000);
@@ -75,7 +83,7 @@ describe("a stage on its own", () => {
     // the downstream of a stage that has died waits for what never comes
     const after = await scene.spawn(1, "start", {}, { PSIONIC_STAGE_WAIT_SECONDS: "0.3" }).ended;
     expect(after.packet.refusal_class).toBe("artifact_incomplete");
-    expect(after.packet.detail).toContain("activation of step 2");
+    expect(after.packet.detail).toContain("norm of step 1");
   }, 60_000);
 
   test("a truncated tensor", async () => {
@@ -149,6 +157,22 @@ describe("what a stage left", () => {
       ends.map(({ packet }) => [0, packet.detail]),
     );
     expect(evidenceOf(scene, 1).steps.map(({ loss }) => loss)).toEqual(wholeLosses(2).slice(8));
+    // each goes on from its own end of the window before, which held
+    for (const index of [0, 1]) {
+      const input = index === 1 && {
+        grouped_stage_input_transport: {
+          ...{ artifact_ref: { artifact_id: "input" }, materialized_path: envelope },
+        },
+      };
+      const recorded = { ...record(16, next), coordination: coordinationOf(next, index), ...input };
+      const { code, packet } = await scene.spawn(index, "record_checkpoint", recorded).ended;
+      expect([code, packet.detail]).toEqual([0, packet.detail]);
+      const words = ["--contribution", scene.contribution(index, next), "--challenge-id", `next-${index}`];
+      const verdict = validationPacket(["--run-root", join(scene.folder, "validator"), ...words], {
+        environment: { ...scene.environment() },
+      });
+      expect(verdict.detail).toContain("was accepted with 10000 after doing 8 of 8 steps again");
+    }
   }, 90_000);
 });
 

@@ -1,11 +1,13 @@
 /** Contributions of grouped stages judged: what a stage made of what it was given comes out again, or does not. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { cpSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { orderedJson } from "../core/json.ts";
 import { validationPacket } from "./cli/validate.ts";
 import { invoke } from "./invoke.ts";
+import { reexecutionName, validatorFolder } from "./layout.ts";
 import { readOutcomeProof, writeOutcomeProof } from "./outcome_proof.ts";
-import { artifactPath, type Edits, forge, type Json } from "./testing/reseal.ts";
+import { artifactPath, type Edits, forge, type Json, resealed } from "./testing/reseal.ts";
 import { StagedScene } from "./testing/stages.ts";
 
 const scene = new StagedScene(2);
@@ -25,8 +27,8 @@ beforeAll(async () => {
 
 const validator = (index: number): string => join(scene.folder, `validator-${index}`);
 
-function validate(index: number, folder: string) {
-  const words = ["--run-root", validator(index), "--contribution", folder, "--challenge-id", "c"];
+function validate(index: number, folder: string, challenge = "c") {
+  const words = ["--run-root", validator(index), "--contribution", folder, "--challenge-id", challenge];
   return validationPacket(words, { environment: scene.environment(), clock: () => scene.now });
 }
 
@@ -57,6 +59,47 @@ test("each stage is accepted, and a proof of that holds, also when it is read ag
   }
 }, 30_000);
 
+describe("two stages before one validator", () => {
+  const root = validator(7);
+  const recordOf = (challenge: string): string => join(root, validatorFolder("window-0001", challenge));
+  const judged = (index: number) => {
+    const { detail } = validate(7, scene.contribution(index), `stage-${index}`);
+    const grounds = JSON.parse(readFileSync(join(recordOf(`stage-${index}`), reexecutionName), "utf8"));
+    const { upstream, downstream, crossings } = grounds.stage;
+    return { detail, upstream, downstream, passed: crossings.length, differences: grounds.differences };
+  };
+  /** As if the first stage had been found to have made, or been given, something else. */
+  const rewritten = (kind: string, way: string): void => {
+    const path = join(recordOf("stage-0"), reexecutionName);
+    const grounds = JSON.parse(readFileSync(path, "utf8"));
+    const crossings = grounds.stage.crossings.map((c: Json) =>
+      c.kind === kind && c.way === way && c.step === 3 ? { ...c, digest: "1".repeat(64) } : c,
+    );
+    const edited = { ...grounds, stage: { ...grounds.stage, crossings } };
+    writeFileSync(path, orderedJson(resealed(edited), 2));
+  };
+
+  test("they did one piece of work, or contradict each other", () => {
+    expect(judged(0)).toMatchObject({ upstream: "none", downstream: "unjudged", passed: 24 });
+    expect(judged(1)).toMatchObject({ upstream: "agrees", downstream: "none", differences: [] });
+    expect(judged(0)).toMatchObject({ downstream: "agrees", differences: [] });
+    // what it says it was given is not what was made
+    rewritten("activation", "made");
+    const wrong = judged(1);
+    expect(wrong).toMatchObject({
+      upstream: "contradicts",
+      differences: [{ what: "upstream.activation.3" }],
+    });
+    expect(wrong.detail).toContain("rejected with 0");
+    // what it made is not what the other says it was given: the other's word against its work
+    judged(0);
+    rewritten("gradient", "given");
+    const doubtful = judged(1);
+    expect(doubtful).toMatchObject({ upstream: "contradicts", differences: [] });
+    expect(doubtful.detail).toContain("quarantined with 7500");
+  }, 30_000);
+});
+
 type Forgery = { readonly index: number; readonly found: string; readonly make: (folder: string) => void };
 
 const edited = (edits: Edits) => (folder: string) => forge(folder, edits);
@@ -81,6 +124,25 @@ const forgeries: Readonly<Record<string, Forgery>> = {
     make: edited({
       [step("grouped_stage_made_activation", 3)]: (doc) => ({ ...doc, content_sha256: "1".repeat(64) }),
     }),
+  },
+  "a norm that was not agreed": {
+    ...{ index: 1, found: "reexecution_mismatch" },
+    make: edited({
+      [step("grouped_stage_norm_payload", 3)]: (doc) => ({
+        ...doc,
+        square_sums: (doc.square_sums as string[]).map((s) => String(4 * Number(s))),
+      }),
+    }),
+  },
+  "another stage's share of the norm": {
+    ...{ index: 0, found: "reexecution_mismatch" },
+    make: edited({
+      [step("grouped_stage_gradient_payload", 3)]: (doc) => ({ ...doc, square_sums: ["1.5"] }),
+    }),
+  },
+  "a norm that is missing": {
+    ...{ index: 1, found: "artifact_incomplete" },
+    make: edited({ [step("grouped_stage_norm_payload", 3)]: null }),
   },
   "a gradient of another step": {
     ...{ index: 0, found: "reexecution_mismatch" },

@@ -6,7 +6,9 @@ import { verified } from "./documents.ts";
 import type { StageAssignment } from "./manifest.ts";
 import { boundBytes } from "./replay_inputs.ts";
 import { jsonOf } from "./run_root.ts";
+import { returned } from "./stage_exchange.ts";
 import { givenPayloadKind, givenTensorKind, madePayloadKind, type TensorKind } from "./stage_files.ts";
+import { stageNorm } from "./stage_norm.ts";
 import { contentDigest, largestTensor, type StageTensor, stageTensor, unpackTensor } from "./stage_tensor.ts";
 import { typed } from "./stage_transport.ts";
 import type { Difference, ReplayTarget } from "./window_replayer.ts";
@@ -28,24 +30,45 @@ export class ReplayedNeighbours implements StageLinks {
   }
 
   input(step: number): Float32Array {
-    return this.#given("activation", step, this.#stage.upstream_stage_id).values;
+    return this.#given("activation", step).values;
   }
 
   exchange(step: number, activation: Float32Array): Returned {
     const made = this.#made("activation", step);
     this.#compare(made, `${madePayloadKind("activation", step)}.content_sha256`, contentDigest(activation));
-    const { doc, values } = this.#given("gradient", step, this.#stage.downstream_stage_id);
+    const { doc, values } = this.#given("gradient", step);
     this.#differ(`${givenPayloadKind("gradient", step)}.answers`, made.content_sha256, doc.answers ?? "null");
-    return { gradient: values, loss: Math.fround(Number(doc.loss)) };
+    return returned({ doc, values });
   }
 
-  giveBack(step: number, { gradient, loss }: Returned): void {
+  giveBack(step: number, { gradient, loss, squares }: Returned): void {
     const made = this.#made("gradient", step);
     const kind = madePayloadKind("gradient", step);
     const taken = this.#document(givenPayloadKind("activation", step));
     this.#differ(`${kind}.answers`, taken.content_sha256, made.answers ?? "null");
     this.#compare(made, `${kind}.content_sha256`, contentDigest(gradient));
     this.#differ(`${kind}.loss`, made.loss ?? "null", float32Text(loss));
+    this.#differ(`${kind}.square_sums`, made.square_sums?.join() ?? "none", squares?.join() ?? "none");
+  }
+
+  agree(step: number, known: readonly number[]): readonly number[] {
+    const { upstream_stage_id: up, downstream_stage_id: down, stage_count } = this.#stage;
+    const told = up === null ? known.map(String) : this.#norm(givenPayloadKind("norm", step));
+    const own = known.map(String);
+    if (up !== null) {
+      const kind = givenPayloadKind("norm", step);
+      this.#differ(`${kind}.square_sums`, told.slice(-own.length).join(), own.join());
+    }
+    const kind = madePayloadKind("norm", step);
+    if (down !== null) this.#differ(`${kind}.square_sums`, this.#norm(kind).join(), told.join());
+    if (told.length !== stage_count)
+      this.#differ(`steps.${step}.square_sums`, `of ${stage_count} stages`, `of ${told.length} stages`);
+    return told.map(Number);
+  }
+
+  #norm(kind: string): readonly string[] {
+    const bytes = this.#bytes(kind);
+    return typed(() => verified(stageNorm, jsonOf(bytes, kind), kind)).square_sums;
   }
 
   #compare(made: StageTensor, what: string, observed: string): void {
@@ -57,33 +80,17 @@ export class ReplayedNeighbours implements StageLinks {
   }
 
   #made(kind: TensorKind, step: number): StageTensor {
-    const name = madePayloadKind(kind, step);
-    const doc = this.#document(name);
-    this.#identify(name, doc, kind, step, this.#stage.stage_id);
-    return doc;
+    return this.#document(madePayloadKind(kind, step));
   }
 
-  #given(kind: TensorKind, step: number, from: string | null): Given {
+  #given(kind: TensorKind, step: number): Given {
     const name = givenPayloadKind(kind, step);
     const doc = this.#document(name);
-    this.#identify(name, doc, kind, step, from ?? "");
     const [rows, width] = this.#shape;
     if (BigInt(doc.rows) !== BigInt(rows) || BigInt(doc.width) !== BigInt(width))
       refuse("artifact_digest_mismatch", `${name} is ${doc.rows} by ${doc.width}, not ${rows} by ${width}`);
     const values = unpackTensor(doc, this.#bytes(givenTensorKind(kind, step)));
     return { doc, values };
-  }
-
-  /** A tensor of other work is no tensor of this. */
-  #identify(name: string, doc: StageTensor, kind: TensorKind, step: number, stageId: string): void {
-    const { evidence, profile } = this.#target;
-    const expected = {
-      ...{ lane_id: evidence.lane_id, run_id: evidence.run_id, window_id: evidence.window_id },
-      ...{ assignment_id: evidence.assignment_id, replica_id: this.#stage.replica_id },
-      ...{ stage_id: stageId, kind, step, lane_profile_digest: profile.profile_digest },
-    };
-    for (const [field, value] of Object.entries(expected))
-      this.#differ(`${name}.${field}`, String(value), String(doc[field as keyof typeof expected]));
   }
 
   #document(kind: string): StageTensor {

@@ -9,10 +9,11 @@ import { segmentSteps, type TracedStep } from "./lanes/segment_steps.ts";
 import { loadState } from "./lanes/state_object.ts";
 import { needDeviceMemory, needHostMemory } from "./lanes/window_memory.ts";
 import { runWindow } from "./lanes/window_run.ts";
-import { type StageWork, stageFolder, stageLinks } from "./stage_exchange.ts";
+import { stageLinks } from "./stage_exchange.ts";
 import { stepOfFile } from "./stage_files.ts";
 import { writeOutput } from "./stage_output.ts";
 import { placeOf, type StagePlan, stagePlan } from "./stage_plan.ts";
+import { type StageWork, stageFolder } from "./stage_post.ts";
 import { recoveredStart } from "./stage_recovery.ts";
 import { type Invocation, resolvedRunId } from "./surfaces.ts";
 import { workIdentity } from "./window.ts";
@@ -99,7 +100,8 @@ function stageShapes({ model, windows, config }: StagePlan, place: StagePlace) {
     const stateBytes = device.live().bytes;
     const [rows, width] = trainer.shape;
     const zeros = () => new Float32Array(rows * width);
-    trainer.step({ input: zeros, exchange: () => ({ gradient: zeros(), loss: 0 }), giveBack() {} });
+    const exchange = () => ({ gradient: zeros(), loss: 0, squares: [] });
+    trainer.step({ input: zeros, exchange, giveBack() {}, agree: (_, known) => known });
     return { stateBytes, stepBytes: device.arena.peakBytes };
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);

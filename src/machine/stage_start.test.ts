@@ -6,8 +6,8 @@ import { orderedJson } from "../core/json.ts";
 import { appleLane } from "./contract.ts";
 import { sealed } from "./documents.ts";
 import { laneProfile } from "./evidence.ts";
+import { builtInProfile } from "./lanes/profile.ts";
 import { laneProfilePath, recoveryPath } from "./layout.ts";
-import { groupedProfile } from "./stage_plan.ts";
 import { StagedScene } from "./testing/stages.ts";
 
 const record = (step: number) => ({
@@ -33,7 +33,7 @@ test("a recovery receipt of another checkpoint than the pointer's: refused, not 
 
 test("a stage that is larger than this machine's memory: refused before anything is allocated", async () => {
   using scene = new StagedScene(2);
-  const own = groupedProfile(appleLane);
+  const own = builtInProfile(appleLane)!;
   const large: Readonly<Record<string, string>> = { width: "65536", feed_forward: "1048576" };
   const settings = own.model.settings.map((s) => ({ ...s, value: large[s.name] ?? s.value }));
   mkdirSync(join(scene.rootOf(0), "manifests"), { recursive: true });

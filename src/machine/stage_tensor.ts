@@ -3,7 +3,7 @@ import { sha256 } from "../core/digest.ts";
 import { compressZstd, decompressZstd, zstdContentBytes } from "../core/zstd.ts";
 import { refuse } from "./contract.ts";
 import { type Content, document, sealed } from "./documents.ts";
-import { count, digest, exactly, filled, oneOf, orNull, positive, str } from "./fields.ts";
+import { count, digest, exactly, filled, listOf, maybe, oneOf, orNull, positive, str } from "./fields.ts";
 import { fileBytes } from "./run_root.ts";
 
 /** Payload of a numbered envelope. Numbers are 32-bit floats, little-endian, row by row. */
@@ -34,6 +34,8 @@ export const stageTensor = document(
     answers: orNull(digest),
     /** Of a gradient: the step's loss as the last stage saw it, a 32-bit float. */
     loss: orNull(str),
+    /** Of a gradient where the norm is limited: sums of squares of the maker's gradients and the later stages', 64-bit floats. */
+    square_sums: maybe(listOf(str)),
     lane_profile_digest: digest,
     detail: str,
     tensor_digest: str,

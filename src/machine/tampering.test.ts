@@ -183,6 +183,9 @@ describe("what a window began with", () => {
     const first = bench.contribute("apple");
     const second = bench.proceed("apple", first, "window-0002");
     expect(judged(second)).toMatchObject({ start: "unverified", what: [] });
+    expect(bench.grounds("window-0002", "validator_score_receipt.json")).toMatchObject({
+      ...{ disposition: "quarantined", score_bps: 7500, reason_codes: ["checkpoint_recovered"] },
+    });
     bench.fresh();
     bench.validate(first);
     expect(bench.grounds("window-0001", "reexecution.json").start_state).toBe("seed");

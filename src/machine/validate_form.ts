@@ -20,6 +20,8 @@ export type ValidateForm = {
   readonly node: string;
   /** Name of the validator's run; absent: the run root's own. */
   readonly runId?: string;
+  /** SHA-256 of the state that the window is to begin with; absent: what the validator's own record has. */
+  readonly startState?: string;
 };
 
 /** Reads the contribution's two documents and makes the manifest that asks for its validation. Throws a `Refusal`. */
@@ -59,7 +61,7 @@ export function composeValidation(form: ValidateForm, environment: NodeJS.Proces
       ...(["contribution_artifact_manifest", listFile.bytes, listFile.path] as const),
     ),
     validator_target_work_class: receipt.work_class,
-    ...{ ...ownSource(environment), dry_run: false },
+    ...{ ...ownSource(environment), dry_run: false, checkpoint_object_digest: form.startState ?? null },
     ...{ inject_failed_upload: false, inject_eval_worker_unavailable: false },
   };
   const open = parsed(invocationManifest, asked, "validate-contribution", "internal");

@@ -6,7 +6,14 @@ import type { Device } from "../runtime/device.ts";
 import { compactDecoder } from "./models/compact_decoder.ts";
 import { adamWGroups } from "./optimizer/config.ts";
 import { part } from "./parameters.ts";
-import { partsOfStage, type Returned, type StageLinks, StageTrainer } from "./pipeline.ts";
+import {
+  type Learned,
+  partsOfStage,
+  type Returned,
+  type StageLinks,
+  type StageStep,
+  StageTrainer,
+} from "./pipeline.ts";
 import { Trainer, type TrainerConfig } from "./trainer.ts";
 
 let device: Device;
@@ -29,8 +36,9 @@ const steps = 6;
 
 function whole(changes: Partial<TrainerConfig> = {}) {
   using trainer = new Trainer(device, model, windows, { ...config, ...changes });
-  const losses = Array.from({ length: steps }, () => trainer.step().loss);
-  return { losses, parameters: named(trainer) };
+  const records = Array.from({ length: steps }, () => trainer.step());
+  const [losses, norms] = [records.map((r) => r.loss), records.map((r) => Math.fround(r.gradientNorm))];
+  return { losses, norms, parameters: named(trainer) };
 }
 
 function named({ parameters }: { readonly parameters: Trainer["parameters"] }): Map<string, Float32Array> {
@@ -40,18 +48,35 @@ function named({ parameters }: { readonly parameters: Trainer["parameters"] }): 
   return new Map(pairs);
 }
 
-/** A step through the stages from `index` on: each one's exchange runs the next. */
-function through(stages: readonly StageTrainer[], index: number, input?: Float32Array): Returned {
+const never = (): never => {
+  throw new Error("the parts of a step are called one by one");
+};
+
+/** What a step through the stages from `index` on learns: each one's exchange runs the next. */
+function through(
+  stages: readonly StageTrainer[],
+  index: number,
+  learned: Learned[],
+  input?: Float32Array,
+): Returned {
   let back: Returned | undefined;
   const links: StageLinks = {
     input: () => input!,
-    exchange: (_, activation) => through(stages, index + 1, activation),
+    exchange: (_, activation) => through(stages, index + 1, learned, activation),
     giveBack: (_, returned) => {
       back = returned;
     },
+    agree: never,
   };
-  const { loss } = stages[index]!.step(links);
-  return back ?? { gradient: new Float32Array(), loss };
+  const own = stages[index]!.learn(links);
+  learned[index] = own;
+  return back ?? { gradient: new Float32Array(), loss: own.loss };
+}
+
+function stepOf(stages: readonly StageTrainer[]): StageStep {
+  const learned: Learned[] = [];
+  through(stages, 0, learned);
+  return stages.map((stage, i) => stage.update(learned[i]!, learned[0]!.squares))[0]!;
 }
 
 function staged(count: number, changes: Partial<TrainerConfig> = {}) {
@@ -59,10 +84,11 @@ function staged(count: number, changes: Partial<TrainerConfig> = {}) {
   const stages = places.map(
     (place) => new StageTrainer(device, model, windows, { ...config, ...changes }, place),
   );
-  const losses = Array.from({ length: steps }, () => through(stages, 0).loss);
+  const records = Array.from({ length: steps }, () => stepOf(stages));
+  const [losses, norms] = [records.map((r) => r.loss), records.map((r) => Math.fround(r.gradientNorm))];
   const parameters = new Map(stages.flatMap((stage) => [...named(stage)]));
   for (const stage of stages) stage[Symbol.dispose]();
-  return { losses, parameters };
+  return { losses, norms, parameters };
 }
 
 describe("stages", () => {
@@ -82,6 +108,18 @@ describe("stages", () => {
     }
   }
 
+  test("a limit of the norm holds for all of them together", () => {
+    const limit = { clip: 0.5 };
+    const [free, expected] = [whole(), whole(limit)];
+    expect(expected.losses).not.toEqual(free.losses);
+    expect(expected.norms[0]).toBeGreaterThan(limit.clip);
+    for (const count of [2, 3, 4]) {
+      const found = staged(count, limit);
+      expect([found.losses, found.norms]).toEqual([expected.losses, expected.norms]);
+      for (const [name, values] of expected.parameters) expect(found.parameters.get(name)).toEqual(values);
+    }
+  });
+
   test("no part stands on two stages, none is left out", () => {
     for (const count of [2, 3, 4]) {
       const dealt = Array.from({ length: count }, (_, index) => partsOfStage(model, { index, count })).flat();
@@ -93,7 +131,6 @@ describe("stages", () => {
     const place = { index: 0, count: 2 };
     const make = (changes: Partial<TrainerConfig>) => () =>
       new StageTrainer(device, model, windows, { ...config, ...changes }, place);
-    expect(make({ clip: 1 })).toThrow("no limit of the global norm");
     expect(make({ accumulation: 2 })).toThrow("one microbatch");
     expect(() => partsOfStage(model, { index: 0, count: 5 })).toThrow("at least 5 layers");
     const tied = compactDecoder({

@@ -19,7 +19,12 @@ import { WindowOrder } from "./window_order.ts";
 export type StagePlace = { readonly index: number; readonly count: number };
 
 /** What comes back for an activation: its gradient, f32 of the same shape, and the loss that the last stage saw. */
-export type Returned = { readonly gradient: Float32Array; readonly loss: number };
+export type Returned = {
+  readonly gradient: Float32Array;
+  readonly loss: number;
+  /** Where the norm is limited: sums of squares of the gradients of the stages that it comes back from, the nearest first. */
+  readonly squares?: readonly number[];
+};
 
 /** How a stage is tied to its neighbours; each call waits until it has what it is for. All arrays are [rows, width] f32. */
 export type StageLinks = {
@@ -29,6 +34,11 @@ export type StageLinks = {
   exchange(step: number, activation: Float32Array): Returned;
   /** Hands the gradient of the input back upstream; stages but the first. */
   giveBack(step: number, back: Returned): void;
+  /**
+   * Where the norm is limited: the sums of squares of all stages, in their order. `known`: those of this stage and the later
+   * ones, which at the first stage are all, so that it hands them on; the others wait for them.
+   */
+  agree(step: number, known: readonly number[]): readonly number[];
 };
 
 /** What a step of a stage did. */
@@ -36,12 +46,20 @@ export type StageStep = {
   readonly step: number;
   /** Mean over the step's tokens, nats, as the last stage saw it. */
   readonly loss: number;
-  /** Of this stage's parameters. */
+  /** Where it is limited of all stages' parameters, else of this one's. */
   readonly gradientNorm: number;
   readonly learningRate: number;
   /** Indices of the windows that were read. */
   readonly windows: readonly number[];
   readonly durationMs: number;
+};
+
+/** The gradients of a step are there, and nothing is changed yet. */
+export type Learned = Pick<StageStep, "step" | "loss" | "windows"> & {
+  /** Of this stage and the later ones; empty where no norm is limited. */
+  readonly squares: readonly number[];
+  /** As performance.now() has it. */
+  readonly begun: number;
 };
 
 /** The parts of a model that stand on one of `count` stages: layers are dealt evenly, in order. */
@@ -126,24 +144,21 @@ export class StageTrainer implements Disposable {
 
   /** One step on the windows that are due. */
   step(links: StageLinks): StageStep {
+    const learned = this.learn(links);
+    return this.update(learned, this.#limited ? links.agree(learned.step, learned.squares) : []);
+  }
+
+  get #limited(): boolean {
+    return this.config.clip !== Number.POSITIVE_INFINITY;
+  }
+
+  /** The first part of a step: forward, across, and back; the gradients are there afterwards, which `update` goes by. */
+  learn(links: StageLinks): Learned {
     const begun = performance.now();
     const step = this.#step + 1;
     const windows = this.#order.indices(this.#step * this.config.sequences, this.config.sequences);
     this.parameters.clearGradients();
     using _scope = this.device.scope();
-    const loss = this.#learn(step, windows, links);
-    if (!Number.isFinite(loss)) throw new NotFiniteError(step, "loss", String(loss));
-    const { norm, factor } = this.optimizer.norm();
-    if (!Number.isFinite(norm)) throw new NotFiniteError(step, "gradients", String(norm));
-    const learningRate = rateAt(this.config.schedule, this.config.learningRate, step);
-    this.optimizer.step(step, learningRate, factor);
-    this.#step = step;
-    this.device.backend.synchronize();
-    return { step, loss, gradientNorm: norm, learningRate, windows, durationMs: performance.now() - begun };
-  }
-
-  /** Forward, across, and back: gradients are there afterwards; the loss of the step. */
-  #learn(step: number, windows: readonly number[], links: StageLinks): number {
     const batch = upload(this.device, batchOf(this.#windows, windows));
     using tape = new Tape(this.device, this.parameters.trained);
     const scene: Scene = {
@@ -157,24 +172,40 @@ export class StageTrainer implements Disposable {
     if (given) tape.watch(given);
     let h = given;
     for (const part of this.#parts) h = part.run(scene, batch, h);
-    const loss = this.#backward(tape, step, h!, links);
+    const { loss, squares: later = [] } = this.#backward(tape, step, h!, links);
+    const squares = this.#limited ? [this.optimizer.squares(), ...later] : [];
     if (given) {
       const gradient = tape.gradientOf(given);
       if (!gradient) throw unexpected("internal", "stage", "a gradient of the input", "none");
-      links.giveBack(step, { gradient: this.device.downloadF32(gradient), loss });
+      const back = { gradient: this.device.downloadF32(gradient), loss };
+      links.giveBack(step, this.#limited ? { ...back, squares } : back);
     }
-    return loss;
+    return { step, loss, squares, windows, begun };
   }
 
-  #backward(tape: Tape, step: number, h: Tensor, links: StageLinks): number {
+  /** The second part: what was learned changes the parameters. `all`: sums of squares of all stages, where the norm is limited. */
+  update({ step, loss, windows, begun }: Learned, all: readonly number[]): StageStep {
+    using _scope = this.device.scope();
+    if (!Number.isFinite(loss)) throw new NotFiniteError(step, "loss", String(loss));
+    const { norm, factor } = this.#limited ? this.optimizer.limited(all) : this.optimizer.norm();
+    if (!Number.isFinite(norm)) throw new NotFiniteError(step, "gradients", String(norm));
+    const learningRate = rateAt(this.config.schedule, this.config.learningRate, step);
+    this.optimizer.step(step, learningRate, factor);
+    this.#step = step;
+    this.device.backend.synchronize();
+    return { step, loss, gradientNorm: norm, learningRate, windows, durationMs: performance.now() - begun };
+  }
+
+  /** The step's loss, and the sums of squares of the later stages. */
+  #backward(tape: Tape, step: number, h: Tensor, links: StageLinks): Omit<Returned, "gradient"> {
     if (this.place.index === this.place.count - 1) {
       const mean = sum(h, 1 / h.shape[0]!);
       tape.backward(mean);
-      return this.device.downloadF32(mean)[0]!;
+      return { loss: this.device.downloadF32(mean)[0]! };
     }
-    const { gradient, loss } = links.exchange(step, this.device.downloadF32(h));
-    tape.backward(h, this.#tensor(gradient));
-    return loss;
+    const returned = links.exchange(step, this.device.downloadF32(h));
+    tape.backward(h, this.#tensor(returned.gradient));
+    return returned;
   }
 
   #tensor(data: Float32Array): Tensor {
@@ -191,13 +222,11 @@ export class StageTrainer implements Disposable {
 }
 
 /** What would need all stages at once is refused. */
-function checkStaged(model: TrainedModel, { accumulation, clip, average, schedule }: TrainerConfig): void {
+function checkStaged(model: TrainedModel, { accumulation, average, schedule }: TrainerConfig): void {
   const refuse = (expected: string, got: unknown): never => {
     throw unexpected("unsupported", `stages of ${model.id}`, expected, got);
   };
   if (accumulation !== 1) refuse("one microbatch a step", accumulation);
-  if (clip !== Number.POSITIVE_INFINITY)
-    refuse("no limit of the global norm, which no stage knows", `a limit of ${clip}`);
   if (average) refuse("no average of the weights", "one");
   if (schedule.kind === "warm_down_by_time") refuse("rates by the step alone", schedule.kind);
 }

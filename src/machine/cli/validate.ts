@@ -24,6 +24,10 @@ Contract: docs/validation.md.`,
     contribution: value("FOLDER", "Folder of the contribution: windows/<window>/contributions/<id>"),
     "challenge-id": value("ID", "Names the challenge; what is drawn depends on it"),
     steps: value("N|all", "Steps to do again at least; default all of a short window, else a part"),
+    "start-state": value(
+      "DIGEST",
+      "SHA-256 of the state that the window is to begin with, where the assignment names one",
+    ),
     "node-pubkey": value("KEY", "Who validates; default local-validator"),
     "run-id": value("ID", "Name of the validator's run; default that of its folder"),
     json: { type: "boolean", description: "The packet is JSON with and without it" },
@@ -56,6 +60,7 @@ export function validationPacket(words: readonly string[], options: InvokeOption
       ...{ runRoot: needed("run-root"), contribution: needed("contribution") },
       ...{ challengeId: needed("challenge-id"), node: given.get("node-pubkey") ?? "local-validator" },
       ...(given.has("run-id") && { runId: given.get("run-id") ?? "" }),
+      ...(given.has("start-state") && { startState: given.get("start-state") ?? "" }),
     };
     const steps = stepsOf(given.get("steps"));
     return {
@@ -65,7 +70,7 @@ export function validationPacket(words: readonly string[], options: InvokeOption
   }, only);
 }
 
-const options = ["run-root", "contribution", "challenge-id", "steps", "node-pubkey", "run-id"];
+const options = ["run-root", "contribution", "challenge-id", "steps", "start-state", "node-pubkey", "run-id"];
 
 /** `--name value` and `--name=value`, each once, in any order. */
 function readWords(words: readonly string[]): ReadonlyMap<string, string> {

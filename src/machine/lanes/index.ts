@@ -9,7 +9,6 @@ import { validateContribution } from "../replay.ts";
 import type { LaneWork } from "../replay_grounds.ts";
 import type * as StageSession from "../replay_stage_session.ts";
 import type * as Stage from "../stage_operations.ts";
-import type * as StagePlan from "../stage_plan.ts";
 import type { Invocation } from "../surfaces.ts";
 import type * as Actual from "./actual.ts";
 import { performDemo } from "./demo.ts";
@@ -28,7 +27,6 @@ const load = {
   profile: () => require("./profile.ts") as typeof Profile,
   replay: () => require("./window_replay.ts") as typeof Replay,
   stageSession: () => require("../replay_stage_session.ts") as typeof StageSession,
-  stagePlan: () => require("../stage_plan.ts") as typeof StagePlan,
 };
 
 /** Does the operation and says in a sentence what was done; throws a `Refusal`. */
@@ -49,16 +47,11 @@ export function perform(invocation: Invocation, environment: NodeJS.ProcessEnv):
 
 /** How a validator does the work of a lane again. */
 function workOf({ lane, manifest, capability }: Invocation): LaneWork {
-  if (manifest.validator_target_work_class === "grouped_replica_stage_execution") {
-    const { stageSession } = load.stageSession();
-    return {
-      replayer: load.replay().windowReplayer(capability.backend_family, stageSession),
-      profile: ({ root }) => load.stagePlan().stageProfile(root, lane),
-    };
-  }
-  if (lane === demoLane) return { replayer: demoReplayer, profile: demoProfile };
+  const grouped = manifest.validator_target_work_class === "grouped_replica_stage_execution";
+  if (lane === demoLane && !grouped) return { replayer: demoReplayer, profile: demoProfile };
+  const open = grouped ? load.stageSession().stageSession : undefined;
   return {
-    replayer: load.replay().windowReplayer(capability.backend_family),
+    replayer: load.replay().windowReplayer(capability.backend_family, open),
     profile: ({ root }) => load.profile().profileOf(root, lane),
   };
 }

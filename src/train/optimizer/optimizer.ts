@@ -61,6 +61,19 @@ export class Optimizer implements Disposable {
     return { norm: this.#doubles(norm!)[0]!, factor: factor!, groups: this.#byGroup(squares) };
   }
 
+  /** The sum of squares of the gradients, f64: these parameters' share of a norm that others have shares in. */
+  squares(): number {
+    using _scope = this.#device.scope();
+    return this.#doubles(this.#squares(this.#parameters.gradients)).reduce((sum, value) => sum + value, 0);
+  }
+
+  /** Norm and factor as `norm` has them, of shares that are added up in their order. */
+  limited(shares: readonly number[]): { readonly norm: number; readonly factor: Tensor } {
+    const norm = Math.sqrt(shares.reduce((sum, value) => sum + value, 0));
+    const factor = norm > this.#clip ? this.#clip / norm : 1;
+    return { norm, factor: this.#device.fromHost("f32", [1], Float32Array.of(factor)) };
+  }
+
   /** Norms of the parameters of each group. */
   parameterNorms(): readonly number[] {
     using _scope = this.#device.scope();
