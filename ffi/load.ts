@@ -57,6 +57,8 @@ const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
     psi_device_memory: { args: ["ptr", "ptr"], returns: "i32" },
     psi_adopt: { args: ["ptr", "f64", "ptr", "f64"], returns: "i32" },
     psi_disown: { args: ["ptr"], returns: "i32" },
+    psi_measure_launches: { args: ["i32"], returns: "i32" },
+    psi_launch_times: { args: ["ptr", "i32"], returns: "i32" },
   },
 };
 

@@ -74,6 +74,11 @@ PSI_API i32 psi_unmap(void* address, f64 bytes);
    psi_disown of the mapping. */
 PSI_API i32 psi_adopt(const void* mapping, f64 mapping_bytes, const void* address, f64 bytes);
 PSI_API i32 psi_disown(const void* mapping);
+/* Only on Metal: with `on` 1 each launch is a command buffer of its own, whose time on the GPU is kept by the kernel's name,
+   from zero; 0 ends it. Work goes slower meanwhile. psi_launch_times writes a line "kernel<TAB>launches<TAB>seconds" for
+   each kernel up to now; seconds is "-" where the GPU did not tell a time for all of them. */
+PSI_API i32 psi_measure_launches(i32 on);
+PSI_API i32 psi_launch_times(void* out, i32 capacity);
 /* Only on Metal: names of this library's functions, one a line. */
 PSI_API const char* psi_symbols(void);
 /* advice: 0 = will need, 1 = drop these pages from the resident set (the file keeps the data) */
@@ -109,7 +114,7 @@ PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, 
    w: `experts` packed matrices one after the other. expert_ids i32 [tokens,used].
    Scratch: X(inputs) (psi_matmul) + 64 + 4*(tokens*used + 3*experts + 16), inputs = tokens*used if x_per_slot, else tokens. */
 PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64 scratch_bytes);
-/* CUDA only. y[s,n] = act(gate, up) as psi_glu makes it, of gate = x[token] . w[e(s)][n] (+ bias[e(s),n]) and up, the
+/* CUDA and Metal. y[s,n] = act(gate, up) as psi_glu makes it, of gate = x[token] . w[e(s)][n] (+ bias[e(s),n]) and up, the
    same for row features + n: the bits of psi_moe_matmul and psi_glu. w: `experts` packed matrices [2*features, columns],
    features a multiple of 16; y f32 [tokens*used, features]. Scratch: that of psi_moe_matmul. */
 PSI_API i32 psi_moe_glu(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void* scratch, i32 tokens, i32 used, i32 experts, i32 features, i32 columns, i32 dtype, i32 kind, f32 alpha, f32 limit, f64 scratch_bytes);
@@ -117,9 +122,9 @@ PSI_API i32 psi_moe_glu(void* y, const void* x, const void* w, const void* bias,
    mode 1: softmax over all then top-k; 2: sigmoid; 3: top-k then softmax. Ties take the lower index; order descending.
    expert_scale f32 [experts] or NULL multiplies the weights at the end. */
 PSI_API i32 psi_router(void* expert_ids, void* weights, const void* logits, const void* bias, const void* expert_scale, i32 tokens, i32 experts, i32 used, i32 mode, i32 normalize, f32 scale);
-/* CUDA only, for few rows. sum = x + delta (sum may be x); y = RMS norm of sum times w; expert_ids, weights by psi_router
+/* CUDA and Metal, for few rows. sum = x + delta (sum may be x); y = RMS norm of sum times w; expert_ids, weights by psi_router
    of the logits y . router_w (+ router_bias): the bits of psi_add_rms_norm, psi_matmul and psi_router. router_w f32
-   [experts,width], width 516 to 4096 in fours; at most 64 rows and 1024 experts. */
+   [experts,width], width 516 to 4096 in fours; at most 64 rows and 1024 experts, on Metal no more experts than columns. */
 PSI_API i32 psi_add_norm_router(void* sum, void* y, void* expert_ids, void* weights, const void* x, const void* delta, const void* w, const void* router_w, const void* router_bias, i32 rows, i32 width, i32 experts, i32 used, i32 mode, i32 normalize, f32 eps, f32 scale);
 /* y[t] = sum_j weights[t,j] x[t*used+j], in order of j */
 PSI_API i32 psi_moe_combine(void* y, const void* x, const void* weights, i32 tokens, i32 used, i32 width);
@@ -153,7 +158,7 @@ PSI_API i32 psi_argmax(void* ids, const void* x, i32 rows, i32 width);
 PSI_API i32 psi_top_k(void* values, void* ids, const void* x, i32 rows, i32 width, i32 k);
 /* y f32 [rows]: log(sum(exp(x[r,:]))) */
 PSI_API i32 psi_log_sum_exp(void* y, const void* x, i32 rows, i32 width);
-/* Only on CUDA: ids i32 and logprobs f32 [count], a token for each record (80 bytes) from its row of logits f32
+/* CUDA and Metal. ids i32 and logprobs f32 [count], a token for each record (80 bytes) from its row of logits f32
    [rows,width]; entries (24 bytes) change logits, masks i32 [mask_count, ceil(width/32)] forbid tokens whose bit is 0.
    Layouts, and what the token is: src/ir/ops/sample.ts. Logits are changed meanwhile and put back. all_greedy: no record
    draws. Scratch: count*59408 + 4*entry_count. */
@@ -170,7 +175,7 @@ PSI_API i32 psi_sample(void* ids, void* logprobs, void* logits, const void* reco
  * cannot refuse by what these arrays hold: there a token of sequence or page -1 is not written, and sees nothing.
  */
 PSI_API i32 psi_kv_write(void* k_cache, void* v_cache, const void* k, const void* v, const void* page_table, const void* token_sequence, const void* token_position, i32 tokens, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type);
-/* CUDA only. psi_rope of q in place and of k on its way into the cache, psi_kv_write of the latter and v: the same bits.
+/* CUDA and Metal. psi_rope of q in place and of k on its way into the cache, psi_kv_write of the latter and v: the same bits.
    k and v stay as they are. */
 PSI_API i32 psi_rope_kv_write(void* q, void* k_cache, void* v_cache, const void* k, const void* v, const void* page_table, const void* token_sequence, const void* token_position, const void* inv_freq, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type, i32 rotary_dims, i32 neox, f32 mscale);
 /* Causal attention of each token over positions 0..token_position of its sequence; window > 0: the last `window`

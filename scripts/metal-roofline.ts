@@ -38,8 +38,8 @@ const machines: readonly Machine[] = [
 const launchUs = 1.5;
 /** Share of the published bandwidth that plain copies reach on these machines. */
 const reached = 0.85;
-/** A `matmul` has rows in eights (kernels/metal/README.md); a product of experts has not. */
-const productRows = 8;
+/** Products and attention have rows in eights (kernels/metal/README.md). */
+const rowsAtOnce = 8;
 
 type Row = { kernel: string; calls: number; bytes: number; flops: number };
 
@@ -146,6 +146,19 @@ function kernelOf({ op, inputs }: ProgramCall, { values }: Program): string {
   return weight ? `${op}_${weight.dtype}` : op;
 }
 
+/** Rows that a tile of weights, or of keys, is multiplied with. */
+function rowsOfWeights({ op, inputs, outputs, params }: ProgramCall, { values }: Program): number {
+  const rows = values[outputs[0]!]!.shape[0]!;
+  if (op === "matmul") return rows;
+  if (op === "moe_matmul" || op === "moe_glu") {
+    const experts = values[inputs[1]!]!.shape[0]!;
+    return rows < 2 * experts ? 1 : rows / experts; // few slots are multiplied one by one
+  }
+  // from 32 tokens on a threadgroup has several
+  if (op === "attention" && rows < 32) return Number(params.heads) / Number(params.kvHeads);
+  return rowsAtOnce;
+}
+
 function rowsOf(program: Program): Row[] {
   const rows = new Map<string, Row>();
   for (const call of program.calls) {
@@ -153,8 +166,8 @@ function rowsOf(program: Program): Row[] {
     const row = rows.get(kernel) ?? { kernel, calls: 0, bytes: 0, flops: 0 };
     row.calls++;
     row.bytes += call.cost.bytes;
-    const given = /^matmul_/.test(kernel) ? program.values[call.outputs[0]!]!.shape[0]! : productRows;
-    row.flops += call.cost.flops * ((Math.ceil(given / productRows) * productRows) / given);
+    const given = rowsOfWeights(call, program);
+    row.flops += call.cost.flops * ((Math.ceil(given / rowsAtOnce) * rowsAtOnce) / given);
     rows.set(kernel, row);
   }
   return [...rows.values()].sort((a, b) => b.bytes - a.bytes);
@@ -212,8 +225,8 @@ ${chapters.flatMap(({ work, rows }) => rates(work, rows)).join("\n")}
 
 ${given}.
 Bandwidths are Apple's; f32 rates are cores x 128 lanes x 2 x clock, Apple's own number for M2. *At best*: each op at the slower of
-published bandwidth and rate, nothing else. *Predicted*: ${reached * 100}% of both, and ${launchUs} us a launch; products of many rows may reach less. A \`matmul\` has rows in
-eights, one row too (\`kernels/metal/README.md\`, order of sums), which is counted as arithmetic. An op may be several kernels.
+published bandwidth and rate, nothing else. *Predicted*: ${reached * 100}% of both, and ${launchUs} us a launch; products of many rows may reach less. Products and
+attention have rows in eights, one row too (\`kernels/metal/README.md\`, order of sums), which is counted as arithmetic. An op may be several kernels.
 ${chapters.map(({ work, rows }) => chapter(work, rows)).join("")}`;
 }
 

@@ -26,6 +26,7 @@ const pageBytes = (kvHeads: number, headDim: number, type: DType): number => {
 function attend(
   { heads, kvHeads, headDim, window = 0, softcap = 0, sinks = false, type = "f32", lengths = [70, 9] }: Case,
   queries: number,
+  drawn = queries,
 ) {
   const { id } = dtypes[type];
   const stride = kvHeads * headDim;
@@ -59,16 +60,25 @@ function attend(
 
   const chosen = tokens.filter(([s, p]) => p >= lengths[s]! - queries);
   const qStride = heads * headDim + 8;
-  const q = randomFloats(chosen.length * qStride, 3).map((x) => x / 8);
+  // the last `queries` of `drawn` rows of each sequence
+  const all = randomFloats(lengths.length * drawn * qStride, 3).map((x) => x / 8);
+  const q = floats(chosen.length * qStride);
+  for (const [i, [s, position]] of chosen.entries()) {
+    const row = (s + 1) * drawn - (lengths[s]! - position);
+    q.set(all.subarray(row * qStride, (row + 1) * qStride), i * qStride);
+  }
   const of = [ints(chosen.map(([s]) => s)), ints(chosen.map(([, p]) => p))] as const;
   const sink = sinks ? randomFloats(heads, 4) : null;
   const count = chosen.length * heads * headDim;
-  const scratch = new Uint8Array(4 * heads * Math.ceil((maxPages * pageSize) / 64) * (headDim + 2) * 4);
+  const scratch = new Uint8Array(
+    new ArrayBuffer(4 * heads * Math.ceil((maxPages * pageSize) / 64) * (headDim + 2) * 4),
+  );
   const sizes = [chosen.length, qStride, 8, heads, kvHeads, headDim, pageSize, maxPages, window, id] as const;
   const last = [1 / Math.sqrt(headDim), softcap, scratch.length] as const;
   const want = floats(count);
   runReference("attention", want, q, ...cpu, table, ...of, sink, scratch, ...sizes, ...last);
   const y = deviceBytes(4 * count);
+  const room = onDevice(scratch.fill(0xff));
   const given = [
     onDevice(q),
     keys,
@@ -76,7 +86,7 @@ function attend(
     places,
     ...of.map(onDevice),
     sink && onDevice(sink),
-    null,
+    room,
   ] as const;
   check(metal.psi_attention!(y, ...given, ...sizes, ...last));
   return { got: floatsFromDevice(y, count), want, values: [fromDevice(values, bytes), cpu[1]] as const };
@@ -101,15 +111,25 @@ describe.skipIf(!path)("attention on Metal", () => {
     expect(values[0]).toEqual(values[1]);
   });
 
-  test("a token's bits do not depend on the tokens beside it", () => {
-    const one = { heads: 2, kvHeads: 1, headDim: 32, window: 40 };
-    const [alone, many] = [
-      attend({ ...one, lengths: [70] }, 1).got,
-      attend({ ...one, lengths: [70] }, 5).got,
-    ];
-    const whole = attend({ ...one, lengths: [70] }, 1);
-    expect(whole.got).toEqual(alone);
-    expect(many.length).toBe(5 * alone.length);
+  test.each<Case>([
+    { heads: 8, kvHeads: 1, headDim: 48, sinks: true, type: "f16" },
+    { heads: 3, kvHeads: 1, headDim: 80, window: 70 },
+    { heads: 20, kvHeads: 2, headDim: 32, type: "q8_0", softcap: 9 },
+    { heads: 40, kvHeads: 1, headDim: 16 },
+    { heads: 1, kvHeads: 1, headDim: 272, type: "bf16", sinks: true },
+  ])("prompt, generation and contexts that are shared give a token the same bits: %o", (one) => {
+    // 34 queries of two sequences: several tokens a threadgroup, one of which has tokens of both
+    const prompt = attend({ ...one, lengths: [90, 67] }, 17);
+    expect(largestError(prompt.got, prompt.want)).toBeLessThan(1e-5);
+    const width = one.heads * one.headDim;
+    // 10: a threadgroup a token; 2: several threadgroups a context
+    for (const queries of [5, 1]) {
+      const { got } = attend({ ...one, lengths: [90, 67] }, queries, 17);
+      for (const s of [0, 1]) {
+        const own = got.subarray(s * queries * width, (s + 1) * queries * width);
+        expect(own).toEqual(prompt.got.subarray(((s + 1) * 17 - queries) * width, (s + 1) * 17 * width));
+      }
+    }
   });
 
   test("tokens of no sequence are not written and give zeros; heads that do not fit are refused", () => {
@@ -142,9 +162,13 @@ describe.skipIf(!path)("attention on Metal", () => {
     );
     expect(floatsFromDevice(cache, 32)).toEqual(new Float32Array(32));
     const y = onDevice(randomFloats(32, 2));
-    const sizes = [1, 32, 0, 1, 1, 32, pageSize, maxPages, 0, 0, 1, 0, 0] as const;
-    check(metal.psi_attention!(y, q, cache, cache, table, none, zero, null, null, ...sizes));
+    const room = 2 * 34 * 4;
+    const sizes = [1, 32, 0, 1, 1, 32, pageSize, maxPages, 0, 0, 1, 0, room];
+    check(metal.psi_attention!(y, q, cache, cache, table, none, zero, null, deviceBytes(room), ...sizes));
     expect(floatsFromDevice(y, 32)).toEqual(new Float32Array(32));
+    expect(() =>
+      check(metal.psi_attention!(y, q, cache, cache, table, none, zero, null, null, ...sizes.with(-1, 0))),
+    ).toThrow(/272 bytes of scratch/);
     const narrow = [1, 32, 1, 1, 1, 32, pageSize, maxPages, 0, 0, 1, 0, 0] as const;
     expect(() =>
       check(metal.psi_attention!(y, q, cache, cache, table, none, zero, null, null, ...narrow)),

@@ -28,12 +28,15 @@ inline CachePlace cache_place(constant CacheParams& c, device const int* page_ta
   place.slot = position % c.page_size;
   return place;
 }
-/* Element `i` of a page, type known when the pipeline is made. */
-inline float cached_value(int type, device const uchar* page, uint i, int scales_at) {
-  if (type == PSI_F32) return *(device const float*)(page + 4 * i);
-  if (type == PSI_F16) return float(*(device const half*)(page + 2 * i));
-  if (type == PSI_BF16) return bf16_value(*(device const ushort*)(page + 2 * i));
-  return float(char(page[i])) * float(*(device const half*)(page + uint(scales_at) + i / 32 * 2));
+/* Elements i to i + 3 of a page, i a multiple of 4; type known when the pipeline is made. */
+inline float4 cached_four(int type, device const uchar* page, uint i, int scales_at) {
+  if (type == PSI_F32) return *(device const float4*)(page + 4 * i);
+  if (type == PSI_F16) return float4(*(device const half4*)(page + 2 * i));
+  if (type == PSI_BF16) {
+    const ushort4 bits = *(device const ushort4*)(page + 2 * i);
+    return float4(bf16_value(bits.x), bf16_value(bits.y), bf16_value(bits.z), bf16_value(bits.w));
+  }
+  return float4(*(device const char4*)(page + i)) * float(*(device const half*)(page + uint(scales_at) + i / 32 * 2));
 }
 #else
 i32 psi_check_cache(const char* where, i32 tokens, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 type);

@@ -7,15 +7,6 @@
 #include "glu.h"
 using namespace metal;
 
-inline float gated(int kind, float g, float u, float alpha, float limit) {
-  if (kind == 0) return g * sigmoid(g) * u;
-  /* 0.5 g (1 + tanh v) = g sigmoid(2v), which keeps its digits where tanh is near -1 */
-  if (kind == 1) return g * sigmoid(1.5957691216057308f * (g + 0.044715f * g * g * g)) * u;
-  g = g < limit ? g : limit;
-  u = u < -limit ? -limit : u > limit ? limit : u;
-  return g * sigmoid(alpha * g) * (u + 1.0f);
-}
-
 kernel void glu_f32(device float* y [[buffer(0)]], device const float* gate [[buffer(1)]], device const float* up [[buffer(2)]],
                     constant GluParams& p [[buffer(3)]], uint2 at [[thread_position_in_grid]]) {
   if (int(at.x) >= p.width) return;

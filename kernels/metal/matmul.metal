@@ -10,19 +10,10 @@
  */
 #include <metal_stdlib>
 #include "matmul.h"
-#include "weights.h"
+#include "product.h"
 using namespace metal;
 
 constant bool HAS_BIAS [[function_constant(0)]];
-
-/* 16 values of a row of w to threadgroup memory; zeros past the last row and column. */
-template <typename W>
-inline void place_weights(threadgroup float* to, device const uchar* w, uint output, uint group, constant MatmulParams& p) {
-  float v[16];
-  for (uint i = 0; i < 16; i++) v[i] = 0.0f;
-  if (output < p.outputs && 16 * group < p.columns) W::values(w + output * weight_row_bytes<W>(p.columns), group, p.columns, v);
-  for (uint i = 0; i < 16; i++) to[i] = v[i];
-}
 
 template <typename W>
 kernel void matmul(device float* y [[buffer(0)]], device const float* x [[buffer(1)]], device const uchar* w [[buffer(2)]],
@@ -40,7 +31,7 @@ kernel void matmul(device float* y [[buffer(0)]], device const float* x [[buffer
     const uint end = min(split + MATMUL_SPLIT, p.columns);
     for (uint k = split; k < end; k += MATMUL_DEPTH) {
       threadgroup_barrier(mem_flags::mem_threadgroup);
-      place_weights<W>(&weights[thread_index / 2][thread_index % 2 * 16], w, first_output + thread_index / 2, k / 16 + thread_index % 2, p);
+      place_weights<W>(&weights[thread_index / 2][thread_index % 2 * 16], w, first_output + thread_index / 2, p.outputs, k / 16 + thread_index % 2, p.columns);
       for (uint i = thread_index; i < MATMUL_ROWS * MATMUL_DEPTH; i += MATMUL_THREADS) {
         const uint row = first_row + i / MATMUL_DEPTH, column = k + i % MATMUL_DEPTH;
         inputs[i / MATMUL_DEPTH][i % MATMUL_DEPTH] = row < p.rows && column < p.columns ? x[ulong(row) * p.columns + column] : 0.0f;
@@ -73,12 +64,12 @@ kernel void matmul(device float* y [[buffer(0)]], device const float* x [[buffer
 
 template <typename W>
 kernel void matvec(device float* y [[buffer(0)]], device const float* x [[buffer(1)]], device const uchar* w [[buffer(2)]],
-                   device const float* bias [[buffer(3)]], constant MatmulParams& p [[buffer(4)]], uint tile [[threadgroup_position_in_grid]],
+                   device const float* bias [[buffer(3)]], constant MatmulParams& p [[buffer(4)]], threadgroup float* parts [[threadgroup(0)]],
+                   uint tile [[threadgroup_position_in_grid]],
                    uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
                    uint simd [[simdgroup_index_in_threadgroup]]) {
   threadgroup float weights[MATVEC_SIMDS][MATVEC_OUTPUTS][MATVEC_DEPTH];
   threadgroup float inputs[MATVEC_SIMDS][MATVEC_ROWS][MATVEC_DEPTH];
-  threadgroup float parts[MATVEC_MOST_SPLITS][MATVEC_ROWS * MATVEC_OUTPUTS];
   const uint first_output = tile * MATVEC_OUTPUTS, splits = (p.columns + MATMUL_SPLIT - 1) / MATMUL_SPLIT;
   /* rows past the last stay zeros */
   for (uint i = lane; i < MATVEC_ROWS * MATVEC_DEPTH; i += 32) inputs[simd][i / MATVEC_DEPTH][i % MATVEC_DEPTH] = 0.0f;
@@ -87,7 +78,7 @@ kernel void matvec(device float* y [[buffer(0)]], device const float* x [[buffer
     const uint end = min((s + 1) * MATMUL_SPLIT, p.columns);
     for (uint k = s * MATMUL_SPLIT; k < end; k += MATVEC_DEPTH) {
       simdgroup_barrier(mem_flags::mem_threadgroup);
-      place_weights<W>(&weights[simd][lane / 4][lane % 4 * 16], w, first_output + lane / 4, k / 16 + lane % 4, p);
+      place_weights<W>(&weights[simd][lane / 4][lane % 4 * 16], w, first_output + lane / 4, p.outputs, k / 16 + lane % 4, p.columns);
       for (uint i = lane; i < p.rows * MATVEC_DEPTH; i += 32) {
         const uint row = i / MATVEC_DEPTH, column = k + i % MATVEC_DEPTH;
         inputs[simd][row][i % MATVEC_DEPTH] = column < p.columns ? x[ulong(row) * p.columns + column] : 0.0f;
@@ -100,13 +91,13 @@ kernel void matvec(device float* y [[buffer(0)]], device const float* x [[buffer
         simdgroup_multiply_accumulate(sums, a, b, sums);
       }
     }
-    simdgroup_store(sums, &parts[s][0], MATVEC_OUTPUTS);
+    simdgroup_store(sums, parts + s * MATVEC_ROWS * MATVEC_OUTPUTS, MATVEC_OUTPUTS);
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   const uint row = thread_index / MATVEC_OUTPUTS, output = first_output + thread_index % MATVEC_OUTPUTS;
   if (row >= p.rows || output >= p.outputs) return;
   float sum = 0.0f;
-  for (uint s = 0; s < splits; s++) sum += parts[s][thread_index];
+  for (uint s = 0; s < splits; s++) sum += parts[s * MATVEC_ROWS * MATVEC_OUTPUTS + thread_index];
   y[ulong(row) * p.outputs + output] = HAS_BIAS ? sum + bias[output] : sum;
 }
 
@@ -114,5 +105,6 @@ kernel void matvec(device float* y [[buffer(0)]], device const float* x [[buffer
   template [[host_name(PSI_STRING(matmul_##name))]] kernel void matmul<W>(device float*, device const float*, device const uchar*,            \
                                                                           device const float*, constant MatmulParams&, uint2, uint, uint);      \
   template [[host_name(PSI_STRING(matvec_##name))]] kernel void matvec<W>(device float*, device const float*, device const uchar*,            \
-                                                                          device const float*, constant MatmulParams&, uint, uint, uint, uint);
+                                                                          device const float*, constant MatmulParams&, threadgroup float*, uint, uint, \
+                                                                          uint, uint);
 PSI_EACH_WEIGHT(MATMUL)

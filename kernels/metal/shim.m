@@ -144,8 +144,12 @@ enum { MOST_THREADS = 1 << 28 };
 static id<MTLCommandBuffer> filling;
 static id<MTLComputeCommandEncoder> encoder;
 static u64 filling_threads, committed; /* threads in `filling`; buffers committed since the device was opened */
-static id<MTLCommandBuffer> in_flight[MOST_IN_FLIGHT];
+static struct {
+  id<MTLCommandBuffer> commands;
+  char kernel[PSI_KERNEL_NAME]; /* its only one, where launches are measured */
+} in_flight[MOST_IN_FLIGHT];
 static int in_flight_count;
+static char filling_kernel[PSI_KERNEL_NAME];
 
 i32 psi_no_device(const char* where) { return psi_fail(PSI_INVALID, "[%s] expected an open device, got none. Call psi_open first.", where); }
 
@@ -161,7 +165,7 @@ id<MTLComputeCommandEncoder> psi_encoder(const char* where, i32* status) {
 }
 
 /* Waits for a buffer: spins for the length of a decode step, then lets the system wait. `status` is that of the first failure. */
-static void finish(id<MTLCommandBuffer> commands, i32* status) {
+static void finish(id<MTLCommandBuffer> commands, const char* kernel, i32* status) {
   for (int i = 0; i < 20000 && [commands status] < MTLCommandBufferStatusCompleted; i++)
     if (i % 16 == 15) sched_yield();
   if ([commands status] < MTLCommandBufferStatusCompleted) [commands waitUntilCompleted];
@@ -170,6 +174,7 @@ static void finish(id<MTLCommandBuffer> commands, i32* status) {
     *status = error && [error code] == MTLCommandBufferErrorOutOfMemory ? PSI_NO_MEMORY : PSI_FAILED;
     psi_fail(*status, "[metal] expected the GPU to finish its work, got: %s.", error ? [[error localizedDescription] UTF8String] : "an error without a text");
   }
+  if (*kernel) psi_keep_time(kernel, commands);
   [commands release];
 }
 
@@ -180,12 +185,14 @@ static void flush(i32* status) {
   [encoder release];
   encoder = nil;
   if (in_flight_count == MOST_IN_FLIGHT) {
-    finish(in_flight[0], status);
+    finish(in_flight[0].commands, in_flight[0].kernel, status);
     memmove(in_flight, in_flight + 1, sizeof in_flight - sizeof in_flight[0]);
     in_flight_count--;
   }
   [filling commit];
-  in_flight[in_flight_count++] = filling;
+  in_flight[in_flight_count].commands = filling;
+  memcpy(in_flight[in_flight_count++].kernel, filling_kernel, sizeof filling_kernel);
+  filling_kernel[0] = 0;
   filling = nil;
   filling_threads = 0;
   committed++;
@@ -196,20 +203,22 @@ static i32 wait_for_all(void) {
   i32 status = PSI_OK;
   @autoreleasepool {
     flush(&status);
-    for (int i = 0; i < in_flight_count; i++) finish(in_flight[i], &status);
+    for (int i = 0; i < in_flight_count; i++) finish(in_flight[i].commands, in_flight[i].kernel, &status);
     in_flight_count = 0;
   }
   return status;
 }
 
-i32 psi_encoded(f64 threads) {
+i32 psi_encoded(const char* kernel, f64 threads) {
+  const bool measures = psi_measures();
+  if (measures) snprintf(filling_kernel, sizeof filling_kernel, "%s", kernel);
   filling_threads += threads < MOST_THREADS ? (u64)threads : MOST_THREADS;
-  if (filling_threads < MOST_THREADS) return PSI_OK;
+  if (filling_threads < MOST_THREADS && !measures) return PSI_OK;
   i32 status = PSI_OK;
   flush(&status);
   if (status == PSI_OK) return status;
   /* nobody will ask for the results of the others, which are of the same work */
-  for (int i = 0; i < in_flight_count; i++) finish(in_flight[i], &status);
+  for (int i = 0; i < in_flight_count; i++) finish(in_flight[i].commands, in_flight[i].kernel, &status);
   in_flight_count = 0;
   return status;
 }

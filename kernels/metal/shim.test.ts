@@ -124,4 +124,33 @@ describe.skipIf(!path)("the Metal shim", () => {
   test("a number that is no device, and a second opening, are refused", () => {
     expect(() => check(metal.psi_open!("", 0))).toThrow(/expected a closed device/);
   });
+
+  test("launches are measured by kernel, each in a command buffer of its own", () => {
+    const [x, y] = [onDevice(new Float32Array(64)), deviceBytes(256)];
+    const told = (): string[][] => {
+      const text = new Uint8Array(4096);
+      check(metal.psi_launch_times!(text, text.length));
+      const lines = new TextDecoder().decode(text.subarray(0, text.indexOf(0))).split("\n");
+      return lines.slice(0, -1).map((line) => line.split("\t"));
+    };
+    check(metal.psi_measure_launches!(1));
+    const before = commandBuffers();
+    for (let i = 0; i < 3; i++) check(metal.psi_add!(y, x, x, 64));
+    check(metal.psi_copy!(y, x, 256));
+    const times = told();
+    expect(commandBuffers()).toBe(before + 4);
+    expect(times.map(([kernel, launches]) => [kernel, launches])).toEqual([
+      ["add_f32", "3"],
+      ["copy_16", "1"],
+    ]);
+    // "-" where the GPU does not tell
+    for (const [, , seconds] of times) expect(seconds === "-" || Number(seconds) > 0).toBe(true);
+    expect(() => check(metal.psi_launch_times!(new Uint8Array(16), 16))).toThrow(/room for 2 kernels/);
+    check(metal.psi_measure_launches!(1));
+    expect(told()).toEqual([]);
+    check(metal.psi_measure_launches!(0));
+    check(metal.psi_add!(y, x, x, 64));
+    check(metal.psi_synchronize!());
+    expect(told()).toEqual([]);
+  });
 });

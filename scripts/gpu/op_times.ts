@@ -2,10 +2,12 @@
  * Where a generation step's time goes: the calls of one step, op by op. "alone" is an op's calls recorded without the others
  * and launched again and again, "share" what the step takes longer with them than without. Experts alone read ids that
  * other ops have overwritten; their share is true.
- * Usage: bun scripts/gpu/op_times.ts MODEL [--batch 1,8] [--depth 0,4096] [--prompt 0]    Output: microseconds per step.
- *        With --prompt N the step is a prompt of N tokens instead.
+ * Usage: bun scripts/gpu/op_times.ts MODEL [--backend cuda] [--batch 1,8] [--depth 0,4096] [--prompt 0]
+ *        With --prompt N the step is a prompt of N tokens instead. Output: microseconds per step. On metal there are no
+ *        recordings: each launch is a command buffer of its own, and its time is the one that the GPU tells, by kernel.
  */
 import { parseArgs } from "node:util";
+import { openDevice } from "../../src/backends/index.ts";
 import { kernelLibrary } from "../../src/backends/library.ts";
 import {
   freeCachePool,
@@ -24,6 +26,7 @@ import { openChecked } from "./check.ts";
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
+    backend: { type: "string", default: "cuda" },
     batch: { type: "string", default: "1,8" },
     depth: { type: "string", default: "0" },
     prompt: { type: "string", default: "0" },
@@ -33,7 +36,8 @@ const numbers = (list: string): number[] => list.split(",").map(Number);
 
 type Call = { readonly name: string; readonly args: readonly number[] };
 let calls: Call[] | undefined;
-const opened = openChecked("cuda");
+const backendName = values.backend as "cuda" | "metal" | "metal-standin";
+const opened = backendName === "cuda" ? openChecked(backendName) : openDevice(backendName);
 const { backend } = opened;
 const device = new Device({
   ...backend,
@@ -42,7 +46,7 @@ const device = new Device({
     backend.call(name, args);
   },
 });
-const { functions } = kernelLibrary("cuda");
+const { functions } = kernelLibrary(backendName);
 const native = (name: string, ...args: (number | ArrayBufferView)[]): void => {
   const status = functions.get(name)!(...args);
   if (status !== 0) throw new Error(`[op_times] ${name} gave ${status}`);
@@ -67,6 +71,32 @@ function time(list: readonly Call[], runs: number): number {
   const samples = Array.from({ length: 5 }, () => once(runs)).sort((a, b) => a - b);
   native("psi_graph_free", graph);
   return samples[2]!;
+}
+
+/** Runs a step with its launches measured: what each kernel took, in microseconds; "-" where the GPU does not tell. */
+function printLaunches(title: string, step: () => void): void {
+  native("psi_measure_launches", 1);
+  step();
+  const text = new Uint8Array(new ArrayBuffer(1 << 16));
+  native("psi_launch_times", text, text.length);
+  native("psi_measure_launches", 0);
+  const lines = new TextDecoder()
+    .decode(text.subarray(0, text.indexOf(0)))
+    .trim()
+    .split("\n");
+  const rows = lines.map((line) => line.split("\t") as [string, string, string]);
+  const us = rows.map(([, , seconds]) => (seconds === "-" ? undefined : Number(seconds) * 1e6));
+  const known = us.every((x) => x !== undefined);
+  const launches = rows.reduce((sum, [, count]) => sum + Number(count), 0);
+  const whole = known ? us.reduce((sum: number, x) => sum + x!, 0).toFixed(0) : "-";
+  console.log(`\n${title}: ${launches} launches, ${whole} us`);
+  const order = rows.map((_, i) => i).sort((a, b) => (us[b] ?? 0) - (us[a] ?? 0));
+  for (const i of order) {
+    const [kernel, count] = rows[i]!;
+    const each = us[i] === undefined ? "-" : (us[i] / Number(count)).toFixed(2);
+    const all = us[i] === undefined ? "-" : us[i].toFixed(0);
+    console.log(`  ${all.padStart(8)} us ${each.padStart(9)} each  ${count.padStart(4)} x ${kernel}`);
+  }
 }
 
 /** Ops of the same shape together: names with the sizes that tell products apart. */
@@ -115,24 +145,27 @@ function measure(batch: number, depth: number, prompt: number): void {
       outputRows: ints(prompt > 0 ? [rows - 1] : all, prompt > 0 ? 1 : rows),
     };
     argmax(model.forward(step));
-    calls = [];
-    argmax(model.forward(step));
-    const recorded = calls;
-    calls = undefined;
-    const groups = Map.groupBy(recorded, label);
-    const runs = prompt > 0 ? 3 : 20;
-    const whole = time(recorded, runs);
-    console.log(
-      `\n${prompt > 0 ? `prompt of ${prompt}` : `batch ${batch}`}, depth ${depth}: ${recorded.length} calls, ${whole.toFixed(0)} us`,
-    );
-    const lines = [...groups].map(([name, list]) => {
-      const others = recorded.filter((call) => label(call) !== name);
-      return { name, count: list.length, alone: time(list, runs), share: whole - time(others, runs) };
-    });
-    for (const { name, count, alone, share } of lines.sort((a, b) => b.share - a.share)) {
-      const us = (total: number) =>
-        `${total.toFixed(0).padStart(7)} us ${(total / count).toFixed(2).padStart(8)} each`;
-      console.log(`  share ${us(share)}  alone ${us(alone)}  ${String(count).padStart(4)} x ${name}`);
+    const title = `${prompt > 0 ? `prompt of ${prompt}` : `batch ${batch}`}, depth ${depth}`;
+    if (!backend.captures) {
+      printLaunches(title, () => argmax(model.forward(step)));
+    } else {
+      calls = [];
+      argmax(model.forward(step));
+      const recorded = calls;
+      calls = undefined;
+      const groups = Map.groupBy(recorded, label);
+      const runs = prompt > 0 ? 3 : 20;
+      const whole = time(recorded, runs);
+      console.log(`\n${title}: ${recorded.length} calls, ${whole.toFixed(0)} us`);
+      const lines = [...groups].map(([name, list]) => {
+        const others = recorded.filter((call) => label(call) !== name);
+        return { name, count: list.length, alone: time(list, runs), share: whole - time(others, runs) };
+      });
+      for (const { name, count, alone, share } of lines.sort((a, b) => b.share - a.share)) {
+        const us = (total: number) =>
+          `${total.toFixed(0).padStart(7)} us ${(total / count).toFixed(2).padStart(8)} each`;
+        console.log(`  share ${us(share)}  alone ${us(alone)}  ${String(count).padStart(4)} x ${name}`);
+      }
     }
     void scope;
   }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "device.h"
 #include "executor.h"
@@ -165,6 +166,7 @@ typedef struct {
   MTLCommandBufferStatus state;
   NSError* failure;
   char refused[256];
+  CFTimeInterval begun, ended;
 }
 @end
 
@@ -307,6 +309,12 @@ static int run_work(Work* w, char* text, size_t capacity) {
   return failed;
 }
 
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 @implementation StandinCommands
 - (id<MTLComputeCommandEncoder>)computeCommandEncoder {
   StandinEncoder* e = [StandinEncoder new];
@@ -314,6 +322,17 @@ static int run_work(Work* w, char* text, size_t capacity) {
   return [e autorelease];
 }
 - (void)commit {
+  begun = seconds();
+  [self run];
+  ended = seconds();
+}
+- (CFTimeInterval)GPUStartTime {
+  return begun;
+}
+- (CFTimeInterval)GPUEndTime {
+  return ended;
+}
+- (void)run {
   char text[600] = "";
   state = MTLCommandBufferStatusCompleted;
   if (refused[0]) snprintf(text, sizeof text, "%s", refused);

@@ -14,7 +14,7 @@ const flags = [
   ...["-D__METAL_VERSION__=300", "-Wno-unknown-attributes", "-Wno-unknown-pragmas", "-Wno-unused-value"],
   ...["-Xclang", "-cl-ext=+cl_khr_fp16,-cl_khr_fp64,-__opencl_c_fp64,-__opencl_c_generic_address_space"],
   ...["-Xclang", "-cl-ext=-__opencl_c_pipes,-__opencl_c_device_enqueue"],
-  ...["-cl-no-stdinc", "-Werror", "-ferror-limit=20", "-I", headers],
+  ...["-cl-no-stdinc", "-Werror", "-ferror-limit=0", "-I", headers],
 ];
 
 /**

@@ -8,10 +8,10 @@ export type AddNormRouterParams = RouterParams & { readonly eps: number };
 /** Rows for which one kernel beats four; more are worth a kernel each. */
 const mostRows = 32;
 
-/** Whether the fused op takes these: an F32 router, rows of 516 to 4096 columns in fours, few of them. */
+/** Whether the fused op takes these: an F32 router of no more experts than columns, rows of 516 to 4096 in fours, few of them. */
 export function routesFused(x: TensorSpec, router: TensorSpec): boolean {
   const [rows, width] = x.shape as [number, number];
-  const fits = width > 512 && width <= 4096 && width % 4 === 0 && router.shape[0]! <= 1024;
+  const fits = width > 512 && width <= 4096 && width % 4 === 0 && router.shape[0]! <= Math.min(1024, width);
   return fits && rows <= mostRows && router.dtype === "f32";
 }
 
@@ -22,7 +22,7 @@ export function routesFused(x: TensorSpec, router: TensorSpec): boolean {
 export const addNormRouter: Op<AddNormRouterParams> = {
   name: "add_norm_router",
   summary: "residual add, norm and choice of experts of few tokens",
-  backends: ["cuda"],
+  backends: ["cuda", "metal"],
   inputs: [
     ...[{ name: "x" }, { name: "delta" }, { name: "w" }, { name: "router" }],
     { name: "routerBias", optional: true },

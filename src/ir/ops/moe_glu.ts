@@ -14,7 +14,7 @@ export type MoeGluParams = Pick<GluParams, "kind" | "alpha" | "limit">;
 export const moeGlu: Op<MoeGluParams> = {
   name: "moe_glu",
   summary: "gate-up projection of the chosen experts and its gated activation in one",
-  backends: ["cuda"],
+  backends: ["cuda", "metal"],
   inputs: [{ name: "x" }, { name: "w" }, { name: "bias", optional: true }, { name: "ids" }],
   params: ["kind", "alpha", "limit"],
   signature: [

@@ -20,7 +20,7 @@ export type RopeKvWriteParams = {
 export const ropeKvWrite: Op<RopeKvWriteParams> = {
   name: "rope_kv_write",
   summary: "rotary embedding of queries in place and of keys on their way into the paged cache, with values",
-  backends: ["cuda"],
+  backends: ["cuda", "metal"],
   inputs: [
     { name: "q" },
     { name: "k_cache" },

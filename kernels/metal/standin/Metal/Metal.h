@@ -17,6 +17,7 @@ static inline MTLSize MTLSizeMake(NSUInteger width, NSUInteger height, NSUIntege
   return s;
 }
 
+typedef double CFTimeInterval; /* seconds */
 typedef NSUInteger MTLResourceOptions;
 enum { MTLResourceStorageModeShared = 0 };
 typedef NSUInteger MTLCommandBufferStatus;
@@ -88,6 +89,8 @@ enum { MTLLanguageVersion3_0 = (3 << 16) + 0 };
 - (void)waitUntilCompleted;
 - (MTLCommandBufferStatus)status;
 - (NSError*)error;
+- (CFTimeInterval)GPUStartTime;
+- (CFTimeInterval)GPUEndTime;
 @end
 @protocol MTLResidencySet <NSObject>
 - (void)addAllocation:(id<MTLBuffer>)allocation;
