@@ -2,13 +2,14 @@
  * A second copy of the accepted checkpoint, and the way back from it. The copy is of the real files, read again and hashed
  * where it lies; what is restored is hashed again before it takes the checkpoint's place.
  */
-import { cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
-import { PsionicError, unexpected } from "../core/error.ts";
+import { PsionicError } from "../core/error.ts";
 import type { Json } from "../models/files/strict_json.ts";
-import { removeLeftovers, stepFolder, verifyCheckpoint } from "./checkpoint.ts";
-import { syncFiles, syncFolder, writeWhole } from "./durable.ts";
+import { type BackupStore, backupStore } from "./backup_store.ts";
+import { stepFolder } from "./checkpoint.ts";
+import { writeWhole } from "./durable.ts";
 import {
   log,
   type Run,
@@ -36,32 +37,10 @@ export type Accepted = {
 const textOf = (root: string, path: string): string => readFileSync(join(root, path), "utf8");
 const reference = (root: string, path: string) => ({ path, sha256: sha256(textOf(root, path)) });
 
-/** A copy of a checkpoint's folder under its name below `to`, whole or not at all. */
-function copyCheckpoint(from: string, to: string, step: number): void {
-  const aside = join(to, `.${stepFolder(step)}.${process.pid}.part`);
-  const target = join(to, stepFolder(step));
-  try {
-    mkdirSync(to, { recursive: true });
-    removeLeftovers(to);
-    cpSync(from, aside, { recursive: true });
-    syncFiles(aside);
-    if (existsSync(target)) rmSync(target, { recursive: true });
-    renameSync(aside, target);
-    syncFolder(to);
-  } catch (cause) {
-    if (existsSync(aside)) rmSync(aside, { recursive: true, force: true });
-    const text = cause instanceof Error ? cause.message : String(cause);
-    const code = /ENOSPC|EDQUOT/.test(text) ? "disk_full" : "io_failed";
-    throw unexpected(code, "train backup", "a folder that takes a checkpoint", text, { cause });
-  }
-}
-
-/** Copies the accepted checkpoint below `to` and writes the receipt. */
-export function backUp(run: Run, accepted: Accepted, to: string): void {
+/** Copies the accepted checkpoint into the store and writes the receipt. */
+export async function backUp(run: Run, accepted: Accepted, store: BackupStore): Promise<void> {
   const { step, digest } = accepted;
-  const target = resolve(to);
-  copyCheckpoint(join(run.root, "checkpoints", stepFolder(step)), target, step);
-  verifyCheckpoint(join(target, stepFolder(step)), digest);
+  await store.keep(join(run.root, "checkpoints", stepFolder(step)), step, digest);
   const manifest = `checkpoints/${stepFolder(step)}/checkpoint_manifest.json`;
   const copies = [
     [retainedPaths.latest_checkpoint_pointer_path, backupPointerPath],
@@ -69,7 +48,7 @@ export function backUp(run: Run, accepted: Accepted, to: string): void {
   ] as const;
   for (const [from, copy] of copies)
     writeWhole(join(run.root, copy), [new TextEncoder().encode(textOf(run.root, from))]);
-  writeReceipt(run, accepted, target, null);
+  writeReceipt(run, accepted, store, null);
   log(run, "checkpoint_backed_up", surfaceId(run.lane, "backup"), {
     checkpoint_label: accepted.label,
     backup_state: "backed_up",
@@ -77,8 +56,13 @@ export function backUp(run: Run, accepted: Accepted, to: string): void {
 }
 
 /** Records that the accepted checkpoint was not copied, with a drill; an earlier copy's receipt is replaced. */
-export function refuseBackup(run: Run, accepted: Accepted, to: string, reason: string): void {
-  writeReceipt(run, accepted, resolve(to), reason);
+export function refuseBackup(
+  run: Run,
+  accepted: Accepted,
+  store: Pick<BackupStore, "root" | "credentials">,
+  reason: string,
+): void {
+  writeReceipt(run, accepted, store, reason);
   writeDrill(run, "failed_upload", accepted.step, reason);
   log(run, "checkpoint_backup_refused", surfaceId(run.lane, "backup"), {
     checkpoint_label: accepted.label,
@@ -87,7 +71,12 @@ export function refuseBackup(run: Run, accepted: Accepted, to: string, reason: s
 }
 
 /** `refusal`: why there is no copy; null where there is one. */
-function writeReceipt(run: Run, accepted: Accepted, target: string, refusal: string | null): void {
+function writeReceipt(
+  run: Run,
+  accepted: Accepted,
+  store: Pick<BackupStore, "root" | "credentials">,
+  refusal: string | null,
+): void {
   const { step } = accepted;
   const copy = (path: string) => (refusal === null ? reference(run.root, path) : null);
   const receipt = withDigest("checkpoint_backup_receipt", "receipt_digest", {
@@ -105,8 +94,8 @@ function writeReceipt(run: Run, accepted: Accepted, target: string, refusal: str
     ),
     backup_pointer: copy(backupPointerPath),
     backup_checkpoint_manifest: copy(backupManifestPath(step)),
-    remote_backup_root: target,
-    credential_source_names: [],
+    remote_backup_root: store.root,
+    credential_source_names: store.credentials,
     backup_state: refusal === null ? "backed_up" : "refused",
     upload_outcome: refusal === null ? "succeeded" : "failed",
     upload_failure_reason: refusal,
@@ -118,7 +107,7 @@ function writeReceipt(run: Run, accepted: Accepted, target: string, refusal: str
 }
 
 /** The checkpoint of the backup receipt put back in its place with its pointer; throws where the copy is not whole. */
-export function restoreFromBackup(run: Run): Accepted {
+export async function restoreFromBackup(run: Run): Promise<Accepted> {
   const receipt = readDocument(run.root, retainedPaths.latest_checkpoint_backup_receipt_path);
   const again = withDigest("checkpoint_backup_receipt", "receipt_digest", {
     ...receipt,
@@ -149,10 +138,8 @@ export function restoreFromBackup(run: Run): Accepted {
   }
   const manifest = readDocument(run.root, backupManifestPath(step));
   const digest = String(manifest.checkpoint_object_digest);
-  const source = join(String(receipt.remote_backup_root), stepFolder(step));
-  verifyCheckpoint(source, digest);
-  copyCheckpoint(source, join(run.root, "checkpoints"), step);
-  verifyCheckpoint(join(run.root, "checkpoints", stepFolder(step)), digest);
+  const store = backupStore(String(receipt.remote_backup_root));
+  await store.bring(step, digest, join(run.root, "checkpoints"));
   const put = (from: string, to: string): void =>
     writeWhole(join(run.root, to), [new TextEncoder().encode(textOf(run.root, from))]);
   put(backupManifestPath(step), `checkpoints/${stepFolder(step)}/checkpoint_manifest.json`);

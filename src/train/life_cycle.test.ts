@@ -121,12 +121,12 @@ describe("a checkpoint that learnt something", () => {
     expect(json(run, retainedPaths.continuation_handoff_path).accepted_checkpoint.optimizer_step).toBe(64);
   });
 
-  test("waits while it has no backup, and goes on once it has one", () => {
+  test("waits while it has no backup, and goes on once it has one", async () => {
     expect(decideContinueRestart(run)).toMatchObject({
       ...{ state: "hold_and_investigate", action: "pause_and_review" },
       blocking: ["checkpoint_backup_state"],
     });
-    backUpRun(run, undefined, true);
+    await backUpRun(run, undefined, true);
     expect(json(run, "checkpoints/failures/failed_upload_drill.json")).toMatchObject({
       ...{ drill_kind: "failed_upload", trigger_surface: "backup", outcome: "retained_refusal" },
     });
@@ -135,12 +135,12 @@ describe("a checkpoint that learnt something", () => {
     expect(decideContinueRestart(run).blocking).toEqual(["checkpoint_backup_state"]);
     // a folder that cannot be made: below a file
     const nowhere = join(run.root, ownPaths.settings, "copy");
-    expect(codeOf(() => backUpRun(run, nowhere))).toBe("io_failed");
+    await expect(backUpRun(run, nowhere)).rejects.toMatchObject({ code: "io_failed" });
     const receipt = json(run, retainedPaths.latest_checkpoint_backup_receipt_path);
     expect(receipt.backup_state).toBe("refused");
     expect(receipt.upload_failure_reason).toContain("ENOTDIR");
-    backUpRun(run, undefined);
-    expect(codeOf(() => backUpRun(run, nowhere))).toBe("io_failed");
+    await backUpRun(run, undefined);
+    await expect(backUpRun(run, nowhere)).rejects.toMatchObject({ code: "io_failed" });
     expect(json(run, retainedPaths.latest_checkpoint_backup_receipt_path).backup_state).toBe("backed_up");
     const decided = decideContinueRestart(run);
     expect(decided).toMatchObject({ state: "continue", action: "continue_long_run", blocking: [] });
@@ -193,7 +193,7 @@ describe("a checkpoint that learnt something", () => {
     expect(json(run, retainedPaths.current_status_path)).toMatchObject({
       ...{ latest_checkpoint_label: "mine", last_completed_step: 48 },
     });
-    backUpRun(run, undefined);
+    await backUpRun(run, undefined);
     expect(json(run, retainedPaths.latest_checkpoint_backup_receipt_path).checkpoint_ref).toBe(ref);
     await resumeRun({ ...run, settings: { ...run.settings, max_steps: 50 } }, options);
     expect(json(run, retainedPaths.auto_resume_receipt_path)).toMatchObject({

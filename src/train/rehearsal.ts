@@ -106,8 +106,8 @@ export async function rehearseBaseLane(run: Run, rehearsal: Rehearsal): Promise<
     threads: rehearsal.threads,
     injectUnavailable: false,
   });
-  backUpRun(run, undefined, true);
-  backUpRun(run, undefined);
+  await backUpRun(run, undefined, true);
+  await backUpRun(run, undefined);
   const decided = decideContinueRestart(run);
   // the accepted checkpoint is read and admitted once more, as a run that goes on would
   await resumeRun(run, { ...rehearsal, dryRun: true });

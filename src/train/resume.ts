@@ -28,7 +28,7 @@ type Looked =
  * Reads the pointer, its manifest and the checkpoint's files, which must all say the same; where they do not, the backup
  * takes their place if there is a whole one.
  */
-export function resolvePointer(run: Run): Resolution {
+export async function resolvePointer(run: Run): Promise<Resolution> {
   const looked = lookAtPointer(run);
   if (looked.state === "accepted") {
     writeReceipt(run, "accepted", looked.accepted, { recovered: false, refusal: null });
@@ -39,7 +39,7 @@ export function resolvePointer(run: Run): Resolution {
     if (!existsSync(join(run.root, retainedPaths.latest_checkpoint_backup_receipt_path))) {
       throw new PsionicError("file_not_found", "there is no backup");
     }
-    const restored = restoreFromBackup(run);
+    const restored = await restoreFromBackup(run);
     writeReceipt(run, looked.state, restored, { recovered: true, refusal: null });
     writeDrill(run, kind, restored.step, null);
     return found(run, restored);

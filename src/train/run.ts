@@ -9,6 +9,7 @@ import { BatchLoader } from "../data/loader/loader.ts";
 import { verifyDataset } from "../data/shards/dataset.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Accepted, backUp, refuseBackup, writeDrill } from "./backup.ts";
+import { type BackupStore, backupStore } from "./backup_store.ts";
 import {
   loadCheckpoint,
   type RunIdentity,
@@ -112,7 +113,7 @@ export async function startRun(run: Run, options: RunOptions): Promise<RunOutcom
 /** Goes on with a run from the checkpoint that its pointer names. */
 export async function resumeRun(run: Run, options: RunOptions): Promise<RunOutcome> {
   using _lock = lockRun(run.root);
-  const found: Resolution = resolvePointer(run);
+  const found: Resolution = await resolvePointer(run);
   if (found.state === "refused") {
     writeStatus(run, "resume_refused_auto_resume", { label: pendingLabel, step: 0 }, found.reason);
     log(run, "resume_refused_auto_resume", surfaces(run.lane).resume_surface_id);
@@ -122,10 +123,10 @@ export async function resumeRun(run: Run, options: RunOptions): Promise<RunOutco
 }
 
 /**
- * Copies the accepted checkpoint to a folder, by default one of the run root. `injectFailure`: writes what a refused copy
+ * Copies the accepted checkpoint to a folder, by default one of the run root, or to a bucket. `injectFailure`: writes what a refused copy
  * leaves behind and copies nothing, to try out what follows from it.
  */
-export function backUpRun(run: Run, to: string | undefined, injectFailure = false): Accepted {
+export async function backUpRun(run: Run, to: string | undefined, injectFailure = false): Promise<Accepted> {
   using _lock = lockRun(run.root);
   const looked = lookAtPointer(run);
   if (looked.state !== "accepted")
@@ -133,19 +134,19 @@ export function backUpRun(run: Run, to: string | undefined, injectFailure = fals
   if (!looked.accepted) {
     throw unexpected("invalid_request", "train backup", "a run with a checkpoint", "one without");
   }
-  const target = to ?? join(run.root, "checkpoints", "backups");
+  const store = backupStore(to ?? join(run.root, "checkpoints", "backups"));
   const at = { label: looked.accepted.label, step: looked.accepted.step };
   if (injectFailure) {
-    refuseBackup(run, looked.accepted, target, "The failure was asked for.");
+    refuseBackup(run, looked.accepted, store, "The failure was asked for.");
     writeStatus(run, "checkpoint_backup_refused", at, "The accepted checkpoint has no backup.");
     refreshDashboard(run, "checkpoint_backup_refused");
     writeCloseout(run, "checkpoint_backup_refused");
     return looked.accepted;
   }
   try {
-    backUp(run, looked.accepted, target);
+    await backUp(run, looked.accepted, store);
   } catch (error) {
-    recordFailedBackup(run, looked.accepted, target, error);
+    recordFailedBackup(run, looked.accepted, store, error);
     throw error;
   }
   writeStatus(run, "checkpoint_backed_up", at, "The accepted checkpoint has a second copy.");
@@ -155,13 +156,13 @@ export function backUpRun(run: Run, to: string | undefined, injectFailure = fals
 }
 
 /** The receipt of an earlier checkpoint's good copy stays, since that copy can still be gone back to. */
-function recordFailedBackup(run: Run, accepted: Accepted, target: string, error: unknown): void {
+function recordFailedBackup(run: Run, accepted: Accepted, store: BackupStore, error: unknown): void {
   const reason = error instanceof Error ? error.message : String(error);
   const { label, step } = accepted;
   try {
     const earlier = documentIf(run.root, retainedPaths.latest_checkpoint_backup_receipt_path);
     if (earlier?.backup_state === "backed_up") writeDrill(run, "failed_upload", step, reason);
-    else refuseBackup(run, accepted, target, reason);
+    else refuseBackup(run, accepted, store, reason);
     writeStatus(run, "checkpoint_backup_refused", { label, step }, reason);
     refreshDashboard(run, "checkpoint_backup_refused");
   } catch {

@@ -64,7 +64,7 @@ export const train = command({
     ),
     "output-root": value("FOLDER", "start: the run root itself; default ~/scratch/<lane>_runs/<run id>"),
     "run-root": value("FOLDER", "all but start: the run root"),
-    to: value("FOLDER", "backup: where the copy goes; default checkpoints/backups of the run root"),
+    to: value("PLACE", "backup: a folder or s3://bucket/prefix; default checkpoints/backups of the run root"),
     "run-id": value("ID", "start: name of the run; default the lane's with the time"),
     model: value("NAME", "pilot, or a small one: tiny, tiny_gpt2, tiny_gpt_oss"),
     dataset: value(
@@ -138,6 +138,7 @@ export const train = command({
     "psionic train dashboard --run-root run",
     "psionic train record-checkpoint --run-root run",
     "psionic train backup --run-root run --to /mnt/second/run",
+    "psionic train backup --run-root run --to s3://bucket/runs/run",
     "psionic train decide-continue-restart --run-root run",
     "psionic train rehearse-base-lane --output-root rehearsal",
   ],
@@ -410,7 +411,7 @@ async function resume(given: Given): Promise<void> {
 async function backup(given: Given): Promise<void> {
   const run = openedRun(given, "train backup");
   const refused = given["inject-failed-upload"] === true;
-  const { label, digest } = backUpRun(run, text(given, "to"), refused);
+  const { label, digest } = await backUpRun(run, text(given, "to"), refused);
   await printLines(given, {
     status: refused ? "checkpoint_backup_refused" : "checkpoint_backed_up",
     run_id: run.runId,
