@@ -3,7 +3,7 @@
  * for 128 columns, and a second kernel adds the chunks, ascending, to what is there. Partial sums lie in memory of the
  * library.
  *
- * A form gives the terms: `Sums` sums at a time, term(row, column, valid, whole, out[Sums]) of four columns.
+ * A form gives the terms: what it loads for four columns of a row, several rows ahead, and how that adds to SUMS sums.
  */
 #pragma once
 #include "columns.h"
@@ -11,15 +11,20 @@
 
 namespace psi {
 
-constexpr int COLUMN_THREADS = 256, COLUMN_WIDTH = 128, COLUMN_ROWS = 8;
+constexpr int COLUMN_THREADS = 256, COLUMN_WIDTH = 128, COLUMN_ROWS = 8, COLUMN_AHEAD = 4;
+
+__device__ __forceinline__ void add_products(float4& total, float4 a, float4 b) {
+  total = make_float4(fmaf(a.x, b.x, total.x), fmaf(a.y, b.y, total.y), fmaf(a.z, b.z, total.z), fmaf(a.w, b.w, total.w));
+}
 
 /* The elements of x, whose rows begin `pitch` apart. */
 struct ColumnTerms {
   static constexpr int SUMS = 1;
   In x;
   i64 pitch;
-  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
-    const float4 v = some4(x, row * pitch + column, valid, whole);
+  typedef float4 Loaded;
+  __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const { return some4(x, row * pitch + column, valid, whole); }
+  __device__ __forceinline__ void add(float4* total, const Loaded& v, i64, i32, i64, bool) const {
     total[0].x += v.x, total[0].y += v.y, total[0].z += v.z, total[0].w += v.w;
   }
 };
@@ -29,11 +34,14 @@ struct ProductTerms {
   static constexpr int SUMS = 1;
   In dy, x;
   i32 width;
-  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
+  struct Loaded {
+    float4 dy, x;
+  };
+  __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const {
     const i64 at = row * width + column;
-    const float4 d = some4(dy, at, valid, whole), v = some4(x, at, valid, whole);
-    total[0] = make_float4(fmaf(d.x, v.x, total[0].x), fmaf(d.y, v.y, total[0].y), fmaf(d.z, v.z, total[0].z), fmaf(d.w, v.w, total[0].w));
+    return {some4(dy, at, valid, whole), some4(x, at, valid, whole)};
   }
+  __device__ __forceinline__ void add(float4* total, const Loaded& l, i64, i32, i64, bool) const { add_products(total[0], l.dy, l.x); }
 };
 
 /* How many chunks rows are cut into, for `sums` columns in all. */
@@ -55,8 +63,17 @@ static __global__ void __launch_bounds__(COLUMN_THREADS) column_parts_kernel(For
   const i64 begin = from + chunk * size, end = begin + size < to ? begin + size : to, valid = width - column;
   const bool whole = width % 4 == 0 && valid >= 4;
   float4 total[Form::SUMS] = {};
-  if (valid > 0)
-    for (i64 r = begin + warp; r < end; r += COLUMN_ROWS) f.term(total, r, column, valid, whole);
+  if (valid > 0) {
+    i64 r = begin + warp;
+    for (; r + (COLUMN_AHEAD - 1) * COLUMN_ROWS < end; r += COLUMN_AHEAD * COLUMN_ROWS) {
+      typename Form::Loaded loaded[COLUMN_AHEAD];
+#pragma unroll
+      for (int i = 0; i < COLUMN_AHEAD; i++) loaded[i] = f.load(r + i * COLUMN_ROWS, column, valid, whole);
+#pragma unroll
+      for (int i = 0; i < COLUMN_AHEAD; i++) f.add(total, loaded[i], r + i * COLUMN_ROWS, column, valid, whole);
+    }
+    for (; r < end; r += COLUMN_ROWS) f.add(total, f.load(r, column, valid, whole), r, column, valid, whole);
+  }
   for (int s = 0; s < Form::SUMS; s++) {
     __syncthreads();
     sums[warp][lane] = total[s];

@@ -1,7 +1,8 @@
 /*
  * C (+)= A' B' (+ bias) on Hopper from bf16 in either transposition each. A block per multiprocessor stays and makes tiles
- * of 128 x 256: one thread keeps four stages of 64 ks on their way by tensor copies, two warpgroups multiply 64 x 256 each
- * by wgmma from shared memory, f32 sums in registers. Tiles of 16 rows of tiles follow one another, so that both sides stay
+ * of 128 x 256: one thread keeps three stages of 64 ks on their way by tensor copies, two warpgroups multiply 64 x 256 each
+ * by wgmma from shared memory, f32 sums in registers. Results in bf16 leave through shared memory by tensor copies, and what
+ * they are added to comes that way while the tile is made; other results are stored from registers. Tiles of 16 rows of tiles follow one another, so that both sides stay
  * in L2. Where tiles are too few for the machine, k is cut into parts by the shape alone, whose sums a second kernel adds in
  * order. Source of the scheme: the persistent warp-specialised kernels that CUTLASS describes for Hopper.
  *
@@ -9,20 +10,23 @@
  * about balanced.
  */
 #include "gemm.h"
-#include "quad.cuh"
 #include "tensor_copy.h"
 
 namespace psi {
 
-constexpr int WIDE_ROWS = 128, WIDE_COLUMNS = 256, WIDE_K = 64, WIDE_STAGES = 4, WIDE_THREADS = 384, WIDE_GROUP = 16;
+constexpr int WIDE_ROWS = 128, WIDE_COLUMNS = 256, WIDE_K = 64, WIDE_STAGES = 3, WIDE_THREADS = 384, WIDE_GROUP = 16;
 constexpr u32 WIDE_A = WIDE_ROWS * BOX_LINE, WIDE_B = WIDE_COLUMNS * BOX_LINE, WIDE_STAGE = WIDE_A + WIDE_B, BOX_BLOCK = 64 * BOX_LINE;
-constexpr size_t WIDE_SHARED = WIDE_STAGES * WIDE_STAGE + 2 * WIDE_STAGES * sizeof(u64);
+constexpr int WIDE_WARPS = 8; /* that multiply */
+constexpr u32 OUT_BOX = 16 * BOX_LINE, OUT_WARP = WIDE_COLUMNS / 64 * OUT_BOX, BIAS_WARP = WIDE_COLUMNS * sizeof(float);
+constexpr size_t WIDE_OUT = WIDE_STAGES * WIDE_STAGE, WIDE_BIAS = WIDE_OUT + WIDE_WARPS * OUT_WARP, WIDE_ARRIVALS = WIDE_BIAS + WIDE_WARPS * BIAS_WARP;
+constexpr size_t WIDE_SHARED = WIDE_ARRIVALS + (2 * WIDE_STAGES + WIDE_WARPS) * sizeof(u64);
 static_assert(BOX_BLOCK % 1024 == 0 && WIDE_STAGE % 1024 == 0, "boxes lie at multiples of 1024 bytes");
 constexpr int WIDE_PROCESSORS = 132; /* what work is cut for, so that its sums do not depend on the device */
 
 struct WidePlan {
   i32 tiles_m, tiles_n, splits, units, items;
   float* parts; /* [split][batch][m][n] where splits > 1 */
+  bool boxes;   /* results leave by tensor copies */
 };
 
 struct WideItem {
@@ -43,7 +47,6 @@ __device__ __forceinline__ WideItem wide_item(const WidePlan& p, i32 id) {
 struct WideStore {
   bool parts; /* sums of a part of k, f32 [split][matrix][m][n] */
   bool pairs; /* two neighbours of a row at a time */
-  bool lines; /* 16 bytes a lane of bf16 */
 };
 
 __device__ __forceinline__ WideStore wide_store(const Gemm& g, const WidePlan& p) {
@@ -51,7 +54,6 @@ __device__ __forceinline__ WideStore wide_store(const Gemm& g, const WidePlan& p
   s.parts = p.splits > 1;
   const bool even = g.c_pitch % 2 == 0 && g.c_batch % 2 == 0 && (u64)g.c.p % 8 == 0;
   s.pairs = (s.parts ? g.n % 2 == 0 : even) && (!g.bias || (u64)g.bias % 8 == 0);
-  s.lines = !s.parts && g.c.half && g.c_pitch % 8 == 0 && g.c_batch % 8 == 0 && (u64)g.c.p % 16 == 0;
   return s;
 }
 
@@ -72,14 +74,6 @@ __device__ __forceinline__ void store_row_part(const Gemm& g, const WidePlan& p,
     }
 #pragma unroll
     for (int i = 0; i < STORE_FRAGMENTS; i++) v[i] = make_float2(before[i].x + v[i].x, before[i].y + v[i].y);
-  }
-  if (s.lines) {
-#pragma unroll
-    for (int i = 0; i < STORE_FRAGMENTS; i += 4) {
-      const uint4 out = quad_transposed(pack_bf16(v[i].x, v[i].y), pack_bf16(v[i + 1].x, v[i + 1].y), pack_bf16(v[i + 2].x, v[i + 2].y), pack_bf16(v[i + 3].x, v[i + 3].y), t);
-      if (there) *(uint4*)((u16*)g.c.p + at + 8 * i + 8 * t) = out;
-    }
-    return;
   }
   if (!there) return;
   float* c = s.parts ? p.parts : (float*)g.c.p;
@@ -136,17 +130,80 @@ __device__ __forceinline__ void store_wide(const Gemm& g, const WidePlan& p, con
   }
 }
 
+#if defined(PSI_WGMMA)
+/* What a warp of the multiplying ones has in shared memory for its 16 x 256 of a tile. */
+struct WideOut {
+  u8* boxes; /* [4 times 64 columns][16 lines] */
+  float* bias;
+  u64* arrival; /* of what is added to */
+};
+
+/* Before a tile is made: its bias to registers, and what it is added to on its way. */
+__device__ __forceinline__ void begin_out(const Gemm& g, const TensorMap& map_c, const WideOut& o, const WideItem& w, i32 row, int lane, float (&bias)[8]) {
+  if (g.bias) {
+    const i32 column = w.column + 8 * lane;
+    const bool whole = column + 8 <= g.n && (uintptr_t)g.bias % 16 == 0;
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+      const float4 v = some4({g.bias, false}, column + i, g.n - column - i, whole);
+      bias[i] = v.x, bias[i + 1] = v.y, bias[i + 2] = v.z, bias[i + 3] = v.w;
+    }
+  }
+  if (!g.add || lane != 0) return;
+  tensor_store_wait();
+  bulk_expect(o.arrival, OUT_WARP);
+  for (int b = 0; b < WIDE_COLUMNS / 64; b++) tensor_copy(o.boxes + b * OUT_BOX, &map_c, w.column + 64 * b, row, w.matrix, o.arrival);
+}
+
+__device__ __forceinline__ void finish_out(const Gemm& g, const TensorMap& map_c, const WideOut& o, const WideItem& w, i32 row, int lane, const float (&bias)[8], const float (&sum)[128], u32 turn) {
+  if (g.bias) {
+    *(float4*)(o.bias + 8 * lane) = make_float4(bias[0], bias[1], bias[2], bias[3]);
+    *(float4*)(o.bias + 8 * lane + 4) = make_float4(bias[4], bias[5], bias[6], bias[7]);
+  }
+  if (g.add) bulk_wait(o.arrival, turn);
+  else if (lane == 0) tensor_store_wait();
+  __syncwarp();
+  const int line = lane / 8 % 2 * 8 + lane % 8, t = lane % 4;
+#pragma unroll
+  for (int j = 0; j < 32; j += 2) { /* 16 columns */
+    u8* at = o.boxes + j / 8 * OUT_BOX + line * BOX_LINE + ((j % 8 + lane / 16) ^ (line & 7)) * 16;
+    u32 before[4] = {}, v[4];
+    if (g.add) load_matrix_x4(before, at);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int k = 4 * (j + i / 2) + i % 2 * 2;
+      float low = sum[k], high = sum[k + 1];
+      if (g.bias) {
+        const float2 b = *(const float2*)(o.bias + 8 * (j + i / 2) + 2 * t);
+        low += b.x, high += b.y;
+      }
+      if (g.add) low += bf16_low(before[i]), high += bf16_high(before[i]);
+      v[i] = pack_bf16(low, high);
+    }
+    if (g.add) __syncwarp();
+    store_matrix_x4(at, v);
+  }
+  wgmma_show_shared();
+  __syncwarp();
+  if (lane != 0) return;
+  for (int b = 0; b < WIDE_COLUMNS / 64; b++)
+    if (w.column + 64 * b < g.n) tensor_store(&map_c, o.boxes + b * OUT_BOX, w.column + 64 * b, row, w.matrix);
+  tensor_store_commit();
+}
+#endif
+
 template <bool A_ROWS, bool B_ROWS>
 __global__ void __launch_bounds__(WIDE_THREADS, 1)
-    gemm_wgmma_kernel(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b, const __grid_constant__ Gemm g, const __grid_constant__ WidePlan plan) {
+    gemm_wgmma_kernel(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b, const __grid_constant__ TensorMap map_c, const __grid_constant__ Gemm g, const __grid_constant__ WidePlan plan) {
 #if defined(PSI_WGMMA)
   PSI_DYNAMIC_SHARED(shared);
-  u64 *full = (u64*)(shared + WIDE_STAGES * WIDE_STAGE), *empty = full + WIDE_STAGES;
+  u64 *full = (u64*)(shared + WIDE_ARRIVALS), *empty = full + WIDE_STAGES, *given = empty + WIDE_STAGES;
   let_next_start();
   if (threadIdx.x == 0) {
     prefetch_map(&map_a);
     prefetch_map(&map_b);
     for (int s = 0; s < WIDE_STAGES; s++) bulk_start(full + s), count_start(empty + s, 2);
+    for (int w = 0; w < WIDE_WARPS; w++) bulk_start(given + w);
   }
   wait_for_inputs();
   __syncthreads();
@@ -181,9 +238,13 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1)
   constexpr u32 A_STEP = A_ROWS ? 32 : 16 * BOX_LINE, B_STEP = B_ROWS ? 32 : 16 * BOX_LINE;
   const SharedSide first_a = shared_side(shared + group * BOX_BLOCK, A_ROWS ? ONE_BLOCK : BOX_BLOCK);
   const SharedSide first_b = shared_side(shared + WIDE_A, B_ROWS ? ONE_BLOCK : BOX_BLOCK);
-  for (i32 id = blockIdx.x; id < plan.items; id += gridDim.x) {
+  const WideOut out = {shared + WIDE_OUT + warp * OUT_WARP, (float*)(shared + WIDE_BIAS + warp * BIAS_WARP), given + warp};
+  u32 made = 0; /* tiles of this block, the last bit of their number */
+  for (i32 id = blockIdx.x; id < plan.items; id += gridDim.x, made ^= 1) {
     const WideItem w = wide_item(plan, id);
-    float sum[128];
+    float sum[128], bias[8];
+    if (plan.boxes) begin_out(g, map_c, out, w, w.row + warp * 16, lane, bias);
+    __syncwarp();
     int before = -1; /* the stage that products may still read */
     for (i32 u = w.unit; u < w.unit_end; u++) {
       const SharedSide a = shared_side_at(first_a, stage * WIDE_STAGE), b = shared_side_at(first_b, stage * WIDE_STAGE);
@@ -200,8 +261,10 @@ __global__ void __launch_bounds__(WIDE_THREADS, 1)
     }
     wgmma_wait<0>(sum);
     if (before >= 0 && speaks) count_arrive(empty + before);
-    store_wide(g, plan, w, sum, warp, lane);
+    if (plan.boxes) finish_out(g, map_c, out, w, w.row + warp * 16, lane, bias, sum, made);
+    else store_wide(g, plan, w, sum, warp, lane);
   }
+  if (plan.boxes && lane == 0) tensor_store_wait();
 #endif
 }
 
@@ -244,7 +307,7 @@ static i32 side_map(const char* op, TensorMap& map, const GemmSide& s, i64 rows,
 }
 
 i32 gemm_wgmma(const char* op, const Gemm& g, void* scratch, f64 scratch_bytes) {
-  TensorMap a, b;
+  TensorMap a, b, c = {};
   PSI_TRY(side_map(op, a, g.a, g.m, g.k, g.batch, WIDE_ROWS));
   PSI_TRY(side_map(op, b, g.b, g.n, g.k, g.batch, WIDE_COLUMNS));
   WidePlan p;
@@ -254,9 +317,11 @@ i32 gemm_wgmma(const char* op, const Gemm& g, void* scratch, f64 scratch_bytes) 
   if (tiles * p.splits >= (i64)1 << 31) return fail(PSI_UNSUPPORTED, "[%s] expected a product of fewer than 2^31 tiles.", op);
   p.items = (i32)(tiles * p.splits);
   p.parts = (float*)scratch;
+  p.boxes = p.splits == 1 && g.c.half && g.c_pitch % 8 == 0 && g.c_batch % 8 == 0 && (uintptr_t)g.c.p % 16 == 0;
+  if (p.boxes) PSI_TRY(make_tensor_map(op, c, g.c.p, g.n, g.m, g.batch, g.c_pitch, g.c_batch, 16));
   const auto kernel = g.a.rows ? g.b.rows ? gemm_wgmma_kernel<true, true> : gemm_wgmma_kernel<true, false>
                                : g.b.rows ? gemm_wgmma_kernel<false, true> : gemm_wgmma_kernel<false, false>;
-  PSI_TRY(launch(op, kernel, dim3(min(p.items, device.multiprocessors)), dim3(WIDE_THREADS), WIDE_SHARED, a, b, g, p));
+  PSI_TRY(launch(op, kernel, dim3(min(p.items, device.multiprocessors)), dim3(WIDE_THREADS), WIDE_SHARED, a, b, c, g, p));
   if (p.splits == 1) return PSI_OK;
   const i64 size = (i64)g.batch * g.m * g.n;
   return launch(op, gemm_parts_kernel, dim3((unsigned)PSI_DIVIDE_UP(size, FLAT_THREADS)), dim3(FLAT_THREADS), 0, g, (const float*)scratch, p.splits);

@@ -39,6 +39,37 @@ __global__ void mix_grad_kernel(Out da, Out db, In dy, const float* wa, const fl
   if (db) put_some4(db, i, count - i, whole, scaled_columns(dy, wb, i, count, whole, width, beta));
 }
 
+/* Both gradients and the terms of both scales' in one pass; pointers that are null are not wanted. */
+struct MixGradTerms {
+  static constexpr int SUMS = 2;
+  Out da, db;
+  In dy, a, b; /* a and b null where their scale's gradient is not wanted */
+  const float *wa, *wb;
+  i32 width;
+  float alpha, beta;
+  struct Loaded {
+    float4 dy, a, b;
+  };
+  __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const {
+    const i64 at = row * width + column;
+    const float4 none = make_float4(0, 0, 0, 0);
+    return {some4(dy, at, valid, whole), a ? some4(a, at, valid, whole) : none, b ? some4(b, at, valid, whole) : none};
+  }
+  static __device__ __forceinline__ float4 scaled(float4 v, const float* w, i32 column, i64 valid, bool whole, float factor) {
+    v = make_float4(factor * v.x, factor * v.y, factor * v.z, factor * v.w);
+    if (!w) return v;
+    const float4 f = some4({w, false}, column, valid, whole);
+    return make_float4(v.x * f.x, v.y * f.y, v.z * f.z, v.w * f.w);
+  }
+  __device__ __forceinline__ void add(float4* total, const Loaded& l, i64 row, i32 column, i64 valid, bool whole) const {
+    const i64 at = row * width + column;
+    if (da) put_some4(da, at, valid, whole, scaled(l.dy, wa, column, valid, whole, alpha));
+    if (db) put_some4(db, at, valid, whole, scaled(l.dy, wb, column, valid, whole, beta));
+    add_products(total[0], l.dy, l.a);
+    add_products(total[1], l.dy, l.b);
+  }
+};
+
 __global__ void multiply_kernel(Out y, In a, In b, i64 count) {
   let_next_start();
   wait_for_inputs();
@@ -56,12 +87,6 @@ static i32 check_mix(const char* where, bool pointers, i32 width, i32 dtype, f64
   return PSI_OK;
 }
 
-static i32 add_weight_grad(void* dw, In dy, In x, i64 rows, i32 width, float factor) {
-  i32 chunks = 0;
-  PSI_TRY(column_parts_of("psi_mix_grad", ProductTerms{dy, x, width}, nullptr, rows, width, 1, chunks));
-  return add_column_parts("psi_mix_grad", (float*)dw, width, 1, 1, 0, chunks, factor);
-}
-
 }  // namespace psi
 
 PSI_API i32 psi_mix(void* y, const void* a, const void* b, const void* wa, const void* wb, i32 width, i32 dtype, f64 count, f64 alpha, f64 beta) {
@@ -77,13 +102,17 @@ PSI_API i32 psi_mix_grad(void* da, void* db, void* dwa, void* dwb, const void* d
   for (int place : {2, 3, 7, 8})
     if (half_at(dtype, place)) return fail(PSI_UNSUPPORTED, "[psi_mix_grad] expected scales of columns in f32, got bf16.");
   const In up = {dy, half_at(dtype, 4)};
-  if (da || db)
-    PSI_TRY(launch("psi_mix_grad", mix_grad_kernel, flat_grid((i64)count), dim3(FLAT_THREADS), 0, Out{da, half_at(dtype, 0)}, Out{db, half_at(dtype, 1)}, up,
-                   (const float*)wa, (const float*)wb, width, (i64)count, (float)alpha, (float)beta));
-  const i64 rows = (i64)count / width;
-  if (dwa) PSI_TRY(add_weight_grad(dwa, up, {a, half_at(dtype, 5)}, rows, width, (float)alpha));
-  if (dwb) PSI_TRY(add_weight_grad(dwb, up, {b, half_at(dtype, 6)}, rows, width, (float)beta));
-  return PSI_OK;
+  const Out outs[] = {{da, half_at(dtype, 0)}, {db, half_at(dtype, 1)}};
+  if (!dwa && !dwb) {
+    if (!da && !db) return PSI_OK;
+    return launch("psi_mix_grad", mix_grad_kernel, flat_grid((i64)count), dim3(FLAT_THREADS), 0, outs[0], outs[1], up, (const float*)wa, (const float*)wb, width, (i64)count,
+                  (float)alpha, (float)beta);
+  }
+  const MixGradTerms terms = {outs[0], outs[1], up, {dwa ? a : nullptr, half_at(dtype, 5)}, {dwb ? b : nullptr, half_at(dtype, 6)}, (const float*)wa, (const float*)wb, width, (float)alpha, (float)beta};
+  i32 chunks = 0;
+  PSI_TRY(column_parts_of("psi_mix_grad", terms, nullptr, (i64)count / width, width, 1, chunks));
+  if (dwa) PSI_TRY(add_column_parts("psi_mix_grad", (float*)dwa, width, 1, 2, 0, chunks, (float)alpha));
+  return dwb ? add_column_parts("psi_mix_grad", (float*)dwb, width, 1, 2, 1, chunks, (float)beta) : PSI_OK;
 }
 PSI_API i32 psi_multiply(void* y, const void* a, const void* b, i32 dtype, f64 count) {
   using namespace psi;

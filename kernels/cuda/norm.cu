@@ -100,13 +100,17 @@ struct NormTerms {
   In dy, x;
   const float* stats;
   i32 width;
-  __device__ __forceinline__ void term(float4* total, i64 row, i32 column, i64 valid, bool whole) const {
+  struct Loaded {
+    float4 dy, x;
+    float mean, scale;
+  };
+  __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const {
     const i64 at = row * width + column;
-    const float4 d = some4(dy, at, valid, whole), v = some4(x, at, valid, whole);
-    const float mean = stats[2 * row], scale = stats[2 * row + 1];
-    total[0] = make_float4(fmaf(d.x, (v.x - mean) * scale, total[0].x), fmaf(d.y, (v.y - mean) * scale, total[0].y), fmaf(d.z, (v.z - mean) * scale, total[0].z),
-                           fmaf(d.w, (v.w - mean) * scale, total[0].w));
-    total[1] = make_float4(total[1].x + d.x, total[1].y + d.y, total[1].z + d.z, total[1].w + d.w);
+    return {some4(dy, at, valid, whole), some4(x, at, valid, whole), stats[2 * row], stats[2 * row + 1]};
+  }
+  __device__ __forceinline__ void add(float4* total, const Loaded& l, i64, i32, i64, bool) const {
+    add_products(total[0], l.dy, make_float4((l.x.x - l.mean) * l.scale, (l.x.y - l.mean) * l.scale, (l.x.z - l.mean) * l.scale, (l.x.w - l.mean) * l.scale));
+    total[1] = make_float4(total[1].x + l.dy.x, total[1].y + l.dy.y, total[1].z + l.dy.z, total[1].w + l.dy.w);
   }
 };
 

@@ -49,6 +49,22 @@ inline void count_arrive(u64* arrival) {
   if (++a->arrived == a->wanted) a->arrived = 0, a->uses++;
 }
 inline void prefetch_map(const TensorMap*) {}
+/* A box back to memory, where its elements are of the matrix. */
+inline void tensor_store(const TensorMap* map, const void* shared, i32 inner, i32 outer, i32 batch) {
+  for (i64 r = 0; r < map->lines; r++)
+    for (i64 c = 0; c < 64; c++)
+      if (inner + c < map->inner && outer + r < map->outer && batch < map->batch)
+        ((u16*)map->p)[batch * map->batch_pitch + (outer + r) * map->pitch + inner + c] = ((const u16*)shared)[r * 64 + ((c / 8) ^ (r % 8)) * 8 + c % 8];
+}
+inline void tensor_store_commit() {}
+inline void tensor_store_wait() {}
+/* Four 8 x 8 matrices of 16 bits to rows of shared memory, the opposite of load_matrix_x4. */
+inline void store_matrix_x4(void* row, const u32* v) {
+  for (int i = 0; i < 4; i++) {
+    const u64 at = __shfl_sync(~0u, (u64)(uintptr_t)row, 8 * i + standin::self->lane / 4);
+    memcpy((void*)(uintptr_t)(at + standin::self->lane % 4 * 4), v + i, 4);
+  }
+}
 template <int COUNT>
 void take_registers() {}
 template <int COUNT>
@@ -76,6 +92,28 @@ __device__ __forceinline__ void count_arrive(u64* arrival) {
 __device__ __forceinline__ void prefetch_map(const TensorMap* map) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+#endif
+}
+/* A box back to memory, clipped to the matrix; commits of a thread are awaited by it: what they read may change then. */
+__device__ __forceinline__ void tensor_store(const TensorMap* map, const void* shared, i32 inner, i32 outer, i32 batch) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(map), "r"(inner), "r"(outer), "r"(batch), "r"(shared_address(shared)) : "memory");
+#endif
+}
+__device__ __forceinline__ void tensor_store_commit() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void tensor_store_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#endif
+}
+/* Four 8 x 8 matrices of 16 bits to rows of shared memory, the opposite of load_matrix_x4. */
+__device__ __forceinline__ void store_matrix_x4(void* row, const u32* v) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
 #endif
 }
 /* Registers of each thread of the warpgroup that calls: more, or fewer, than the launch gave. */

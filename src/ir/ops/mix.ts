@@ -28,7 +28,10 @@ const shapeArguments = (a: PlacedSpec, code: number, p: MixParams): number[] => 
   ...[a.shape.at(-1) ?? 1, code, elementCount(a.shape), p.alpha, p.beta],
 ];
 
-export const mixGrad: Op<MixParams> = {
+/** `passed`: a's gradient is dy itself and is not made. */
+type MixGradParams = MixParams & { readonly passed?: boolean };
+
+export const mixGrad: Op<MixGradParams> = {
   name: "mix_grad",
   summary: "gradient of mix; those of the scales per column are added",
   backends: trainingBackends,
@@ -40,20 +43,24 @@ export const mixGrad: Op<MixParams> = {
       { name: "dwb", optional: true },
     ],
   ],
-  params: ["alpha", "beta"],
+  params: ["alpha", "beta", "passed"],
   signature: [...Array.from({ length: 9 }, () => "ptr" as const), "i32", "i32", "f64", "f64", "f64"],
-  outputs([dy, a, b, wa, wb, dwa, dwb]) {
+  outputs([dy, a, b, wa, wb, dwa, dwb], p) {
     const spec = checked(a, b, wa, wb);
     expectReal("mix_grad dy", dy, spec.shape, spec);
     for (const w of [dwa, dwb]) if (w) expectReal("mix_grad dw", w, [spec.shape.at(-1) ?? 1], spec);
-    return (b ? [spec, b] : [spec]).map(({ dtype, shape }) => plainSpec(dtype, ...shape));
+    const made = [p.passed ? undefined : spec, b].filter((t) => t !== undefined);
+    return made.map(({ dtype, shape }) => plainSpec(dtype, ...shape));
   },
   cost: elementWise(4),
-  arguments: ([da, db], [dy, a, b, wa, wb, dwa, dwb], p) => [
-    ...[da!.address, db?.address ?? 0, dwa!.address, dwb!.address, dy!.address],
-    ...[a!.address, b!.address, wa!.address, wb!.address],
-    ...shapeArguments(a!, realCode(da, db, dwa, dwb, dy, a, b, wa, wb), p),
-  ],
+  arguments: (made, [dy, a, b, wa, wb, dwa, dwb], p) => {
+    const [da, db] = p.passed ? [undefined, made[0]] : made;
+    return [
+      ...[da?.address ?? 0, db?.address ?? 0, dwa!.address, dwb!.address, dy!.address],
+      ...[a!.address, b!.address, wa!.address, wb!.address],
+      ...shapeArguments(a!, realCode(da, db, dwa, dwb, dy, a, b, wa, wb), p),
+    ];
+  },
 };
 
 /** y = alpha wa a + beta wb b, with scales per column wa, wb [D] or none, and b or none: residuals, skips, averages. */
@@ -87,7 +94,11 @@ export const mix: Op<MixParams> = {
     }
     const dwa = wanted(2) ? sum(2) : undefined;
     const dwb = wanted(3) ? sum(3) : undefined;
-    const [da, db] = f(mixGrad, [dy, a, b, wa, wb, dwa, dwb], p);
+    const given = [dy, a, b, wa, wb, dwa, dwb];
+    if (!wa && p.alpha === 1 && b && a!.dtype === dy!.dtype) {
+      return [dy, ...f(mixGrad, given, { ...p, passed: true }), dwa, dwb];
+    }
+    const [da, db] = f(mixGrad, given, p);
     return [da, db, dwa, dwb];
   },
   arguments: ([y], [a, b, wa, wb], p) => [
