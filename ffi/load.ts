@@ -48,6 +48,16 @@ const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
     psi_collective_open: { args: ["ptr", "ptr", "i32", "i32"], returns: "i32" },
     psi_all_reduce: { args: ["ptr", "i32", "f64"], returns: "i32" },
     psi_collective_close: { args: [], returns: "i32" },
+    psi_cublaslt_open: { args: ["ptr", "ptr"], returns: "i32" },
+    psi_cublaslt_find: {
+      args: ["ptr", ...Array.from({ length: 7 }, () => "i32" as const), "f64"],
+      returns: "i32",
+    },
+    psi_cublaslt_use: {
+      args: ["ptr", ...Array.from({ length: 7 }, () => "i32" as const), "f64"],
+      returns: "i32",
+    },
+    psi_cublaslt_close: { args: [], returns: "i32" },
   },
   metal: {
     psi_symbols: { args: [], returns: "cstring" },

@@ -67,6 +67,16 @@ PSI_API i32 psi_collective_id(void* id, const char* path);
 PSI_API i32 psi_collective_open(const void* id, const char* path, i32 rank, i32 ranks);
 PSI_API i32 psi_all_reduce(void* data, i32 dtype, f64 count);
 PSI_API i32 psi_collective_close(void);
+/* Only on CUDA: cuBLASLt, loaded from `path` ("": libcublasLt.so.13, else .12), for products of psi_gemm with bf16 factors and
+   without bias. *version (f64): 10000 major + 100 minor + patch. PSI_UNSUPPORTED where there is none: nothing needs it. */
+PSI_API i32 psi_cublaslt_open(const char* path, void* version);
+/* *algorithm (64 bytes): the first that cuBLASLt advises for a shape of those that add up all of k in one sequence; it means
+   the same to this version of the library alone. scratch_bytes: what psi_gemm will be given. */
+PSI_API i32 psi_cublaslt_find(void* algorithm, i32 batch, i32 m, i32 n, i32 k, i32 trans_a, i32 trans_b, i32 c_type, f64 scratch_bytes);
+/* From now on psi_gemm makes products of this shape by that algorithm, until psi_cublaslt_close or psi_close; NULL: by the
+   kernels of this library. Steps that were captured before stay as they were. */
+PSI_API i32 psi_cublaslt_use(const void* algorithm, i32 batch, i32 m, i32 n, i32 k, i32 trans_a, i32 trans_b, i32 c_type, f64 scratch_bytes);
+PSI_API i32 psi_cublaslt_close(void);
 /* Maps a file read-only; address and bytes are f64 outputs. */
 PSI_API i32 psi_map(void* address, void* bytes, const char* path);
 PSI_API i32 psi_unmap(void* address, f64 bytes);

@@ -11,6 +11,7 @@
 #include <unordered_map>
 
 #include "columns.h"
+#include "cublaslt.h"
 #include "launch.h"
 #include "staging.h"
 
@@ -134,6 +135,7 @@ PSI_API i32 psi_close(void) {
   cudaError_t error = cudaStreamSynchronize(stream);
   close_staging();
   close_columns();
+  close_cublaslt();
   cudaFreeHost(bounce);
   cudaStreamDestroy(stream);
   stream = nullptr;

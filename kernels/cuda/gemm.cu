@@ -1,4 +1,8 @@
-/* The launcher of training's matrix products: Hopper's form (gemm_wgmma.cu) where it applies, else gemm_mma.cu's. */
+/*
+ * The launcher of training's matrix products: Hopper's form (gemm_wgmma.cu) where it applies, else gemm_mma.cu's; for shapes
+ * that were given to it by name, cuBLASLt (cublaslt.cu).
+ */
+#include "cublaslt.h"
 #include "gemm.h"
 
 PSI_API i32 psi_gemm(void* c, const void* a, const void* b, const void* bias, void* scratch, i32 batch, i32 m, i32 n, i32 k, i32 trans_a, i32 trans_b, i32 a_type, i32 b_type, i32 c_type, i32 accumulate, f64 scratch_bytes) {
@@ -16,5 +20,6 @@ PSI_API i32 psi_gemm(void* c, const void* a, const void* b, const void* bias, vo
   g.m = m, g.n = n, g.k = k, g.batch = batch;
   g.add = accumulate != 0;
   if (batch == 0 || m == 0 || n == 0) return PSI_OK;
+  if (cublaslt_has(g)) return cublaslt_gemm("psi_gemm", g, scratch, scratch_bytes);
   return gemm_fits_wgmma(g) ? gemm_wgmma("psi_gemm", g, scratch, scratch_bytes) : gemm_any("psi_gemm", g);
 }

@@ -7,8 +7,16 @@ import { metalBackend } from "./metal/backend.ts";
 export type { CpuOptions } from "./cpu/backend.ts";
 export { allocateHost, type HostMemory } from "./cpu/host_memory.ts";
 export { type MappedFile, mapFile } from "./cpu/mapping.ts";
+export { Cublaslt, cublasltLibraryVariable, type ProductShape } from "./cuda/cublaslt.ts";
 export { DeviceGroup, makeGroupId, ncclVariable } from "./cuda/device_group.ts";
 export { type CudaFindings, findCuda, hasNvidiaHardware } from "./cuda/find.ts";
+export {
+  fasterShare,
+  isFaster,
+  type MeasuredProduct,
+  measureProducts,
+  Operands,
+} from "./cuda/measure_products.ts";
 export { copyLibrary, kernelLibraryPath, useLibrary } from "./library.ts";
 export { findMetal, type MetalFindings } from "./metal/find.ts";
 export { measureRoofline, measureTensorCores, type Roofline } from "./roofline.ts";

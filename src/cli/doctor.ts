@@ -1,8 +1,9 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { join } from "node:path";
-import { findCuda, findMetal, measureRoofline, openDevice } from "../backends/index.ts";
+import { Cublaslt, findCuda, findMetal, measureRoofline, openDevice } from "../backends/index.ts";
 import { embeddedFiles } from "../core/embedded.ts";
+import { PsionicError } from "../core/error.ts";
 import { cacheFolders } from "../core/unpack.ts";
 import { version } from "../core/version.ts";
 import { defaultModelPath } from "../models/default_model.ts";
@@ -12,6 +13,7 @@ import { availableMemory } from "../serve/engine/index.ts";
 import { command } from "../terminal/command.ts";
 import { print, printJson } from "../terminal/output.ts";
 import { readableBytes, table } from "../terminal/table.ts";
+import { measuredHere, productsVariable } from "../train/products.ts";
 import type { Claim } from "./validation.ts";
 
 type Finding = {
@@ -112,9 +114,34 @@ function cuda(measure: boolean): Finding[] {
   const there = hardware ? "an NVIDIA device is there, but: " : "no NVIDIA device is there; ";
   if (devices.length === 0) return [{ name, state: "not used", text: `${there}${reason}` }];
   const findings: Finding[] = devices.map((facts) => ({ name, state: "ready", text: factsText(facts) }));
-  findings.push({ name: "cuda library", state: "ready", text: String(library) });
+  findings.push({ name: "cuda library", state: "ready", text: String(library) }, cublaslt());
   if (measure) findings.push(...devices.map((_, number) => copySpeed(number)));
   return findings;
+}
+
+/** Whether NVIDIA's cuBLASLt is here, and which products it makes: some of training's, never those that serve. */
+function cublaslt(): Finding {
+  const name = "cublaslt";
+  const device = openDevice("cuda");
+  try {
+    using library = new Cublaslt();
+    const mode = process.env[productsVariable] || "measure";
+    const { products, cublaslt: theirs } = measuredHere(device, library);
+    const measured =
+      products > 0
+        ? `${theirs} of ${products} shapes measured here`
+        : "shapes are measured when a run begins";
+    const use = mode === "measure" ? `${measured}, where it is faster` : `${productsVariable}=${mode}`;
+    const state =
+      mode === "off" || (mode === "measure" && products > 0 && theirs === 0) ? "not used" : "ready";
+    const text = `${library.version}, for training's bf16 products: ${use}; serving uses psionic's own kernels`;
+    return { name, state, text };
+  } catch (error) {
+    if (!(error instanceof PsionicError && error.code === "unsupported")) throw error;
+    return { name, state: "not used", text: `psionic's own kernels make all products; ${error.message}` };
+  } finally {
+    device.close();
+  }
 }
 
 function copySpeed(number: number): Finding {

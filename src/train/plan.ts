@@ -1,6 +1,7 @@
 import { freemem } from "node:os";
 import { openDevice } from "../backends/index.ts";
 import { unexpected } from "../core/error.ts";
+import type { Listener } from "../runtime/device.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import { parameterCount } from "./model.ts";
 import { Trainer } from "./trainer.ts";
@@ -19,12 +20,14 @@ export type MemoryPlan = {
   readonly totalBytes: number;
 };
 
-/** For training on `backend`, whose ops and types of activations a step has. */
+/** For training on `backend`, whose ops and types of activations a step has; `hear` is told of each call of that step. */
 export function planMemory(
   { model, train, config }: Pick<RunParts, "model" | "train" | "config">,
   backend: TrainingBackend = "cpu",
+  hear?: Listener,
 ): MemoryPlan {
   const device = openDevice("meta", { like: backend });
+  if (hear) device.listeners.add(hear);
   try {
     using trainer = new Trainer(device, model, train, config, "none");
     const stateBytes = device.live().bytes;

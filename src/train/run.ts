@@ -31,6 +31,7 @@ import {
   writeHardwareQualification,
   writeRunShapeQualification,
 } from "./preflight.ts";
+import { chooseProducts, ProductShapes } from "./products.ts";
 import { type StepReceipt, stepReceipt } from "./receipts.ts";
 import { lookAtPointer, type Resolution, resolvePointer } from "./resume.ts";
 import {
@@ -187,13 +188,15 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
   }
   const { backend = "cpu" } = run;
   const { threads } = options;
-  const plan = planMemory(parts, backend);
+  const shapes = new ProductShapes();
+  const plan = planMemory(parts, backend, shapes.hear);
   options.watcher.plan?.(plan);
   const device = backend === "cpu" ? openDevice("cpu", { threads }) : openDevice(backend);
   try {
     const resumed = from.folder !== undefined;
     const hardware = writeHardwareQualification(run, plan, device.backend, resumed || null);
     const free = device.backend.memory?.().free ?? availableBytes();
+    using products = plan.totalBytes <= free ? chooseProducts(run, device, shapes.all, from.step) : undefined;
     using ready = plan.totalBytes <= free ? readied(run, parts, device, from) : undefined;
     const runShape = writeRunShapeQualification(run, plan, parts, ready && probeSpeed(ready.trainer, parts));
     const manifest = resumed ? writeResumeManifest : writeLaunchManifest;
@@ -210,7 +213,7 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
     const at = { label: from.label ?? pendingLabel, step: from.step };
     writeStatus(run, staged, at, "Preflight has been written.");
     const states = { hardware_admission_state: hardware.state, run_shape_admission_state: runShape.state };
-    log(run, staged, surface, states);
+    log(run, staged, surface, { ...states, products: products?.summary ?? "none" });
     if (options.dryRun) return planned(staged, at, hardware, runShape);
     checkMemory(plan, free);
     for (const { state, reasons } of [hardware, runShape]) {

@@ -38,6 +38,7 @@ export const retainedPaths = {
 /** Files that only this implementation writes. */
 export const ownPaths = {
   settings: "manifests/run_settings.json",
+  products: "manifests/matrix_products.json",
   dataset: "manifests/dataset_manifest.json",
   steps: "metrics/steps.jsonl",
   receipts: "metrics/step_receipts.jsonl",
