@@ -13,10 +13,10 @@
 namespace psi {
 namespace {
 
-/* Twice the e2m1 value nearest to v; of two as near the one nearer to zero. */
+/* Twice the e2m1 value nearest to v; of two as near the one nearer to zero. What is too small for a scale's inverse is 0. */
 float nearest_fp4(float v) {
   const float a = fabsf(v);
-  const float level = !(a > 0.5f) ? 0.0f : a <= 1.5f ? 1.0f : a <= 2.5f ? 2.0f : a <= 3.5f ? 3.0f : a <= 5.0f ? 4.0f : a <= 7.0f ? 6.0f : a <= 10.0f ? 8.0f : 12.0f;
+  const float level = !(a > 0.5f) || a > 3e38f ? 0.0f : a <= 1.5f ? 1.0f : a <= 2.5f ? 2.0f : a <= 3.5f ? 3.0f : a <= 5.0f ? 4.0f : a <= 7.0f ? 6.0f : a <= 10.0f ? 8.0f : 12.0f;
   return level == 0.0f ? 0.0f : copysignf(level, v);
 }
 
@@ -39,7 +39,8 @@ void q8_0(float* y, const float* x) {
   const float d = largest_of(x) / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f, stored = f16_to_f32(f32_to_f16(d));
   for (int i = 0; i < 32; i++) {
     const float v = x[i] * inverse;
-    y[i] = stored * (!(v > -127.0f) ? -127.0f : v >= 127.0f ? 127.0f : roundf(v));
+    /* a code has no zero below zero */
+    y[i] = stored * ((!(v > -127.0f) ? -127.0f : v >= 127.0f ? 127.0f : roundf(v)) + 0.0f);
   }
 }
 

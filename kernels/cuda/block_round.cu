@@ -8,13 +8,14 @@
 
 namespace psi {
 
-/* Twice the e2m1 value nearest to v; of two as near the one nearer to zero. */
+/* Twice the e2m1 value nearest to v; of two as near the one nearer to zero. What is too small for a scale's inverse is 0. */
 __device__ __forceinline__ float nearest_fp4(float v) {
   const float a = fabsf(v);
-  const float level = !(a > 0.5f) ? 0.0f : a <= 1.5f ? 1.0f : a <= 2.5f ? 2.0f : a <= 3.5f ? 3.0f : a <= 5.0f ? 4.0f : a <= 7.0f ? 6.0f : a <= 10.0f ? 8.0f : 12.0f;
+  const float level = !(a > 0.5f) || a > 3e38f ? 0.0f : a <= 1.5f ? 1.0f : a <= 2.5f ? 2.0f : a <= 3.5f ? 3.0f : a <= 5.0f ? 4.0f : a <= 7.0f ? 6.0f : a <= 10.0f ? 8.0f : 12.0f;
   return level == 0.0f ? 0.0f : v < 0.0f ? -level : level;
 }
-__device__ __forceinline__ float nearest_byte(float v) { return !(v > -127.0f) ? -127.0f : v >= 127.0f ? 127.0f : roundf(v); }
+/* A code has no zero below zero. */
+__device__ __forceinline__ float nearest_byte(float v) { return (!(v > -127.0f) ? -127.0f : v >= 127.0f ? 127.0f : roundf(v)) + 0.0f; }
 
 /* Exponent of a number above 0 as ilogb gives it. */
 __device__ __forceinline__ i32 exponent_of(float v) {

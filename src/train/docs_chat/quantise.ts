@@ -34,7 +34,8 @@ function writeMxfp4(x: Float32Array, out: Uint8Array, _view: DataView, at: numbe
   for (const [i, value] of x.entries()) {
     const v = fround(value * inverse);
     const level = limits.findIndex((limit) => !(Math.abs(v) > limit));
-    const magnitude = level < 0 ? limits.length : level;
+    // what is too small for its scale's inverse is 0
+    const magnitude = Math.abs(v) === Number.POSITIVE_INFINITY ? 0 : level < 0 ? limits.length : level;
     codes[i] = magnitude === 0 ? 0 : magnitude + (v < 0 ? 8 : 0);
   }
   out[at] = e;
