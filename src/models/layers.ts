@@ -27,9 +27,17 @@ import type { Tensor } from "../runtime/tensor.ts";
 import type { CacheGroup, Step } from "./model.ts";
 
 /** A linear layer: packed weight [N, K] and optional bias f32 [N]. */
-export type Linear = { readonly weight: Tensor; readonly bias?: Tensor };
+export type Linear = {
+  readonly weight: Tensor;
+  readonly bias?: Tensor;
+  /** What an adapter adds: up (down x), packed f32 [R, K] and [N, R]. Only of layers that `linear` computes. */
+  readonly adapter?: { readonly down: Tensor; readonly up: Tensor };
+};
 
-export const linear = (x: Tensor, layer: Linear): Tensor => matmul(x, layer.weight, layer.bias);
+export function linear(x: Tensor, { weight, bias, adapter }: Linear): Tensor {
+  const y = matmul(x, weight, bias);
+  return adapter ? add(y, matmul(matmul(x, adapter.down), adapter.up), y) : y;
+}
 
 /** Queries, keys and values: where each stands (tensor and first column). */
 type Placed = { readonly tensor: Tensor; readonly offset: number };

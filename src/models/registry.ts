@@ -1,5 +1,6 @@
 import { unexpected } from "../core/error.ts";
 import type { Device } from "../runtime/device.ts";
+import type { Adapter } from "./adapter.ts";
 import { checkpointWeights } from "./checkpoint_weights.ts";
 import type { ModelFiles } from "./files/source.ts";
 import { quote } from "./files/tensors.ts";
@@ -31,6 +32,8 @@ export type LoadOptions = {
   readonly numerics?: "reference" | "ggml";
   /** Bytes of weights placed so far, of all. */
   readonly onProgress?: (done: number, total: number) => void;
+  /** Adds to the model's matrices. */
+  readonly adapter?: Adapter;
 };
 
 type Family = {
@@ -155,6 +158,8 @@ export function readModel(files: ModelFiles, options: LoadOptions = {}): ReadMod
  */
 export function loadModel(device: Device, files: ModelFiles, options: LoadOptions = {}): Model {
   const { load } = readModel(files, options);
+  const { adapter } = options;
+  if (adapter) checkAdapter(files, adapter);
   const mapped = mapModelFiles(files.files, device.name !== "meta");
   const source =
     files.kind === "gguf"
@@ -169,10 +174,11 @@ export function loadModel(device: Device, files: ModelFiles, options: LoadOption
         );
   const total = [...files.tensors.values()].reduce((sum, t) => sum + t.bytes, 0);
   let done = 0;
-  const weights = new Weights(device, source, (bytes) => {
+  const progress = (bytes: number): void => {
     done += bytes;
     options.onProgress?.(Math.min(done, total), total);
-  });
+  };
+  const weights = new Weights(device, source, progress, adapter);
   try {
     const model = load(weights);
     weights.refuseUnused();
@@ -181,6 +187,20 @@ export function loadModel(device: Device, files: ModelFiles, options: LoadOption
     weights.free();
     throw error;
   }
+}
+
+/** Families whose files have the rows of queries and keys in another order than their checkpoints, which adapters follow. */
+const reordered: readonly string[] = ["llama", "mistral"];
+
+function checkAdapter({ architecture }: ModelFiles, { path, matrices }: Adapter): void {
+  const moved = [...matrices.keys()].find((name) => /\.attn_[qk]$/.test(name));
+  if (!reordered.includes(architecture) || moved === undefined) return;
+  throw unexpected(
+    "unsupported",
+    path,
+    `adapters of other matrices than q_proj and k_proj on ${architecture}`,
+    moved,
+  );
 }
 
 /** Hyper-parameters of a model's files. */

@@ -3,6 +3,7 @@ import { unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
 import type { Device, FileMapping, FilePlace } from "../runtime/device.ts";
 import { makeTensor, type Tensor } from "../runtime/tensor.ts";
+import type { Adapter } from "./adapter.ts";
 import type { GateUp, Linear } from "./layers.ts";
 
 /** A matrix or stack of matrices in file layout: `[rows, columns]` or `[experts, rows, columns]`. */
@@ -56,13 +57,17 @@ export class Weights {
   readonly #adopted = new Set<FileMapping>();
   /** Names of adopted tensors: a tied table has one place. */
   readonly #inPlace = new Set<string>();
+  readonly #adapter: Adapter | undefined;
+  /** Matrices of the adapter that a layer was given. */
+  readonly #adapted = new Set<string>();
   #residentBytes = 0;
   #mappedBytes = 0;
 
-  constructor(device: Device, source: WeightSource, progress: (bytes: number) => void) {
+  constructor(device: Device, source: WeightSource, progress: (bytes: number) => void, adapter?: Adapter) {
     this.#device = device;
     this.#source = source;
     this.#progress = progress;
+    this.#adapter = adapter;
   }
 
   has(name: string): boolean {
@@ -238,12 +243,70 @@ export class Weights {
    * computed here.
    */
   refuseUnused(): void {
+    this.#refuseUnadapted();
     const [first, ...others] = this.#source.unused();
     if (first === undefined) return;
     const more = others.length > 0 ? ` (and ${others.length} more)` : "";
     throw unexpected("unsupported", "model", "only tensors that its architecture uses", `${first}${more}`, {
       details: { tensors: [first, ...others].slice(0, 20) },
     });
+  }
+
+  #refuseUnadapted(): void {
+    const { path = "", matrices = new Map<string, unknown>() } = this.#adapter ?? {};
+    const missing = [...matrices.keys()].find((name) => !this.#adapted.has(name));
+    if (missing === undefined) return;
+    const expected = "matrices that the model computes on their own";
+    throw unexpected("unsupported", path, expected, missing, { details: { matrix: missing } });
+  }
+
+  /**
+   * What the adapter adds to layers that stand together as one: their A's one above the other, their B's each in its own
+   * rows and columns.
+   */
+  #adapterOf(
+    layers: readonly { readonly name: string; readonly outputs: number }[],
+    inputs: number,
+  ): Linear["adapter"] {
+    const adapter = this.#adapter;
+    const found = layers.map(({ name }) => adapter?.matrices.get(name));
+    const count = found.filter((one) => one !== undefined).length;
+    if (!adapter || count === 0) return undefined;
+    const { rank, path } = adapter;
+    const outputs = layers.reduce((sum, l) => sum + l.outputs, 0);
+    const all = rank * count;
+    const [down, up] = [new Float32Array(all * inputs), new Float32Array(outputs * all)];
+    let [row, column] = [0, 0];
+    for (const [i, { name, outputs: own }] of layers.entries()) {
+      const one = found[i];
+      if (one) {
+        for (const [part, expected] of [
+          ["down", rank * inputs],
+          ["up", own * rank],
+        ] as const)
+          if (one[part].length !== expected)
+            throw unexpected("file_malformed", path, `${name} of [${own}, ${inputs}]`, "another size");
+        down.set(one.down, column * inputs);
+        for (let r = 0; r < own; r++)
+          up.set(one.up.subarray(r * rank, (r + 1) * rank), (row + r) * all + column);
+        this.#adapted.add(name);
+        column += rank;
+      }
+      row += own;
+    }
+    return { down: this.#packed(down, [all, inputs]), up: this.#packed(up, [outputs, all]) };
+  }
+
+  /** Data made here, in the backend's packed layout. */
+  #packed(data: Float32Array, [rows, columns]: readonly [number, number]): Tensor {
+    const { backend } = this.#device;
+    const plain = this.#device.empty("f32", [rows, columns]);
+    this.#device.upload(plain, data);
+    const weight = this.#device.empty("f32", [rows, columns], { packed: true, kind: "weight" });
+    backend.pack(weight.address, plain.address, rows, columns, "f32");
+    this.#device.free(plain);
+    this.#own(weight, backend.packedBytes("f32", rows, columns));
+    return weight;
   }
 
   free(): void {
@@ -264,8 +327,9 @@ export class Weights {
     const outputs = layers.reduce((sum, l) => sum + l.outputs, 0);
     const biases = biased.map((l) => this.hostVector(`${l.name}.bias`, l.outputs));
     const bias = biases.length === 0 ? undefined : this.constant(concatenate(biases));
+    const adapter = this.#adapterOf(layers, inputs);
     if (stored.length === 1 && this.#isAdopted(stored[0]!)) {
-      return { weight: this.#adopt(stored[0]!, [outputs, inputs]), bias };
+      return { weight: this.#adopt(stored[0]!, [outputs, inputs]), bias, ...(adapter && { adapter }) };
     }
     const weight = this.#device.empty(dtype, [outputs, inputs], { packed: true, kind: "weight" });
     let place = weight.address;
@@ -277,7 +341,7 @@ export class Weights {
       s.drop();
     }
     this.#own(weight, this.#device.backend.packedBytes(dtype, outputs, inputs));
-    return { weight, bias };
+    return { weight, bias, ...(adapter && { adapter }) };
   }
 
   /** Whether the device computes with the bytes where the file is mapped. */

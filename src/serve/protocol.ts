@@ -134,6 +134,20 @@ export type EngineInfo = {
   readonly loadMs: number;
   /** What was chosen for the user, in sentences for the log: a context cut to memory, slots that share pages. */
   readonly notes?: readonly string[];
+  /** Present where an adapter adds to the model. */
+  readonly adapter?: AdapterFacts;
+};
+
+export type AdapterFacts = {
+  readonly name: string;
+  readonly path: string;
+  readonly rank: number;
+  readonly alpha: number;
+  readonly parameters: number;
+  /** SHA-256 of its weights' file, 64 hex digits. */
+  readonly digest: string;
+  /** Of the adapter bound to its base; stands for the model where an answer's origin is told. */
+  readonly servedDigest: string;
 };
 
 export type EmbeddingFacts = {
@@ -208,6 +222,8 @@ export type PrefixDisk = { readonly folder: string; readonly limitBytes: number 
 
 export type EngineOptions = {
   readonly modelPath: string;
+  /** An adapter that adds to the model, by the name that requests have for it. */
+  readonly adapter?: { readonly name: string; readonly path: string };
   readonly backend: EngineBackend;
   /** Number of the GPU; absent: 0. */
   readonly device?: number;

@@ -128,6 +128,10 @@ describe("serving", () => {
       [["--idle-unload", "soon"], 2, "--idle-unload takes a number"],
       [["--port", "1", "--port", "2"], 2, "--port is given twice"],
       [["-m", "a.gguf", "-m", "a.gguf"], 2, "--model takes every model once, got a.gguf twice"],
+      [["--adapter", "style"], 2, "--adapter takes NAME=PATH"],
+      [["--adapter", "a=x", "--adapter", "a=y"], 2, "--adapter takes every name once, got a twice"],
+      [["-m", "a.gguf", "--models-dir", "models", "--adapter", "a=x"], 2, "--adapter goes with one model"],
+      [["-m", "a.gguf", "--backend", "cpu", "--adapter", "a=none"], 1, "[none] expected adapter_model"],
       [["--allowed-host", "box:8080"], 1, "a name as in a URL, without port and path, got box:8080"],
     ];
     for (const [words, code, message] of cases) {

@@ -24,6 +24,7 @@ export const serve: AnyCommand = command({
     "psionic serve -m gpt-oss-20b-mxfp4.gguf --port 9000 -c 32768",
     "psionic serve -m a.gguf -m b.gguf -c 8192 --idle-unload 600",
     "psionic serve --models-dir ~/models",
+    "psionic serve --adapter style=run/evidence/adapter",
     "psionic serve -m model.gguf --host 0.0.0.0 --api-key-file keys.txt",
     "psionic serve --config serve.toml --print-config",
   ],
@@ -51,15 +52,22 @@ async function servePlan(args: ServeArgs, settings: readonly Setting[], log: Ser
   const twice = models.find((one, i) => models.indexOf(one) !== i);
   if (twice !== undefined) throw new UsageError(`--model takes every model once, got ${twice} twice`);
   const folder = args["models-dir"];
+  const adapters = adaptersOf(settings.find(({ name }) => name === "adapter")?.values ?? []);
+  if (adapters.length > 0 && (models.length > 1 || folder !== undefined))
+    throw new UsageError("--adapter goes with one model: one --model at most, no --models-dir");
+  const engine = engineSettings(args);
+  if (adapters.length > 0 && engine.backend !== "cpu")
+    throw unexpected("unsupported", "--adapter", "--backend cpu", engine.backend);
   return {
     models: (models.length > 0 || folder !== undefined ? models : [undefined]).map((asked) => ({
       path: modelPath(asked),
       alias: asked ?? "",
     })),
+    adapters,
     ...(folder === undefined ? {} : { folder }),
     ...(idleSeconds === undefined ? {} : { idleUnloadMs: idleSeconds * 1000 }),
     engine: {
-      ...engineSettings(args),
+      ...engine,
       ...(slots === undefined ? {} : { slots }),
       ...(maxQueue === undefined ? {} : { maxQueue }),
       ...(prefixDisk ? { prefixDisk } : {}),
@@ -78,6 +86,18 @@ async function servePlan(args: ServeArgs, settings: readonly Setting[], log: Ser
       page: args.webui,
     },
   };
+}
+
+/** `NAME=PATH`, each name once; what a name is made of keeps it apart from the model's. */
+function adaptersOf(given: readonly string[]): ServePlan["adapters"] {
+  const adapters = given.map((text) => {
+    const [, name = "", path = ""] = /^([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)$/s.exec(text) ?? [];
+    if (name === "") throw new UsageError(`--adapter takes NAME=PATH, got ${text}`);
+    return { name, path };
+  });
+  const twice = adapters.find(({ name }, i) => adapters.findIndex((one) => one.name === name) !== i);
+  if (twice) throw new UsageError(`--adapter takes every name once, got ${twice.name} twice`);
+  return adapters;
 }
 
 /** Wrong usage, with the variable or file that an option's value comes from. */

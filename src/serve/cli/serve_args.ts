@@ -15,6 +15,13 @@ export const serveArgs = {
     valueHint: "FOLDER",
     description: "Serves every model in this folder too, each loaded when a request names it",
   },
+  adapter: {
+    type: "string",
+    repeatable: true,
+    valueHint: "NAME=PATH",
+    description:
+      "Low-rank adapter of the model, a folder or its safetensors file, that requests name as <model>:NAME; may be given several times",
+  },
   "idle-unload": {
     type: "string",
     valueHint: "SECONDS",

@@ -17,6 +17,8 @@ import type { ServerLog } from "./server_log.ts";
 export type ServePlan = {
   /** Named one by one; the first is the default and is loaded at once. */
   readonly models: readonly { readonly path: string; readonly alias: string }[];
+  /** Of the only model, each a further one to ask for. */
+  readonly adapters: readonly { readonly name: string; readonly path: string }[];
   /** Every model in it, too. */
   readonly folder?: string;
   readonly idleUnloadMs?: number;
@@ -58,14 +60,18 @@ async function modelSet(plan: ServePlan, log: ServerLog, progress: Progress | un
   const { ModelSet } = await import("../models/set.ts");
   const report = ({ stage, done, total }: LoadProgress): void => progress?.update(stage, done, total);
   const told = { onProgress: report, onWarning: (message: string): void => log.warn(message) };
-  const { idleUnloadMs, engine, folder, models } = plan;
+  const { idleUnloadMs, engine, folder, models, adapters } = plan;
   const options = idleUnloadMs === undefined ? {} : { idleUnloadMs };
   const [only] = models;
-  if (only && models.length === 1 && folder === undefined) {
+  if (only && models.length === 1 && folder === undefined && adapters.length === 0) {
     const source = onlySource(only.path, engine, { aliases: [only.alias], ...told });
     return new ModelSet([source], { ...options, preload: source, revive: false });
   }
-  const named = models.map(({ path, alias }) => fileSource(path, engine, { aliases: [alias], ...told }));
+  const named = models.flatMap(({ path, alias }) =>
+    [undefined, ...adapters].map((adapter) =>
+      fileSource(path, engine, { aliases: [alias], ...told, ...(adapter && { adapter }) }),
+    ),
+  );
   const found = folder === undefined ? undefined : folderSources(folder, engine, told);
   for (const { path, reason } of found?.skipped ?? []) log.warn(`${path} is left out: ${reason}`, { path });
   const sources: readonly ModelSource[] = distinctSources([...named, ...(found?.sources ?? [])]);

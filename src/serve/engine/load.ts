@@ -8,7 +8,8 @@ import { type Pooling, poolingOf } from "../../models/pooling.ts";
 import { loadModel } from "../../models/registry.ts";
 import type { Device } from "../../runtime/device.ts";
 import { makeStore } from "../prefix_store/files.ts";
-import type { EngineInfo, EngineOptions, PrefixDisk } from "../protocol.ts";
+import type { AdapterFacts, EngineInfo, EngineOptions, PrefixDisk } from "../protocol.ts";
+import { boundAdapter, engineAdapter } from "./adapter.ts";
 import { backendLimits } from "./backend_limits.ts";
 import type { DiskTierOptions } from "./disk_tier.ts";
 import { ModelExecutor } from "./executor.ts";
@@ -38,16 +39,18 @@ export async function loadEngine(
 ): Promise<LoadedEngine> {
   const start = performance.now();
   const files = openModelFiles(options.modelPath);
+  const adapter = engineAdapter(options);
   const device = openEngineDevice(options);
   const { backend } = device;
   try {
     const hostBytes = Math.min(availableMemory(), options.memoryBytes ?? Infinity);
-    const plan = planModel(files, options, backend.memory?.().free ?? hostBytes);
+    const plan = planModel(files, options, backend.memory?.().free ?? hostBytes, adapter);
     // temporaries of every step fit into one block, so that none allocates while it runs
     if (backend.memory) device.arena.reserve(plan.memory.workspaceBytes);
     const model = loadModel(device, files, {
       numerics: options.numerics ?? "reference",
       onProgress: reported("weights", onProgress),
+      ...(adapter && { adapter }),
     });
     const declared = poolingOf(files);
     const executor = new ModelExecutor(
@@ -63,19 +66,26 @@ export async function loadEngine(
       poolingPlan(model, declared),
     );
     const digest = startDigest(files);
+    const bound =
+      adapter &&
+      options.adapter &&
+      boundAdapter(options.adapter, adapter, { files, name: model.config.name, digest });
     return {
       executor,
       groups: plan.groups,
       stateSlots: plan.stateSlots,
       promptLimits: backendLimits[options.backend].prompt,
       ...(options.prefixDisk && {
-        prefixDisk: diskOptions(options, options.prefixDisk, device, model, plan.cacheType),
+        prefixDisk: diskOptions(options, options.prefixDisk, device, model, plan.cacheType, bound),
       }),
-      info: describeEngine(files, model, plan, device, {
-        digest: digest.value ?? null,
-        loadMs: performance.now() - start,
-        declared,
-      }),
+      info: {
+        ...describeEngine(files, model, plan, device, {
+          digest: digest.value ?? null,
+          loadMs: performance.now() - start,
+          declared,
+        }),
+        ...(bound && { adapter: bound }),
+      },
       digest,
       arenaPeakBytes: () => device.arena.peakBytes,
       deviceMemoryBytes: () => {
@@ -145,6 +155,7 @@ function diskOptions(
   device: Device,
   model: Model,
   cacheType: CacheType,
+  adapter: AdapterFacts | undefined,
 ): Omit<DiskTierOptions, "warn"> {
   makeStore(folder);
   const library = readFileSync(copy ?? kernelLibraryPath(backend));
@@ -153,6 +164,7 @@ function diskOptions(
     ...{ folder, limitBytes },
     facts: {
       ...{ backend, numerics, cacheType, pageSize },
+      ...(adapter && { adapter: adapter.servedDigest }),
       library: `${library.length}:${Bun.hash.xxHash3(library).toString(16)}`,
       device: `${isa} ${name}`,
       layout: { groups: model.cacheGroups, recurrent: model.recurrent ?? null },

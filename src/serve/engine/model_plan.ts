@@ -1,4 +1,5 @@
 import { openDevice } from "../../backends/index.ts";
+import type { Adapter } from "../../models/adapter.ts";
 import type { ModelFiles } from "../../models/files/source.ts";
 import { loadModel } from "../../models/registry.ts";
 import type { EngineOptions } from "../protocol.ts";
@@ -35,11 +36,15 @@ export function planModel(
   files: ModelFiles,
   options: Options = {},
   availableBytes: number = availableMemory(),
+  adapter?: Adapter,
 ): ModelPlan {
   const backend = options.backend ?? "cpu";
   const device = openDevice("meta", { like: backend });
   try {
-    const model = loadModel(device, files, { numerics: options.numerics ?? "reference" });
+    const model = loadModel(device, files, {
+      numerics: options.numerics ?? "reference",
+      ...(adapter && { adapter }),
+    });
     try {
       const layersNote = gpuLayersNote(model.config.layers, options.gpuLayers, backend);
       const { shape, planDigest } = measureShape(device, model, {

@@ -13,6 +13,11 @@ export function truthHeaders(info: EngineInfo): Record<string, string> {
     "x-psionic-fallback-policy": truth.fallbackPolicy,
     "x-psionic-performance-class": truth.performanceClass,
     "x-psionic-batch-posture": "continuous_batch",
+    ...(info.adapter && {
+      "x-psionic-adapter": info.adapter.name,
+      "x-psionic-adapter-digest": info.adapter.digest,
+      "x-psionic-served-adapter-digest": info.adapter.servedDigest,
+    }),
   };
 }
 

@@ -1,6 +1,5 @@
-import { basename } from "node:path";
 import type { ChatFormat } from "../../models/chat/index.ts";
-import { modelId } from "../models/names.ts";
+import { modelId, publicName } from "../models/names.ts";
 import type { ModelRow } from "../models/source.ts";
 import type { BackendTruth, EngineInfo } from "../protocol.ts";
 import { mediaFields } from "./media.ts";
@@ -37,9 +36,8 @@ function embeddingFields({ embedding }: EngineInfo) {
 /** Names and truth of the loaded model as the wire spells them. */
 export function modelFacts(info: EngineInfo) {
   return {
-    /** The public name: the file's. */
-    name: basename(info.model.path),
-    truth: truthFields(info.backend),
+    name: publicName(info),
+    truth: { ...truthFields(info.backend), ...adapterFields(info) },
     executionProfile: {
       batch_posture: "continuous_batch",
       queue_policy: {
@@ -64,6 +62,13 @@ export function truthFields(truth: BackendTruth) {
     fallback_policy: truth.fallbackPolicy,
     performance_class: truth.performanceClass,
   };
+}
+
+/** What adds to the model, where something does. */
+function adapterFields({ adapter }: EngineInfo) {
+  if (!adapter) return {};
+  const { name, digest, servedDigest } = adapter;
+  return { adapter: name, adapter_digest: digest, served_adapter_digest: servedDigest };
 }
 
 /** The same in a model's card. */
@@ -145,6 +150,14 @@ export function modelCard(info: EngineInfo, chat: ChatFormat) {
     capabilities: capabilities(chat, info),
     modalities: { input: ["text"], output: ["text"] },
     psionic_model_id: modelId(info),
+    ...(info.adapter && {
+      psionic_adapter: {
+        ...adapterFields(info),
+        rank: info.adapter.rank,
+        alpha: info.adapter.alpha,
+        n_params: info.adapter.parameters,
+      },
+    }),
     psionic_supported_endpoints: endpointsOf(info),
     psionic_model_family: familyOf(info.model.architecture),
     ...cardTruth(info.backend),

@@ -1,5 +1,5 @@
-import { basename } from "node:path";
 import { PsionicError } from "../../core/error.ts";
+import { publicName } from "../models/names.ts";
 import type { TakenModel } from "../models/set.ts";
 import type { Outcome, Route, RouteContext, ServerState } from "./context.ts";
 import {
@@ -119,7 +119,7 @@ async function route(
       arrival.allowSilence();
       const taken = await takeModel(state, asked, signal, record);
       held.push(taken);
-      record.model = basename(taken.served.engine.info.model.path);
+      record.model = publicName(taken.served.engine.info);
       return { model: taken.served, name: taken.name };
     },
     client,

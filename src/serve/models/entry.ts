@@ -1,7 +1,7 @@
 import { basename } from "node:path";
 import { capabilities, endpointsOf } from "../http/model_card.ts";
 import type { ServedModel } from "../http/options.ts";
-import { idName, modelId, type Named } from "./names.ts";
+import { idName, modelId, type Named, withAdapter } from "./names.ts";
 import type { LoadState, ModelHeader, ModelRow, ModelSource } from "./source.ts";
 
 /** A model of the set as it is now; only the set changes it. */
@@ -30,7 +30,7 @@ export class Entry implements Named {
 
   get name(): string {
     if (this.source.name !== "") return this.source.name;
-    return this.header ? basename(this.header.path) : "";
+    return this.header ? withAdapter(basename(this.header.path), this.header.adapter) : "";
   }
 
   /** It is there: what it is called is known from now on. */
@@ -49,7 +49,7 @@ export class Entry implements Named {
   get id(): string {
     if (this.served) return modelId(this.served.engine.info);
     const { header } = this;
-    return header ? idName(header.title, header.path) : "";
+    return header ? withAdapter(idName(header.title, header.path), header.adapter) : "";
   }
 
   /** Bytes of its plan in host memory; 0 for one that computes in a device's own. */
@@ -70,10 +70,11 @@ export class Entry implements Named {
 }
 
 function headerOf({ engine, chat }: ServedModel): ModelHeader {
-  const { model, backend, contextLength } = engine.info;
+  const { model, backend, contextLength, adapter } = engine.info;
   const { architecture, name, trainedContext, parameters, weightBytes, quantization, path } = model;
   return {
     ...{ architecture, title: name, trainedContext, parameters, weightBytes, quantization, path, backend },
+    ...(adapter && { adapter: { name: adapter.name } }),
     lastLoad: {
       contextLength,
       capabilities: capabilities(chat, engine.info),

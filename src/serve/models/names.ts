@@ -2,6 +2,14 @@ import { basename } from "node:path";
 import { unexpected } from "../../core/error.ts";
 import type { EngineInfo } from "../protocol.ts";
 
+/** What a request calls a model with an adapter: `base:adapter`. */
+export const withAdapter = (base: string, adapter: { readonly name: string } | undefined): string =>
+  adapter ? `${base}:${adapter.name}` : base;
+
+/** The public name: that of the file or folder, with that of an adapter. */
+export const publicName = ({ model, adapter }: Pick<EngineInfo, "model" | "adapter">): string =>
+  withAdapter(basename(model.path), adapter);
+
 /** What a model may be called by. */
 export type Named = {
   readonly name: string;
@@ -11,8 +19,9 @@ export type Named = {
 };
 
 /** `name@sha256:digest`, which stays the same when the file is moved; the name alone until the digest is known. */
-export function modelId({ model }: Pick<EngineInfo, "model">): string {
-  const name = idName(model.name, model.path);
+export function modelId({ model, adapter }: Pick<EngineInfo, "model" | "adapter">): string {
+  const name = withAdapter(idName(model.name, model.path), adapter);
+  if (adapter) return `${name}@sha256:${adapter.servedDigest}`;
   if (model.digest === null) return name;
   return `${name}@${model.digest.includes(":") ? model.digest : `sha256:${model.digest}`}`;
 }

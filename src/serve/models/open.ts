@@ -1,6 +1,7 @@
 import { readdirSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { PsionicError, unexpected } from "../../core/error.ts";
+import { openAdapter } from "../../models/adapter.ts";
 import { indexName } from "../../models/files/shards.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import { splitName } from "../../models/files/split.ts";
@@ -13,18 +14,22 @@ import type { ServedModel } from "../http/options.ts";
 import type { BackendTruth, EngineOptions } from "../protocol.ts";
 import { openServedModel } from "../served_model.ts";
 import { takeLibrary } from "./library_copies.ts";
+import { withAdapter } from "./names.ts";
 import type { LoadRoom, ModelHeader, ModelSource } from "./source.ts";
 
 /** Engine options that all models of a server share. */
 export type SharedOptions = Omit<
   EngineOptions,
-  "modelPath" | "memoryBytes" | "sharesMemory" | "wholeContext"
+  "modelPath" | "memoryBytes" | "sharesMemory" | "wholeContext" | "adapter"
 >;
 
 /** Whom loading and running engines tell. */
 type Told = { readonly onProgress?: OnProgress; readonly onWarning?: OnWarning };
 
-type SourceOptions = Told & { readonly aliases?: readonly string[] };
+type SourceOptions = Told &
+  Pick<EngineOptions, "adapter"> & {
+    readonly aliases?: readonly string[];
+  };
 
 function named(aliases: readonly string[]): readonly string[] {
   return aliases.filter((alias) => alias !== "");
@@ -43,25 +48,34 @@ export function onlySource(
   };
 }
 
-/** A model of files: headers are read and checked now, everything else when it is loaded. */
+/**
+ * A model of files: headers are read and checked now, everything else when it is loaded. With an adapter it is another model
+ * than without: `base:adapter`, also by the further names, and with the base's ending left out.
+ */
 export function fileSource(
   path: string,
   options: SharedOptions,
-  { aliases = [], ...told }: SourceOptions = {},
+  { aliases = [], adapter, ...told }: SourceOptions = {},
 ): ModelSource {
   const files = openModelFiles(path);
+  if (adapter) openAdapter(adapter.path);
+  const name = basename(files.path);
+  const others = adapter ? [name.replace(/\.gguf$/i, ""), ...named(aliases)] : named(aliases);
   return {
-    name: basename(files.path),
-    aliases: named(aliases),
-    header: headerOf(files, backendTruths[options.backend]),
-    open: (room) => openAlone(files.path, options, room, told),
+    name: withAdapter(name, adapter),
+    aliases: others.map((alias) => withAdapter(alias, adapter)),
+    header: {
+      ...headerOf(files, backendTruths[options.backend]),
+      ...(adapter && { adapter: { name: adapter.name } }),
+    },
+    open: (room) => openAlone(files.path, { ...options, ...(adapter && { adapter }) }, room, told),
   };
 }
 
 /** Opens a model in an engine that shares no library with others. */
 async function openAlone(
   modelPath: string,
-  options: SharedOptions,
+  options: SharedOptions & Pick<EngineOptions, "adapter">,
   { memoryBytes, shared, whole }: LoadRoom,
   { onProgress, onWarning }: Told,
 ): Promise<ServedModel> {

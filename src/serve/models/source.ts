@@ -12,6 +12,8 @@ export type ModelHeader = {
   readonly weightBytes: number;
   readonly quantization: string;
   readonly path: string;
+  /** Of a model with an adapter. */
+  readonly adapter?: { readonly name: string };
   /** What was known when it was loaded last. */
   readonly lastLoad?: {
     readonly contextLength: number;

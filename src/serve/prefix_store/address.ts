@@ -5,6 +5,8 @@ import { canonicalJson } from "../../core/json.ts";
 export type StoreFacts = {
   /** `sha256:<hex>` of the model's content. */
   readonly model: string;
+  /** Of an adapter bound to it, 64 hex digits. */
+  readonly adapter?: string;
   readonly library: string;
   readonly backend: string;
   readonly device: string;

@@ -1,0 +1,52 @@
+/** The adapter of an engine: opened, held against its base, and what is told of it. */
+import { sha256 } from "../../core/digest.ts";
+import { unexpected } from "../../core/error.ts";
+import { type Adapter, openAdapter } from "../../models/adapter.ts";
+import type { ContentDigest } from "../../models/files/content_digest.ts";
+import type { ModelFiles } from "../../models/files/source.ts";
+import type { AdapterFacts, EngineOptions } from "../protocol.ts";
+import { quantization } from "./quantization.ts";
+
+/** Adapters are computed on the CPU alone; anything else is refused, naming the adapter. */
+export function engineAdapter({ adapter, backend }: EngineOptions): Adapter | undefined {
+  if (!adapter) return undefined;
+  if (backend === "cpu") return openAdapter(adapter.path);
+  const fix = "Take --backend cpu, or leave --adapter out";
+  throw unexpected("unsupported", `adapter ${adapter.name}`, "backend cpu", backend, { fix });
+}
+
+/** The base is hashed as a whole, since a served adapter names it. Throws `digest_mismatch` where it is another than it was trained on. */
+export function boundAdapter(
+  { name }: NonNullable<EngineOptions["adapter"]>,
+  { path, rank, alpha, parameters, digest, baseDigest }: Adapter,
+  base: { readonly files: ModelFiles; readonly name: string; readonly digest: ContentDigest },
+): AdapterFacts {
+  while (base.digest.value === undefined) base.digest.advance();
+  const served = base.digest.value;
+  if (baseDigest !== undefined && served !== `sha256:${baseDigest}`)
+    throw unexpected(
+      "digest_mismatch",
+      `adapter ${name}`,
+      `the base that it was trained on, sha256:${baseDigest}`,
+      served,
+      {
+        fix: "Serve it with its own base",
+      },
+    );
+  const of = [base.name, served, served];
+  const identity = sha256(
+    [
+      ...["psionic_adapter_identity", name, digest, "lora", "safetensors", ...of],
+      ...[digest, quantization(base.files), "decoder_composite", String(parameters)],
+    ].join("|"),
+  );
+  const binding = [
+    "psionic_adapter_binding",
+    `${base.name}:${name}`,
+    ...of,
+    "hot_swap_overlay",
+    "adapter",
+    identity,
+  ];
+  return { name, path, rank, alpha, parameters, digest, servedDigest: sha256(binding.join("|")) };
+}
