@@ -14,8 +14,9 @@ async function main(words: readonly string[]): Promise<number> {
     return 0;
   }
   const named = Object.hasOwn(commands, name ?? "") ? commands[name!] : undefined;
-  const own = named?.actions?.[rest[0] ?? ""];
-  if (own) return (await own.load())(rest.slice(1));
+  const action = named?.actions?.[rest[0] ?? ""];
+  if (action?.own) return (await action.own())(rest.slice(1));
+  if (action?.load) return (await import("./cli/action.ts")).ownAction(await action.load())(rest.slice(1));
   const onlyHelp = rest.length === 1 && (rest[0] === "--help" || rest[0] === "-h");
   if (named?.own && !onlyHelp) return (await named.own())(rest);
   const { checkedArguments, suggestion } = await import("./terminal/arguments.ts");
@@ -41,7 +42,7 @@ async function main(words: readonly string[]): Promise<number> {
   const options = rest.includes("--") ? rest.slice(0, rest.indexOf("--")) : rest;
   if (name === "help" || wantsHelp(options)) {
     const actions = Object.entries(entry.actions ?? {}).map(
-      ([action, { description: text }]) => `\nAlso: psionic ${asked} ${action}  ${text} (--help)\n`,
+      ([word, { description: text }]) => `\nAlso: psionic ${asked} ${word}  ${text} (--help)\n`,
     );
     await print(commandHelp(command) + actions.join(""));
     return 0;

@@ -8,10 +8,14 @@ export type CommandEntry = {
   readonly load: () => Promise<AnyCommand>;
   /** Where the whole command has a contract of its own; all but `--help` alone goes to it. */
   readonly own?: () => Promise<OwnAction>;
-  readonly actions?: Readonly<
-    Record<string, { readonly description: string; readonly load: () => Promise<OwnAction> }>
-  >;
+  readonly actions?: Readonly<Record<string, ActionEntry>>;
 };
+
+/** A first word of a command: one with options of its own, or with a contract of its own. */
+export type ActionEntry = { readonly description: string } & (
+  | { readonly load: () => Promise<AnyCommand>; readonly own?: never }
+  | { readonly own: () => Promise<OwnAction>; readonly load?: never }
+);
 
 export const description = "serves language models from one executable";
 
@@ -83,36 +87,27 @@ export const commands: Readonly<Record<string, CommandEntry>> = {
     actions: {
       "docs-chat": {
         description: "Train a small chat model on documents and questions about them, as GGUF, and score it",
-        load: async () =>
-          (await import("./action.ts")).ownAction((await import("../train/cli/docs_chat.ts")).docsChat),
+        load: async () => (await import("../train/cli/docs_chat.ts")).docsChat,
       },
       golf: {
         description: "Train Parameter Golf's baseline, score it in bits per byte, quantise and pack it",
-        load: async () =>
-          (await import("./action.ts")).ownAction((await import("../train/cli/golf.ts")).golf),
+        load: async () => (await import("../train/cli/golf.ts")).golf,
       },
       manifest: {
         description: "Do the one operation that a supervisor's manifest names",
-        load: async () => (await import("../machine/cli/manifest.ts")).trainManifest,
+        own: async () => (await import("../machine/cli/manifest.ts")).trainManifest,
       },
       watch: {
         description: "Show how a run stands, in the terminal or on a page",
-        load: async () =>
-          (await import("./action.ts")).ownAction((await import("../machine/cli/watch.ts")).watch),
+        load: async () => (await import("../machine/cli/watch.ts")).watch,
       },
       "serve-checkpoint": {
         description: "Give the checkpoint that was handed over to the peer that fetches it",
-        load: async () =>
-          (await import("./action.ts")).ownAction(
-            (await import("../machine/cli/handoff.ts")).serveCheckpoint,
-          ),
+        load: async () => (await import("../machine/cli/handoff.ts")).serveCheckpoint,
       },
       "fetch-checkpoint": {
         description: "Bring a checkpoint from a peer, for resume to take over",
-        load: async () =>
-          (await import("./action.ts")).ownAction(
-            (await import("../machine/cli/handoff.ts")).fetchCheckpoint,
-          ),
+        load: async () => (await import("../machine/cli/handoff.ts")).fetchCheckpoint,
       },
     },
   },

@@ -18,7 +18,13 @@ async function script(shell: string): Promise<string> {
 test("every shell gets every command and option", async () => {
   for (const shell of ["bash", "zsh", "fish"]) {
     const text = await script(shell);
-    for (const [name, { load }] of Object.entries(commands)) {
+    const all = Object.entries(commands).flatMap(([name, { load, actions = {} }]) => [
+      [name, load] as const,
+      ...Object.entries(actions).flatMap(([word, action]) =>
+        action.load ? [[word, action.load] as const] : [],
+      ),
+    ]);
+    for (const [name, load] of all) {
       expect(text).toContain(name);
       for (const option of optionSpellings((await load()).args)) {
         const bare = option.replace(/^-+/, "");
@@ -43,6 +49,10 @@ test("bash takes the script and completes by it", async () => {
   };
   expect(ask(["psionic", "to"])).toBe("tokenize");
   expect(ask(["psionic", "serve", "--por"])).toBe("--port");
+  expect(ask(["psionic", "train", "wat"])).toBe("watch");
+  expect(ask(["psionic", "train", "watch", "--onc"])).toBe("--once");
+  expect(ask(["psionic", "train", "fetch-checkpoint", "--receipt"])).toBe("--receipt-digest");
+  expect(ask(["psionic", "train", "manifest", "--man"])).toBe("--manifest");
   // a function of that name stands in for the program
   const stored = (words: readonly string[]) =>
     ask(words, 'psionic() { [ "$*" = "list --names" ] && echo org/repo:Q8_0; }');

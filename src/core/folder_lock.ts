@@ -24,7 +24,11 @@ export function lockFolder(folder: string, where: string): Disposable {
     const isFirst = others.every((name) => own < name);
     if (!isFirst || performance.now() > end) {
       release();
-      throw unexpected("locked", where, "a folder that no other process is at", `process ${pidOf(first)}`);
+      const pid = pidOf(first);
+      throw unexpected("locked", where, "a folder that no other process is at", `process ${pid}`, {
+        fix: "Wait for it to end, or stop it",
+        details: { pid },
+      });
     }
     Bun.sleepSync(2);
   }

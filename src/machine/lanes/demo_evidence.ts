@@ -20,6 +20,7 @@ import {
   trainDemo,
 } from "./demo_model.ts";
 import { demoObject } from "./demo_object.ts";
+import { leaves } from "./leaves.ts";
 
 const identity = "psion_cs336_a1_demo_corpus@v1";
 const seed = "psion.cs336_a1.reference_parameter";
@@ -168,12 +169,3 @@ export const demoReplayer: WindowReplayer = {
     };
   },
 };
-
-/** Every value by its path, as text. */
-function leaves(value: unknown, path = ""): Map<string, string> {
-  if (typeof value !== "object" || value === null) return new Map([[path, String(value)]]);
-  const inner = Object.entries(value).flatMap(([key, member]) => [
-    ...leaves(member, path === "" ? key : `${path}.${key}`),
-  ]);
-  return new Map(inner);
-}

@@ -16,6 +16,7 @@ import type {
   Trace,
   WindowReplayer,
 } from "../window_replayer.ts";
+import { leaves } from "./leaves.ts";
 import type { TracedStep } from "./segment_steps.ts";
 import { sameState, stateDeviation } from "./state_deviation.ts";
 import { type BoundFile, type StateHolder, stateDigest, valuesIn, valuesOf } from "./state_object.ts";
@@ -160,16 +161,6 @@ function fileDifferences({ evidence, file }: ReplayTarget, plan: WindowPlan): Di
       return refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
     return expected === observed ? [] : [{ what: retainedKind(step), expected, observed }];
   });
-}
-
-/** Every value by its path, as text. */
-function leaves(value: unknown, path = ""): Map<string, string> {
-  if (typeof value !== "object" || value === null) return new Map([[path, String(value)]]);
-  return new Map(
-    Object.entries(value).flatMap(([key, member]) => [
-      ...leaves(member, path === "" ? key : `${path}.${key}`),
-    ]),
-  );
 }
 
 const nothing: Trace = { loss: "nothing", gradient_norm: "nothing", learning_rate: "nothing" };

@@ -1,6 +1,6 @@
 /** Pulling from a host that drops, lies, stalls and refuses, and going on afterwards. */
 import { describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../../core/digest.ts";
 import { modelPath } from "../model_option.ts";
@@ -325,7 +325,8 @@ describe("going on", () => {
     expect(second.details).toEqual({ pid: process.pid });
     const { model: stored } = await first;
     rmSync(stored.folder, { recursive: true });
-    writeFileSync(`${stored.folder}.lock`, JSON.stringify({ pid: 2 ** 22 + 1, started: "1" }));
+    mkdirSync(`${stored.folder}.lock`);
+    writeFileSync(`${stored.folder}.lock/${2 ** 22 + 1}-1-0123456789ab`, "");
     expect((await pullModel(`${host.url}/model.gguf`, quick)).state).toBe("pulled");
     expect(existsSync(`${stored.folder}.lock`)).toBe(false);
   });

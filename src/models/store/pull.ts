@@ -12,10 +12,10 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { unexpected } from "../../core/error.ts";
+import { lockFolder } from "../../core/folder_lock.ts";
 import { recordDigest } from "../files/content_digest.ts";
 import { openModelFiles } from "../files/source.ts";
 import { checkChosen, chooseFiles, fileUrl, hubEndpoint, readRepository } from "./hub.ts";
-import { FileLock } from "./lock.ts";
 import {
   folderOf,
   type Manifest,
@@ -78,7 +78,7 @@ export async function pullModel(asked: string, options: PullOptions = {}): Promi
   const folder = folderOf(plan.name);
   options.onPlan?.({ name: plan.name, files: plan.files.length });
   makeStore(dirname(folder));
-  using _lock = new FileLock(`${folder}.lock`, plan.name);
+  using _lock = lockFolder(`${folder}.lock`, plan.name);
   const pulling = folder + pullSuffix;
   // an earlier pull was stopped between its last file and its name
   if (readStored(pulling)) swap(pulling, folder);

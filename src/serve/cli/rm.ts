@@ -1,6 +1,6 @@
 import { existsSync, rmSync } from "node:fs";
 import { unexpected } from "../../core/error.ts";
-import { FileLock } from "../../models/store/lock.ts";
+import { lockFolder } from "../../core/folder_lock.ts";
 import {
   findStored,
   folderOf,
@@ -31,7 +31,7 @@ export const rm: AnyCommand = command({
     const facts = storedFacts(stored);
     if (!args.force) refuseServed(stored);
     {
-      using _lock = new FileLock(`${stored.folder}.lock`, facts.name);
+      using _lock = lockFolder(`${stored.folder}.lock`, facts.name);
       removeStored(stored);
     }
     if (args.json) return printJson({ removed: facts.name, bytes: facts.bytes });
@@ -45,7 +45,7 @@ async function removedUnfinished(name: string, json: boolean): Promise<boolean> 
   const folder = folderOf(name);
   if (!existsSync(folder + pullSuffix)) return false;
   {
-    using _lock = new FileLock(`${folder}.lock`, name);
+    using _lock = lockFolder(`${folder}.lock`, name);
     rmSync(folder + pullSuffix, { recursive: true });
   }
   await (json ? printJson({ removed: name, unfinished: true }) : print(`Removed what there was of ${name}`));
