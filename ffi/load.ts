@@ -38,6 +38,8 @@ const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
     psi_upload: { args: ["ptr", "ptr", "f64"], returns: "i32" },
     psi_download: { args: ["ptr", "ptr", "f64"], returns: "i32" },
     psi_synchronize: { args: [], returns: "i32" },
+    psi_fetch: { args: ["ptr", "ptr", "f64"], returns: "i32" },
+    psi_fetched: { args: ["ptr", "f64", "f64"], returns: "i32" },
     psi_measure_tensor: { args: ["ptr"], returns: "i32" },
     psi_device_memory: { args: ["ptr", "ptr"], returns: "i32" },
     psi_capture_begin: { args: [], returns: "i32" },

@@ -53,6 +53,10 @@ PSI_API i32 psi_copy(void* destination, const void* source, f64 bytes);
 PSI_API i32 psi_upload(void* destination, const void* host_source, f64 bytes);
 PSI_API i32 psi_download(void* host_destination, const void* source, f64 bytes);
 PSI_API i32 psi_synchronize(void);
+/* Only on CUDA: a copy of up to 256 KiB that psi_fetched waits for, while work enqueued behind it goes on. *ticket gets its
+   number as f64; of the fetches only the last 16 can still be had. */
+PSI_API i32 psi_fetch(void* ticket, const void* source, f64 bytes);
+PSI_API i32 psi_fetched(void* host_destination, f64 ticket, f64 bytes);
 /* f64 outputs: bytes free and in all */
 PSI_API i32 psi_device_memory(void* available, void* total);
 /* Between begin and end calls are recorded instead of run; *graph gets (as a pointer) what psi_graph_launch runs again.

@@ -1,7 +1,7 @@
 /**
  * Everything that the CUDA backend must show, as sections of a table; scripts/gpu-check.sh prepares the machine first.
  * Usage: bun scripts/gpu-check.ts [SECTION]... [--backend cuda|cpu] [--shape gpt-oss-20b] [--large-model FILE]
- *        Sections: ops golden replay batch chat sanitizer soak bench turns errors train; absent: all, in that order.
+ *        Sections: ops golden replay batch chat sanitizer soak bench streams turns errors train; absent: all, in that order.
  * Output: the table, last on stdout and in OUT/gpu-check.txt; progress on stderr; rows in OUT/gpu-check.jsonl, logs of
  *         ops, sanitizer and train beside it. OUT is the environment's or .cache/gpu-check. Exits 1 when a row is not as required.
  */
@@ -15,7 +15,7 @@ import { builtCudaLibrary, lastLines, type Row, ran, root } from "./gpu/check.ts
 /** Seconds that each may take. */
 const limits = {
   ...{ ops: 150, golden: 90, replay: 60, batch: 60, chat: 90 },
-  ...{ sanitizer: 300, soak: 150, bench: 300, turns: 240, errors: 200, train: 560 },
+  ...{ sanitizer: 300, soak: 150, bench: 300, streams: 240, turns: 240, errors: 200, train: 560 },
 } as const;
 type Name = keyof typeof limits;
 type SectionRow = Row & { readonly section: Name };
@@ -38,7 +38,8 @@ if (unknown.length > 0) {
   );
 }
 /** What reads the large model; on the CPU, where this script is tried out, refusals of devices are left out. */
-const needLarge: readonly Name[] = backend === "cuda" ? ["bench", "turns", "errors"] : ["bench", "turns"];
+const needLarge: readonly Name[] =
+  backend === "cuda" ? ["bench", "streams", "turns", "errors"] : ["bench", "streams", "turns"];
 
 const names = (positionals.length > 0 ? positionals : Object.keys(limits)) as Name[];
 const out = process.env.OUT ?? join(root, ".cache", "gpu-check");

@@ -14,6 +14,7 @@
 #include "cublaslt.h"
 #include "launch.h"
 #include "staging.h"
+#include "transfer.h"
 
 namespace psi {
 
@@ -30,7 +31,6 @@ cudaDeviceProp properties;
 /* Results of a step are small and come back through pinned memory, which is the fast way for a few bytes. */
 constexpr size_t BOUNCE = 1 << 20;
 void* bounce = nullptr;
-bool capturing = false;
 
 i32 open_device(i32 wanted) {
   int count = 0;
@@ -134,6 +134,7 @@ PSI_API i32 psi_close(void) {
   is_open = false;
   cudaError_t error = cudaStreamSynchronize(stream);
   close_staging();
+  close_transfers();
   close_columns();
   close_cublaslt();
   cudaFreeHost(bounce);
@@ -203,6 +204,7 @@ PSI_API i32 psi_copy(void* destination, const void* source, f64 bytes) {
 PSI_API i32 psi_upload(void* destination, const void* source, f64 bytes) {
   PSI_TRY(check_memory("psi_upload", destination, source, bytes));
   if (capturing) return fail(PSI_INVALID, "[psi_upload] expected no copy from the host while a step is captured, got %g bytes.", bytes);
+  if (sent_pinned((size_t)bytes)) return send_pinned("psi_upload", destination, source, (size_t)bytes);
   return checked("psi_upload", cudaMemcpyAsync(destination, source, (size_t)bytes, cudaMemcpyHostToDevice, stream));
 }
 

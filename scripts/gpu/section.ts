@@ -15,6 +15,7 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
   sanitizer: async () => (await import("./sanitizer.ts")).sanitizer,
   soak: async () => (await import("./soak.ts")).soak,
   bench: async () => (await import("./bench.ts")).bench,
+  streams: async () => (await import("./streams.ts")).streams,
   turns: async () => (await import("./turns.ts")).turns,
   train: async () => (await import("./train.ts")).train,
   errors: async () => (await import("./errors.ts")).errors,

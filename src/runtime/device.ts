@@ -38,6 +38,11 @@ export interface Backend {
   write(address: number, data: Uint8Array): void;
   /** A copy of device memory. */
   read(address: number, bytes: number): Uint8Array;
+  /**
+   * A copy of device memory as it is behind the calls made so far, at most 256 KiB; what is returned waits for it, and not
+   * for calls made since. Of the copies the last 16 can be had. Absent: `read` is the only way.
+   */
+  fetch?(address: number, bytes: number): () => Uint8Array;
   copy(destination: number, source: number, bytes: number): void;
   supports(opName: string): boolean;
   /** Waits for everything that was called and reports what went wrong in it. */

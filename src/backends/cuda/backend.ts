@@ -29,6 +29,8 @@ export function cudaBackend(options: CudaOptions = {}): Backend {
   const calls = new Map(own.map((op) => [op.name, native(`psi_${op.name}`)]));
   const [allocate, release] = [native("psi_alloc"), native("psi_free")];
   const [upload, download, copy] = [native("psi_upload"), native("psi_download"), native("psi_copy")];
+  const [fetch, fetched] = [native("psi_fetch"), native("psi_fetched")];
+  const ticket = new Float64Array(new ArrayBuffer(8));
   const place = new BigUint64Array(new ArrayBuffer(8));
   const sizes = new Float64Array(new ArrayBuffer(16));
   const graphs = new StepGraphs({
@@ -69,6 +71,16 @@ export function cudaBackend(options: CudaOptions = {}): Backend {
       const data = new Uint8Array(new ArrayBuffer(bytes));
       if (bytes > 0) check(download(data, address, bytes), "psi_download");
       return data;
+    },
+    fetch(address, bytes) {
+      graphs.refuse("copy to the host");
+      check(fetch(ticket, address, bytes), "psi_fetch");
+      const number = ticket[0]!;
+      return () => {
+        const data = new Uint8Array(new ArrayBuffer(bytes));
+        check(fetched(data, number, bytes), "psi_fetched");
+        return data;
+      };
     },
     copy: (destination, source, bytes) => check(copy(destination, source, bytes), "psi_copy"),
     synchronize() {

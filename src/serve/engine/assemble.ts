@@ -13,10 +13,12 @@ export type Part = {
   readonly hidden?: readonly [number, number];
 };
 
-/** Lays the parts of a step out as one flat batch. */
-export function assemble(parts: readonly Part[], groupCount: number): Batch {
+/** Lays the parts of a step out as one flat batch; `ahead`: positions of each sequence that a step under way computes. */
+export function assemble(parts: readonly Part[], groupCount: number, ahead = 0): Batch {
   const total = parts.reduce((n, part) => n + part.count, 0);
-  const maxPages = Math.max(...parts.map(({ sequence, count }) => pagesFor(sequence.computed + count)));
+  const maxPages = Math.max(
+    ...parts.map(({ sequence, count }) => pagesFor(sequence.computed + ahead + count)),
+  );
   const tokens = new Int32Array(total);
   const positions = new Int32Array(total);
   const sequences = new Int32Array(total);
@@ -27,7 +29,7 @@ export function assemble(parts: readonly Part[], groupCount: number): Batch {
   );
   let at = 0;
   parts.forEach(({ sequence, count, outputs, hidden }, s) => {
-    const from = sequence.computed;
+    const from = sequence.computed + ahead;
     tokens.set(sequence.tokens.subarray(from, from + count), at);
     for (let i = 0; i < count; i++) {
       positions[at + i] = from + i;

@@ -9,14 +9,22 @@ import {
 } from "../../models/cache.ts";
 import type { CachePool, CacheType, Model, StatePool } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
-import { argmax, gatherRows, logSumExp, topK } from "../../runtime/functions.ts";
-import { rowsOf, type Tensor } from "../../runtime/tensor.ts";
+import { argmax, gatherRows } from "../../runtime/functions.ts";
+import type { Tensor } from "../../runtime/tensor.ts";
 import { spareRowPages } from "./backend_limits.ts";
-import { type Batch, type GroupShape, type Logits, type StepExecutor, slotsOf } from "./batch.ts";
+import {
+  type Batch,
+  type GroupShape,
+  type Logits,
+  type StartedStep,
+  type StepExecutor,
+  slotsOf,
+} from "./batch.ts";
 import { type CacheMemory, cacheMemory } from "./cache_memory.ts";
+import { type ChosenTokens, chooseTokens, isPlain } from "./device_choice.ts";
+import { DeviceLogits, FetchedResults, type StepResults } from "./device_logits.ts";
 import type { PoolingPlan } from "./pooling.ts";
 import { RecordedSteps, type StepLimits } from "./recorded_steps.ts";
-import type { Ranked } from "./select.ts";
 
 /** Runs a model's forward pass over paged caches on a device. */
 export class ModelExecutor implements StepExecutor {
@@ -26,10 +34,13 @@ export class ModelExecutor implements StepExecutor {
   readonly pools: readonly CachePool[];
   /** Of models with recurrent layers. */
   readonly states: StatePool | undefined;
+  readonly chooses: boolean;
   private readonly device: Device;
   private readonly model: Model;
   /** Where the device can record steps. */
   private readonly recorded: RecordedSteps | undefined;
+  /** Where the started step left its tokens, i32 [R]: there until another step runs. */
+  private started: Tensor | undefined;
 
   constructor(
     device: Device,
@@ -43,6 +54,7 @@ export class ModelExecutor implements StepExecutor {
     this.device = device;
     this.model = model;
     this.vocabularySize = model.config.vocabularySize;
+    this.chooses = device.backend.supports("sample");
     const { captures, asynchronous } = device.backend;
     const spare = asynchronous ? spareRowPages : 0;
     this.pools = model.cacheGroups.map((group, g) =>
@@ -63,12 +75,36 @@ export class ModelExecutor implements StepExecutor {
     // where calls return when they are done, other work comes before them
     const { asynchronous } = device.backend;
     if (!asynchronous) meanwhile();
-    const results: StepResults =
+    this.started = undefined;
+    const { choices } = batch;
+    const left: StepResults =
       !batch.hiddenRows && this.recorded?.takes(batch) ? this.recorded.run(batch) : this.forward(batch);
+    const results = { ...left, chosen: this.choose(batch, left) };
     if (asynchronous) meanwhile();
-    read(new DeviceLogits(device, results));
+    read(new DeviceLogits(device, results, choices));
     // in the middle of a prompt nothing is read; steps must not pile up behind which a new request would wait
     device.backend.synchronize();
+  }
+
+  start(batch: Batch): StartedStep | undefined {
+    const { device, recorded } = this;
+    const { fetch } = device.backend;
+    const whole = batch.choices?.length === batch.outputRows.length;
+    if (!fetch || !recorded || !whole || batch.hiddenRows || !recorded.takes(batch)) return undefined;
+    using _scope = device.scope();
+    const outcome = recorded.run(batch, this.started);
+    const chosen = this.choose(batch, outcome)!;
+    this.started = chosen.ids;
+    return new FetchedResults(fetch, outcome.logits, chosen, batch.ranks ?? 0);
+  }
+
+  /** The tokens of a batch's choices; those that a recorded step has made already. */
+  private choose({ choices }: Batch, { logits, ids, logprobs }: StepResults): ChosenTokens | undefined {
+    if (!choices || choices.length === 0 || !logits) return undefined;
+    if (ids && logprobs) return { ids, logprobs };
+    if (choices.length < logits.shape[0]! || !choices.every(isPlain))
+      return chooseTokens(this.device, logits, choices);
+    return { ids: ids ?? argmax(logits) };
   }
 
   copyState(from: number, to: number): void {
@@ -78,6 +114,7 @@ export class ModelExecutor implements StepExecutor {
   }
 
   free(): void {
+    this.device.backend.synchronize();
     this.recorded?.free();
     for (const pool of this.pools) freeCachePool(this.device, pool);
     if (this.states) freeStatePool(this.device, this.states);
@@ -119,11 +156,6 @@ export class ModelExecutor implements StepExecutor {
   }
 }
 
-function present(results: Tensor | undefined, what: string): Tensor {
-  if (results) return results;
-  throw unexpected("internal", "step", `${what} among what was asked for`, "none");
-}
-
 /** Recorded steps for any batch and context that the pools could hold. */
 function limitsOf(groups: readonly GroupShape[]): StepLimits {
   return { slots: mostSlots, maxPages: Math.max(...groups.map(({ pages }) => pages)) };
@@ -131,60 +163,7 @@ function limitsOf(groups: readonly GroupShape[]): StepLimits {
 
 const mostSlots = 64;
 
-/** What a step leaves on the device. */
-type StepResults = {
-  /** [R, V]; undefined where no row's are wanted. */
-  readonly logits: Tensor | undefined;
-  /** i32 [R], the likeliest token of each, where the step computed them already. */
-  readonly ids?: Tensor;
-  /** [H, D] */
-  readonly hidden?: Tensor;
-};
-
 /** The rows of both lists, each once, ascending. */
 function merged(a: Int32Array, b: Int32Array): Int32Array {
   return Int32Array.from(new Set([...a, ...b])).sort();
-}
-
-/** Results of a step; only what is asked for is copied. */
-class DeviceLogits implements Logits {
-  readonly rows: number;
-  private readonly device: Device;
-  private readonly results: StepResults;
-
-  constructor(device: Device, results: StepResults) {
-    this.device = device;
-    this.results = results;
-    this.rows = results.logits?.shape[0] ?? 0;
-  }
-
-  private get logits(): Tensor {
-    return present(this.results.logits, "logits");
-  }
-
-  hidden(): Float32Array {
-    return this.device.downloadF32(present(this.results.hidden, "hidden states"));
-  }
-
-  argmax(): Int32Array {
-    return this.device.downloadI32(this.results.ids ?? argmax(this.logits));
-  }
-
-  topK(k: number): readonly Ranked[] {
-    const top = topK(this.logits, k);
-    const values = this.device.downloadF32(top.values);
-    const ids = this.device.downloadI32(top.ids);
-    return Array.from({ length: this.rows }, (_, r) => ({
-      ids: ids.subarray(r * k, (r + 1) * k),
-      values: values.subarray(r * k, (r + 1) * k),
-    }));
-  }
-
-  logSumExp(): Float32Array {
-    return this.device.downloadF32(logSumExp(this.logits));
-  }
-
-  copy(row: number): Float32Array {
-    return this.device.downloadF32(rowsOf(this.logits, row, 1));
-  }
 }

@@ -1,3 +1,4 @@
+import { unexpected } from "../../core/error.ts";
 import type { TokenLogprob } from "../protocol.ts";
 import type { PromptLogprob } from "./active_request.ts";
 import type { Part } from "./assemble.ts";
@@ -33,6 +34,13 @@ export class LogitReader {
     };
   }
 
+  /** The token that the device chose for a row; undefined where it chose none. */
+  chosen(row: number): number | undefined {
+    const token = this.logits.chosen(row)?.token;
+    if (token === undefined || token >= 0) return token;
+    throw unexpected("internal", "sample", `a token of row ${row}`, "a choice out of contract");
+  }
+
   /**
    * Log-probability of `token` and of the `count` likeliest tokens: log-softmax of the model's own logits, before
    * bias, penalties and temperature.
@@ -42,12 +50,18 @@ export class LogitReader {
     const total = this.sums[row]!;
     const { ids, values } = this.top(row, Math.max(count, 1));
     const place = ids.indexOf(token);
-    const logit = place >= 0 ? values[place]! : this.logits.copy(row)[token]!;
+    const logprob = place >= 0 ? values[place]! - total : this.logprob(row, token, total);
     const top: TokenLogprob[] = [];
     for (let i = 0; i < Math.min(count, ids.length); i++) {
       top.push({ token: ids[i]!, logprob: finite(values[i]! - total) });
     }
-    return { token, logprob: finite(logit - total), top };
+    return { token, logprob: finite(logprob), top };
+  }
+
+  /** Of a token that is not among the likeliest. */
+  private logprob(row: number, token: number, total: number): number {
+    const chosen = this.logits.chosen(row);
+    return chosen?.token === token ? chosen.logprob : this.logits.copy(row)[token]! - total;
   }
 
   private top(row: number, k: number): Ranked {

@@ -52,6 +52,11 @@ export class Sampler {
     };
   }
 
+  /** The number that decides the next token where the device chooses it; drawn once for each, as `choose` does. */
+  place(): number {
+    return this.settings.greedy ? 0 : this.random.next();
+  }
+
   /** The next token; `history` is the prompt and what was generated so far. */
   choose(row: LogitRow, history: ArrayLike<number>, mask?: TokenMask): number {
     if (mask) return this.chooseAllowed(row, history, mask);

@@ -78,7 +78,12 @@ export function samplingSettings(p: SamplingParams, vocabularySize: number): Sam
 
 /** Whether logits are changed before anything is chosen. */
 export function changesLogits(settings: SamplingSettings): boolean {
-  return settings.logitBias.length > 0 || settings.repeats || settings.dryMultiplier > 0;
+  return settings.logitBias.length > 0 || remembersTokens(settings);
+}
+
+/** Whether a token depends on those before it by more than the model. */
+export function remembersTokens(settings: SamplingSettings): boolean {
+  return settings.repeats || settings.dryMultiplier > 0;
 }
 
 type Range = { readonly from: number; readonly to: number; readonly whole?: boolean };

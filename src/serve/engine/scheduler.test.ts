@@ -1,97 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { PsionicError } from "../../core/error.ts";
-import type { GenerateEvent, GenerateRequest } from "../protocol.ts";
+import type { GenerateRequest } from "../protocol.ts";
 import { Random } from "./random.ts";
-import { Scheduler } from "./scheduler.ts";
-import { PagedDouble } from "./testing/paged_double.ts";
-
-const vocabularySize = 61;
-
-type Setup = {
-  slots?: number;
-  context?: number;
-  maxQueue?: number;
-  pages?: number;
-  slidingPages?: number;
-  window?: number;
-  /** No layer with full attention. */
-  slidingOnly?: boolean;
-  /** Slots for recurrent states, in a model whose other layers all have full attention. */
-  stateSlots?: number;
-};
-
-class Rig {
-  readonly double: PagedDouble;
-  readonly scheduler: Scheduler;
-  readonly events = new Map<number, GenerateEvent[]>();
-  readonly errors = new Map<number, PsionicError>();
-  private next = 1;
-
-  constructor({
-    slots = 4,
-    context = 512,
-    maxQueue = 512,
-    pages,
-    slidingPages,
-    window = 40,
-    slidingOnly,
-    stateSlots = 0,
-  }: Setup = {}) {
-    const full = { window: 0, pages: pages ?? (slots * context) / 32 };
-    const sliding = { window, pages: slidingPages ?? slots * 8 + 24 };
-    const groups = slidingOnly ? [sliding] : stateSlots > 0 ? [full] : [full, sliding];
-    this.double = new PagedDouble(vocabularySize, groups, stateSlots);
-    this.scheduler = new Scheduler({
-      executor: this.double,
-      groups,
-      stateSlots,
-      slots,
-      maxQueue,
-      contextLength: context,
-      emit: (id, event) => this.events.get(id)!.push(event),
-      fail: (id, error) => this.errors.set(id, error),
-    });
-  }
-
-  submit(request: GenerateRequest): number {
-    const id = this.next++;
-    this.events.set(id, []);
-    this.scheduler.submit(id, request);
-    return id;
-  }
-
-  drain(): void {
-    for (let i = 0; this.scheduler.step(); i++)
-      if (i > 100_000) throw new Error("the scheduler does not come to an end");
-    expect(this.scheduler.idle).toBe(true);
-    expect(this.scheduler.stats().pagesUsed).toBe(0);
-  }
-
-  run(request: GenerateRequest): GenerateEvent[] {
-    const id = this.submit(request);
-    this.drain();
-    return this.events.get(id)!;
-  }
-}
-
-function request(prompt: readonly number[], more: Partial<GenerateRequest> = {}): GenerateRequest {
-  return { prompt, sampling: {}, stopTokens: [], choices: 1, maxTokens: 20, ...more };
-}
-
-function words(seed: number, length: number): number[] {
-  const random = new Random(seed, 0);
-  return Array.from({ length }, () => Math.floor(random.next() * vocabularySize));
-}
-
-function tokens(events: readonly GenerateEvent[], choice = 0): number[] {
-  return events.flatMap((e) => (e.type === "token" && e.choice === choice ? [e.token] : []));
-}
-
-function endOf(events: readonly GenerateEvent[]) {
-  const end = events.at(-1);
-  if (end?.type !== "end") throw new Error(`expected an end event, got ${end?.type}`);
-  return end;
-}
+import { AheadDouble } from "./testing/ahead_double.ts";
+import { endOf, Rig, request, type Setup, tokens, words } from "./testing/rig.ts";
 
 describe("prefix cache", () => {
   test("a warm answer equals the cold one and says what was cached", () => {
@@ -448,6 +360,7 @@ function soak(seed: number, setup: Setup): void {
   }
   rig.drain();
   expect(rig.errors.size).toBe(0);
+  if (rig.double instanceof AheadDouble) expect(rig.double.followed).toBeGreaterThan(15);
   for (const [id, ask] of asked) {
     const { window, slidingOnly, stateSlots } = setup;
     const alone = new Rig({ window, slidingOnly, stateSlots: stateSlots && 12 }).run({
@@ -463,24 +376,28 @@ function soak(seed: number, setup: Setup): void {
   }
 }
 
-describe("soak", () => {
-  for (let seed = 1; seed <= 4; seed++) test(`ample pages, seed ${seed}`, () => soak(seed, {}));
+describe.each([
+  ["step by step", false],
+  ["steps ahead", true],
+])("soak, %s", (_name, ahead) => {
+  for (let seed = 1; seed <= 4; seed++) test(`ample pages, seed ${seed}`, () => soak(seed, { ahead }));
   for (let seed = 5; seed <= 8; seed++) {
     test(`scarce pages, seed ${seed}`, () =>
-      soak(seed, { slots: 6, context: 256, pages: 12, slidingPages: 40 }));
+      soak(seed, { ahead, slots: 6, context: 256, pages: 12, slidingPages: 40 }));
   }
   // in its course the only sequence with a part of the step is set back
-  test("scarce pages, seed 323", () => soak(323, { slots: 6, context: 256, pages: 12, slidingPages: 40 }));
-  test("a window of a page and a token", () => soak(9, { window: 33 }));
+  test("scarce pages, seed 323", () =>
+    soak(323, { ahead, slots: 6, context: 256, pages: 12, slidingPages: 40 }));
+  test("a window of a page and a token", () => soak(9, { ahead, window: 33 }));
   for (const [stateSlots, seed] of [
     [4, 11],
     [5, 12],
     [12, 13],
     [40, 14],
   ] as const) {
-    test(`states in ${stateSlots} slots, seed ${seed}`, () => soak(seed, { stateSlots }));
+    test(`states in ${stateSlots} slots, seed ${seed}`, () => soak(seed, { ahead, stateSlots }));
     test(`states in ${stateSlots + 2} slots, scarce pages, seed ${seed}`, () =>
-      soak(seed, { stateSlots: stateSlots + 2, slots: 6, context: 256, pages: 12 }));
+      soak(seed, { ahead, stateSlots: stateSlots + 2, slots: 6, context: 256, pages: 12 }));
   }
-  test("sliding layers only", () => soak(10, { slidingOnly: true, window: 65, slidingPages: 60 }));
+  test("sliding layers only", () => soak(10, { ahead, slidingOnly: true, window: 65, slidingPages: 60 }));
 });

@@ -2,10 +2,12 @@ import { PsionicError, unexpected } from "../../core/error.ts";
 import { Grammars } from "../grammar/index.ts";
 import { type EngineStats, type FinishReason, type GenerateEvent, noDiskStats } from "../protocol.ts";
 import { type ActiveRequest, openRequest } from "./active_request.ts";
+import { type AheadCaches, followingParts, type RunningStep } from "./ahead.ts";
 import { assemble, outputCount, type Part } from "./assemble.ts";
 import type { PromptLimits } from "./backend_limits.ts";
-import type { GroupShape, Logits, StepExecutor } from "./batch.ts";
+import type { Batch, GroupShape, Logits, StepExecutor } from "./batch.ts";
 import { PromptBudget } from "./budget.ts";
+import { choicesOf, chosenToken, largestRanking } from "./choices.ts";
 import { DiskTier, type DiskTierOptions } from "./disk_tier.ts";
 import type { SubmittedRequest } from "./messages.ts";
 import { PagePool, pageSize } from "./pages.ts";
@@ -14,6 +16,7 @@ import { PrefixTree, type TreeGroup } from "./prefix_tree.ts";
 import { FairQueue } from "./queue.ts";
 import { HiddenReader, LogitReader } from "./reader.ts";
 import type { Sequence } from "./sequence.ts";
+import { type ShareLimits, shareLimits, stepShares } from "./shares.ts";
 import { StateSlots } from "./state_slots.ts";
 
 export type SchedulerOptions = {
@@ -40,9 +43,6 @@ export type SchedulerOptions = {
 /** How long a step may be put off to read a prompt's pages from files, with sequences that generate and without. */
 const busyReadMs = 4;
 const idleReadMs = 20;
-
-/** Bytes of logits one step may ask for; what bounds the rows of a prompt with log-probabilities. */
-const outputBytesPerStep = 32 * 2 ** 20;
 
 /**
  * Tokens at the end of a prompt that open the answer (`<|im_start|>assistant`, `<think>`): the next turn's prompt may go on
@@ -71,12 +71,14 @@ export class Scheduler {
   private readonly requests = new Map<number, ActiveRequest>();
   /** In order of admission. */
   private active: Sequence[] = [];
+  /** A step that was started before the last one was read. */
+  private running: RunningStep | undefined;
+  private readonly caches: AheadCaches;
   private readonly budget: PromptBudget;
   private readonly now: () => number;
   /** What requests with a grammar name. */
   readonly grammars: Grammars;
-  private readonly largestOutput: number;
-  private readonly largestHidden: number;
+  private readonly shareLimits: ShareLimits;
   /** Counts steps, so that prompts take turns at the first share. */
   private turn = 0;
   /** After a sequence was set back nobody enters until one has left. */
@@ -98,13 +100,12 @@ export class Scheduler {
     this.states = stateSlots > 0 ? new StateSlots(stateSlots, executor) : undefined;
     this.tree = new PrefixTree(this.groups, this.states?.pool);
     const { groups, tree, states } = this;
+    this.caches = { groups, tree, recurrent: states !== undefined };
     const { cacheMemory: memory } = executor;
     this.disk =
       options.prefixDisk && memory && new DiskTier(options.prefixDisk, { groups, tree, states, memory });
     this.grammars = new Grammars(executor.vocabularySize);
-    const rowBytes = options.executor.vocabularySize * 4;
-    this.largestOutput = Math.max(options.slots, Math.floor(outputBytesPerStep / rowBytes));
-    this.largestHidden = Math.max(1, Math.floor(outputBytesPerStep / (4 * (executor.pooling?.width ?? 1))));
+    this.shareLimits = shareLimits(executor, options.slots, states !== undefined);
   }
 
   get idle(): boolean {
@@ -171,16 +172,13 @@ export class Scheduler {
    * that fails ends its requests; one after which the device cannot go on throws.
    */
   step(meanwhile?: () => void): boolean {
-    this.admit();
-    const parts = this.plan();
-    this.turn += 1;
+    const running = this.takeRunning();
+    const parts = running?.parts ?? this.nextParts();
     // with nothing to run there can still be work: the only sequence with a part may just have been set back
     if (parts.length === 0) return !this.idle;
-    this.steps += 1;
-    const start = this.now();
     try {
-      const batch = assemble(parts, this.groups.length);
-      this.options.executor.run(batch, (logits) => this.take(parts, logits), meanwhile);
+      if (running) this.read(running, meanwhile);
+      else this.work(parts, meanwhile);
     } catch (cause) {
       const error =
         cause instanceof PsionicError
@@ -188,12 +186,71 @@ export class Scheduler {
           : new PsionicError("internal", `[engine step] expected a finished step, got ${cause}`, {}, cause);
       // a device that failed gives no further step to anybody
       if (error.code === "native_failed") throw error;
+      this.running = undefined;
       for (const request of new Set(parts.map((part) => part.sequence.request))) this.abandon(request, error);
-      return true;
     }
+    return true;
+  }
+
+  /** The step that was started already, unless nobody waits for it any more. */
+  private takeRunning(): RunningStep | undefined {
+    const { running } = this;
+    this.running = undefined;
+    return running?.parts.some(({ sequence }) => !sequence.finished) ? running : undefined;
+  }
+
+  private nextParts(): readonly Part[] {
+    this.admit();
+    const parts = this.plan();
+    this.turn += 1;
+    return parts;
+  }
+
+  private work(parts: readonly Part[], meanwhile?: () => void): void {
+    const { executor } = this.options;
+    this.steps += 1;
+    const start = this.now();
+    const batch = this.batchOf(parts);
+    const step = executor.start?.(batch);
+    if (step) this.read({ parts, step }, meanwhile);
+    else executor.run(batch, (logits) => this.take(parts, logits), meanwhile);
     const prompt = parts.reduce((n, { count }) => n + (count > 1 ? count : 0), 0);
     this.budget.measured(prompt, this.now() - start);
-    return true;
+  }
+
+  /** Takes a started step in, with the next one started before where that may be. */
+  private read({ parts, step }: RunningStep, meanwhile?: () => void): void {
+    this.running = this.follow(parts);
+    meanwhile?.();
+    this.take(parts, step.results());
+  }
+
+  private follow(running: readonly Part[]): RunningStep | undefined {
+    // who waits for a free slot is to enter at the next step
+    const enters = this.queue.size > 0 && this.active.length < this.options.slots && !this.full;
+    const next = enters ? undefined : followingParts(running, this.active, this.caches);
+    if (!next) return undefined;
+    const { parts, follows } = next;
+    const step = this.options.executor.start?.({ ...this.batchOf(parts, 1), follows });
+    if (!step) throw unexpected("internal", "engine step", "a step like the one before it", "another");
+    this.steps += 1;
+    return { parts, step };
+  }
+
+  private batchOf(parts: readonly Part[], ahead = 0): Batch {
+    const batch = assemble(parts, this.groups.length, ahead);
+    if (!this.options.executor.chooses) return batch;
+    return { ...batch, ...choicesOf(parts, ahead, (sequence) => this.maskOf(sequence)) };
+  }
+
+  /** Words of the tokens that a grammar allows next; one that allows none ends its request. */
+  private maskOf({ request, constraint }: Sequence): Int32Array | undefined {
+    try {
+      return constraint?.mask().words;
+    } catch (error) {
+      this.endByGrammar(request, error);
+      return undefined;
+    }
   }
 
   private admit(): void {
@@ -287,7 +344,8 @@ export class Scheduler {
 
   /** Divides the step: one token for every generating sequence, the prompt budget in turns over the others. */
   private plan(): Part[] {
-    const wanted = this.shares();
+    const { active, budget, turn } = this;
+    const wanted = stepShares(active, budget, turn, this.shareLimits);
     const parts: Part[] = [];
     for (let i = 0; i < this.active.length; i++) {
       const sequence = this.active[i]!;
@@ -296,48 +354,6 @@ export class Scheduler {
       if (this.makeRoom(sequence, part.count)) parts.push(part);
     }
     return parts;
-  }
-
-  private shares(): Map<Sequence, Part> {
-    const shares = new Map<Sequence, Part>();
-    const reading = this.active.filter((s) => s.pending > 1 || !s.promptDone);
-    const generating = this.active.length - reading.length;
-    for (const sequence of this.active) shares.set(sequence, { sequence, count: 1, outputs: "last" });
-    let left = this.budget.tokens(generating);
-    let rows = Math.max(1, this.largestOutput - generating);
-    for (let i = 0; i < reading.length; i++) {
-      const sequence = reading[(this.turn + i) % reading.length]!;
-      const part = this.share(sequence, left, rows);
-      if (!part) {
-        shares.delete(sequence);
-        continue;
-      }
-      shares.set(sequence, part);
-      left -= part.count;
-      rows -= outputCount(part);
-    }
-    return shares;
-  }
-
-  private share(sequence: Sequence, left: number, rows: number): Part | undefined {
-    const all = sequence.request.wantsPromptLogprobs && sequence.choice === 0 && !sequence.promptDone;
-    const stop = this.nextStop(sequence);
-    const { pool } = sequence.request;
-    const most = Math.min(sequence.pending, left, stop, all ? rows : pool ? this.largestHidden : Infinity);
-    const count = this.states ? wholePages(sequence, most) : most;
-    const ends = count === sequence.pending;
-    if (pool && count > 0) {
-      const hidden = pool.wanted(sequence.computed, count, sequence.length);
-      return { sequence, count, outputs: "none", hidden };
-    }
-    if (count <= 0 || (ends && rows <= 0)) return undefined;
-    return { sequence, count, outputs: all ? "all" : ends ? "last" : "none" };
-  }
-
-  /** Tokens up to the next place of a prompt that is to be recorded. */
-  private nextStop({ branchPage, statePage, computed }: Sequence): number {
-    const ahead = [branchPage, statePage].map((page) => page * pageSize - computed).filter((n) => n > 0);
-    return Math.min(...ahead);
   }
 
   /** Gets pages for a part, setting younger sequences back if it must; false when the sequence itself was set back. */
@@ -368,7 +384,7 @@ export class Scheduler {
 
   /** Takes in the results of a step. */
   private take(parts: readonly Part[], logits: Logits): void {
-    const reader = new LogitReader(logits, largestK(parts));
+    const reader = new LogitReader(logits, largestRanking(parts));
     const vectors = new HiddenReader(logits);
     let row = 0;
     for (const part of parts) {
@@ -449,7 +465,7 @@ export class Scheduler {
       return;
     }
     const { constraint } = sequence;
-    const token = sequence.sampler.choose(reader.row(row), sequence.tokens, constraint?.mask());
+    const token = chosenToken(sequence, reader, row);
     request.completionTokens += 1;
     this.completionTokens += 1;
     if (request.stopTokens.has(token)) {
@@ -481,9 +497,13 @@ export class Scheduler {
     try {
       this.next(sequence, reader, row);
     } catch (error) {
-      if (!(error instanceof PsionicError && error.details.grammar)) throw error;
-      this.abandon(sequence.request, error);
+      this.endByGrammar(sequence.request, error);
     }
+  }
+
+  private endByGrammar(request: ActiveRequest, error: unknown): void {
+    if (!(error instanceof PsionicError && error.details.grammar)) throw error;
+    this.abandon(request, error);
   }
 
   private limitReached(request: ActiveRequest): Ending {
@@ -564,24 +584,8 @@ export class Scheduler {
   }
 }
 
-/** Of so many tokens those up to a page boundary, where there is one: states are kept there. */
-function wholePages({ computed, pending }: Sequence, most: number): number {
-  if (most === pending) return most;
-  const whole = most - ((computed + most) % pageSize);
-  return whole > 0 ? whole : most;
-}
-
 type Ending = {
   readonly reason: FinishReason;
   readonly stopToken?: number;
   readonly contextFull?: boolean;
 };
-
-/** Largest ranking that a row of the step asks for. */
-function largestK(parts: readonly Part[]): number {
-  let k = 1;
-  for (const { sequence } of parts) {
-    k = Math.max(k, sequence.sampler.need.topK, sequence.request.topLogprobs ?? 0);
-  }
-  return k;
-}

@@ -2,10 +2,11 @@ import { planDigest } from "../../compiler/digest.ts";
 import type { CacheType, Model } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
 import { record } from "../../runtime/recorder.ts";
-import type { Batch } from "./batch.ts";
+import type { Batch, TokenChoice } from "./batch.ts";
 import { ModelExecutor } from "./executor.ts";
 import { pagesFor } from "./pages.ts";
 import type { ModelShape } from "./plan.ts";
+import { samplingSettings } from "./sampling_settings.ts";
 
 export type MeasuredShape = {
   readonly shape: ModelShape;
@@ -38,10 +39,14 @@ export function measureShape(
     });
   });
   const total = promptTokens + slots - 1;
-  executor.run(emptyBatch(model, total, slots, pagesFor(contextLength)), (logits) => {
-    logits.argmax();
-    logits.logSumExp();
-  });
+  const largest = emptyBatch(model, total, slots, pagesFor(contextLength));
+  executor.run(
+    { ...largest, ...(executor.chooses && { choices: maskedChoices(model, slots) }) },
+    (logits) => {
+      logits.argmax();
+      logits.logSumExp();
+    },
+  );
   executor.free();
   const shape: ModelShape = {
     config: model.config,
@@ -51,6 +56,15 @@ export function measureShape(
     workspaceBytes: device.arena.peakBytes,
   };
   return { shape, planDigest: planDigest(program) };
+}
+
+/** Choices of every row that take a mask each. */
+function maskedChoices({ config }: Model, rows: number): readonly TokenChoice[] {
+  const { vocabularySize } = config;
+  const settings = samplingSettings({ temperature: 1 }, vocabularySize);
+  const words = new Int32Array(Math.ceil(vocabularySize / 32));
+  const one = { settings, place: 0, logprob: true, mask: () => words };
+  return Array.from({ length: rows }, (_, row) => ({ row, ...one }));
 }
 
 /** A batch of `total` tokens whose last `sequences` rows are wanted; what the numbers in it are does not matter. */

@@ -1,6 +1,9 @@
+import { unexpected } from "../../core/error.ts";
+import { sampleRecordWords } from "../../ir/ops/sample.ts";
 import type { Device } from "../../runtime/device.ts";
 import { makeTensor, type Tensor } from "../../runtime/tensor.ts";
 import { type Batch, slotsOf } from "./batch.ts";
+import { spareRecords } from "./device_choice.ts";
 
 /** Elements (i32) that a part is aligned to: 64 bytes. */
 const alignment = 16;
@@ -24,6 +27,8 @@ export type StepInputs = {
   readonly positions: Tensor;
   readonly sequences: Tensor;
   readonly outputRows: Tensor;
+  /** How each row's token is chosen, [rows, 20]; only what a step of that kind brought. */
+  readonly records: Tensor;
   readonly pageTables: readonly Tensor[];
   /** Row of each row's state, -1 of spare ones. */
   readonly stateRows?: Tensor;
@@ -31,8 +36,9 @@ export type StepInputs = {
 
 /**
  * Everything that changes from one generation step to the next, in one piece of device memory at fixed addresses, with a
- * copy on the host: `tokens, positions, sequences, outputRows, states [rows]` (the last of models with recurrent layers), then
- * a page table per group. Filling it uploads the head in one copy, and of the tables only what changed.
+ * copy on the host: `tokens, positions, sequences, outputRows, states [rows]` (the last of models with recurrent layers),
+ * records of the choices, then a page table per group. Filling it uploads the head in one copy, the records where there
+ * are some, and of the tables only what changed.
  *
  * Spare rows are token 0 at position 0 of a sequence whose only page is the dummy page; its row is the last of each table.
  */
@@ -46,6 +52,8 @@ export class StepBlock {
   private readonly tableStride: number;
   /** Parts of the head. */
   private readonly parts: number;
+  /** Elements before the tables. */
+  private readonly headEnd: number;
   /** Columns of the tables as they stand on the device. */
   private columns = 0;
 
@@ -55,7 +63,8 @@ export class StepBlock {
     this.stride = aligned(shape.rows);
     this.tableStride = aligned((shape.rows + 1) * shape.maxPages);
     this.parts = shape.stateStride > 0 ? 5 : 4;
-    this.host = new Int32Array(this.parts * this.stride + shape.dummyPages.length * this.tableStride);
+    this.headEnd = this.parts * this.stride + aligned(shape.rows * sampleRecordWords);
+    this.host = new Int32Array(this.headEnd + shape.dummyPages.length * this.tableStride);
     this.memory = device.empty("i32", [this.host.length]);
     for (let row = 0; row < shape.rows; row++) this.host[3 * this.stride + row] = row;
   }
@@ -72,13 +81,17 @@ export class StepBlock {
       positions: view(this.stride, rows),
       sequences: view(2 * this.stride, rows),
       outputRows: view(3 * this.stride, rows),
+      records: view(this.parts * this.stride, rows, sampleRecordWords),
       pageTables: this.shape.dummyPages.map((_, g) => view(this.tableStart(g), this.shape.rows + 1, pages)),
       ...(this.shape.stateStride > 0 && { stateRows: view(4 * this.stride, rows) }),
     };
   }
 
-  /** Takes over a batch of one token per sequence, filled up to `rows` rows, with tables of `pages` columns. */
-  fill(batch: Batch, rows: number, pages: number): void {
+  /**
+   * Takes over a batch of one token per sequence, filled up to `rows` rows, with tables of `pages` columns. `before`: the
+   * chosen tokens of the step that it follows, i32; `records`: how its own are chosen.
+   */
+  fill(batch: Batch, rows: number, pages: number, before?: Tensor, records?: Int32Array): void {
     const { host, stride } = this;
     const spare = this.shape.rows;
     const used = batch.tokens.length;
@@ -96,18 +109,39 @@ export class StepBlock {
       host.fill(-1, at + used, at + rows);
     }
     this.upload(0, this.parts * stride);
+    if (batch.follows) this.takeTokens(batch.follows, before);
+    if (records) this.takeRecords(records, rows);
     if (pages !== this.columns) this.relayout(pages);
     for (const [from, to] of this.changes(batch, pages)) this.upload(from, to);
   }
 
+  /** Copies tokens from where the step before left them, neighbours together. */
+  private takeTokens(follows: Int32Array, before: Tensor | undefined): void {
+    if (!before) throw unexpected("internal", "step", "a step to follow", "none");
+    for (let from = 0, to = 1; to <= follows.length; to++) {
+      if (to < follows.length && follows[to] === follows[to - 1]! + 1) continue;
+      const source = before.address + 4 * follows[from]!;
+      this.device.backend.copy(this.memory.address + 4 * from, source, 4 * (to - from));
+      from = to;
+    }
+  }
+
+  private takeRecords(records: Int32Array, rows: number): void {
+    const at = this.parts * this.stride;
+    const used = records.length / sampleRecordWords;
+    this.host.set(records, at);
+    this.host.set(spareRecords(used, rows), at + records.length);
+    this.upload(at, at + rows * sampleRecordWords);
+  }
+
   private tableStart(group: number): number {
-    return this.parts * this.stride + group * this.tableStride;
+    return this.headEnd + group * this.tableStride;
   }
 
   /** Empty tables of another number of columns, with the dummy page in the last row. */
   private relayout(pages: number): void {
     this.columns = pages;
-    this.host.fill(-1, this.parts * this.stride);
+    this.host.fill(-1, this.headEnd);
     this.shape.dummyPages.forEach((page, g) => {
       const from = this.tableStart(g);
       this.host[from + this.shape.rows * pages] = page;

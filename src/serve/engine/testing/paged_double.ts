@@ -40,19 +40,24 @@ export class PagedDouble implements StepExecutor {
     }
     this.steps += 1;
     this.largestBatch = Math.max(this.largestBatch, batch.tokens.length);
+    read(this.results(batch));
+  }
+
+  protected results(batch: Batch): Logits {
     const states = this.forward(batch);
     const rows = [...batch.outputRows].map((row) => logitsOf(states[row]!, this.vocabularySize));
-    read({
+    return {
       rows: rows.length,
       argmax: () => Int32Array.from(rows, argmax),
       topK: (k) => rows.map((row) => topK(row, k)),
       logSumExp: () => Float32Array.from(rows, logSumExp),
       copy: (row) => rows[row]!.slice(),
+      chosen: () => undefined,
       hidden: () => Float32Array.from([...(batch.hiddenRows ?? [])].flatMap((row) => hiddenOf(states[row]!))),
-    });
+    };
   }
 
-  private forward(batch: Batch): number[] {
+  protected forward(batch: Batch): number[] {
     const states: number[] = [];
     // writes first, as a kernel does for a whole layer
     for (let t = 0; t < batch.tokens.length; t++) {
