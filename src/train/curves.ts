@@ -1,4 +1,4 @@
-/** Loss, learning rate and throughput over the steps of a run, drawn as an SVG of the run root. */
+/** Loss, learning rate, throughput and memory over the steps of a run, drawn as an SVG of the run root. */
 import { join } from "node:path";
 import { writeWhole } from "./durable.ts";
 import { type HeldOutLoss, measuredIn } from "./evidence.ts";
@@ -78,6 +78,7 @@ export function curvesSvg(
     },
     { title: "Learning rate", line: curve((s) => s.learningRate), dots: [], fromZero: true },
     { title: "Throughput, tokens per second", line: curve(rate), dots: [], fromZero: true },
+    ...memoryPanel(steps),
   ];
   const all = panels.length * height + 24;
   const style =
@@ -92,6 +93,14 @@ export function curvesSvg(
     `<text x="${left}" y="${all - 8}">${escaped(runId)}</text>`,
     "</svg>\n",
   ].join("\n");
+}
+
+/** None for runs whose memory was not measured. */
+function memoryPanel(steps: readonly TracedStep[]): Panel[] {
+  const line = steps.flatMap(({ step, memoryBytes }): Point[] =>
+    memoryBytes === undefined ? [] : [[step, memoryBytes / 2 ** 20]],
+  );
+  return line.length === 0 ? [] : [{ title: "Memory, MiB", line, dots: [], fromZero: true }];
 }
 
 const escaped = (text: string): string =>

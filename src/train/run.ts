@@ -468,6 +468,7 @@ class Course {
           ? "The time that steps may take is spent."
           : "All steps were run.",
     );
+    writeCloseout(this.#run, phase);
     const { tokensPerSecond, mfu } = this.#live();
     const outcome: RunOutcome = {
       phase,

@@ -2,11 +2,11 @@ import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { PsionicError } from "../../core/error.ts";
 import { command, ExitError, UsageError, wholeNumber } from "../../terminal/command.ts";
+import { stopped } from "../../terminal/live_page.ts";
 import { print, printJson } from "../../terminal/output.ts";
 import { Refusal, refusals } from "../contract.ts";
 import { fetchHandoff, peerAddress } from "../handoff_fetch.ts";
 import { openHandoff, serveHandoff } from "../handoff_server.ts";
-import { stopped } from "./watch.ts";
 
 const value = (hint: string, description: string) =>
   ({ type: "string", valueHint: hint, description }) as const;

@@ -1,6 +1,7 @@
 import { resolve } from "node:path";
 import { orderedJson } from "../../core/json.ts";
 import { command, decimalNumber, UsageError, wholeNumber } from "../../terminal/command.ts";
+import { stopped } from "../../terminal/live_page.ts";
 import { print } from "../../terminal/output.ts";
 import { linesOf } from "../watch/lines.ts";
 import { servePage } from "../watch/page.ts";
@@ -56,11 +57,4 @@ async function serve(root: string, port: number): Promise<void> {
   await print(`psionic train watch http://127.0.0.1:${server.port}/ run_root=${root}`);
   await stopped();
   await server.stop(true);
-}
-
-/** Ctrl-C or SIGTERM. */
-export function stopped(): Promise<void> {
-  return new Promise((done) => {
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => done());
-  });
 }

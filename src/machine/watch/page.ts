@@ -1,4 +1,5 @@
 /** The page of `train watch --web`: one document that asks for the snapshot again and again. */
+import { serveLive } from "../../terminal/live_page.ts";
 import { linesOf } from "./lines.ts";
 import { snapshotOf } from "./snapshot.ts";
 
@@ -35,38 +36,20 @@ draw();
 </script></body></html>
 `;
 
-const guard = {
-  "cache-control": "no-store",
-  "content-security-policy":
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'",
-  "x-content-type-options": "nosniff",
-};
-
-/** On loopback alone, and only under its names, so that no page of the web can read it; the caller stops it. */
+/** The page and the snapshot that it asks for; the caller stops it. */
 export function servePage(root: string, port: number): Bun.Server<undefined> {
-  return Bun.serve({
-    ...{ hostname: "127.0.0.1", port },
-    fetch(request) {
-      const { pathname, hostname } = new URL(request.url);
-      if (!["127.0.0.1", "localhost"].includes(hostname)) return new Response("not here", { status: 403 });
-      if (request.method !== "GET")
-        return new Response("GET alone", { status: 405, headers: { allow: "GET" } });
-      if (pathname === "/") return new Response(page, { headers: { ...guard, "content-type": "text/html" } });
-      if (pathname === "/snapshot.json") return snapshotAnswer(root);
-      return new Response("no such page", { status: 404 });
+  return serveLive(
+    {
+      "/": { type: "text/html", read: () => page },
+      "/snapshot.json": { type: "application/json", read: () => snapshotText(root) },
     },
-  });
+    port,
+  );
 }
 
-function snapshotAnswer(root: string): Response {
-  try {
-    const snapshot = snapshotOf(root);
-    const text = JSON.stringify({ snapshot, lines: linesOf(snapshot) }, (_, value: unknown) =>
-      typeof value === "bigint" ? String(value) : value,
-    );
-    return new Response(text, { headers: { ...guard, "content-type": "application/json" } });
-  } catch (cause) {
-    const message = cause instanceof Error ? cause.message : String(cause);
-    return Response.json({ error: { message } }, { status: 500, headers: guard });
-  }
+function snapshotText(root: string): string {
+  const snapshot = snapshotOf(root);
+  return JSON.stringify({ snapshot, lines: linesOf(snapshot) }, (_, value: unknown) =>
+    typeof value === "bigint" ? String(value) : value,
+  );
 }

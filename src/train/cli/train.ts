@@ -5,8 +5,10 @@ import { type ErrorCode, PsionicError, unexpected } from "../../core/error.ts";
 import { ownProgram } from "../../core/own_program.ts";
 import type { Json } from "../../models/files/strict_json.ts";
 import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from "../../terminal/command.ts";
-import { printJson } from "../../terminal/output.ts";
+import { stopped } from "../../terminal/live_page.ts";
+import { print, printJson } from "../../terminal/output.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
+import { dashboardSnapshot, serveDashboard } from "../dashboard_page.ts";
 import { decideContinueRestart } from "../decision.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
@@ -17,6 +19,7 @@ import { interruptionStepOf, rehearseBaseLane } from "../rehearsal.ts";
 import { backUpRun, type RunOptions, type RunOutcome, resumeRun, startRun } from "../run.ts";
 import { ownPaths, type Run, readDocument, retainedPaths, surfaces } from "../run_root.ts";
 import { checkedSettings, storedBackend } from "../settings.ts";
+import { verifyRun } from "../verify.ts";
 import { TrainingBar } from "./bar.ts";
 import {
   dashboard,
@@ -55,7 +58,7 @@ export const train = command({
       type: "positional",
       required: true,
       description:
-        "start, resume, status, dashboard, record-checkpoint, backup, decide-continue-restart, rehearse-base-lane",
+        "start, resume, status, dashboard, record-checkpoint, backup, decide-continue-restart, rehearse-base-lane, verify",
       valueHint: "ACTION",
     },
     lane: value(
@@ -128,6 +131,8 @@ export const train = command({
     "git-ref": value("REF", "The source that receipts name"),
     "allow-dirty-tree": { type: "boolean", description: "Train from a checkout with uncommitted changes" },
     "dry-run": { type: "boolean", description: "Plan and write the preflight, train nothing" },
+    web: { type: "boolean", description: "dashboard: serve it as a page on 127.0.0.1 until stopped" },
+    port: value("N", "dashboard --web: its port; default any that is free"),
     json: { type: "boolean", description: "Write one JSON document to stdout" },
   },
   examples: [
@@ -136,11 +141,14 @@ export const train = command({
     "psionic train resume --run-root run --max-steps 400",
     "psionic train status --run-root run",
     "psionic train dashboard --run-root run",
+    "psionic train dashboard --run-root run --web --port 8090",
     "psionic train record-checkpoint --run-root run",
     "psionic train backup --run-root run --to /mnt/second/run",
     "psionic train backup --run-root run --to s3://bucket/runs/run",
     "psionic train decide-continue-restart --run-root run",
     "psionic train rehearse-base-lane --output-root rehearsal",
+    "psionic train start --lane cs336_a1_demo --output-root demo",
+    "psionic train verify --run-root demo",
   ],
   async run({ args }) {
     const given = args as Given;
@@ -195,7 +203,8 @@ const actions: Readonly<Record<string, Action>> = {
     run: resume,
   },
   status: { options: always, run: (given) => status(given, runRoot(given)) },
-  dashboard: { options: always, run: (given) => dashboard(given, runRoot(given)) },
+  dashboard: { options: [...always, "web", "port"], run: showDashboard },
+  verify: { options: always, run: verify },
   "record-checkpoint": {
     options: [...always, "git-ref", "allow-dirty-tree", "backend", "threads", "dataset"].concat([
       "checkpoint-label",
@@ -408,6 +417,22 @@ async function resume(given: Given): Promise<void> {
   await watched(given, run, surface, retainedPaths.resume_manifest_path, resumeRun);
 }
 
+/** The figures once, or as a page until the process is told to end. */
+async function showDashboard(given: Given): Promise<void> {
+  const root = runRoot(given);
+  const port = wholeNumber(text(given, "port"), "--port", 0, 65535);
+  if (given.web !== true) {
+    if (port !== undefined) throw new UsageError("--port belongs to --web");
+    return dashboard(given, root);
+  }
+  if (given.json === true) throw new UsageError("--web goes with --port alone");
+  dashboardSnapshot(root);
+  const server = serveDashboard(root, port ?? 0);
+  await print(`psionic train dashboard http://127.0.0.1:${server.port}/ run_root=${root}`);
+  await stopped();
+  await server.stop(true);
+}
+
 async function backup(given: Given): Promise<void> {
   const run = openedRun(given, "train backup");
   const refused = given["inject-failed-upload"] === true;
@@ -420,6 +445,22 @@ async function backup(given: Given): Promise<void> {
     checkpoint_object_digest: digest,
     backup_receipt: retainedPaths.latest_checkpoint_backup_receipt_path,
   });
+}
+
+/** Lines of what was checked; exit code 1 where something did not hold. */
+async function verify(given: Given): Promise<void> {
+  const run = openedRun({ ...given, "allow-dirty-tree": true }, "train verify");
+  const checks = verifyRun(run);
+  const failed = checks.filter((c) => !c.passed).map((c) => c.id);
+  const lines = checks.map((c) => [c.id, c.passed ? "passed" : `failed: ${c.detail}`]);
+  await printLines(given, {
+    status: failed.length === 0 ? "verified" : "not_verified",
+    run_id: run.runId,
+    run_root: run.root,
+    ...Object.fromEntries(lines),
+  });
+  if (failed.length > 0)
+    throw unexpected("invalid_request", "train verify", "every check to pass", `${failed.join(", ")} failed`);
 }
 
 async function record(given: Given): Promise<void> {

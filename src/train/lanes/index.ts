@@ -1,14 +1,10 @@
 import { PsionicError } from "../../core/error.ts";
 import { actualPretraining } from "./actual_pretraining.ts";
+import { cs336A1Demo } from "./cs336_a1_demo.ts";
 import type { Lane } from "./lane.ts";
 import { referencePilot } from "./reference_pilot.ts";
 
-const lanes: readonly Lane[] = [referencePilot, actualPretraining];
-
-/** Lanes that are known by name and have no trainer here yet. */
-const waiting: Readonly<Record<string, string>> = {
-  cs336_a1_demo: "the reference pilot trains the same parts",
-};
+const lanes: readonly Lane[] = [referencePilot, actualPretraining, cs336A1Demo];
 
 export const laneNames: readonly string[] = lanes.map((lane) => lane.name);
 
@@ -17,8 +13,8 @@ export function laneOf(name: string): Lane {
   const found = lanes.find((lane) => lane.name === name);
   if (found) return found;
   const list = laneNames.join(", ");
-  const why = waiting[name]
-    ? `${name} does not train in this version: ${waiting[name]}`
-    : `unsupported lane ${name}`;
-  throw new PsionicError("unsupported", `[train] ${why}. Lanes: ${list}`, { lane: name, lanes: laneNames });
+  throw new PsionicError("unsupported", `[train] unsupported lane ${name}. Lanes: ${list}`, {
+    lane: name,
+    lanes: laneNames,
+  });
 }
