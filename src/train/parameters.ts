@@ -57,12 +57,13 @@ export class Parameters implements Disposable {
     }
     this.places = places;
     this.elements = offset;
+    // what cannot be is refused before anything is taken
+    const formats = places.map(({ spec }) => checkedFormat(device, spec, formatOf(spec)));
     this.values = device.empty("f32", [offset]);
     this.gradients = device.empty("f32", [offset]);
     this.#copies = precision === "bf16" ? device.empty("bf16", [offset]) : undefined;
     const halves = (spec: ParameterSpec): boolean =>
       this.#copies !== undefined && isRounded(spec, device.backend.halfTensors === true);
-    const formats = places.map(({ spec }) => checkedFormat(device, spec, formatOf(spec)));
     const apart = places.some(({ spec }, i) => formats[i] !== undefined && !halves(spec));
     this.#rounded = apart ? device.empty("f32", [offset]) : undefined;
     const blocks: Blocks[] = [];
