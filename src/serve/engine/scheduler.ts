@@ -350,7 +350,8 @@ export class Scheduler {
     for (let i = 0; i < this.active.length; i++) {
       const sequence = this.active[i]!;
       const part = wanted.get(sequence);
-      if (!part) continue;
+      // what takes long to find is looked for between the steps of others
+      if (!part || (part.outputs !== "none" && sequence.constraint?.prepare() === false)) continue;
       if (this.makeRoom(sequence, part.count)) parts.push(part);
     }
     return parts;

@@ -1,6 +1,6 @@
 import { unexpected } from "../../core/error.ts";
 import { Machine } from "./machine.ts";
-import { TokenMasks } from "./masks.ts";
+import { type Search, TokenMasks } from "./masks.ts";
 import type { Mask, State } from "./places.ts";
 import type { Program } from "./program.ts";
 import { TokenTrie } from "./token_trie.ts";
@@ -55,6 +55,13 @@ class Matcher {
     this.ready.set(state, mask);
     this.readyBytes += words === text ? 0 : words.byteLength;
     return mask;
+  }
+
+  /** Looks for the mask of a state for some milliseconds; whether it is known now. */
+  prepare(state: State, search: Search): boolean {
+    if (this.ready.has(state)) return true;
+    if (search.work === 0 && this.masks.bytes + this.readyBytes > mostMaskBytes) this.forget();
+    return this.masks.advance(state, search);
   }
 
   /** Control tokens that the grammar names here, and those that end the answer where it may end. */
@@ -171,14 +178,28 @@ export class Grammars {
 export class Constraint {
   private readonly matcher: Matcher;
   private state: State;
+  /** For the mask of `state`, and why there is none. */
+  private search: Search = { work: 0, made: 0 };
+  private failure: unknown;
 
   constructor(matcher: Matcher) {
     this.matcher = matcher;
     this.state = matcher.machine.start;
   }
 
+  /** Looks for what may come next for some milliseconds; false when `mask` would take longer still. */
+  prepare(): boolean {
+    try {
+      return this.matcher.prepare(this.state, this.search);
+    } catch (error) {
+      this.failure = error;
+      return true;
+    }
+  }
+
   /** Tokens that may come next, at least one. */
   mask(): TokenMask {
+    if (this.failure !== undefined) throw this.failure;
     const mask = this.matcher.tokenMask(this.state);
     if (mask.count > 0) return mask;
     throw unexpected(
@@ -213,5 +234,6 @@ export class Constraint {
       });
     }
     this.state = state;
+    this.search = { work: 0, made: 0 };
   }
 }

@@ -9,6 +9,9 @@ const mostReadings = 20_000;
 /** Remembered combinations of several readings. */
 const mostStates = 100_000;
 
+/** Thrown where the work that a call was given is done; what was found stays. */
+export class Pause extends Error {}
+
 /** Follows a text through a program, byte by byte. What it remembers changes nothing but the time it takes. */
 export class Machine {
   readonly root: Frame;
@@ -19,6 +22,7 @@ export class Machine {
   made = 0;
   private mostWork = Infinity;
   private mostMade = Infinity;
+  private pauseAt = Infinity;
   private readonly program: Program;
   private readonly out: EdgeIndex;
   private readonly need: Int32Array;
@@ -44,6 +48,16 @@ export class Machine {
   bound(work: number, made: number): void {
     this.mostWork = this.work + work;
     this.mostMade = this.made + made;
+    this.pauseAt = Infinity;
+  }
+
+  /** After so many milliseconds `Pause` is thrown. */
+  pauseAfter(ms: number): void {
+    this.pauseAt = performance.now() + ms;
+  }
+
+  private pauseIfDue(): void {
+    if (this.pauseAt < Infinity && performance.now() > this.pauseAt) throw new Pause();
   }
 
   /** The state of one reading. */
@@ -71,6 +85,7 @@ export class Machine {
     const open = state.openPlaces!;
     this.work += open.length;
     if (this.work > this.mostWork || this.made > this.mostMade) throw tooManyReadings("a bounded time");
+    this.pauseIfDue();
     for (let i = 0; i < open.length; i++) {
       const next = this.nextPlace(open[i]!, byte);
       const frame = state.openFrames[i]!;
@@ -273,6 +288,7 @@ export class Machine {
   /** Calls and control tokens of a place. */
   private fill(place: Place): void {
     if (place.calls) return;
+    this.pauseIfDue();
     place.calls = [];
     if (place.kind !== "nodes") return;
     const { edges } = this.program;
@@ -294,7 +310,10 @@ export class Machine {
   }
 
   private nextPlace(place: Place, byte: number): Place | null {
-    place.next ??= this.nextPlaces(place);
+    if (!place.next) {
+      this.pauseIfDue();
+      place.next = this.nextPlaces(place);
+    }
     if (place.kind !== "word") return place.next[byte]!;
     const known = place.next[byte];
     if (known !== undefined) return known;

@@ -271,3 +271,46 @@ test("random schemas: masks stay the same when they are found in another order",
     expect(other.mask(last)).toEqual(one.mask(state));
   }
 });
+
+describe("a mask that takes long is looked for in pieces", () => {
+  const open = (grammar: Grammar) => {
+    const grammars = new Grammars(vocabulary.width);
+    grammars.learn(packTokens(vocabulary.tokenizer, new Set()));
+    grammars.add("g", compileGrammar(grammar));
+    return () => grammars.open({ digest: "g", consumed: [], stops: [] });
+  };
+
+  test("and is the same that is found at once", () => {
+    const names = Array.from({ length: 1500 }, (_, i) => `n${i.toString(36)}`);
+    const alternatives = names.map((name) => ({
+      type: "object",
+      properties: { [name]: { const: name } },
+      required: [name],
+    }));
+    const [pieces, whole] = [
+      open(schemaGrammar({ anyOf: alternatives })),
+      open(schemaGrammar({ anyOf: alternatives })),
+    ];
+    const constraint = pieces();
+    let turns = 1;
+    while (!constraint.prepare()) turns += 1;
+    expect(turns).toBeGreaterThan(2);
+    expect(constraint.mask()).toEqual(whole().mask());
+    expect(constraint.prepare()).toBe(true);
+  });
+
+  test("and has an end", () => {
+    const masks = new TokenMasks(new Machine(compileGrammar(anyGrammar("value"))), trie);
+    const nearlySpent = { work: 8_000_000 - 1, made: 0 };
+    const search = () => {
+      while (!masks.advance(masks.machine.start, nearlySpent));
+    };
+    expect(search).toThrow(
+      expect.objectContaining({ code: "unsupported", message: expect.stringContaining("a bounded time") }),
+    );
+    // what was found is of use to who has more time
+    const { work } = masks.machine;
+    masks.mask(masks.machine.start);
+    expect(masks.machine.work).toBeGreaterThan(work);
+  });
+});

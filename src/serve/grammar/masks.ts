@@ -1,5 +1,5 @@
 import type { CharBytes } from "./char_bytes.ts";
-import type { Machine } from "./machine.ts";
+import { type Machine, Pause } from "./machine.ts";
 import type { Frame, Loop, Mask, Place, State } from "./places.ts";
 import { maxDepth } from "./program.ts";
 import type { TokenTrie } from "./token_trie.ts";
@@ -31,6 +31,25 @@ export class TokenMasks {
   mask(state: State): Mask {
     this.machine.bound(mostWork, mostMade);
     return this.find(state);
+  }
+
+  /** Looks for a mask for some milliseconds; false when there is more to do. Throws as `mask` does. */
+  advance(state: State, search: Search): boolean {
+    const { machine } = this;
+    const { work, made } = machine;
+    machine.bound(mostWork - search.work, mostMade - search.made);
+    machine.pauseAfter(msAtOnce);
+    try {
+      this.find(state);
+      return true;
+    } catch (error) {
+      if (error instanceof Pause) return false;
+      throw error;
+    } finally {
+      search.work += machine.work - work;
+      search.made += machine.made - made;
+      machine.bound(mostWork, mostMade);
+    }
   }
 
   /** Gives up what is remembered; it would be found again. */
@@ -215,6 +234,9 @@ export class TokenMasks {
   }
 }
 
+/** What looking for one mask has taken so far. */
+export type Search = { work: number; made: number };
+
 /** What tokens do from a place of a rule on, whatever is around the rule. */
 type Local = {
   /** Tokens that the rule takes whole. */
@@ -228,6 +250,8 @@ type Local = {
 /** Readings and states that finding one mask may take; some tenths of a second. */
 const mostWork = 8_000_000;
 const mostMade = 200_000;
+/** Between two looks at what else there is to do. */
+const msAtOnce = 4;
 /** Around a rule that so many bytes may follow, walking everything is cheaper than walking from every exit. */
 const fewBytes = 48;
 const manyExits = 2048;
