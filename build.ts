@@ -82,12 +82,8 @@ async function plain(name: string, path: string): Promise<EmbeddedFile> {
 
 const bindingName = "zstd_binding.node";
 
-/** The part of zstd-napi that the program uses, by the zstd that is in Bun. */
-export const ownZstd = [
-  'const zlib = require("node:zlib");',
-  "exports.decompress = (bytes) => zlib.zstdDecompressSync(bytes);",
-  "exports.DecompressStream = function () { return zlib.createZstdDecompress(); };",
-].join("\n");
+/** What stands in zstd-napi's place where it has no binding. */
+const ownZstd = `module.exports = require(${JSON.stringify(join(root, "src/core/own_zstd.ts"))});`;
 
 /**
  * Puts the real table in the place of src/core/embedded.ts, the finished page in that of src/serve/page/bundled.ts, the

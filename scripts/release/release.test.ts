@@ -1,8 +1,6 @@
 /** What a release is made of: Mach-O files as the kernel of a Mac checks them, kernels for arm64 run by an emulator. */
 import { describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
-import { constants, zstdCompressSync } from "node:zlib";
-import { ownZstd } from "../../build.ts";
 import { buildMetalLibrary, metalCompiler } from "../../kernels/build_metal_library.ts";
 import { cache, kernels, run } from "../../kernels/compile.ts";
 import { appleHeaders, llvm, oldestMacos } from "../../kernels/toolchain.ts";
@@ -136,16 +134,6 @@ describe("Xcode's Metal compiler", () => {
       warn.mockRestore();
     }
   });
-});
-
-test("what stands for zstd-napi where it has no binding decompresses and sees damage", () => {
-  const part: { decompress?: (bytes: Uint8Array) => Uint8Array } = {};
-  new Function("require", "exports", ownZstd)(require, part);
-  const text = new TextEncoder().encode("psionic ".repeat(100));
-  const frame = zstdCompressSync(text, { params: { [constants.ZSTD_c_checksumFlag]: 1 } });
-  expect(new Uint8Array(part.decompress!(frame))).toEqual(text);
-  frame[frame.length - 1]! ^= 1;
-  expect(() => part.decompress!(frame)).toThrow("checksum");
 });
 
 const compiler = Bun.which("aarch64-linux-gnu-g++");

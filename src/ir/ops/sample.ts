@@ -52,7 +52,8 @@ const widest = 2 ** 19;
  * The token of each record, equal to what the engine's sampler chooses: entries, mask, top-k, top-p, min-p, temperature,
  * draw in falling order (in order of ids when nothing narrows the row down). Typical-p and XTC are not among it. Sums of
  * whole rows are kept in units of 2^-44 of the highest weight, so where a limit of top-p or the draw lies within about
- * 1e-8 of a token's edge the neighbour may be chosen; lists of up to 2048 tokens are summed as on the host. A row without
+ * 1e-8 of a token's edge the neighbour may be chosen; lists of up to 2048 tokens are summed as on the host
+ * (on Metal, which has no f64, in the same units of weights exact to some 2^-45). A row without
  * a finite highest logit gives that logit's token, 0 when all are NaN. A record out of contract gives -1.
  *
  * logits f32 [R, V] (changed meanwhile and put back), records i32 [N, 20], entries i32 [E, 6], masks i32 [M, ceil(V/32)];
@@ -61,7 +62,7 @@ const widest = 2 ** 19;
 export const sample: Op<{ readonly allGreedy: boolean }> = {
   name: "sample",
   summary: "the next token of each row: biases, penalties, masks, top-k, top-p, min-p, draw",
-  backends: ["cuda"],
+  backends: ["cuda", "metal"],
   inputs: [
     { name: "logits" },
     { name: "records" },
