@@ -276,7 +276,14 @@ __global__ void __launch_bounds__(WARPGROUP, 3)
     wgmma_commit();
     wgmma_done<0>(z);
     wgmma_done<0>(ds);
-    const bool whole = !c.first && c.window == 0 && row0 > k0;
+    bool whole = row0 > k0; /* all rows see all keys */
+    if (whole && (c.first || c.window > 0)) {
+      i32 from = 0;
+#pragma unroll
+      for (int i = 0; i < TILE; i += 32)
+        if (row0 + i + lane < c.length) from = max(from, c.seen_from(s, row0 + i + lane));
+      whole = __all_sync(~0u, from <= k0);
+    }
 #pragma unroll
     for (int j = 0; j < TILE / 8; j++) {
       const float4 two = *(const float4*)(fact + 8 * j + lane % 4 * 2); /* of rows that are neighbours */

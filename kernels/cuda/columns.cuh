@@ -85,15 +85,25 @@ static __global__ void __launch_bounds__(COLUMN_THREADS) column_parts_kernel(For
   }
 }
 
-/* y[i] += factor * the parts, for the sums' first, or second, `width` columns of each group */
-static __global__ void column_total_kernel(float* y, const float* parts, i32 width, i32 groups, i32 sums, i32 sum, i32 chunks, float factor) {
+/* y[i] += factor * the parts, for the sums' first, or second, `width` columns of each group; a warp adds an eighth of them */
+static __global__ void __launch_bounds__(COLUMN_THREADS) column_total_kernel(float* y, const float* parts, i32 width, i32 groups, i32 sums, i32 sum, i32 chunks, float factor) {
+  __shared__ float shared[COLUMN_ROWS][32];
   let_next_start();
   wait_for_inputs();
-  const i64 i = (i64)blockIdx.x * COLUMN_THREADS + threadIdx.x;
-  if (i >= (i64)width * groups) return;
-  const i64 group = i / width, column = i % width;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const i64 i = (i64)blockIdx.x * 32 + lane, count = (i64)width * groups;
   float total = 0;
-  for (i32 c = 0; c < chunks; c++) total += parts[(((i64)c * groups + group) * sums + sum) * width + column];
+  if (i < count) {
+    const float* part = parts + (i / width * sums + sum) * width + i % width;
+    const i64 pitch = (i64)groups * sums * width;
+    const i32 end = chunks * (warp + 1) / COLUMN_ROWS;
+#pragma unroll 8
+    for (i32 c = chunks * warp / COLUMN_ROWS; c < end; c++) total += part[c * pitch];
+  }
+  shared[warp][lane] = total;
+  __syncthreads();
+  if (warp != 0 || i >= count) return;
+  for (int w = 1; w < COLUMN_ROWS; w++) total += shared[w][lane];
   y[i] += factor * total;
 }
 
@@ -106,7 +116,7 @@ static i32 column_parts_of(const char* op, const Form& f, const i32* starts, i64
   return launch(op, column_parts_kernel<Form>, dim3(PSI_DIVIDE_UP(width, COLUMN_WIDTH), chunks, groups), dim3(COLUMN_THREADS), 0, f, column_parts, starts, rows, width, chunks);
 }
 static inline i32 add_column_parts(const char* op, float* y, i32 width, i32 groups, i32 sums, i32 sum, i32 chunks, float factor) {
-  return launch(op, column_total_kernel, dim3((unsigned)PSI_DIVIDE_UP((i64)width * groups, COLUMN_THREADS)), dim3(COLUMN_THREADS), 0, y, (const float*)column_parts, width, groups, sums, sum, chunks, factor);
+  return launch(op, column_total_kernel, dim3((unsigned)PSI_DIVIDE_UP((i64)width * groups, 32)), dim3(COLUMN_THREADS), 0, y, (const float*)column_parts, width, groups, sums, sum, chunks, factor);
 }
 
 }  // namespace psi

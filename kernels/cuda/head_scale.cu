@@ -23,14 +23,18 @@ __global__ void head_scale_kernel(Out y, In x, const float* gain, i32 heads, i32
   put_some4(y, i, count - i, whole, v);
 }
 
-/* A warp makes one head's sum. */
-__global__ void gain_total_kernel(float* dgain, const float* parts, i32 head_dim, i32 width, i32 chunks) {
+constexpr int GAIN_THREADS = 512;
+
+/* A block makes one head's sum. */
+__global__ void __launch_bounds__(GAIN_THREADS) gain_total_kernel(float* dgain, const float* parts, i32 head_dim, i32 width, i32 chunks) {
+  __shared__ float shared[32];
   let_next_start();
   wait_for_inputs();
   const i32 h = blockIdx.x;
   float sum = 0;
-  for (i32 i = threadIdx.x; i < head_dim * chunks; i += 32) sum += parts[(i64)(i / head_dim) * width + h * head_dim + i % head_dim];
-  sum = warp_sum(sum);
+#pragma unroll 4
+  for (i32 i = threadIdx.x; i < head_dim * chunks; i += GAIN_THREADS) sum += parts[(i64)(i / head_dim) * width + h * head_dim + i % head_dim];
+  sum = block_total(sum, shared);
   if (threadIdx.x == 0) dgain[h] += sum;
 }
 
@@ -60,5 +64,5 @@ PSI_API i32 psi_head_scale_grad(void* dx, void* dgain, const void* dy, const voi
   if (!dgain) return PSI_OK;
   i32 chunks = 0;
   PSI_TRY(column_parts_of("psi_head_scale_grad", ProductTerms{up, in, heads * head_dim}, nullptr, rows, heads * head_dim, 1, chunks));
-  return launch("psi_head_scale_grad", gain_total_kernel, dim3(heads), dim3(32), 0, (float*)dgain, (const float*)column_parts, head_dim, heads * head_dim, chunks);
+  return launch("psi_head_scale_grad", gain_total_kernel, dim3(heads), dim3(GAIN_THREADS), 0, (float*)dgain, (const float*)column_parts, head_dim, heads * head_dim, chunks);
 }

@@ -23,11 +23,11 @@ __global__ void lookup_kernel(Out y, In table, const i32* ids, i64 count, i32 wi
   }
 }
 
-constexpr int LOOKUP_THREADS = 256, LOOKUP_WARPS = LOOKUP_THREADS / 32, LOOKUP_TOKENS = 2048, MOST_IDS = 32;
+constexpr int LOOKUP_THREADS = 256, LOOKUP_WARPS = LOOKUP_THREADS / 32, LOOKUP_TOKENS = 2048, LOOKUP_AHEAD = 16, MOST_IDS = 32;
 constexpr int LOOKUP_OWN = LOOKUP_TOKENS / LOOKUP_THREADS; /* tokens of a thread in a walk over LOOKUP_TOKENS */
 
 __global__ void __launch_bounds__(LOOKUP_THREADS) lookup_grad_kernel(float* dtable, In dy, const i32* ids, i32 tokens, i32 width, i32 vocabulary, i32 owned) {
-  __shared__ i32 found[LOOKUP_TOKENS], counts[LOOKUP_WARPS];
+  __shared__ i32 found[LOOKUP_TOKENS], found_id[LOOKUP_TOKENS], counts[LOOKUP_WARPS];
   let_next_start();
   wait_for_inputs();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -53,19 +53,27 @@ __global__ void __launch_bounds__(LOOKUP_THREADS) lookup_grad_kernel(float* dtab
       total += counts[w];
     }
     for (int k = 0; k < LOOKUP_OWN; k++)
-      if (mine >> k & 1) found[at++] = t + k;
+      if (mine >> k & 1) found[at] = t + k, found_id[at++] = ids[t + k];
     __syncthreads();
     for (i32 c = threadIdx.x; c < width; c += LOOKUP_THREADS) {
       i32 id = -1;
       float sum = 0;
-      for (i32 f = 0; f < total; f++) {
-        const i32 next = ids[found[f]];
-        if (next != id) {
-          if (id >= 0) dtable[(i64)id * width + c] = sum;
-          id = next;
-          sum = dtable[(i64)id * width + c];
+      /* a frequent id is a long chain of sums: its terms are read ahead of it */
+      for (i32 f0 = 0; f0 < total; f0 += LOOKUP_AHEAD) {
+        float terms[LOOKUP_AHEAD];
+#pragma unroll
+        for (int a = 0; a < LOOKUP_AHEAD; a++) terms[a] = dy.at((i64)found[min(f0 + a, total - 1)] * width + c);
+#pragma unroll
+        for (int a = 0; a < LOOKUP_AHEAD; a++) {
+          if (f0 + a >= total) break;
+          const i32 next = found_id[f0 + a];
+          if (next != id) {
+            if (id >= 0) dtable[(i64)id * width + c] = sum;
+            id = next;
+            sum = dtable[(i64)id * width + c];
+          }
+          sum += terms[a];
         }
-        sum += dy.at((i64)found[f] * width + c);
       }
       if (id >= 0) dtable[(i64)id * width + c] = sum;
     }

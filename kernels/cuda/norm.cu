@@ -2,7 +2,7 @@
  * norm: y = (x - mean) * scale * w + b with scale = 1/sqrt(var + eps), or the RMS norm when not `center`. stats [rows,2]
  * keeps mean and scale. norm_grad, with n = (x - mean) * scale and g = dy * w:
  *   dx = scale * (g - mean(g) [center only] - n * mean(g * n));   dw += sum over rows of dy * n;   db += sum of dy.
- * A warp makes a row: its elements come from memory once and from L1 after that. dw and db: of rows of up to 1024 elements a
+ * A warp makes a row, or half a warp one of up to 64: its elements come from memory once and from L1 after that. dw and db: of rows of up to 1024 elements a
  * block makes a chunk and keeps its sums in registers, as columns.cuh's parts; of longer ones columns.cuh reads them again.
  */
 #include "columns.cuh"
@@ -13,27 +13,38 @@ constexpr int NORM_THREADS = 256, NORM_ROWS = NORM_THREADS / 32;
 
 __device__ __forceinline__ float sum4(float4 v) { return (v.x + v.y) + (v.z + v.w); }
 
+constexpr i32 HALF_WARP_ROW = 64;
+
+/* The sum over the LANES lanes of a row. */
+template <int LANES>
+__device__ __forceinline__ float lanes_sum(float v) {
+#pragma unroll
+  for (int mask = LANES / 2; mask > 0; mask >>= 1) v += __shfl_xor_sync(~0u, v, mask);
+  return v;
+}
+
+template <int LANES>
 __global__ void norm_kernel(Out y, float* stats, In x, const float* w, const float* b, i64 rows, i32 width, bool center, float eps) {
   let_next_start();
   wait_for_inputs();
-  const i64 row = (i64)blockIdx.x * NORM_ROWS + threadIdx.x / 32, at = row * width;
-  const int lane = threadIdx.x % 32;
-  if (row >= rows) return;
+  const i64 own = (i64)blockIdx.x * (NORM_THREADS / LANES) + threadIdx.x / LANES, row = own < rows ? own : rows - 1, at = row * width;
+  const int lane = threadIdx.x % LANES; /* all lanes of a warp stay for its sums */
   const bool aligned = width % 4 == 0;
   float mean = 0, squares = 0;
   if (center) {
-    for (i32 k = 4 * lane; k < width; k += 128) mean += sum4(some4(x, at + k, width - k, aligned));
-    mean = warp_sum(mean) / (float)width;
+    for (i32 k = 4 * lane; k < width; k += 4 * LANES) mean += sum4(some4(x, at + k, width - k, aligned));
+    mean = lanes_sum<LANES>(mean) / (float)width;
   }
-  for (i32 k = 4 * lane; k < width; k += 128) {
+  for (i32 k = 4 * lane; k < width; k += 4 * LANES) {
     const float4 v = some4(x, at + k, width - k, aligned);
     const float4 d = make_float4(v.x - mean, k + 1 < width ? v.y - mean : 0.0f, k + 2 < width ? v.z - mean : 0.0f, k + 3 < width ? v.w - mean : 0.0f);
     squares += (d.x * d.x + d.y * d.y) + (d.z * d.z + d.w * d.w);
   }
-  const float scale = 1.0f / sqrtf(warp_sum(squares) / (float)width + eps);
+  const float scale = 1.0f / sqrtf(lanes_sum<LANES>(squares) / (float)width + eps);
+  if (own >= rows) return;
   if (lane == 0) stats[2 * row] = mean, stats[2 * row + 1] = scale;
   const In gain = {w, false}, shift = {b, false};
-  for (i32 k = 4 * lane; k < width; k += 128) {
+  for (i32 k = 4 * lane; k < width; k += 4 * LANES) {
     float4 v = some4(x, at + k, width - k, aligned);
     v = make_float4((v.x - mean) * scale, (v.y - mean) * scale, (v.z - mean) * scale, (v.w - mean) * scale);
     if (w) {
@@ -67,22 +78,23 @@ struct NormRow {
   }
 };
 
+template <int LANES>
 __global__ void norm_grad_kernel(Out dx, In dy, In x, const float* w, const float* stats, i64 rows, i32 width, bool center, bool add) {
   let_next_start();
   wait_for_inputs();
-  const i64 row = (i64)blockIdx.x * NORM_ROWS + threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  if (row >= rows) return;
+  const i64 own = (i64)blockIdx.x * (NORM_THREADS / LANES) + threadIdx.x / LANES, row = own < rows ? own : rows - 1;
+  const int lane = threadIdx.x % LANES;
   const NormRow r = {dy, x, w, row * width, width, stats[2 * row], stats[2 * row + 1], width % 4 == 0};
   float sum_g = 0, sum_gn = 0;
-  for (i32 k = 4 * lane; k < width; k += 128) {
+  for (i32 k = 4 * lane; k < width; k += 4 * LANES) {
     float4 g, n;
     r.terms(k, g, n);
     sum_g += sum4(g);
     sum_gn += (g.x * n.x + g.y * n.y) + (g.z * n.z + g.w * n.w);
   }
-  const float mean_g = center ? warp_sum(sum_g) / (float)width : 0.0f, mean_gn = warp_sum(sum_gn) / (float)width;
-  for (i32 k = 4 * lane; k < width; k += 128) {
+  const float mean_g = center ? lanes_sum<LANES>(sum_g) / (float)width : 0.0f, mean_gn = lanes_sum<LANES>(sum_gn) / (float)width;
+  if (own >= rows) return;
+  for (i32 k = 4 * lane; k < width; k += 4 * LANES) {
     float4 g, n;
     r.terms(k, g, n);
     float4 d = make_float4(r.scale * (g.x - mean_g - n.x * mean_gn), r.scale * (g.y - mean_g - n.y * mean_gn), r.scale * (g.z - mean_g - n.z * mean_gn),
@@ -183,7 +195,8 @@ PSI_API i32 psi_norm(void* y, void* stats, const void* x, const void* w, const v
   PSI_REFUSE_F64("psi_norm", dtype);
   if (!y || !stats || !x || rows < 0 || width < 1 || !(eps >= 0) || half_at(dtype, 1) || half_at(dtype, 3) || half_at(dtype, 4))
     return fail(PSI_INVALID, "[psi_norm] expected pointers, statistics and weights in f32, eps of at least 0 and positive sizes, got rows %d, width %d, dtype %d, eps %g.", rows, width, dtype, eps);
-  return launch("psi_norm", norm_kernel, dim3(PSI_DIVIDE_UP(rows, NORM_ROWS)), dim3(NORM_THREADS), 0, Out{y, half_at(dtype, 0)}, (float*)stats, In{x, half_at(dtype, 2)},
+  const bool narrow = width <= HALF_WARP_ROW;
+  return launch("psi_norm", narrow ? norm_kernel<16> : norm_kernel<32>, dim3(PSI_DIVIDE_UP(rows, narrow ? 2 * NORM_ROWS : NORM_ROWS)), dim3(NORM_THREADS), 0, Out{y, half_at(dtype, 0)}, (float*)stats, In{x, half_at(dtype, 2)},
                 (const float*)w, (const float*)b, (i64)rows, width, center != 0, (float)eps);
 }
 PSI_API i32 psi_norm_grad(void* dx, void* dw, void* db, const void* dy, const void* x, const void* w, const void* stats, i32 rows, i32 width, i32 center, i32 dtype) {
@@ -200,7 +213,8 @@ PSI_API i32 psi_norm_grad(void* dx, void* dw, void* db, const void* dy, const vo
     if (dw) PSI_TRY(add_column_parts("psi_norm_grad", (float*)dw, width, 1, 2, 0, parts, 1.0f));
     return db ? add_column_parts("psi_norm_grad", (float*)db, width, 1, 2, 1, parts, 1.0f) : PSI_OK;
   }
-  PSI_TRY(launch("psi_norm_grad", norm_grad_kernel, dim3(PSI_DIVIDE_UP(rows, NORM_ROWS)), dim3(NORM_THREADS), 0, Out{dx, half_at(dtype, 0)}, up, in, (const float*)w,
+  const bool narrow = width <= HALF_WARP_ROW;
+  PSI_TRY(launch("psi_norm_grad", narrow ? norm_grad_kernel<16> : norm_grad_kernel<32>, dim3(PSI_DIVIDE_UP(rows, narrow ? 2 * NORM_ROWS : NORM_ROWS)), dim3(NORM_THREADS), 0, Out{dx, half_at(dtype, 0)}, up, in, (const float*)w,
                  (const float*)stats, (i64)rows, width, (center & 1) != 0, (center & 2) != 0));
   if (!dw && !db) return PSI_OK;
   i32 chunks = 0;

@@ -10,7 +10,7 @@ namespace psi {
 constexpr int ROTATE_THREADS = 256, ROTATE_ROWS = 4, MOST_ROTARY = 512;
 
 __global__ void __launch_bounds__(ROTATE_THREADS) rotate_kernel(Out y, In x, const i32* positions, const float* inv_freq, i32 rows, i32 heads, i32 head_dim, i32 half, bool neox, bool inverse, float mscale) {
-  __shared__ float cosines[ROTATE_ROWS][MOST_ROTARY / 2], sines[ROTATE_ROWS][MOST_ROTARY / 2];
+  __shared__ __align__(16) float cosines[ROTATE_ROWS][MOST_ROTARY / 2], sines[ROTATE_ROWS][MOST_ROTARY / 2];
   let_next_start();
   wait_for_inputs();
   const i32 row0 = blockIdx.x * ROTATE_ROWS, count = min(ROTATE_ROWS, rows - row0);
@@ -22,6 +22,17 @@ __global__ void __launch_bounds__(ROTATE_THREADS) rotate_kernel(Out y, In x, con
     sines[i / half][i % half] = (inverse ? -s : s) * mscale;
   }
   __syncthreads();
+  if (neox && half % 4 == 0 && head_dim == 2 * half && (((uintptr_t)x.p | (uintptr_t)y.p) & 15) == 0) { /* four pairs a thread */
+    const i32 fours = half / 4;
+    for (i32 i = threadIdx.x; i < count * heads * fours; i += ROTATE_THREADS) {
+      const i32 unit = i % fours * 4, head = i / fours, r = head / heads; /* heads of all rows */
+      const i64 first = ((i64)row0 * heads + head) * head_dim + unit;
+      const float4 a = x.at4(first), b = x.at4(first + half), c = *(const float4*)&cosines[r][unit], s = *(const float4*)&sines[r][unit];
+      y.put4(first, make_float4(a.x * c.x - b.x * s.x, a.y * c.y - b.y * s.y, a.z * c.z - b.z * s.z, a.w * c.w - b.w * s.w));
+      y.put4(first + half, make_float4(a.x * s.x + b.x * c.x, a.y * s.y + b.y * c.y, a.z * s.z + b.z * c.z, a.w * s.w + b.w * c.w));
+    }
+    return;
+  }
   const i32 rest = head_dim - 2 * half, units = half + rest; /* of a head: pairs, then single elements */
   for (i32 i = threadIdx.x; i < count * heads * units; i += ROTATE_THREADS) {
     const i32 unit = i % units, head = i / units % heads, r = i / units / heads;
