@@ -15,6 +15,7 @@ import { gptOss } from "../models/gpt_oss.ts";
 import { adamWGroups } from "../optimizer/config.ts";
 import { checkMemory, type MemoryPlan, planMemory, type TrainingBackend } from "../plan.ts";
 import type { Live } from "../run.ts";
+import { lockRun } from "../run_root.ts";
 import { type StepRecord, Trainer, type TrainerConfig } from "../trainer.ts";
 import { valuesOf, writeModel } from "./export.ts";
 import { docsChatModels, formatOf } from "./model.ts";
@@ -79,6 +80,7 @@ export async function trainDocsChat(
   watcher: DocsChatWatcher = {},
 ): Promise<DocsChatResult> {
   mkdirSync(run.out, { recursive: true });
+  using _lock = lockRun(run.out);
   const material = await prepare(run, watcher);
   const config = trainerConfig(run.settings, material.stream);
   const model = gptOss({
