@@ -114,32 +114,36 @@ export class Scenario extends Scene {
   /** Everything told, and the names of all files; what must vary from run to run has a name instead. */
   text(): string {
     const files = filesBelow(this.folder).map((path) => relative(this.folder, path));
-    return this.#normal([...this.#told, "--- files", ...files.sort(), ""].join("\n"));
+    return normalised(
+      [...this.#told, "--- files", ...files.sort(), ""].join("\n"),
+      this.folder,
+      this.#stable,
+    );
   }
+}
 
-  /**
-   * Times, losses and norms become marks. Digests that do not follow from ids alone are numbered by first appearance, so
-   * that which of them are equal is still compared.
-   */
-  #normal(text: string): string {
-    const fixed =
-      /"(?:contribution_id|window_execution_id|assignment_materialization_digest|lane_profile_digest)": "([0-9a-f]{64})"/g;
-    const stable = new Set([...this.#stable, ...[...text.matchAll(fixed)].map((m) => m[1]!)]);
-    const numbers = new Map<string, string>();
-    const numbered = (digest: string): string => {
-      if (stable.has(digest)) return digest;
-      if (!numbers.has(digest)) numbers.set(digest, `<digest ${numbers.size + 1}>`);
-      return numbers.get(digest)!;
-    };
-    return text
-      .replaceAll(this.folder, "<folder>")
-      .replace(/("\w+_ms": )\d+/g, "$1<ms>")
-      .replace(/("(?:loss|gradient_norm|first_loss|last_loss|cost_ppm)": )"?[^",\n]+"?/g, "$1<number>")
-      .replace(/loss \S+ at first, \S+ at last/g, "loss <number> at first, <number> at last")
-      .replace(/; loss of the first window \S+, of the last after its step \d+\.\d+/g, "; loss <number>")
-      .replace(/step-\d{6}-[0-9a-f]{12}\.json/g, (name) => `${name.slice(0, 12)}<digest>.json`)
-      .replace(/\b[0-9a-f]{64}\b/g, numbered);
-  }
+/**
+ * Times, losses and norms become marks. Digests that do not follow from ids alone, nor are told to be stable, are numbered by
+ * first appearance, so that which of them are equal is still compared.
+ */
+export function normalised(text: string, folder: string, known: Iterable<string> = []): string {
+  const fixed =
+    /"(?:contribution_id|window_execution_id|assignment_materialization_digest|lane_profile_digest)": "([0-9a-f]{64})"/g;
+  const stable = new Set([...known, ...[...text.matchAll(fixed)].map((m) => m[1]!)]);
+  const numbers = new Map<string, string>();
+  const numbered = (digest: string): string => {
+    if (stable.has(digest)) return digest;
+    if (!numbers.has(digest)) numbers.set(digest, `<digest ${numbers.size + 1}>`);
+    return numbers.get(digest)!;
+  };
+  return text
+    .replaceAll(folder, "<folder>")
+    .replace(/("\w+_ms": )\d+/g, "$1<ms>")
+    .replace(/("(?:loss|gradient_norm|first_loss|last_loss|cost_ppm)": )"?[^",\n]+"?/g, "$1<number>")
+    .replace(/loss \S+ at first, \S+ at last/g, "loss <number> at first, <number> at last")
+    .replace(/; loss of the first window \S+, of the last after its step \d+\.\d+/g, "; loss <number>")
+    .replace(/step-\d{6}-[0-9a-f]{12}\.json/g, (name) => `${name.slice(0, 12)}<digest>.json`)
+    .replace(/\b[0-9a-f]{64}\b/g, numbered);
 }
 
 function filesBelow(folder: string): string[] {

@@ -119,7 +119,7 @@ export class StagedScene extends Scene {
 
   /** Once the envelope of a stage is there, its downstream may be started. */
   async offered(index: number): Promise<void> {
-    const ends = performance.now() + 20_000;
+    const ends = performance.now() + 90_000;
     while (!existsSync(this.envelope(index))) {
       if (performance.now() > ends) throw new Error(`no envelope of stage ${index + 1}`);
       await Bun.sleep(5);
