@@ -1,6 +1,7 @@
 /**
  * Kills training at random moments and resumes it until it ends; the result must be that of a run nobody disturbed.
- * Usage: bun scripts/kill-trials.ts [TRIALS] [SEED] [--backend NAME]    Output: a line per 10 trials on stderr, a summary on
+ * Usage: bun scripts/kill-trials.ts [TRIALS] [SEED] [--backend NAME] [--dataset FOLDER]
+ * With a data set of `psionic data pack` it is the actual pretraining lane that is killed, loader and all. Output: a line per 10 trials on stderr, a summary on
  * stdout; exits 1 at the first run whose digest differs or that cannot go on. Resumed runs are not told the backend.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -43,6 +44,7 @@ export async function killTrials(
   seed: number,
   done?: (trial: number) => void,
   backend = "cpu",
+  dataset?: string,
 ): Promise<Trials> {
   const folder = mkdtempSync(join(tmpdir(), "psionic-kill-"));
   let state = seed >>> 0;
@@ -52,7 +54,12 @@ export async function killTrials(
   };
   try {
     const begun = performance.now();
-    const begin = (root: string) => ["start", "--output-root", root, "--backend", backend, ...settings];
+    const begin = (root: string) => [
+      ...["start", "--output-root", root, "--backend", backend, ...settings],
+      ...(dataset === undefined
+        ? []
+        : ["--lane", "actual_pretraining", "--dataset", dataset, "--length", "32"]),
+    ];
     const wanted = digestOf(await train(begin(join(folder, "whole"))));
     const wholeMs = performance.now() - begun;
     let kills = 0;
@@ -88,12 +95,12 @@ function pointedDigest(root: string): string {
 if (import.meta.main) {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { backend: { type: "string", default: "cpu" } },
+    options: { backend: { type: "string", default: "cpu" }, dataset: { type: "string" } },
   });
   const [trials = 200, seed = 1] = positionals.map(Number);
   const shown = (n: number): void => {
     if (n % 10 === 0) console.error(`${n} of ${trials} trials`);
   };
-  const { kills, digest } = await killTrials(trials, seed, shown, values.backend);
+  const { kills, digest } = await killTrials(trials, seed, shown, values.backend, values.dataset);
   console.log(`training on ${values.backend}: ${trials} trials, ${kills} kills, all ended in ${digest}`);
 }

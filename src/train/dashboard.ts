@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { isObject } from "../models/files/strict_json.ts";
 import { filesAreThere, stepFolder } from "./checkpoint.ts";
-import { documentIf, measuredIn, receiptsOf } from "./evidence.ts";
+import { type Document, documentIf, measuredIn, memberOf, receiptsOf } from "./evidence.ts";
 import {
   ownPaths,
   type Phase,
@@ -15,6 +15,8 @@ import {
   schemaId,
   write,
 } from "./run_root.ts";
+import { slownesses, speedOf } from "./speed.ts";
+import { ailments, isMeasured, type Telemetry } from "./telemetry.ts";
 import type { TracedStep } from "./trainer.ts";
 
 export type Figures = {
@@ -24,6 +26,8 @@ export type Figures = {
   readonly checkpoint: { readonly label: string; readonly step: number };
   /** Of the last checkpoint that was written; undefined where none was. */
   readonly checkpointBytesPerSecond: number | undefined;
+  /** Of the device, measured now; absent where no process trains. */
+  readonly telemetry?: Telemetry;
 };
 
 /** Writes the dashboard from what the run root holds, for a run that no process trains. */
@@ -59,7 +63,17 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
     ? retainedPaths.latest_checkpoint_eval_failure_path
     : receipts.evalDecision && retainedPaths.latest_checkpoint_eval_decision_path;
   const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
-  const alerts = [...runAlerts(phase, last?.step ?? 0), ...receiptAlerts(receipts, step)];
+  const speed = speedOf(f.trace, run.settings.steps_per_window);
+  const slow = slownesses(speed, run.lane.limits);
+  const floor = (speed.all?.tokensPerSecond ?? 0) * (run.lane.limits.leastThroughputRatioBps / 10000);
+  const ceiling = (speed.all?.stepMs ?? 0) * (run.lane.limits.mostStepLatencyRatioBps / 10000);
+  const shape = documentIf(run.root, retainedPaths.run_shape_qualification_path);
+  const hardware = hardwareCard(run, step, f.telemetry);
+  const alerts = sorted([
+    ...runAlerts(phase, last?.step ?? 0),
+    ...receiptAlerts(receipts, step),
+    ...machineAlerts(run, hardware.health_state, f.telemetry, slow, last?.step ?? 0),
+  ]);
   const record = {
     schema_version: schemaId("dashboard"),
     dashboard_id: `${run.runId}-dashboard`,
@@ -70,17 +84,19 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
     dashboard_path: retainedPaths.current_dashboard_path,
     alert_feed_path: retainedPaths.active_alert_feed_path,
     throughput: {
-      baseline_tokens_per_second: null,
+      baseline_tokens_per_second: speed.telling ? Math.round(speed.all!.tokensPerSecond) : null,
       observed_tokens_per_second: last ? Math.round(f.tokensPerSecond) : null,
-      min_healthy_tokens_per_second: null,
+      min_healthy_tokens_per_second: speed.telling ? Math.round(floor) : null,
       observed_step_latency_ms: last ? Math.round(last.durationMs) : null,
-      max_healthy_step_latency_ms: null,
+      max_healthy_step_latency_ms: speed.telling ? Math.ceil(ceiling) : null,
       observed_checkpoint_write_throughput_bytes_per_second: written,
       min_checkpoint_write_throughput_bytes_per_second: null,
-      observed_batches_per_second: null,
-      observed_stall_count: null,
-      degradation_state: "not_measured",
-      detail: "Tokens over the time of the steps, measured; the profile has no limits to judge them by.",
+      observed_batches_per_second: memberOf(shape, "dataloader_probe").observed_batches_per_second ?? null,
+      observed_stall_count: speed.stalls ?? null,
+      degradation_state: !speed.telling ? "not_measured" : slow.length > 0 ? "degraded" : "healthy",
+      detail: speed.telling
+        ? "Tokens over the time of the steps; limits are of the last window to all steps, by medians."
+        : "Tokens over the time of the steps; too few were run to say whether they become slower.",
     },
     loss: {
       visibility_state: last ? "emitted" : "not_started",
@@ -111,7 +127,7 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
       continuation_handoff_path: retainedPaths.continuation_handoff_path,
       detail: "The checkpoint that resume goes on from.",
     },
-    hardware: hardwareCard(run, step),
+    hardware,
     alerts: {
       active_alert_count: alerts.length,
       highest_severity: alerts[0]?.severity ?? "none",
@@ -132,7 +148,7 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
 }
 
 /** What the preflight of the last start or resume measured; `step`: of the accepted checkpoint. */
-function hardwareCard(run: Run, step: number) {
+function hardwareCard(run: Run, step: number, telemetry: Telemetry | undefined) {
   const preflight = documentIf(run.root, retainedPaths.hardware_qualification_path);
   const workers = preflight?.observed_workers;
   const seen = Array.isArray(workers) ? workers.filter(isObject) : [];
@@ -143,14 +159,20 @@ function hardwareCard(run: Run, step: number) {
     observed_worker_count: preflight ? seen.length : null,
     required_min_free_memory_bytes_per_worker: preflight?.required_min_free_memory_bytes_per_worker ?? null,
     min_observed_free_memory_bytes: free.length > 0 ? Math.min(...free) : null,
-    max_observed_temperature_celsius: null,
-    max_observed_ecc_uncorrected_error_count: null,
-    any_throttling_observed: null,
+    max_observed_temperature_celsius: telemetry?.temperatureCelsius ?? null,
+    max_observed_ecc_uncorrected_error_count: telemetry?.eccUncorrectedErrors ?? null,
+    any_throttling_observed: telemetry?.throttling ?? null,
     checkpoint_restore_ready: step > 0 && filesAreThere(join(run.root, "checkpoints", stepFolder(step))),
-    health_state: preflight?.admission_state === "refused" ? "refused" : "not_measured",
+    health_state: healthOf(preflight, telemetry),
     detail:
-      "Memory before the run; temperature, ECC and throttling are not measured. Ready to restore: the files of the accepted checkpoint are there, in the sizes that its state lists.",
+      "Memory before the run; temperature, ECC and throttling now, null where they were not measured. Ready to restore: the files of the accepted checkpoint are there, in the sizes that its state lists.",
   };
+}
+
+function healthOf(preflight: Document | undefined, telemetry: Telemetry | undefined) {
+  if (preflight?.admission_state === "refused") return "refused";
+  if (telemetry && ailments(telemetry).length > 0) return "degraded";
+  return telemetry && isMeasured(telemetry) ? "healthy" : "not_measured";
 }
 
 /** What is wrong with a run now, worst first. */
@@ -200,7 +222,60 @@ function runAlerts(phase: Phase, step: number): Alert[] {
   ];
 }
 
-/** The worse first. */
+/** The worse first, then by kind. */
+const sorted = (alerts: readonly Alert[]): Alert[] =>
+  [...alerts].sort((a, b) =>
+    a.severity !== b.severity
+      ? a.severity === "critical"
+        ? -1
+        : 1
+      : a.alert_kind < b.alert_kind
+        ? -1
+        : Number(a.alert_kind > b.alert_kind),
+  );
+
+/** Of the machine: not admitted, unwell, or slower than it was. */
+function machineAlerts(
+  run: Run,
+  health: string,
+  telemetry: Telemetry | undefined,
+  slow: readonly string[],
+  step: number,
+): Alert[] {
+  const inspect = "inspect_hardware_qualification_before_launch";
+  const qualification = retainedPaths.hardware_qualification_path;
+  const reasons = documentIf(run.root, qualification)?.refusal_reasons;
+  const alerts: Alert[] = [];
+  if (health === "refused")
+    alerts.push({
+      ...alert("hardware_health_refused", step, "critical", inspect, qualification, [
+        "This machine was not admitted.",
+        Array.isArray(reasons) ? reasons.join("; ") : "",
+      ]),
+      alert_id: `psion_actual_pretraining_dashboard::hardware_health::${step}`,
+    });
+  if (health === "degraded")
+    alerts.push(
+      alert("hardware_worker_unhealthy", step, "warning", inspect, retainedPaths.current_dashboard_path, [
+        "The device that trains is not well.",
+        ailments(telemetry!).join(" "),
+      ]),
+    );
+  if (slow.length > 0)
+    alerts.push(
+      alert(
+        "throughput_degraded",
+        step,
+        "warning",
+        "inspect_run_shape_qualification_before_continue",
+        ownPaths.steps,
+        ["The run has become slower than its lane allows.", slow.join(" ")],
+      ),
+    );
+  return alerts;
+}
+
+/** Of the accepted checkpoint. */
 function receiptAlerts({ backup, evalFailure }: ReturnType<typeof receiptsOf>, step: number): Alert[] {
   const alerts: Alert[] = [];
   if (backup?.backup_state === "refused") {

@@ -27,6 +27,7 @@ import {
   write,
   writeStatus,
 } from "./run_root.ts";
+import { ratioBps, speedOf } from "./speed.ts";
 
 /** Ratios and rates in bps; undefined: not measured, which fails. */
 export type Observed = {
@@ -236,29 +237,19 @@ function observedOf(run: Run, step: number): Observed {
     hardware: text(documentIf(run.root, retainedPaths.hardware_qualification_path), "admission_state"),
     runShape: text(shape, "admission_state"),
     ...speedRatios(run, step),
-    loaderStalls: stallsOf(run, step) ?? number(memberOf(shape, "dataloader_probe"), "observed_stall_count"),
+    loaderStalls:
+      speedOf(measuredIn(run.root, step).steps, 1).stalls ??
+      number(memberOf(shape, "dataloader_probe"), "observed_stall_count"),
   };
-}
-
-/** Stalls of the steps up to the checkpoint; undefined where none was counted. */
-function stallsOf(run: Run, step: number): number | undefined {
-  const counted = measuredIn(run.root, step).steps.flatMap((s) => s.stalls ?? []);
-  return counted.length > 0 ? counted.reduce((a, b) => a + b, 0) : undefined;
 }
 
 function speedRatios(run: Run, step: number) {
   const { steps, checkpoints } = measuredIn(run.root, step);
-  const window = run.settings.steps_per_window;
-  const rate = (bytesOrTokens: number, ms: number): number => bytesOrTokens / Math.max(ms, 1e-3);
-  const ratio = (last: number | undefined, all: number | undefined): number | undefined =>
-    last === undefined || !all ? undefined : Math.round((10000 * last) / all);
-  const lastWindow = steps.slice(-window);
-  const speed = (list: typeof steps) => median(list.map((s) => rate(s.tokens, s.durationMs)));
-  const latency = (list: typeof steps) => median(list.map((s) => s.durationMs));
-  const writes = checkpoints.map((c) => rate(c.bytes, c.durationMs));
+  const { all, recent } = speedOf(steps, run.settings.steps_per_window);
+  const writes = checkpoints.map((c) => c.bytes / Math.max(c.durationMs, 1e-3));
   return {
-    throughputRatioBps: ratio(speed(lastWindow), speed(steps)),
-    stepLatencyRatioBps: ratio(latency(lastWindow), latency(steps)),
-    checkpointWriteRatioBps: ratio(writes.at(-1), median(writes)),
+    throughputRatioBps: ratioBps(recent?.tokensPerSecond, all?.tokensPerSecond),
+    stepLatencyRatioBps: ratioBps(recent?.stepMs, all?.stepMs),
+    checkpointWriteRatioBps: ratioBps(writes.at(-1), median(writes)),
   };
 }

@@ -20,6 +20,7 @@ import {
   withDigest,
   write,
 } from "./run_root.ts";
+import { telemetryOf } from "./telemetry.ts";
 import type { Trainer } from "./trainer.ts";
 import { WindowOrder } from "./window_order.ts";
 
@@ -55,8 +56,9 @@ function admission(reasons: readonly string[]): "admitted" | "refused" {
   return reasons.length === 0 ? "admitted" : "refused";
 }
 
-/** Microbatches that the loader's probe reads at most. */
+/** Microbatches that the loader's probe reads at most, and tokens after which it reads no further one. */
 const probedBatches = 8;
+const probedTokens = 2 ** 20;
 
 /** The first microbatches of the run as it would read them, one a call. */
 function microbatches({ settings: s }: Run, { train, feed }: RunParts): Disposable & { next(): Int32Array } {
@@ -80,7 +82,8 @@ function microbatches({ settings: s }: Run, { train, feed }: RunParts): Disposab
 /** The first microbatches of the run, each made twice; a stall is one that takes as long as a loader's. */
 function loaderProbe(run: Run, parts: RunParts) {
   const { settings: s } = run;
-  const batches = Math.min(probedBatches, s.max_steps * s.accumulation);
+  const most = Math.min(probedBatches, s.max_steps * s.accumulation);
+  const batches = Math.min(most, Math.ceil(probedTokens / (s.sequences * s.length)));
   let [stalls, ms, same] = [0, 0, true];
   using once = microbatches(run, parts);
   using again = microbatches(run, parts);
@@ -147,6 +150,7 @@ export function writeHardwareQualification(
   const { free, total } = backend.memory?.() ?? { free: freemem(), total: totalmem() };
   const name =
     backend.name === "cpu" ? `cpu ${info.isa ?? ""} ${info.threads ?? ""} threads` : `${info.device}`;
+  const telemetry = telemetryOf(run.backend ?? "cpu");
   const reasons = plan.totalBytes > free ? [`${plan.totalBytes} bytes of memory wanted, ${free} free`] : [];
   const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
   const record = withDigest("hardware_qualification", "receipt_digest", {
@@ -174,11 +178,11 @@ export function writeHardwareQualification(
         device_name: name,
         total_memory_bytes: total,
         free_memory_bytes: free,
-        temperature_celsius: null,
-        ecc_uncorrected_error_count: null,
-        throttling_observed: null,
+        temperature_celsius: telemetry.temperatureCelsius,
+        ecc_uncorrected_error_count: telemetry.eccUncorrectedErrors,
+        throttling_observed: telemetry.throttling,
         resident_compute_process_count: null,
-        mig_partitioned: null,
+        mig_partitioned: telemetry.migPartitioned,
         detail: "Memory was measured; what is null was not.",
       },
     ],

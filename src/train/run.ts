@@ -50,6 +50,7 @@ import {
   writeStatus,
 } from "./run_root.ts";
 import { runIdentity, settingsDocument } from "./settings.ts";
+import { telemetryOf } from "./telemetry.ts";
 import { NotFiniteError, type StepRecord, type TracedStep, Trainer } from "./trainer.ts";
 
 /** Checkpoints that stay: the last, and the one before it. */
@@ -212,9 +213,12 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
         : "launch_staged";
     const at = { label: from.label ?? pendingLabel, step: from.step };
     writeStatus(run, staged, at, "Preflight has been written.");
+    refreshDashboard(run, staged);
     const states = { hardware_admission_state: hardware.state, run_shape_admission_state: runShape.state };
     log(run, staged, surface, { ...states, products: products?.summary ?? "none" });
     if (options.dryRun) return planned(staged, at, hardware, runShape);
+    if (hardware.state === "refused" || runShape.state === "refused")
+      log(run, resumed ? "resume_refused_preflight" : "launch_refused_preflight", surface, states);
     checkMemory(plan, free);
     for (const { state, reasons } of [hardware, runShape]) {
       if (state === "refused")
@@ -444,6 +448,7 @@ class Course {
       checkpoint: { label: this.checkpointLabel, step: this.#checkpointStep },
       checkpointBytesPerSecond:
         this.#saved && this.#checkpointMs ? (1000 * this.#saved.bytes) / this.#checkpointMs : undefined,
+      telemetry: telemetryOf(this.#run.backend ?? "cpu"),
     });
     writeCurves(this.#run);
   }

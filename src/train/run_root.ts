@@ -69,7 +69,10 @@ export type Phase =
   | "hold_decision_recorded"
   | "restart_decision_recorded"
   | "base_lane_rehearsal_complete"
-  | "resume_refused_auto_resume";
+  | "resume_refused_auto_resume"
+  /** In the log alone. */
+  | "launch_refused_preflight"
+  | "resume_refused_preflight";
 
 export type Run = {
   readonly root: string;
