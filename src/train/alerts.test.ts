@@ -3,10 +3,11 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Figures, writeDashboard } from "./dashboard.ts";
+import { openDevice } from "../backends/index.ts";
+import { type Figures, refreshDashboard, writeDashboard } from "./dashboard.ts";
 import type { GitState } from "./git_state.ts";
 import { referencePilot } from "./lanes/reference_pilot.ts";
-import { startRun } from "./run.ts";
+import { writeHardwareQualification } from "./preflight.ts";
 import { type Run, retainedPaths } from "./run_root.ts";
 import { slownesses, speedOf } from "./speed.ts";
 import { ailments, parsedTelemetry, type Telemetry } from "./telemetry.ts";
@@ -103,13 +104,21 @@ test("lines of nvidia-smi; a device that is hot, wrong or slowed down", () => {
   expect(json(run, retainedPaths.current_dashboard_path).hardware.health_state).toBe("healthy");
 });
 
-test("a machine that was not admitted: an alert, and a line of the log", async () => {
-  const run = runOf("small", { model: "pilot", sequences: 65536 });
-  const options = { threads: 1, dryRun: false, watcher: {}, stopping: () => false };
-  await expect(startRun(run, options)).rejects.toMatchObject({ code: "admission_refused" });
+test("a machine that was not admitted", () => {
+  const run = runOf("small");
+  const device = openDevice("cpu", { threads: 1 });
+  try {
+    const plan = { parameters: 1, stateBytes: 1, stepBytes: 2 ** 60, totalBytes: 2 ** 60 };
+    expect(writeHardwareQualification(run, plan, device.backend, null).state).toBe("refused");
+  } finally {
+    device.close();
+  }
+  refreshDashboard(run, "launch_staged");
   expect(kinds(run)).toEqual(["critical hardware_health_refused"]);
   expect(json(run, retainedPaths.current_dashboard_path).hardware.health_state).toBe("refused");
-  expect(readFileSync(join(run.root, retainedPaths.launcher_log_path), "utf8")).toContain(
-    "phase=launch_refused_preflight",
-  );
-}, 30_000);
+  const [alert] = json(run, retainedPaths.active_alert_feed_path).active_alerts;
+  expect(alert).toMatchObject({
+    ...{ alert_id: "psion_actual_pretraining_dashboard::hardware_health::0", state: "active" },
+    detail: expect.stringContaining("bytes of memory wanted"),
+  });
+});

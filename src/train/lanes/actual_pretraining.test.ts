@@ -270,5 +270,7 @@ describe("what is refused", () => {
       /parameters, .* of state, .* for a step[\s\S]*bytes of memory, got \d+ available/,
     );
     expect(done.code).toBe(1);
+    const log = readFileSync(join(folder, "big-run", retainedPaths.launcher_log_path), "utf8");
+    expect(log).toContain("phase=launch_refused_preflight");
   }, 60_000);
 });
