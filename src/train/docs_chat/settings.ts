@@ -27,8 +27,8 @@ export type DocsChatSettings = {
 };
 
 export const docsChatDefaults: DocsChatSettings = {
-  ...{ model: "docs_oss_13m", seed: 20260801, sequences: 32, length: 1024, epochs: 16, rounds: 3 },
-  ...{ max_steps: 0, time_budget_seconds: 360, learning_rate: 2e-3, weight_decay: 0.8, warmup_steps: 100 },
+  ...{ model: "docs_oss_13m", seed: 20260801, sequences: 32, length: 1024, epochs: 12, rounds: 3 },
+  ...{ max_steps: 0, time_budget_seconds: 360, learning_rate: 2e-3, weight_decay: 0.2, warmup_steps: 100 },
   ...{ fall_share: 0.7, finish_share: 0.25, precision: "bf16", checkpoint_steps: 1000 },
 };
 
