@@ -43,6 +43,8 @@ export type SchedulerOptions = {
 /** How long a step may be put off to read a prompt's pages from files, with sequences that generate and without. */
 const busyReadMs = 4;
 const idleReadMs = 20;
+/** How long it may be put off to look for tokens that grammars allow. */
+const mostSearchMs = 4;
 
 /**
  * Tokens at the end of a prompt that open the answer (`<|im_start|>assistant`, `<think>`): the next turn's prompt may go on
@@ -346,12 +348,13 @@ export class Scheduler {
   private plan(): Part[] {
     const { active, budget, turn } = this;
     const wanted = stepShares(active, budget, turn, this.shareLimits);
+    const searchMs = mostSearchMs / Math.max(1, active.filter(({ constraint }) => constraint).length);
     const parts: Part[] = [];
     for (let i = 0; i < this.active.length; i++) {
       const sequence = this.active[i]!;
       const part = wanted.get(sequence);
       // what takes long to find is looked for between the steps of others
-      if (!part || (part.outputs !== "none" && sequence.constraint?.prepare() === false)) continue;
+      if (!part || (part.outputs !== "none" && sequence.constraint?.prepare(searchMs) === false)) continue;
       if (this.makeRoom(sequence, part.count)) parts.push(part);
     }
     return parts;

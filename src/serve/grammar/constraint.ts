@@ -57,11 +57,11 @@ class Matcher {
     return mask;
   }
 
-  /** Looks for the mask of a state for some milliseconds; whether it is known now. */
-  prepare(state: State, search: Search): boolean {
+  /** Looks for the mask of a state for about so many milliseconds; whether it is known now. */
+  prepare(state: State, search: Search, ms: number): boolean {
     if (this.ready.has(state)) return true;
     if (search.work === 0 && this.masks.bytes + this.readyBytes > mostMaskBytes) this.forget();
-    return this.masks.advance(state, search);
+    return this.masks.advance(state, search, ms);
   }
 
   /** Control tokens that the grammar names here, and those that end the answer where it may end. */
@@ -187,10 +187,10 @@ export class Constraint {
     this.state = matcher.machine.start;
   }
 
-  /** Looks for what may come next for some milliseconds; false when `mask` would take longer still. */
-  prepare(): boolean {
+  /** Looks for what may come next for about so many milliseconds; false when `mask` would take longer still. */
+  prepare(ms: number): boolean {
     try {
-      return this.matcher.prepare(this.state, this.search);
+      return this.matcher.prepare(this.state, this.search, ms);
     } catch (error) {
       this.failure = error;
       return true;

@@ -281,7 +281,7 @@ describe("a mask that takes long is looked for in pieces", () => {
   };
 
   test("and is the same that is found at once", () => {
-    const names = Array.from({ length: 1500 }, (_, i) => `n${i.toString(36)}`);
+    const names = Array.from({ length: 400 }, (_, i) => `n${i.toString(36)}`);
     const alternatives = names.map((name) => ({
       type: "object",
       properties: { [name]: { const: name } },
@@ -293,17 +293,17 @@ describe("a mask that takes long is looked for in pieces", () => {
     ];
     const constraint = pieces();
     let turns = 1;
-    while (!constraint.prepare()) turns += 1;
+    while (!constraint.prepare(0.2)) turns += 1;
     expect(turns).toBeGreaterThan(2);
     expect(constraint.mask()).toEqual(whole().mask());
-    expect(constraint.prepare()).toBe(true);
-  });
+    expect(constraint.prepare(4)).toBe(true);
+  }, 20_000);
 
   test("and has an end", () => {
     const masks = new TokenMasks(new Machine(compileGrammar(anyGrammar("value"))), trie);
     const nearlySpent = { work: 8_000_000 - 1, made: 0 };
     const search = () => {
-      while (!masks.advance(masks.machine.start, nearlySpent));
+      while (!masks.advance(masks.machine.start, nearlySpent, 4));
     };
     expect(search).toThrow(
       expect.objectContaining({ code: "unsupported", message: expect.stringContaining("a bounded time") }),

@@ -33,12 +33,12 @@ export class TokenMasks {
     return this.find(state);
   }
 
-  /** Looks for a mask for some milliseconds; false when there is more to do. Throws as `mask` does. */
-  advance(state: State, search: Search): boolean {
+  /** Looks for a mask for about so many milliseconds; false when there is more to do. Throws as `mask` does. */
+  advance(state: State, search: Search, ms: number): boolean {
     const { machine } = this;
     const { work, made } = machine;
     machine.bound(mostWork - search.work, mostMade - search.made);
-    machine.pauseAfter(msAtOnce);
+    machine.pauseAfter(ms);
     try {
       this.find(state);
       return true;
@@ -250,8 +250,6 @@ type Local = {
 /** Readings and states that finding one mask may take; some tenths of a second. */
 const mostWork = 8_000_000;
 const mostMade = 200_000;
-/** Between two looks at what else there is to do. */
-const msAtOnce = 4;
 /** Around a rule that so many bytes may follow, walking everything is cheaper than walking from every exit. */
 const fewBytes = 48;
 const manyExits = 2048;
