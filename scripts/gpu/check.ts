@@ -151,7 +151,7 @@ export function median(numbers: readonly number[]): number {
   return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? Number.NaN;
 }
 
-export const goldenFolder = join(root, "fixtures", "golden", "gpt_oss");
+export { goldenFolder } from "../../src/models/testing/golden_folder.ts";
 export const defaultModel = join(root, "fixtures", "docs-oss-13m-mxfp4.gguf");
 
 /** The library of the device under test, for programs that are told by name. */

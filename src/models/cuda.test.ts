@@ -7,15 +7,15 @@ import { openDevice } from "../backends/index.ts";
 import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
 import { type DType, dtypes } from "../core/dtype.ts";
 import type { Device } from "../runtime/device.ts";
+import { goldenFolder } from "./testing/golden_folder.ts";
 import { normalisedSquaredError, openSession } from "./testing/session.ts";
 import { dequantisedTwin, temporaryFolder, writeModel } from "./testing/variants.ts";
 
 // a busy machine runs fibers at a tenth of their speed
 setDefaultTimeout(60_000);
 
-const golden = join(import.meta.dir, "../../fixtures/golden/gpt_oss");
-const goldenIds: number[] = JSON.parse(readFileSync(join(golden, "input_ids.json"), "utf8")).flat();
-const reference = new Float32Array(readFileSync(join(golden, "logits.f32")).buffer.slice(0));
+const goldenIds: number[] = JSON.parse(readFileSync(join(goldenFolder, "input_ids.json"), "utf8")).flat();
+const reference = new Float32Array(readFileSync(join(goldenFolder, "logits.f32")).buffer.slice(0));
 const vocabulary = reference.length / goldenIds.length;
 
 /** Activations rounded to bf16 for the products, weights as they are: measured 4e-6. */
@@ -64,10 +64,12 @@ describe.skipIf(!cudaLibrary)("models on CUDA", () => {
 
   test("gpt-oss against transformers, at once and in chunks", () => {
     const tokens = goldenIds.slice(0, onFibers ? 12 : goldenIds.length);
-    const whole = logits(cuda, golden, [tokens]);
+    const whole = logits(cuda, goldenFolder, [tokens]);
     const expected = reference.subarray(0, tokens.length * vocabulary);
     expect(normalisedSquaredError(whole, expected)).toBeLessThan(goldenLimit);
-    expect(logits(cuda, golden, [tokens.slice(0, 3), tokens.slice(3, 4), tokens.slice(4)])).toEqual(whole);
+    expect(logits(cuda, goldenFolder, [tokens.slice(0, 3), tokens.slice(3, 4), tokens.slice(4)])).toEqual(
+      whole,
+    );
   });
 
   test.each(["llama", "qwen2", "qwen3", "gemma3"])("%s in q8_0", (name) => {

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { DType } from "../../core/dtype.ts";
 import { PsionicError } from "../../core/error.ts";
+import { goldenFolder } from "../testing/golden_folder.ts";
 import { type MetadataValue, writeGguf } from "./gguf_writer.ts";
 import { openModelFiles } from "./source.ts";
 
@@ -145,12 +146,12 @@ describe("a folder", () => {
   });
 
   test("a checkpoint: types as stored, settings of the text model", () => {
-    const model = openModelFiles(join(fixtures, "golden/gpt_oss"));
+    const model = openModelFiles(goldenFolder);
     expect([model.kind, model.architecture, model.tensors.size]).toEqual(["safetensors", "gpt_oss", 71]);
     expect(model.setting("num_local_experts")).toBe(8);
     expect(model.setting("constructor")).toBeUndefined();
     expect(model.tensors.get("lm_head.weight")).toMatchObject({ dtype: "bf16", shape: [512, 128] });
-    expect(refusal(join(fixtures, "golden/gpt_oss/model.safetensors"))).toContain("Give the folder");
+    expect(refusal(join(goldenFolder, "model.safetensors"))).toContain("Give the folder");
   });
 
   test("config.json that is none, or no model's", () => {

@@ -1,11 +1,12 @@
 /** Reference logits made by transformers (fixtures/golden/README.md), and a model that runs beside them. */
 import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Device } from "../../runtime/device.ts";
 import { freeCachePool, freeStatePool, makeCachePool, makeStatePool, stepStates } from "../cache.ts";
 import { openModelFiles } from "../files/source.ts";
 import type { CacheType, Model } from "../model.ts";
 import { loadModel } from "../registry.ts";
+import { goldenFolder } from "./golden_folder.ts";
 
 export type Golden = {
   readonly folder: string;
@@ -17,7 +18,7 @@ export type Golden = {
 
 /** A golden model of the fixtures, or of the folder that PSIONIC_GOLDEN names; undefined where it is in neither. */
 export function golden(name: string): Golden | undefined {
-  const places = [join(import.meta.dir, "../../../fixtures/golden"), process.env.PSIONIC_GOLDEN];
+  const places = [dirname(goldenFolder), process.env.PSIONIC_GOLDEN];
   const place = places.find((p) => p && existsSync(join(p, name, "model.safetensors")));
   if (!place) return undefined;
   const folder = join(place, name);

@@ -1,11 +1,11 @@
 /** Tokens chosen on the device and fed to the next step there, against the host's sampler over the same logits. */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { join } from "node:path";
 import { openDevice } from "../../backends/index.ts";
 import { cudaLibrary, onFibers } from "../../backends/testing/cuda_library.ts";
 import { pageSize } from "../../models/cache.ts";
 import { openModelFiles } from "../../models/files/source.ts";
 import { loadModel } from "../../models/registry.ts";
+import { goldenFolder } from "../../models/testing/golden_folder.ts";
 import type { SamplingParams } from "../protocol.ts";
 import type { Batch, Logits, TokenChoice } from "./batch.ts";
 import { ModelExecutor } from "./executor.ts";
@@ -16,7 +16,6 @@ import { changesLogits } from "./sampling_settings.ts";
 // a busy machine runs fibers at a tenth of their speed
 setDefaultTimeout(400_000);
 
-const golden = join(import.meta.dir, "../../../fixtures/golden/gpt_oss");
 const prompt = 4;
 const steps = onFibers ? 4 : 40;
 const maxPages = Math.ceil((prompt + steps + 1) / pageSize);
@@ -32,7 +31,7 @@ const remembering: SamplingParams = { temperature: 1, repeatPenalty: 1.3, logitB
 describe.skipIf(!cudaLibrary)("tokens chosen on CUDA", () => {
   test("are the host's, in steps under way and in single ones", () => {
     const device = openDevice("cuda");
-    const model = loadModel(device, openModelFiles(golden));
+    const model = loadModel(device, openModelFiles(goldenFolder));
     const width = model.config.vocabularySize;
     const params = [...free, remembering];
     const groups = model.cacheGroups.map(({ window }) => ({ window, pages: maxPages * params.length }));

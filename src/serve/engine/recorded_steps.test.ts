@@ -7,6 +7,7 @@ import { pageBucket, rowBucket } from "../../compiler/buckets.ts";
 import { pageSize } from "../../models/cache.ts";
 import { openModelFiles } from "../../models/files/source.ts";
 import { loadModel } from "../../models/registry.ts";
+import { goldenFolder } from "../../models/testing/golden_folder.ts";
 import { temporaryFolder, writeModel } from "../../models/testing/variants.ts";
 import { Device } from "../../runtime/device.ts";
 import type { Batch } from "./batch.ts";
@@ -15,7 +16,6 @@ import { ModelExecutor } from "./executor.ts";
 // a busy machine runs fibers at a tenth of their speed
 setDefaultTimeout(60_000);
 
-const golden = join(import.meta.dir, "../../../fixtures/golden/gpt_oss");
 const chat = join(import.meta.dir, "../../../fixtures/docs-oss-13m-mxfp4.gguf");
 const folder = temporaryFolder();
 const recurrent = writeModel(
@@ -108,8 +108,8 @@ describe.each(backends)("recorded generation steps, %s", (name) => {
   const length = (fewest: number) => (onFibers && name === "cuda" ? fewest : 64);
 
   test.each([
-    ["golden gpt_oss", golden, 1, length(8)],
-    ["golden gpt_oss", golden, 5, length(4)],
+    ["golden gpt_oss", goldenFolder, 1, length(8)],
+    ["golden gpt_oss", goldenFolder, 5, length(4)],
     ["the built-in model", chat, 3, length(3)],
     ["recurrent layers", recurrent, 5, length(4)],
   ] as const)(
