@@ -20,7 +20,7 @@ import { cacheFolders } from "../core/unpack.ts";
 import type { AppliedCall, Device } from "../runtime/device.ts";
 import { writeJson } from "./durable.ts";
 import { documentIf } from "./evidence.ts";
-import { ownPaths, type Run, write } from "./run_root.ts";
+import { ownPaths, type Run } from "./run_root.ts";
 
 /** The environment variable that says how products are chosen. */
 export const productsVariable = "PSIONIC_CUBLASLT";
@@ -90,7 +90,7 @@ function askedMode(): Mode | undefined {
  * with cuBLASLt and this machine has another version, or none.
  */
 export function chooseProducts(
-  run: Run,
+  run: Pick<Run, "root" | "runId" | "backend">,
   device: Device,
   shapes: readonly ProductShape[],
   fromStep: number,
@@ -105,12 +105,12 @@ export function chooseProducts(
   const next = chosen(device, shapes, fromStep, asked ?? "measure");
   const products = inForce(next);
   const document = { schema_version: schema, run_id: run.runId, stretches: [...stretches, next] };
-  write(run, ownPaths.products, document);
+  writeJson(join(run.root, ownPaths.products), document);
   return products;
 }
 
 /** What the run root says; empty where there is nothing yet. */
-function recordOf(run: Run): readonly Stretch[] {
+function recordOf(run: Pick<Run, "root">): readonly Stretch[] {
   const record = documentIf(run.root, ownPaths.products);
   if (!record) return [];
   const { schema_version: version, stretches } = record;

@@ -10,14 +10,8 @@ import { readableBytes, readableCount } from "../../terminal/table.ts";
 import { gitState } from "../git_state.ts";
 import { scoreArtifact } from "../golf/artifact_score.ts";
 import type { GolfReport } from "../golf/report.ts";
-import {
-  type GolfOptions,
-  type GolfRun,
-  golfPaths,
-  openGolfRun,
-  resumeGolf,
-  startGolf,
-} from "../golf/run.ts";
+import { resumeGolf, startGolf } from "../golf/run.ts";
+import { type GolfOptions, type GolfRun, golfPaths, openGolfRun } from "../golf/run_root.ts";
 import {
   checkedGolfSettings,
   compressions,

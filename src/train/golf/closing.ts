@@ -13,15 +13,17 @@ import {
   loadExported,
   tensorsOfContainer,
 } from "./artifact.ts";
+import type { Course } from "./course.ts";
 import type { GolfData } from "./data.ts";
 import {
   type GolfReport,
   type MachineObservation,
   medianStepMs,
   type RoundTrip,
+  reportHead,
   sealedReport,
 } from "./report.ts";
-import { type Course, type GolfRun, type GolfWatcher, golfPaths } from "./run.ts";
+import { type GolfRun, type GolfWatcher, golfPaths } from "./run_root.ts";
 import { type Score, score } from "./score.ts";
 import { compressions } from "./settings.ts";
 
@@ -41,22 +43,7 @@ export function finish(
   const seconds = course.trainingMs / 1000;
   const tokens = course.metrics.length * trainer.tokensPerStep;
   const report = sealedReport({
-    schema_version: 2,
-    run_id: run.runId,
-    config: {
-      ...settings,
-      parameter_count: parameterCount(trainer.model),
-      tokens_per_step: trainer.tokensPerStep,
-    },
-    dataset: {
-      identity: data.identity,
-      manifest_digest: data.dataset.manifest_digest,
-      train_token_count: data.trainTokens,
-      validation_token_count: data.validation.length,
-    },
-    tokenizer: { family: "sentence_piece", digest: data.tokenizerDigest, vocab_size: data.vocabularySize },
-    source: { git_ref: run.git.selected_git_ref, git_commit_sha: run.git.git_commit_sha },
-    machine,
+    ...reportHead(run, data, parameterCount(trainer.model), machine),
     ...{ disposition: "training_executed", refusal_reason: null },
     stop_reason: trainer.timeIsUp ? "wallclock_cap_reached" : "step_budget_reached",
     executed_steps: trainer.completedSteps,

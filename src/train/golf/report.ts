@@ -1,7 +1,9 @@
 /** The report of a run: what was asked for, every step's figures, scores, and the artifact's bytes; all of it measured. */
 import { sha256 } from "../../core/digest.ts";
+import type { GitState } from "../git_state.ts";
 import { momentumAt } from "../optimizer/config.ts";
 import type { StepRecord } from "../trainer.ts";
+import type { GolfData } from "./data.ts";
 import { golfGroups } from "./recipe.ts";
 import type { Score } from "./score.ts";
 import type { GolfSettings } from "./settings.ts";
@@ -131,4 +133,48 @@ export function medianStepMs(steps: readonly StepMetrics[]): number | null {
   const kept = steps.length > warmSteps ? steps.slice(warmSteps) : steps;
   const sorted = kept.map((s) => s.observed_wallclock_ms).sort((a, b) => a - b);
   return sorted.length === 0 ? null : sorted[Math.floor(sorted.length / 2)]!;
+}
+
+/** A report of a run that its machine profile does not let begin. */
+export function refusedReport(head: ReportHead, reason: string): GolfReport {
+  return sealedReport({
+    ...head,
+    ...{ disposition: "refused_machine_contract", refusal_reason: reason, stop_reason: null },
+    ...{ executed_steps: 0, observed_training_time_ms: 0, median_step_ms: null, tokens_per_second: null },
+    ...{ model_flops_utilization: null, step_metrics: [], validation_checkpoints: [] },
+    ...{ final_validation: null, roundtrip_receipt: null, report_digest: "" },
+  });
+}
+
+export type ReportHead = Pick<
+  GolfReport,
+  "schema_version" | "run_id" | "config" | "dataset" | "tokenizer" | "source" | "machine"
+>;
+
+/** What stands in a report whatever came of the run. */
+export function reportHead(
+  run: { readonly runId: string; readonly settings: GolfSettings; readonly git: GitState },
+  data: GolfData,
+  parameters: number,
+  machine: MachineObservation,
+): ReportHead {
+  const { settings, git } = run;
+  return {
+    schema_version: 2,
+    run_id: run.runId,
+    config: {
+      ...settings,
+      parameter_count: parameters,
+      tokens_per_step: settings.sequences * settings.accumulation * settings.length,
+    },
+    dataset: {
+      identity: data.identity,
+      manifest_digest: data.dataset.manifest_digest,
+      train_token_count: data.trainTokens,
+      validation_token_count: data.validation.length,
+    },
+    tokenizer: { family: "sentence_piece", digest: data.tokenizerDigest, vocab_size: data.vocabularySize },
+    source: { git_ref: git.selected_git_ref, git_commit_sha: git.git_commit_sha },
+    machine,
+  };
 }

@@ -9,7 +9,7 @@ import { unexpected } from "../../core/error.ts";
 import { isObject, type Json, parseJson } from "../../models/files/strict_json.ts";
 import { writeWhole } from "../durable.ts";
 import type { GolfReport } from "./report.ts";
-import { golfPaths } from "./run.ts";
+import { golfPaths } from "./run_root.ts";
 import trainScript from "./train_gpt.py" with { type: "text" };
 import { trainLogName } from "./train_log.ts";
 
