@@ -1,5 +1,6 @@
 /** Steps that the device is given before the last one was read: what anybody gets is what it gets step by step. */
 import { describe, expect, test } from "bun:test";
+import { PsionicError } from "../../core/error.ts";
 import { compileGrammar, packTokens, parseGbnf } from "../grammar/index.ts";
 import type { GenerateEvent, GenerateRequest } from "../protocol.ts";
 import type { AheadDouble } from "./testing/ahead_double.ts";
@@ -168,6 +169,16 @@ describe("beside steps under way", () => {
     }
     const again = request(words(44, 30), { maxTokens: 40 });
     expect(tokens(ahead.run(again))).toEqual(tokens(new Rig().run(again)));
+  });
+
+  test("a kernel that failed meanwhile ends the engine with its words", () => {
+    const ahead = new Rig({ ahead: true });
+    const id = ahead.submit(request(words(47, 30), { maxTokens: 100 }));
+    for (let i = 0; i < 10; i++) ahead.scheduler.step();
+    const text = "[psi_fetched] expected CUDA to go on, got: misaligned address";
+    (ahead.double as AheadDouble).failure = new PsionicError("native_failed", text);
+    expect(() => ahead.scheduler.step()).toThrow(text);
+    expect(ahead.events.get(id)!.some(({ type }) => type === "end")).toBe(false);
   });
 
   test("no step is left to read when all have ended, and a late one is not waited for", () => {

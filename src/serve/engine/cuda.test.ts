@@ -57,8 +57,13 @@ describe.skipIf(!cudaLibrary)("the engine on CUDA", () => {
     await Promise.all(others);
     expect(together).toEqual(alone);
     expect(await answer(engine, request(prompt))).toEqual(alone);
+    const ask = request(prompt.slice(28), { sampling: { temperature: 1.5, topK: 50, seed: 5 } });
+    const drawn = await answer(engine, ask);
+    const beside = answer(engine, request(prompt.slice(30), { maxTokens: 4 }));
+    expect(await answer(engine, ask)).toEqual(drawn);
+    await beside;
     expect(engine.stats().arenaPeakBytes).toBeLessThanOrEqual(engine.info.memory.workspaceBytes);
-  }, 60_000);
+  }, 400_000);
 });
 
 describe.skipIf(!cudaLibrary)("what is refused on CUDA", () => {

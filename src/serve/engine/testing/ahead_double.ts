@@ -13,6 +13,8 @@ export class AheadDouble extends PagedDouble {
   unread = 0;
   /** A following step fails. */
   failNextFollowing = false;
+  /** What reading the next step throws, as a kernel that failed meanwhile does. */
+  failure: Error | undefined;
   private last: readonly number[] | undefined;
 
   override run(batch: Batch, read: (logits: Logits) => void, meanwhile?: () => void): void {
@@ -45,6 +47,7 @@ export class AheadDouble extends PagedDouble {
     return {
       results: () => {
         this.unread -= 1;
+        if (this.failure) throw this.failure;
         return results;
       },
     };
