@@ -476,6 +476,7 @@ static double key_at(const psi::Attention& a, i64 page, i64 kv, i64 slot, i64 d)
   const i64 tile = kv * (s.page_size / 16) + slot / 16, i = (tile * s.head_dim + d) * 16 + slot % 16;
   u16 half;
   if (a.cache_type == psi::F32) return ((const float*)p)[i];
+  if (a.cache_type == psi::FP8) return psi::e4m3_to_f32(p[i]);
   if (a.cache_type == psi::Q8_0) {
     memcpy(&half, p + s.scales_at + ((tile * (s.head_dim / 32) + d / 32) * 16 + slot % 16) * 2, 2);
     return (double)(i8)p[i] * psi::f16_to_f32(half);
@@ -489,6 +490,7 @@ static double value_at(const psi::Attention& a, i64 page, i64 kv, i64 slot, i64 
   const i64 row = kv * s.page_size + slot, i = row * s.head_dim + d;
   u16 half;
   if (a.cache_type == psi::F32) return ((const float*)p)[i];
+  if (a.cache_type == psi::FP8) return psi::e4m3_to_f32(p[i]);
   if (a.cache_type == psi::Q8_0) {
     memcpy(&half, p + s.scales_at + (row * (s.head_dim / 32) + d / 32) * 2, 2);
     return (double)(i8)p[i] * psi::f16_to_f32(half);

@@ -12,13 +12,14 @@ const tolerance = 1e-4;
  * Squared error over squared result against an f32 cache, for scores of order one: about the square of the rounding
  * (2^-11, 2^-8, a 254th of the block's largest) times three for keys and values.
  */
-const cacheTolerance = { f32: 0, f16: 3e-7, bf16: 2e-5, q8_0: 1e-4 } as const;
+const cacheTolerance = { f32: 0, f16: 3e-7, bf16: 2e-5, fp8: 2e-3, q8_0: 1e-4 } as const;
 
 describe.each([...levels])("attention on %s", (level) => {
   test.each([
     ["f32", plain],
     ["f16", { ...plain, cacheType: "f16" }],
     ["bf16", { ...plain, cacheType: "bf16" }],
+    ["fp8", { ...plain, cacheType: "fp8" }],
     ["q8_0", { ...plain, cacheType: "q8_0" }],
     ["sinks and a window", { ...plain, sinks: true, window: 50, heads: 8, kvHeads: 1 }],
     ["window over a chunk", { ...plain, cacheType: "f16", sinks: true, window: 128, pageSize: 64 }],

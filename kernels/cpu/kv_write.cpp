@@ -1,7 +1,7 @@
 /*
  * Writes the keys and values of T tokens into their pages: k row t at k + t*k_stride + k_offset, [kv_heads][head_dim],
  * v likewise; layout and types of the cache in ffi/psionic.h. q8_0: per 32 elements along the head d = amax/127, stored
- * as f16, elements rounded half away from zero with the f32 d. One task per token and kv head.
+ * as f16, elements rounded half away from zero with the f32 d. fp8: kernels/common/fp8.h. One task per token and kv head.
  */
 #include <math.h>
 
@@ -27,7 +27,12 @@ namespace psi::PSI_ISA {
 PSI_INLINE void convert(u8* p, vf x, i32 type) {
   if (type == F32) store((float*)p, x);
   else if (type == F16) store_f16(p, x);
-  else store_bf16(p, x);
+  else if (type == BF16) store_bf16(p, x);
+  else {
+    float values[16];
+    store(values, x);
+    for (int i = 0; i < 16; i++) p[i] = f32_to_e4m3(values[i]);
+  }
 }
 
 /* Nearest integer, halves away from zero. */
@@ -72,11 +77,12 @@ static void write_head(const KvWrite& a, i64 t, i64 h) {
     }
     return;
   }
-  const i64 size = a.cache_type == F32 ? 4 : 2;
+  const i64 size = cache_element_bytes(a.cache_type);
   for (i64 d = 0; d < s.head_dim; d += 16) {
     convert(column, load(k + d), a.cache_type);
     if (size == 4) scatter<4>(key_page + (key_at + d * 16) * 4, column, 16);
-    else scatter<2>(key_page + (key_at + d * 16) * 2, column, 16);
+    else if (size == 2) scatter<2>(key_page + (key_at + d * 16) * 2, column, 16);
+    else scatter<1>(key_page + key_at + d * 16, column, 16);
     convert(value_page + (value_at + d) * size, load(v + d), a.cache_type);
   }
 }
@@ -134,6 +140,7 @@ static void write_reference(const psi::KvWrite& a, i64 t, i64 h, i64 d) {
   for (int side = 0; side < 2; side++) {
     const float x = rows[side][d];
     if (a.cache_type == psi::F32) memcpy(pages[side] + places[side] * 4, &x, 4);
+    else if (a.cache_type == psi::FP8) pages[side][places[side]] = psi::f32_to_e4m3(x);
     else if (a.cache_type == psi::Q8_0) {
       float amax = 0;
       for (i64 i = d / 32 * 32; i < d / 32 * 32 + 32; i++) amax = fmaxf(amax, fabsf(rows[side][i]));

@@ -5,7 +5,7 @@ import { ints, run, runReference } from "./twins.ts";
 
 /** One geometry of the cache and of attention over it. */
 export type Case = {
-  readonly cacheType: Extract<DType, "f32" | "f16" | "bf16" | "q8_0">;
+  readonly cacheType: Extract<DType, "f32" | "f16" | "bf16" | "fp8" | "q8_0">;
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
@@ -19,7 +19,7 @@ export const plain: Case = {
   ...{ cacheType: "f32", heads: 4, kvHeads: 2, headDim: 64, pageSize: 32 },
   ...{ window: 0, softcap: 0, sinks: false },
 };
-export const cacheTypes = ["f32", "f16", "bf16", "q8_0"] as const;
+export const cacheTypes = ["f32", "f16", "bf16", "fp8", "q8_0"] as const;
 
 export type Cache = {
   readonly keys: Uint8Array;

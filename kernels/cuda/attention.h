@@ -16,7 +16,7 @@ namespace psi {
 
 constexpr i32 ATTENTION_TILE = 64;
 
-/* Numbers of the tensor cores: the cache's own 16-bit type, or f16 made while a tile is staged (f32, q8_0). */
+/* Numbers of the tensor cores: the cache's own 16-bit type, or f16 made while a tile is staged (f32, fp8, q8_0). */
 enum AttentionOperand { OPERAND_F16, OPERAND_BF16, OPERAND_CONVERTED };
 
 struct Attention {

@@ -19,7 +19,7 @@ import {
  * Squared error over squared result against f64 sums over the same cache: queries and weights are rounded to the operand
  * type (2^-12 and 2^-9 of their size), and values of q8_0 and f32 caches once more to f16.
  */
-const tolerance = { f32: 1e-6, f16: 1e-6, bf16: 3e-5, q8_0: 1e-6 } as const;
+const tolerance = { f32: 1e-6, f16: 1e-6, bf16: 3e-5, fp8: 1e-6, q8_0: 1e-6 } as const;
 
 const queriesOf = (c: Case, count: number, seed: number): Float32Array =>
   scaled(randomFloats(count * c.heads * c.headDim, seed), 0.25);
@@ -59,6 +59,8 @@ describe("attention against the CPU's reference", () => {
     ["head of 128", { ...plain, cacheType: "f16", headDim: 128, heads: 4, kvHeads: 2 }],
     ["head of 192", { ...plain, cacheType: "bf16", headDim: 192, heads: 2, kvHeads: 1 }],
     ["head of 256", { ...plain, cacheType: "f16", headDim: 256, heads: 2, kvHeads: 1, pageSize: 128 }],
+    ["head of 80, fp8", { ...plain, cacheType: "fp8", headDim: 80, heads: 6, kvHeads: 2, pageSize: 48 }],
+    ["head of 128, fp8, window", { ...plain, cacheType: "fp8", headDim: 128, window: 70, sinks: true }],
     ["head of 320", { ...plain, cacheType: "q8_0", headDim: 320, heads: 3, kvHeads: 1, pageSize: 16 }],
     ["head of 512", { ...plain, cacheType: "f16", headDim: 512, heads: 2, kvHeads: 1, pageSize: 16 }],
     ["40 heads of one kv head", { ...plain, headDim: 16, heads: 40, kvHeads: 1, pageSize: 256 }],

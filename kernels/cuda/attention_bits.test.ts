@@ -48,6 +48,7 @@ const cases: readonly [string, Case][] = [
     { ...plain, cacheType: "q8_0", heads: 2, softcap: 3, headDim: 32, pageSize: 16 },
   ],
   ["f32, groups of 12, wide window", { ...plain, heads: 12, kvHeads: 1, headDim: 128, window: 300 }],
+  ["fp8, a group of 3, soft cap", { ...plain, cacheType: "fp8", heads: 3, kvHeads: 1, softcap: 3 }],
   ["f16, wide heads", { ...plain, cacheType: "f16", heads: 2, kvHeads: 1, headDim: 256, pageSize: 64 }],
   ["bf16, widest heads", { ...plain, cacheType: "bf16", heads: 3, kvHeads: 1, headDim: 512 }],
 ];

@@ -7,6 +7,8 @@
  */
 #pragma once
 #include "attention.h"
+#include "cache.h"
+#include "fp8.cuh"
 #include "instructions.h"
 
 namespace psi {
@@ -105,6 +107,7 @@ struct TileLoader {
       const int first_row = (first_unit(thread) + u) * 16;
       if constexpr (OPERAND == OPERAND_CONVERTED) {
         if (a.cache_type == F32) convert<F32>(a, shared, cache, u, first_row, member);
+        else if (a.cache_type == FP8) convert<FP8>(a, shared, cache, u, first_row, member);
         else convert<Q8_0>(a, shared, cache, u, first_row, member);
       } else {
         const u8* rows = cache + page[u] + (i64)row[u] * a.head_dim * 2;
@@ -144,12 +147,20 @@ struct TileLoader {
         } else {
           const uint2 codes = *(const uint2*)(base + at);
           raw[n].x = codes.x, raw[n].y = codes.y;
-          scale[n] = *(const u16*)(base + a.scales_at + at / 32 * 2);
+          if constexpr (TYPE == Q8_0) scale[n] = *(const u16*)(base + a.scales_at + at / 32 * 2);
         }
       }
 #pragma unroll
       for (int n = 0; n < AT_ONCE; n++) {
         const int i = member + (first + n) * TEAM, r = i / PIECES, piece = i % PIECES;
+        u8* place = shared + piece_at<HEAD>(first_row + r, piece);
+        if constexpr (TYPE == FP8) {
+          uint4 halves;
+          e4m3_to_f16(raw[n].x, halves.x, halves.y);
+          e4m3_to_f16(raw[n].y, halves.z, halves.w);
+          *(uint4*)place = halves;
+          continue;
+        }
         float x[8];
         if constexpr (TYPE == F32) {
           const u32 bits[8] = {raw[n].x, raw[n].y, raw[n].z, raw[n].w, more[n].x, more[n].y, more[n].z, more[n].w};
@@ -160,9 +171,8 @@ struct TileLoader {
 #pragma unroll
           for (int k = 0; k < 8; k++) x[k] = (float)(i8)((k < 4 ? raw[n].x : raw[n].y) >> k % 4 * 8) * d;
         }
-        *(uint4*)(shared + piece_at<HEAD>(first_row + r, piece)) =
-            make_uint4(pack_operand<OPERAND>(x[0], x[1]), pack_operand<OPERAND>(x[2], x[3]), pack_operand<OPERAND>(x[4], x[5]),
-                       pack_operand<OPERAND>(x[6], x[7]));
+        *(uint4*)place = make_uint4(pack_operand<OPERAND>(x[0], x[1]), pack_operand<OPERAND>(x[2], x[3]), pack_operand<OPERAND>(x[4], x[5]),
+                                    pack_operand<OPERAND>(x[6], x[7]));
       }
     }
   }

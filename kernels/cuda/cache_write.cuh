@@ -1,6 +1,7 @@
 /* How eight numbers of a key or value get into the cache (cache.h): kv_write and rope_kv_write. */
 #pragma once
 #include "cache.h"
+#include "fp8.cuh"
 #include "instructions.h"
 
 namespace psi {
@@ -49,6 +50,11 @@ __device__ __forceinline__ void write_piece(const CacheTarget& c, u8* cache, i64
     *(uint4*)(base + at * 2) = make_uint4(pack_f16(x[0], x[1]), pack_f16(x[2], x[3]), pack_f16(x[4], x[5]), pack_f16(x[6], x[7]));
   } else if (c.type == BF16) {
     *(uint4*)(base + at * 2) = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+  } else if (c.type == FP8) {
+    u32 codes[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < 8; i++) codes[i / 4] |= e4m3_bits(x[i]) << i % 4 * 8;
+    *(uint2*)(base + at) = make_uint2(codes[0], codes[1]);
   } else {
     const float scale = amax / 127.0f;
     u32 codes[2] = {0, 0};

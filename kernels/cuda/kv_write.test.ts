@@ -66,7 +66,7 @@ describe("kv_write", () => {
     ["page size", { pageSize: 24 }, /multiple of 16, got 24/],
     ["head width", { headDim: 40 }, /multiple of 16 up to 512, got 40/],
     ["head width", { headDim: 48, type: 8 }, /multiple of 32 up to 512, got 48/],
-    ["dtype", { type: 2 }, /f32, f16, bf16 or q8_0, got dtype 2/],
+    ["dtype", { type: 2 }, /f32, f16, bf16, fp8 or q8_0, got dtype 2/],
     ["offset", { offset: 100 }, /128 elements inside rows of 200 and 200/],
   ])("refuses a wrong %s", (_name, wrong, text) => {
     const c = { pageSize: 32, headDim: 64, type: 0, offset: 0, ...wrong };

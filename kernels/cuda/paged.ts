@@ -125,7 +125,7 @@ export function expected(
 /** A page's bytes in the device's layout, from the CPU's, where keys are transposed in tiles of 16 positions. */
 export function keysAsValues(c: cpu.Case, keys: Uint8Array): Uint8Array {
   const pageBytes = rowBytes(c.cacheType as DType, c.headDim) * c.kvHeads * c.pageSize;
-  const size = { f32: 4, f16: 2, bf16: 2, q8_0: 1 }[c.cacheType];
+  const size = { f32: 4, f16: 2, bf16: 2, fp8: 1, q8_0: 1 }[c.cacheType];
   const out = keys.slice();
   const elements = c.kvHeads * c.pageSize * c.headDim;
   const move = (base: number, width: number, bytes: number) => {

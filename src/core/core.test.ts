@@ -3,7 +3,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "nod
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sha256 } from "./digest.ts";
-import { dtypes, rowBytes } from "./dtype.ts";
+import { dtypeFromId, dtypes, rowBytes } from "./dtype.ts";
 import { unexpected } from "./error.ts";
 import { canonicalJson } from "./json.ts";
 import { elementCount } from "./shape.ts";
@@ -25,6 +25,11 @@ test("shapes and rows are counted exactly or refused", () => {
   expect(() => elementCount([2 ** 40, 2 ** 40])).toThrow(/2\^53/);
   expect(rowBytes("q4_k", 512)).toBe(288);
   expect(new Set(Object.values(dtypes).map((d) => d.id)).size).toBe(Object.keys(dtypes).length);
+});
+
+test("no file has the cache's own type", () => {
+  expect(dtypeFromId(dtypes.bf16.id)).toBe("bf16");
+  expect(dtypeFromId(dtypes.fp8.id)).toBeUndefined();
 });
 
 describe("unpack", () => {

@@ -21,14 +21,17 @@ export const dtypes = {
   f64: { id: 28, blockElements: 1, blockBytes: 8 },
   bf16: { id: 30, blockElements: 1, blockBytes: 2 },
   mxfp4: { id: 39, blockElements: 32, blockBytes: 17 },
+  // e4m3; psionic's own id: caches have it, files do not
+  fp8: { id: 200, blockElements: 1, blockBytes: 1 },
 } as const satisfies Record<string, { id: number; blockElements: number; blockBytes: number }>;
 
 export type DType = keyof typeof dtypes;
 
 const byId = new Map<number, DType>(Object.entries(dtypes).map(([name, d]) => [d.id, name as DType]));
 
+/** A type of a file's tensors by its id. */
 export function dtypeFromId(id: number): DType | undefined {
-  return byId.get(id);
+  return id === dtypes.fp8.id ? undefined : byId.get(id);
 }
 
 /** Names of ggml types we know of and decline, for messages. */

@@ -1,8 +1,17 @@
 import { rowBytes } from "../core/dtype.ts";
+import { unexpected } from "../core/error.ts";
 import { elementCount } from "../core/shape.ts";
 import type { Device } from "../runtime/device.ts";
 import { makeTensor, type Tensor } from "../runtime/tensor.ts";
-import type { CacheGroup, CachePool, CacheType, RecurrentShape, StatePool, StepStates } from "./model.ts";
+import {
+  type CacheGroup,
+  type CachePool,
+  type CacheType,
+  cacheTypes,
+  type RecurrentShape,
+  type StatePool,
+  type StepStates,
+} from "./model.ts";
 
 /** Positions of a page: two tiles of the key layout; small enough that a resumed chat re-reads little. */
 export const pageSize = 32;
@@ -17,13 +26,20 @@ export function groupPageBytes(group: CacheGroup, cacheType: CacheType): number 
   return 2 * group.layers.length * pageBytes(group, cacheType);
 }
 
-/** Allocates `pageCount` pages for every layer of a group; free with `freeCachePool`. */
+/**
+ * Allocates `pageCount` pages for every layer of a group; free with `freeCachePool`. Throws `unsupported` for a type that the
+ * device's kernels do not have.
+ */
 export function makeCachePool(
   device: Device,
   group: CacheGroup,
   cacheType: CacheType,
   pageCount: number,
 ): CachePool {
+  if (cacheType === "fp8" && device.name.startsWith("metal")) {
+    const others = cacheTypes.filter((type) => type !== "fp8").join(", ");
+    throw unexpected("unsupported", "cache", `a cache type of Metal (${others})`, cacheType);
+  }
   const shape = [pageCount, group.kvHeads * pageSize, group.headDim];
   elementCount(shape);
   const make = () => group.layers.map(() => device.empty(cacheType, shape));

@@ -3,7 +3,9 @@ import type { Shape } from "../core/shape.ts";
 import type { Tensor } from "../runtime/tensor.ts";
 
 /** A cache element type. */
-export type CacheType = Extract<DType, "f32" | "f16" | "bf16" | "q8_0">;
+/** Elements of keys and values in a cache; fp8, e4m3 without scales, is not on Metal. */
+export const cacheTypes = ["f32", "f16", "bf16", "fp8", "q8_0"] as const satisfies readonly DType[];
+export type CacheType = (typeof cacheTypes)[number];
 
 /**
  * Layers that keep keys and values in the same way and so share one page table: all full-attention layers of a model

@@ -233,7 +233,7 @@ export type EngineOptions = {
   readonly contextLength?: number;
   readonly slots?: number;
   readonly maxQueue?: number;
-  readonly cacheType?: "f32" | "f16" | "bf16" | "q8_0";
+  readonly cacheType?: "f32" | "f16" | "bf16" | "fp8" | "q8_0";
   readonly threads?: number;
   readonly isa?: string;
   readonly numerics?: "reference" | "ggml";

@@ -33,9 +33,9 @@ export const inspect = command({
     },
     "cache-type": {
       type: "enum",
-      options: list("f32", "f16", "bf16", "q8_0"),
+      options: list("f32", "f16", "bf16", "fp8", "q8_0"),
       default: "f16",
-      description: "Element type of the key-value cache",
+      description: "Element type of the key-value cache; fp8 (e4m3) not on Metal",
     },
     tensors: { type: "boolean", description: "List every tensor" },
     json: { type: "boolean", description: "Print everything as JSON" },

@@ -23,6 +23,7 @@ test("bytes of a page: keys and values of all layers, scales of q8_0 included", 
   const [group] = shape(1).cacheGroups;
   expect(groupPageBytes(group!, "f32")).toBe(2 * 4 * 8 * 64 * 32 * 4);
   expect(groupPageBytes(group!, "f16")).toBe(2 * 4 * 8 * 64 * 32 * 2);
+  expect(groupPageBytes(group!, "fp8")).toBe(2 * 4 * 8 * 64 * 32);
   expect(groupPageBytes(group!, "q8_0")).toBe(2 * 4 * 8 * 64 * 34);
 });
 
