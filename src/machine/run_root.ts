@@ -180,8 +180,23 @@ function boundAs(role: string, digest: string, bytes: number, path: string): Bin
   };
 }
 
-/** Digest and size of a file of any size, read piece by piece. */
-export function fileRecord(path: string): { readonly sha256: string; readonly bytes: number } {
+type FileRecord = { readonly sha256: string; readonly bytes: number };
+
+/** Large files that this process has hashed, by what changes when one is replaced or written; further names share it. */
+const hashed = new Map<string, FileRecord>();
+
+/** Digest and size of a file of any size; a large one is read once, under whatever name. */
+export function fileRecord(path: string): FileRecord {
+  const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
+  if (!stat || stat.size <= largestCopy) return readRecord(path);
+  const identity = `${stat.dev}:${stat.ino}:${stat.size}:${stat.mtimeNs}`;
+  const found = hashed.get(identity) ?? readRecord(path);
+  hashed.set(identity, found);
+  return found;
+}
+
+/** Read piece by piece. */
+function readRecord(path: string): FileRecord {
   using source = openFile(path);
   const hasher = new Bun.CryptoHasher("sha256");
   const chunk = new Uint8Array(Math.min(source.size, 8 * 2 ** 20));

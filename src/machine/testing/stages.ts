@@ -88,7 +88,7 @@ export class StagedScene extends Scene {
 
   override environment(extra: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
     return super.environment({
-      ...{ PSIONIC_APPLE_LANE_BACKEND: "cpu", PSIONIC_STAGE_WAIT_SECONDS: "30" },
+      ...{ PSIONIC_APPLE_LANE_BACKEND: "cpu", PSIONIC_STAGE_WAIT_SECONDS: "120" },
       ...extra,
     });
   }

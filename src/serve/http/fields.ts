@@ -67,7 +67,7 @@ export const refusedFields: ReadonlyMap<string, Refused> = new Map<string, Refus
   ["length_penalty", { what: "beam search", fix: drop, harmless: (value) => value === 1 }],
   ["use_beam_search", { what: "beam search", fix: drop }],
   ["bad_words", { what: "bad_words", fix: "Use logit_bias" }],
-  ["lora", { what: "an adapter per request", fix: drop }],
+  ["lora", { what: "adapters by number", fix: "Name one in model, as <model>:<adapter>" }],
   ["chat_template", { what: "another chat template", fix: "Render it yourself and use /v1/completions" }],
   ["documents", { what: "documents", fix: "Put them into a message" }],
   ["continue_final_message", { what: "continuing the last message", fix: "Use /v1/completions" }],
