@@ -7,9 +7,10 @@ import { batchOf } from "../data/batches.ts";
 import { stallMs } from "../data/loader/loader.ts";
 import { BatchReader, emptyBatch } from "../data/loader/reader.ts";
 import type { Backend } from "../runtime/device.ts";
-import { freeBytes } from "./durable.ts";
+import { freeBytes, writeWhole } from "./durable.ts";
 import { referenceTo } from "./evidence.ts";
 import type { RunParts } from "./lanes/lane.ts";
+import { hardwareReasons, type Observed, runShapeReasons } from "./observations.ts";
 import type { MemoryPlan } from "./plan.ts";
 import {
   datasetIdentityOf,
@@ -151,7 +152,9 @@ export function writeHardwareQualification(
   const name =
     backend.name === "cpu" ? `cpu ${info.isa ?? ""} ${info.threads ?? ""} threads` : `${info.device}`;
   const telemetry = telemetryOf(run.backend ?? "cpu");
+  const seen = run.observations?.hardware;
   const reasons = plan.totalBytes > free ? [`${plan.totalBytes} bytes of memory wanted, ${free} free`] : [];
+  if (seen) reasons.push(...hardwareReasons(seen.value, backend.name, plan.totalBytes));
   const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
   const record = withDigest("hardware_qualification", "receipt_digest", {
     schema_version: schemaId("hardware_qualification"),
@@ -159,8 +162,8 @@ export function writeHardwareQualification(
     lane_id: run.lane.id,
     run_id: run.runId,
     ...{ selected_git_ref, git_commit_sha, dirty_tree_admission },
-    observation_kind: "local_probe",
-    observation_artifact: null,
+    observation_kind: seen?.value.observation_kind ?? "local_probe",
+    observation_artifact: seen ? keptObservation(run, "hardware", seen) : null,
     topology_storage_bundle: null,
     systems_bundle: null,
     evidence_contract: null,
@@ -170,8 +173,8 @@ export function writeHardwareQualification(
     required_min_free_memory_bytes_per_worker: plan.totalBytes,
     required_credential_sources: [],
     required_recovery_event_ids: [],
-    observed_at_utc: new Date().toISOString(),
-    observed_workers: [
+    observed_at_utc: seen?.value.observed_at_utc ?? new Date().toISOString(),
+    observed_workers: seen?.value.workers ?? [
       {
         worker_label: sha256(hostname()).slice(0, 12),
         backend: backend.name,
@@ -186,16 +189,29 @@ export function writeHardwareQualification(
         detail: "Memory was measured; what is null was not.",
       },
     ],
-    credential_checks: [],
+    credential_checks: seen?.value.credential_sources ?? [],
     checkpoint_restore_ready: restorable,
     admission_state: admission(reasons),
     refusal_reasons: reasons,
     claim_boundary: run.lane.claimBoundary,
-    detail: "Limits are those of the run's own memory plan.",
+    detail: seen
+      ? "What was supplied, and this machine's memory, against the run's own memory plan."
+      : "Limits are those of the run's own memory plan.",
     receipt_digest: "",
   });
   write(run, retainedPaths.hardware_qualification_path, record);
   return { state: admission(reasons), reasons, digest: record.receipt_digest };
+}
+
+/** A copy of what was supplied, in the run root. */
+function keptObservation(
+  run: Run,
+  name: "hardware" | "run_shape",
+  { bytes, sha256: digest }: Observed<unknown>,
+) {
+  const path = `preflight/${name}_observation.json`;
+  writeWhole(join(run.root, path), [bytes]);
+  return { path, sha256: digest };
 }
 
 /** Disk and loader against the shape of the run. */
@@ -218,6 +234,9 @@ export function writeRunShapeQualification(
     reasons.push("the loader gave two different batches for one step");
   if (loader.observed_stall_count > mostLoaderStalls)
     reasons.push(`the loader stalled ${loader.observed_stall_count} times, ${mostLoaderStalls} allowed`);
+  const seen = run.observations?.runShape;
+  const wanted = { dataset: datasetIdentityOf(run), length, bytes: required, stalls: mostLoaderStalls };
+  if (seen) reasons.push(...runShapeReasons(seen.value, wanted));
   const tokensPerStep = sequences * accumulation * length;
   const { selected_git_ref, git_commit_sha, dirty_tree_admission } = run.git;
   const record = withDigest("run_shape_qualification", "receipt_digest", {
@@ -226,8 +245,8 @@ export function writeRunShapeQualification(
     lane_id: run.lane.id,
     run_id: run.runId,
     ...{ selected_git_ref, git_commit_sha, dirty_tree_admission },
-    observation_kind: "local_probe",
-    observation_artifact: null,
+    observation_kind: seen?.value.observation_kind ?? "local_probe",
+    observation_artifact: seen ? keptObservation(run, "run_shape", seen) : null,
     ...{ baseline_tools_bundle: null, data_bundle: referenceTo(run.root, ownPaths.dataset) },
     ...{ systems_bundle: null, evidence_contract: null },
     required_dataset_identity: datasetIdentityOf(run),
@@ -239,9 +258,9 @@ export function writeRunShapeQualification(
     min_checkpoint_write_throughput_bytes_per_second: null,
     min_storage_available_bytes: required,
     max_dataloader_stall_count: mostLoaderStalls,
-    observed_at_utc: new Date().toISOString(),
-    observed_run_root: ".",
-    throughput_probe: {
+    observed_at_utc: seen?.value.observed_at_utc ?? new Date().toISOString(),
+    observed_run_root: seen?.value.observed_run_root ?? ".",
+    throughput_probe: seen?.value.throughput_probe ?? {
       source_receipt_id: null,
       source_receipt_digest: null,
       observed_tokens_per_second: speed ? Math.round(speed.tokensPerSecond) : null,
@@ -251,7 +270,7 @@ export function writeRunShapeQualification(
         ? `The last of ${speed.passes} forward and backward passes of a microbatch, times the microbatches of a step; the optimiser is not part of it.`
         : "No step was measured: the plan does not fit this machine's memory.",
     },
-    storage_probe: {
+    storage_probe: seen?.value.storage_probe ?? {
       storage_path: ".",
       available_bytes: available,
       observed_read_bytes_per_second: storage.read,
@@ -259,7 +278,7 @@ export function writeRunShapeQualification(
       writable: true,
       detail: "4 MiB written and synced, then read.",
     },
-    dataloader_probe: {
+    dataloader_probe: seen?.value.dataloader_probe ?? {
       dataset_identity: datasetIdentityOf(run),
       max_sequence_tokens: length,
       planned_optimizer_steps: steps,
@@ -270,7 +289,7 @@ export function writeRunShapeQualification(
     admission_state: admission(reasons),
     refusal_reasons: reasons,
     claim_boundary: run.lane.claimBoundary,
-    detail: "Measured on this machine.",
+    detail: seen ? "What was supplied, and this machine's disk and loader." : "Measured on this machine.",
     receipt_digest: "",
   });
   write(run, retainedPaths.run_shape_qualification_path, record);

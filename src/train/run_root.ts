@@ -10,6 +10,7 @@ import type { SavedCheckpoint } from "./checkpoint.ts";
 import { writeJson } from "./durable.ts";
 import type { GitState } from "./git_state.ts";
 import type { Lane, RunSettings } from "./lanes/lane.ts";
+import type { Observations } from "./observations.ts";
 import type { TrainingBackend } from "./plan.ts";
 
 /** Paths below the run root, in the order in which documents list them. */
@@ -81,6 +82,8 @@ export type Run = {
   /** Where it computes, from its first step to its last, since its bits are those of its backend. Absent: the CPU. */
   readonly backend?: TrainingBackend;
   readonly git: GitState;
+  /** What an operator observed before this launch. */
+  readonly observations?: Observations;
   readonly settings: RunSettings;
 };
 

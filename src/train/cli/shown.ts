@@ -6,6 +6,7 @@ import type { Decided } from "../decision.ts";
 import { documentIf } from "../evidence.ts";
 import type { Recorded } from "../record_checkpoint.ts";
 import type { Rehearsed } from "../rehearsal.ts";
+import type { RunOutcome } from "../run.ts";
 import { ownPaths, type Run, readDocument, retainedPaths, surfaceId } from "../run_root.ts";
 
 /** Options as they were read. */
@@ -166,3 +167,42 @@ export const rehearsedLines = (run: Run, r: Rehearsed): Record<string, Json> => 
   recovery_drill: ownPaths.recovery,
   closeout_bundle: retainedPaths.closeout_bundle_path,
 });
+
+/** How a run ended or was planned. */
+export async function report(
+  given: Given,
+  run: Run,
+  surface: string,
+  manifest: string,
+  o: RunOutcome,
+): Promise<void> {
+  const loss = (n: number | null): string => (n === null ? "not_measured" : n.toFixed(4));
+  const lines: Record<string, string | number> = {
+    status: o.phase,
+    surface_id: surface,
+    run_id: run.runId,
+    run_root: run.root,
+    [manifest.includes("resume") ? "resume_manifest" : "launch_manifest"]: manifest,
+    current_status: retainedPaths.current_status_path,
+    retained_summary: retainedPaths.retained_summary_path,
+    checkpoint_pointer: retainedPaths.latest_checkpoint_pointer_path,
+    hardware_qualification: retainedPaths.hardware_qualification_path,
+    hardware_admission_state: o.hardware,
+    run_shape_qualification: retainedPaths.run_shape_qualification_path,
+    run_shape_admission_state: o.runShape,
+    dashboard: retainedPaths.current_dashboard_path,
+    launcher_log: retainedPaths.launcher_log_path,
+    last_completed_step: o.completedSteps,
+    checkpoint_label: o.checkpointLabel,
+    checkpoint_object_digest: o.checkpointDigest ?? "none",
+    initial_loss: loss(o.initialLoss),
+    final_loss: loss(o.finalLoss),
+    initial_held_out_loss: loss(o.initialValidationLoss),
+    final_held_out_loss: loss(o.finalValidationLoss),
+    tokens_per_second: Math.round(o.tokensPerSecond),
+    mfu_percent: o.mfu === null ? "not_measured" : (100 * o.mfu).toFixed(1),
+  };
+  const whole = { run_id: run.runId, run_root: run.root, surface_id: surface, ...o };
+  if (given.json === true) await printJson(whole);
+  else await printLines(given, lines);
+}

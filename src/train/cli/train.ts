@@ -6,13 +6,14 @@ import { ownProgram } from "../../core/own_program.ts";
 import type { Json } from "../../models/files/strict_json.ts";
 import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from "../../terminal/command.ts";
 import { stopped } from "../../terminal/live_page.ts";
-import { print, printJson } from "../../terminal/output.ts";
+import { print } from "../../terminal/output.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
 import { dashboardSnapshot, serveDashboard } from "../dashboard_page.ts";
 import { decideContinueRestart } from "../decision.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
 import type { Lane } from "../lanes/lane.ts";
+import { readObservations } from "../observations.ts";
 import { type TrainingBackend, trainingBackends } from "../plan.ts";
 import { recordCheckpoint } from "../record_checkpoint.ts";
 import { interruptionStepOf, rehearseBaseLane } from "../rehearsal.ts";
@@ -28,6 +29,7 @@ import {
   printLines,
   recordedLines,
   rehearsedLines,
+  report,
   status,
 } from "./shown.ts";
 
@@ -128,6 +130,11 @@ export const train = command({
       "rehearse-base-lane: the process is killed after step N, in the middle by default; start: kills itself",
     ),
     "inject-failed-upload": { type: "boolean", description: "backup: record a refused copy, as a drill" },
+    "hardware-observation": value(
+      "FILE",
+      "start, resume: what was observed of the machine, judged with the probe",
+    ),
+    "run-shape-observation": value("FILE", "start, resume: speed, disk and loader as they were observed"),
     "git-ref": value("REF", "The source that receipts name"),
     "allow-dirty-tree": { type: "boolean", description: "Train from a checkout with uncommitted changes" },
     "dry-run": { type: "boolean", description: "Plan and write the preflight, train nothing" },
@@ -171,7 +178,14 @@ type Action = { readonly options: readonly string[]; run(given: Given): Promise<
 
 const always = ["run-root", "lane", "json"];
 const running = ["backend", "threads", "mode", "remote-host", "git-ref", "allow-dirty-tree", "max-steps"];
-const resumable = ["dataset", "steps-per-window", "windows-per-cadence", "recompute"];
+const resumable = [
+  "hardware-observation",
+  "run-shape-observation",
+  "dataset",
+  "steps-per-window",
+  "windows-per-cadence",
+  "recompute",
+];
 
 const fixed = [
   "model",
@@ -312,8 +326,12 @@ function stagedRun(given: Given, where: string): Run {
   }
   const root = resolve(text(given, "output-root") ?? join(homedir(), "scratch", lane.runFolder, runId));
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
-  return { root, runId, lane, git, settings, backend: backendOf(given) ?? "cpu" };
+  const observations = observationsOf(given, lane);
+  return { root, runId, lane, git, settings, backend: backendOf(given) ?? "cpu", observations };
 }
+
+const observationsOf = (given: Given, lane: Lane) =>
+  readObservations(lane.id, text(given, "hardware-observation"), text(given, "run-shape-observation"));
 
 /** Settings of other lanes mean nothing to this one. */
 function refuseForeign(lane: Lane, asked: Readonly<Record<string, Json>>): void {
@@ -369,11 +387,16 @@ function startWords(given: Given, run: Run, interruptionStep: number): string[] 
         : [`--${option}`, String(set)];
   });
   const ref = text(given, "git-ref");
+  const observed = ["hardware-observation", "run-shape-observation"].flatMap((option) => {
+    const file = text(given, option);
+    return file === undefined ? [] : [`--${option}`, resolve(file)];
+  });
   return [
     ...["train", "start", "--lane", run.lane.name, "--run-id", run.runId, "--output-root", run.root],
     ...["--planned-interruption-step", String(interruptionStep)],
     ...["--backend", run.backend ?? "cpu", "--threads", String(threadsOf(given))],
     ...settings,
+    ...observed,
     ...(ref === undefined ? [] : ["--git-ref", ref]),
     ...(given["allow-dirty-tree"] === true ? ["--allow-dirty-tree"] : []),
   ];
@@ -403,7 +426,8 @@ function openedRun(given: Given, where: string): Run {
     );
   }
   const git = gitState(process.cwd(), text(given, "git-ref"), given["allow-dirty-tree"] === true);
-  return { root, runId: String(run_id ?? basename(root)), lane, git, settings, backend };
+  const observations = observationsOf(given, lane);
+  return { root, runId: String(run_id ?? basename(root)), lane, git, settings, backend, observations };
 }
 
 async function resume(given: Given): Promise<void> {
@@ -553,42 +577,4 @@ async function heard<T>(
     bar.end();
     process.off("SIGINT", hear).off("SIGTERM", hear);
   }
-}
-
-async function report(
-  given: Given,
-  run: Run,
-  surface: string,
-  manifest: string,
-  o: RunOutcome,
-): Promise<void> {
-  const loss = (n: number | null): string => (n === null ? "not_measured" : n.toFixed(4));
-  const lines: Record<string, string | number> = {
-    status: o.phase,
-    surface_id: surface,
-    run_id: run.runId,
-    run_root: run.root,
-    [manifest.includes("resume") ? "resume_manifest" : "launch_manifest"]: manifest,
-    current_status: retainedPaths.current_status_path,
-    retained_summary: retainedPaths.retained_summary_path,
-    checkpoint_pointer: retainedPaths.latest_checkpoint_pointer_path,
-    hardware_qualification: retainedPaths.hardware_qualification_path,
-    hardware_admission_state: o.hardware,
-    run_shape_qualification: retainedPaths.run_shape_qualification_path,
-    run_shape_admission_state: o.runShape,
-    dashboard: retainedPaths.current_dashboard_path,
-    launcher_log: retainedPaths.launcher_log_path,
-    last_completed_step: o.completedSteps,
-    checkpoint_label: o.checkpointLabel,
-    checkpoint_object_digest: o.checkpointDigest ?? "none",
-    initial_loss: loss(o.initialLoss),
-    final_loss: loss(o.finalLoss),
-    initial_held_out_loss: loss(o.initialValidationLoss),
-    final_held_out_loss: loss(o.finalValidationLoss),
-    tokens_per_second: Math.round(o.tokensPerSecond),
-    mfu_percent: o.mfu === null ? "not_measured" : (100 * o.mfu).toFixed(1),
-  };
-  const whole = { run_id: run.runId, run_root: run.root, surface_id: surface, ...o };
-  if (given.json === true) await printJson(whole);
-  else await printLines(given, lines);
 }

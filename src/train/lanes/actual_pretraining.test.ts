@@ -264,7 +264,7 @@ describe("what is refused", () => {
 
   test("a machine of too little memory: the plan is told, then the refusal; nothing is trained", () => {
     const place = makeDataset("big");
-    const huge = { dataset: place, model: "pilot", length: "128", sequences: "16384" };
+    const huge = { dataset: place, model: "pilot", length: "128", sequences: "8192" };
     const done = psionic(["start", ...words("big-run", huge)]);
     expect(done.err).toMatch(
       /parameters, .* of state, .* for a step[\s\S]*bytes of memory, got \d+ available/,
