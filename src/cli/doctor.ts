@@ -131,10 +131,11 @@ function cublaslt(): Finding {
       products > 0
         ? `${theirs} of ${products} shapes measured here`
         : "shapes are measured when a run begins";
-    const use = mode === "measure" ? `${measured}, where it is faster` : `${productsVariable}=${mode}`;
+    const which =
+      mode === "measure" ? ` that it makes faster (${measured})` : ` (${productsVariable}=${mode})`;
     const state =
       mode === "off" || (mode === "measure" && products > 0 && theirs === 0) ? "not used" : "ready";
-    const text = `${library.version}, for training's bf16 products: ${use}; serving uses psionic's own kernels`;
+    const text = `${library.version}, for training's bf16 products${which}; serving uses psionic's own kernels`;
     return { name, state, text };
   } catch (error) {
     if (!(error instanceof PsionicError && error.code === "unsupported")) throw error;
