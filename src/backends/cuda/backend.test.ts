@@ -19,6 +19,17 @@ describe.skipIf(!cudaLibrary)("the CUDA backend", () => {
     expectMemory(device);
   });
 
+  test("a fetch has what was there before later calls", () => {
+    const { backend } = device;
+    const address = backend.allocate(64);
+    backend.write(address, Uint8Array.of(1, 2, 3, 4));
+    const before = backend.fetch!(address, 4);
+    backend.write(address, Uint8Array.of(5, 6, 7, 8));
+    expect([...before()]).toEqual([1, 2, 3, 4]);
+    expect([...backend.fetch!(address, 4)()]).toEqual([5, 6, 7, 8]);
+    backend.release(address, 64);
+  });
+
   test("one device at a time, and its number is checked", () => {
     expect(() => openDevice("cuda")).toThrow("[psi_open]");
   });
