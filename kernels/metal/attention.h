@@ -18,6 +18,7 @@ struct AttentionParams {
   struct CacheParams cache;
   int q_stride, q_offset, heads, window;
   int rows_heads, rows_tokens; /* of a threadgroup's rows: heads of a token, tokens */
+  int first_group;             /* of this launch, along y */
   int splits, tiles;           /* threadgroups that share a context; tiles of the longest one */
   float scale, softcap;
 };

@@ -60,10 +60,18 @@ PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const voi
   psi_read(&l, 5, token_sequence, 4.0 * tokens);
   psi_read(&l, 6, token_position, 4.0 * tokens);
   psi_read(&l, 7, sinks, sinks ? 4.0 * heads : 0);
-  const AttentionParams p = {psi_cache_params(tokens, kv_heads, head_dim, page_size, max_pages, cache_type), q_stride, q_offset, heads, window, rows_heads, rows_tokens,
-                             splits, tiles, scale, softcap};
-  psi_params(&l, 8, &p, sizeof p);
+  AttentionParams p = {psi_cache_params(tokens, kv_heads, head_dim, page_size, max_pages, cache_type), q_stride, q_offset, heads, window, rows_heads, rows_tokens,
+                             0, splits, tiles, scale, softcap};
   psi_write(&l, 9, splits > 1 ? scratch : NULL, parts_bytes);
-  PSI_TRY(psi_launch(&l, groups_x, groups_y, splits, ATTENTION_THREADS, 1, 1));
+  const f64 positions = window > 0 && window < tiles * ATTENTION_TILE ? window + ATTENTION_TILE : (f64)tiles * ATTENTION_TILE;
+  l.work = 2.0 * rows / ATTENTION_THREADS * positions * head_dim / splits;
+  const f64 row_work = l.work * ATTENTION_THREADS * (f64)groups_x * splits;
+  const i64 at_once = row_work * (f64)groups_y > PSI_MOST_WORK && row_work < PSI_MOST_WORK ? (i64)(PSI_MOST_WORK / row_work) : row_work < PSI_MOST_WORK ? groups_y : 1;
+  for (i64 from = 0; from < groups_y; from += at_once) {
+    p.first_group = (i32)from;
+    psi_params(&l, 8, &p, sizeof p);
+    PSI_TRY(psi_launch(&l, groups_x, groups_y - from < at_once ? groups_y - from : at_once, splits, ATTENTION_THREADS, 1, 1));
+  }
+  p.first_group = 0;
   return splits > 1 ? launch_combine(y, scratch, parts_bytes, token_sequence, token_position, sinks, cache_type, &p) : PSI_OK;
 }

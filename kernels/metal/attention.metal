@@ -71,7 +71,7 @@ kernel void attention(device float* y [[buffer(0)]], device const float* q [[buf
   const int width = c.head_dim, chunks = (width + ATTENTION_DEPTH - 1) / ATTENTION_DEPTH, group = p.heads / c.kv_heads;
   const int per_head = (group + p.rows_heads - 1) / p.rows_heads, kv_head = int(at.x) / per_head;
   const int first_head = kv_head * group + int(at.x) % per_head * p.rows_heads, heads_end = (kv_head + 1) * group;
-  const int first_token = int(at.y) * p.rows_tokens, tokens = min(p.rows_tokens, c.tokens - first_token);
+  const int first_token = (int(at.y) + p.first_group) * p.rows_tokens, tokens = min(p.rows_tokens, c.tokens - first_token);
   /* a block of 8 rows has 4 / BLOCKS simdgroups, which share its columns */
   const int block = int(simd) * BLOCKS / ATTENTION_SIMDS, share = int(simd) % (ATTENTION_SIMDS / BLOCKS), columns = 8 * BLOCKS;
   threadgroup float* tile_values = (threadgroup float*)staged;

@@ -16,6 +16,9 @@ type Case = {
   readonly lengths?: readonly number[];
 };
 
+/** Milliseconds: 34 queries take their time on fibers of a busy machine. */
+const patience = 60_000;
+
 const [pageSize, maxPages, pages] = [16, 6, 12];
 const pageBytes = (kvHeads: number, headDim: number, type: DType): number => {
   const elements = kvHeads * pageSize * headDim;
@@ -115,22 +118,26 @@ describe.skipIf(!path)("attention on Metal", () => {
     { heads: 8, kvHeads: 1, headDim: 48, sinks: true, type: "f16" },
     { heads: 3, kvHeads: 1, headDim: 80, window: 70 },
     { heads: 20, kvHeads: 2, headDim: 32, type: "q8_0", softcap: 9 },
-    { heads: 40, kvHeads: 1, headDim: 16 },
+    { heads: 34, kvHeads: 1, headDim: 16 },
     { heads: 1, kvHeads: 1, headDim: 272, type: "bf16", sinks: true },
-  ])("prompt, generation and contexts that are shared give a token the same bits: %o", (one) => {
-    // 34 queries of two sequences: several tokens a threadgroup, one of which has tokens of both
-    const prompt = attend({ ...one, lengths: [90, 67] }, 17);
-    expect(largestError(prompt.got, prompt.want)).toBeLessThan(1e-5);
-    const width = one.heads * one.headDim;
-    // 10: a threadgroup a token; 2: several threadgroups a context
-    for (const queries of [5, 1]) {
-      const { got } = attend({ ...one, lengths: [90, 67] }, queries, 17);
-      for (const s of [0, 1]) {
-        const own = got.subarray(s * queries * width, (s + 1) * queries * width);
-        expect(own).toEqual(prompt.got.subarray(((s + 1) * 17 - queries) * width, (s + 1) * 17 * width));
+  ])(
+    "prompt, generation and contexts that are shared give a token the same bits: %o",
+    (one) => {
+      // 34 queries of two sequences: several tokens a threadgroup, one of which has tokens of both
+      const prompt = attend({ ...one, lengths: [70, 35] }, 17);
+      expect(largestError(prompt.got, prompt.want)).toBeLessThan(1e-5);
+      const width = one.heads * one.headDim;
+      // 10: a threadgroup a token; 2: several threadgroups a context
+      for (const queries of [5, 1]) {
+        const { got } = attend({ ...one, lengths: [70, 35] }, queries, 17);
+        for (const s of [0, 1]) {
+          const own = got.subarray(s * queries * width, (s + 1) * queries * width);
+          expect(own).toEqual(prompt.got.subarray(((s + 1) * 17 - queries) * width, (s + 1) * 17 * width));
+        }
       }
-    }
-  });
+    },
+    patience,
+  );
 
   test("tokens of no sequence are not written and give zeros; heads that do not fit are refused", () => {
     const [cache, q] = [deviceBytes(pages * pageBytes(1, 32, "f32")), onDevice(randomFloats(32, 1))];

@@ -36,6 +36,9 @@ static Causal sizes_of(const void* sinks, const void* first, i32 sequences, i32 
   return (Causal){p, rows, 4 * rows * heads * head_dim, 4 * rows * kv_heads * head_dim, sinks != NULL, first != NULL};
 }
 
+/* Multiply-adds of a thread: its rows' products with half the keys, and so many times more. */
+static f64 work_of(const Causal* c, f64 times) { return times * CAUSAL_OWN / (f64)CAUSAL_THREADS * c->p.length * c->p.head_dim; }
+
 PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length,
                                  i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
   PSI_TRY(check("psi_causal_attention", sequences, length, heads, kv_heads, head_dim, window, dtype, softcap));
@@ -52,6 +55,7 @@ PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* 
   psi_read(&l, 6, first, first ? 4 * c.rows : 0);
   psi_params(&l, 7, &c.p, sizeof c.p);
   psi_threadgroup(&l, 0, own_bytes(&c.p, 1));
+  l.work = work_of(&c, 1);
   return psi_launch(&l, PSI_DIVIDE_UP(length, CAUSAL_OWN), heads, sequences, CAUSAL_THREADS, 1, 1);
 }
 
@@ -103,9 +107,11 @@ PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks
   psi_write(&keys, 0, dk, c.narrow);
   psi_write(&keys, 1, dv, c.narrow);
   bind(&keys, 2, &c, &g);
+  keys.work = work_of(&c, 2.0 * heads / kv_heads);
   PSI_TRY(psi_launch(&keys, PSI_DIVIDE_UP(length, CAUSAL_OWN), kv_heads, sequences, CAUSAL_THREADS, 1, 1));
   PsiLaunch rows = causal("causal_dq", &c);
   psi_write(&rows, 0, dq, c.wide);
   bind(&rows, 1, &c, &g);
+  rows.work = work_of(&c, 1.5);
   return psi_launch(&rows, PSI_DIVIDE_UP(length, CAUSAL_OWN), heads, sequences, CAUSAL_THREADS, 1, 1);
 }

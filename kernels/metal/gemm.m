@@ -26,6 +26,7 @@ i32 psi_gemm_product(const PsiGemm* g) {
   psi_read(&l, 4, g->starts, g->starts ? 4.0 * (g->batch + 1.0) : 0);
   GemmParams p = {(u32)g->m, (u32)g->n, (u32)g->k};
   psi_params(&l, 5, &p, sizeof p);
+  l.work = GEMM_SIDE * GEMM_SIDE / (f64)GEMM_THREADS * g->k;
   return psi_launch(&l, PSI_DIVIDE_UP(g->n, GEMM_SIDE), PSI_DIVIDE_UP(g->m, GEMM_SIDE), g->batch, GEMM_THREADS, 1, 1);
 }
 

@@ -51,6 +51,17 @@ typedef struct {
   u32 bits;
 } PsiConstant;
 
+/*
+ * Multiply-adds after which a command buffer is committed: macOS ends one that takes some seconds, and this is 0.1 s on the slowest
+ * of these GPUs at its best. A launcher whose one launch may be more makes several. The stand-in takes few, so that its tests
+ * go through many buffers.
+ */
+#ifdef PSI_STANDIN
+#define PSI_MOST_WORK 65536.0
+#else
+#define PSI_MOST_WORK 137438953472.0
+#endif
+
 /* A kernel and what it is given. Plain data: a launcher may copy it and change a part. */
 typedef struct {
   const char *stem, *kernel;
@@ -60,6 +71,7 @@ typedef struct {
   i32 params_index; /* -1: none */
   u32 params_bytes;
   u8 params[PSI_PARAMS_BYTES];
+  f64 work;   /* multiply-adds of a thread, roughly: 16 where a launcher says nothing; see PSI_MOST_WORK */
   i32 status; /* of the first thing that went wrong above */
 } PsiLaunch;
 

@@ -25,6 +25,7 @@ PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, 
   psi_read(&l, 3, bias, bias ? 4.0 * outputs : 0);
   MatmulParams p = {(u32)rows, (u32)outputs, (u32)columns};
   psi_params(&l, 4, &p, sizeof p);
+  l.work = few ? MATVEC_ROWS * MATVEC_OUTPUTS / (MATVEC_SIMDS * 32.0) * columns : MATMUL_ROWS * MATMUL_OUTPUTS / (f64)MATMUL_THREADS * columns;
   if (few) {
     psi_threadgroup(&l, 0, 4 * MATVEC_ROWS * MATVEC_OUTPUTS * PSI_DIVIDE_UP(columns, MATMUL_SPLIT));
     return psi_launch(&l, PSI_DIVIDE_UP(outputs, MATVEC_OUTPUTS), 1, 1, MATVEC_SIMDS * 32, 1, 1);

@@ -47,6 +47,7 @@ static i32 launch_grouped(const Call* c, PsiLaunch l, const MoeMatmulParams* p) 
   psi_read(&l, 5, o.order, o.order_bytes);
   psi_read(&l, 6, o.starts, o.starts_bytes);
   psi_read(&l, 7, o.tiles, o.starts_bytes);
+  l.work = MATMUL_ROWS * MATMUL_OUTPUTS / (f64)MATMUL_THREADS * p->columns * (c->glu ? 2 : 1);
   psi_threadgroup(&l, 0, c->glu ? 4 * MATMUL_ROWS * MATMUL_OUTPUTS : 16);
   /* no more tiles than these: those past the last end at once */
   const i64 begun = slots < experts + 1 ? slots : experts + 1, tiles = slots / MATMUL_ROWS + begun;
@@ -78,6 +79,7 @@ static i32 launch(const Call* c, MoeMatmulParams p) {
   if (grouped) return launch_grouped(c, l, &p);
   psi_read(&l, 4, c->expert_ids, 4.0 * (f64)slots);
   psi_params(&l, 5, &p, sizeof p);
+  l.work = MATVEC_ROWS * MATVEC_OUTPUTS / (MATVEC_SIMDS * 32.0) * p.columns * halves;
   return psi_launch(&l, PSI_DIVIDE_UP(p.outputs, MATVEC_OUTPUTS), slots, 1, MATVEC_SIMDS * 32, 1, 1);
 }
 

@@ -125,6 +125,7 @@ PsiLaunch psi_kernel(const char* stem, const char* kernel) {
   l.stem = stem;
   l.kernel = kernel;
   l.params_index = -1;
+  l.work = 16;
   return l;
 }
 
@@ -209,7 +210,7 @@ static i32 encode(PsiLaunch* l, MTLSize groups, MTLSize threads) {
   [encoder setComputePipelineState:pipeline];
   PSI_TRY(bind(l, encoder));
   [encoder dispatchThreadgroups:groups threadsPerThreadgroup:threads];
-  return psi_encoded(l->kernel, (f64)(groups.width * threads.width) * (f64)(groups.height * threads.height) * (f64)(groups.depth * threads.depth));
+  return psi_encoded(l->kernel, l->work * (f64)(groups.width * threads.width) * (f64)(groups.height * threads.height) * (f64)(groups.depth * threads.depth));
 }
 
 i32 psi_launch(PsiLaunch* l, i64 gx, i64 gy, i64 gz, i32 tx, i32 ty, i32 tz) {

@@ -10,8 +10,8 @@ extern id<MTLDevice> psi_device;
 i32 psi_no_device(const char* where);
 /* The encoder of the command buffer that is being filled; null with a status in psi_last_error. */
 id<MTLComputeCommandEncoder> psi_encoder(const char* where, i32* status);
-/* After a dispatch of `kernel` with so many threads: commits the command buffer where it holds enough, or launches are measured; the status of an earlier one that failed. */
-i32 psi_encoded(const char* kernel, f64 threads);
+/* After a dispatch of `kernel` with so many multiply-adds: commits the command buffer where it holds enough, or launches are measured; the status of an earlier one that failed. */
+i32 psi_encoded(const char* kernel, f64 work);
 
 enum { PSI_KERNEL_NAME = 48 };
 /* Whether each launch is a command buffer of its own; then its time, of a buffer that is done, is kept. */

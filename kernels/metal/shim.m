@@ -134,16 +134,11 @@ id<MTLBuffer> psi_nothing(void) { return nothing; }
 /* ---- command buffers ---- */
 
 enum { MOST_IN_FLIGHT = 8 };
-/* Threads after which a command buffer is committed. The stand-in takes few, so that its tests go through many buffers. */
-#ifdef PSI_STANDIN
-enum { MOST_THREADS = 1 << 12 };
-#else
-enum { MOST_THREADS = 1 << 28 };
-#endif
 
 static id<MTLCommandBuffer> filling;
 static id<MTLComputeCommandEncoder> encoder;
-static u64 filling_threads, committed; /* threads in `filling`; buffers committed since the device was opened */
+static f64 filling_work;
+static u64 committed; /* buffers since the device was opened */
 static struct {
   id<MTLCommandBuffer> commands;
   char kernel[PSI_KERNEL_NAME]; /* its only one, where launches are measured */
@@ -194,7 +189,7 @@ static void flush(i32* status) {
   memcpy(in_flight[in_flight_count++].kernel, filling_kernel, sizeof filling_kernel);
   filling_kernel[0] = 0;
   filling = nil;
-  filling_threads = 0;
+  filling_work = 0;
   committed++;
 }
 
@@ -209,11 +204,11 @@ static i32 wait_for_all(void) {
   return status;
 }
 
-i32 psi_encoded(const char* kernel, f64 threads) {
+i32 psi_encoded(const char* kernel, f64 work) {
   const bool measures = psi_measures();
   if (measures) snprintf(filling_kernel, sizeof filling_kernel, "%s", kernel);
-  filling_threads += threads < MOST_THREADS ? (u64)threads : MOST_THREADS;
-  if (filling_threads < MOST_THREADS && !measures) return PSI_OK;
+  filling_work += work;
+  if (filling_work < PSI_MOST_WORK && !measures) return PSI_OK;
   i32 status = PSI_OK;
   flush(&status);
   if (status == PSI_OK) return status;

@@ -70,7 +70,7 @@ describe.skipIf(!path)("the Metal shim", () => {
   });
 
   test.skipIf(!onFibers)("much work is several command buffers, more than wait at a time, in order", () => {
-    const count = 1 << 10; // the stand-in commits after 2^12 threads
+    const count = 1 << 10; // the stand-in commits after 2^16 multiply-adds, 16 a thread
     const [x, y] = [onDevice(new Float32Array(count).fill(1)), onDevice(new Float32Array(count).fill(2))];
     const before = commandBuffers();
     for (let i = 0; i < 50; i++) check(metal.psi_add!(y, y, x, count));
