@@ -1,9 +1,10 @@
 /**
  * Parameter Golf's baseline on a card beside its PyTorch twin (scripts/pytorch/golf_twin.py): the same shards, tokenizer,
  * initial values and learning rates of every step.
- * Usage: bun scripts/gpu/golf_pair.ts [--data .gpu-data/golf] [--packed .gpu-data/golf.tar.xz] [--only check,ours,twin,budget]
+ * Usage: bun scripts/gpu/golf_pair.ts [--data .gpu-data/golf] [--packed .gpu-data/golf.tar.xz] [--only truth,check,ours,twin,budget]
  *          [--steps 381] [--seconds 120] [--check-sequences 2] [--out FOLDER] [--limit 530] [--backend cuda] [--tiny]
  *          [--python python3]
+ *   truth   losses, gradients and ten steps of a small GPT-2 and GPT-OSS against PyTorch on the CPU (training_truth.py)
  *   check   loss, gradients and ten steps of AdamW and of the golf optimisers from one init, in f32 and bf16
  *   ours    psionic train golf of --steps steps, scored before and after int8; once more with the upstream least scale
  *   twin    the same steps in PyTorch at the rates that `ours` used
@@ -443,8 +444,37 @@ async function budget(): Promise<void> {
   sayRun(`psionic, ${values.seconds} s`, found);
 }
 
+/** src/train/truth.test.ts on the backend. */
+async function truth(): Promise<void> {
+  const script = join(root, "scripts", "pytorch", "training_truth.py");
+  const made = await ran([values.python, script, join(work, "training")], {
+    limit: Math.max(secondsLeft(), 1),
+  });
+  if (made.code !== 0)
+    return report({
+      what: "the truth of small models",
+      required: "made",
+      got: lastLines(made.err),
+      ok: false,
+    });
+  const env = { PSIONIC_GOLDEN: work, PSIONIC_TRUTH_BACKEND: values.backend };
+  const test = [process.execPath, "test", "--timeout", "120000", join(root, "src", "train", "truth.test.ts")];
+  const { code, out, err } = await ran(test, { limit: Math.max(secondsLeft(), 1), env });
+  writeFileSync(join(work, "truth.log"), `${out}\n${err}`);
+  const failed = err.split("\n").filter((line) => /^\(fail\)|gradient off by/.test(line));
+  const passed = err.match(/^ *(\d+) pass/m)?.[1] ?? "0";
+  const got = code === 0 ? `${passed} pass` : failed.join("; ").slice(0, 400);
+  report({
+    what: "small GPT-2 and GPT-OSS: losses, gradients, ten steps",
+    required: "within 1e-2, 1e-4, 1e-3",
+    got,
+    ok: code === 0 && Number(passed) > 0,
+  });
+}
+
 /** Parts, with the seconds that each wants at least on a card. */
 const parts: Readonly<Record<string, { readonly seconds: number; run(): Promise<void> }>> = {
+  truth: { seconds: 30, run: truth },
   check: { seconds: 60, run: check },
   ours: { seconds: 150, run: own },
   twin: { seconds: 150, run: peer },

@@ -2,24 +2,26 @@
 small GPT-OSS, from plain PyTorch in f32 on the CPU, and the parameters they start from.
 
 Usage: python scripts/pytorch/training_truth.py OUT_FOLDER
-       Needs `pip install torch safetensors numpy`. Deterministic: one thread, seeds below.
+       Needs torch alone. Deterministic: one thread, seeds below.
 Output: OUT_FOLDER/gpt2 and OUT_FOLDER/gpt_oss with
        model.safetensors      initial values by the names of src/train/models
        gradients.safetensors  d loss / d parameter of the first batch, and `loss` [1]
        gradients_all_experts.safetensors  (gpt_oss) the same where every token uses all experts, for comparisons in
                               bf16, whose rounding would otherwise send tokens to other experts
-       truth.json             config, tokens and targets of ten batches, losses of ten AdamW and ten Muon steps
+       truth.json             config, tokens and targets of ten batches, losses of ten AdamW and ten Muon steps, and what
+                              PyTorch's own gradients in bf16 are off by
        src/train/truth.test.ts reads them from the folder that PSIONIC_GOLDEN names (as training/gpt2, training/gpt_oss).
 """
 
+import ctypes
 import json
 import math
 import pathlib
+import struct
 import sys
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 torch.manual_seed(1)
 torch.set_num_threads(1)
@@ -37,6 +39,20 @@ GPT_OSS = {
         **{"attentionFactor": 1, "round": False},
     },
 }
+
+
+def save_file(tensors, path):
+    """One safetensors file of f32 tensors."""
+    header, parts, end = {}, [], 0
+    for name, t in tensors.items():
+        t = t.detach().contiguous()
+        data = ctypes.string_at(t.data_ptr(), 4 * t.numel())
+        header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [end, end + len(data)]}
+        parts.append(data)
+        end += len(data)
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    pathlib.Path(path).write_bytes(struct.pack("<Q", len(head)) + head + b"".join(parts))
 
 
 def causal_mask(length, window):
@@ -239,6 +255,21 @@ def losses_of(loss_of, start, batches, muon):
     return losses
 
 
+def bf16_noise(parameters, loss_of, batch):
+    """What PyTorch's own bf16 (autocast) is off its f32 by at worst, as a share of a gradient's norm."""
+
+    def gradients(rounded):
+        p = {name: t.clone().requires_grad_() for name, t in parameters.items()}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
+            _, total = loss_of(p, *batch)
+        total.backward()
+        return {n: t.grad for n, t in p.items()}
+
+    exact, rounded = gradients(False), gradients(True)
+    total = sum(g.pow(2).sum() for g in exact.values()).sqrt()
+    return max(float((rounded[n] - g).norm() / max(g.norm(), 1e-3 * total)) for n, g in exact.items())
+
+
 def write_gradients(path, parameters, loss_of, batch):
     p = {name: t.clone().requires_grad_() for name, t in parameters.items()}
     loss, total = loss_of(p, *batch)
@@ -269,6 +300,7 @@ def write(folder, config, parameters, loss_of, all_experts=None):
         "targets": [t.flatten().tolist() for _, t in batches],
         "adam_w_losses": losses_of(loss_of, parameters, batches, False),
         "muon_losses": losses_of(loss_of, parameters, batches, True),
+        "bf16_noise": bf16_noise(parameters, all_experts or loss_of, batches[0]),
     }
     (folder / "truth.json").write_text(json.dumps(truth))
     print(f"{folder}: loss {loss:.6f}, AdamW {truth['adam_w_losses'][-1]:.6f}, Muon {truth['muon_losses'][-1]:.6f}")
