@@ -4,7 +4,7 @@
  * Output: the file; its size and rate on stderr. Shapes: bun scripts/make-random-gguf.ts --list
  */
 import { parseArgs } from "node:util";
-import { type DType, dtypes } from "../src/core/dtype.ts";
+import { type DType, fileTypes } from "../src/core/dtype.ts";
 import { writeLayout } from "./random-layout.ts";
 import { shapes } from "./random-model.ts";
 
@@ -20,8 +20,9 @@ const { values } = parseArgs({
 });
 
 function dtype(name: string): DType {
-  if (Object.hasOwn(dtypes, name)) return name as DType;
-  throw new Error(`[make-random-gguf] expected a type of ${Object.keys(dtypes).join(", ")}, got ${name}`);
+  const found = fileTypes.find((type) => type === name);
+  if (found) return found;
+  throw new Error(`[make-random-gguf] expected a type of ${fileTypes.join(", ")}, got ${name}`);
 }
 
 /** As published files of the family have it. */

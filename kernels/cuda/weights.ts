@@ -1,13 +1,11 @@
 /** Weights in device memory and what they are worth, for the tests of products, packing and embeddings. */
 import type { Pointer } from "bun:ffi";
-import { type DType, dtypes, rowBytes } from "../../src/core/dtype.ts";
+import { type DType, dtypes, fileTypes, rowBytes } from "../../src/core/dtype.ts";
 import { floats, native, check as nativeCheck } from "../cpu/library.ts";
 import { check, cuda, deviceBytes } from "./library.ts";
 
 /** All types whose products are computed with weights rounded to bf16. */
-export const roundedTypes = (Object.keys(dtypes) as DType[]).filter(
-  (t) => t !== "f32" && t !== "f64" && t !== "i32",
-);
+export const roundedTypes = fileTypes.filter((t) => t !== "f32" && t !== "f64" && t !== "i32");
 
 export function packedBytes(dtype: DType, rows: number, columns: number): number {
   const size = new Float64Array(256);

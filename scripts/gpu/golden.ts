@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openDevice } from "../../src/backends/index.ts";
-import { type DType, dtypes, isQuantised } from "../../src/core/dtype.ts";
+import { fileTypes, isQuantised } from "../../src/core/dtype.ts";
 import { normalisedSquaredError, openSession } from "../../src/models/testing/session.ts";
 import { dequantisedTwin, writeModel } from "../../src/models/testing/variants.ts";
 import type { Device } from "../../src/runtime/device.ts";
@@ -16,7 +16,7 @@ import { type Check, goldenFolder, openChecked } from "./check.ts";
 const floatLimit = 1e-4;
 const quantisedLimit = 1e-3;
 const ids = Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 300);
-const types = Object.keys(dtypes).filter((t) => t !== "i32") as DType[];
+const types = fileTypes.filter((t) => t !== "i32");
 const llama = shapes["tiny-llama"]!;
 /** All experts are used: with fewer, rounding decides the near ties of a random router either way. */
 const gptOss: ModelShape = { ...shapes["tiny-gpt-oss"]!, expertsUsed: 8 };

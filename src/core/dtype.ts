@@ -27,11 +27,14 @@ export const dtypes = {
 
 export type DType = keyof typeof dtypes;
 
-const byId = new Map<number, DType>(Object.entries(dtypes).map(([name, d]) => [d.id, name as DType]));
+/** Types that tensors of files may have. */
+export const fileTypes = (Object.keys(dtypes) as DType[]).filter((dtype) => dtype !== "fp8");
+
+const byId = new Map<number, DType>(fileTypes.map((name) => [dtypes[name].id, name]));
 
 /** A type of a file's tensors by its id. */
 export function dtypeFromId(id: number): DType | undefined {
-  return id === dtypes.fp8.id ? undefined : byId.get(id);
+  return byId.get(id);
 }
 
 /** Names of ggml types we know of and decline, for messages. */

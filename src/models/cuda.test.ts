@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type ModelShape, type RandomModel, randomModel, shapes } from "../../scripts/random-model.ts";
 import { openDevice } from "../backends/index.ts";
 import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
-import { type DType, dtypes } from "../core/dtype.ts";
+import { fileTypes } from "../core/dtype.ts";
 import type { Device } from "../runtime/device.ts";
 import { goldenFolder } from "./testing/golden_folder.ts";
 import { normalisedSquaredError, openSession } from "./testing/session.ts";
@@ -25,7 +25,7 @@ const limit = 1e-3;
 const recurrentLimit = 1e-2;
 /** f32 products are the slowest on fibers, and stand in every router; f64 files become f32. */
 const skipped = onFibers ? ["i32", "f32", "f64"] : ["i32"];
-const types = Object.keys(dtypes).filter((t) => !skipped.includes(t)) as DType[];
+const types = fileTypes.filter((t) => !skipped.includes(t));
 const ids = [11, 48, 85, 122, 159];
 
 describe.skipIf(!cudaLibrary)("models on CUDA", () => {

@@ -2,14 +2,14 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { type ModelShape, type RandomModel, randomModel, shapes } from "../../scripts/random-model.ts";
 import { openDevice } from "../backends/index.ts";
-import { type DType, dtypes } from "../core/dtype.ts";
+import { fileTypes } from "../core/dtype.ts";
 import { normalisedSquaredError, openSession } from "./testing/session.ts";
 import { dequantisedTwin, temporaryFolder, writeModel } from "./testing/variants.ts";
 
 /** What the issue grants a file of any type against an f32 evaluation of its own weights. */
 const limit = 1e-3;
 const ids = Array.from({ length: 40 }, (_, i) => (i * 37 + 11) % 300);
-const types = Object.keys(dtypes).filter((t) => t !== "i32") as DType[];
+const types = fileTypes.filter((t) => t !== "i32");
 const llama = shapes["tiny-llama"]!;
 /** All experts are used: with fewer, rounding decides the near ties of a random router either way. */
 const gptOss: ModelShape = { ...shapes["tiny-gpt-oss"]!, expertsUsed: 8 };

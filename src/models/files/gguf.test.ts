@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { dtypes } from "../../core/dtype.ts";
+import { dtypes, fileTypes } from "../../core/dtype.ts";
 import { PsionicError } from "../../core/error.ts";
 import { memorySource } from "./bytes.ts";
 import { parseGguf } from "./gguf.ts";
@@ -88,10 +88,10 @@ test("integers beyond 2^53 stay exact", () => {
 });
 
 test("tensors get absolute offsets and their slowest dimension first, in every type", () => {
-  const planned = Object.entries(dtypes).map(([dtype, d]) => ({
+  const planned = fileTypes.map((dtype) => ({
     name: dtype,
-    dtype: dtype as keyof typeof dtypes,
-    shape: [3, 2, d.blockElements],
+    dtype,
+    shape: [3, 2, dtypes[dtype].blockElements],
   }));
   const start = ggufHeader(general, planned);
   const room = Object.values(dtypes).reduce((sum, d) => sum + Math.ceil((6 * d.blockBytes) / 32) * 32, 0);

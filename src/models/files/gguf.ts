@@ -1,4 +1,4 @@
-import { type DType, declinedTypeNames, dtypeFromId, dtypes } from "../../core/dtype.ts";
+import { type DType, declinedTypeNames, dtypeFromId, dtypes, fileTypes } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
 import type { ByteSource } from "./bytes.ts";
 import { HeaderCursor } from "./gguf_cursor.ts";
@@ -178,7 +178,7 @@ function tensorType(path: string, id: number, shown: string): DType {
   const dtype = dtypeFromId(id);
   if (dtype !== undefined) return dtype;
   const declined = declinedTypeNames.get(id);
-  const supported = Object.keys(dtypes).join(", ").toUpperCase();
+  const supported = fileTypes.join(", ").toUpperCase();
   if (declined !== undefined) {
     throw unexpected("unsupported", path, `${shown} in a supported type (${supported})`, declined, {
       details: { tensor: shown, type: declined },
