@@ -218,7 +218,6 @@ const actions: Readonly<Record<string, Action>> = {
   },
   status: { options: always, run: (given) => status(given, runRoot(given)) },
   dashboard: { options: [...always, "web", "port"], run: showDashboard },
-  verify: { options: always, run: verify },
   "record-checkpoint": {
     options: [...always, "git-ref", "allow-dirty-tree", "backend", "threads", "dataset"].concat([
       "checkpoint-label",
@@ -233,6 +232,7 @@ const actions: Readonly<Record<string, Action>> = {
   backup: { options: [...always, "to", "git-ref", "allow-dirty-tree", "inject-failed-upload"], run: backup },
   "rehearse-base-lane": { options: starting, run: rehearse },
   "decide-continue-restart": { options: [...always, "git-ref", "allow-dirty-tree"], run: decide },
+  verify: { options: always, run: verify },
 };
 
 function refuseIgnored(given: Given, action: string, known: readonly string[]): void {
