@@ -46,7 +46,7 @@ describe("train watch", () => {
     expect(run().code).toBe(2);
     expect(run("--run-root", scene.root, "--port", "1").code).toBe(2);
     expect(run("--run-root", join(scene.root, "none")).code).toBe(1);
-  });
+  }, 30_000);
 
   test("the page's server: the snapshot, and nothing for other hosts", async () => {
     using scene = new Scene();
