@@ -6,7 +6,7 @@
  *          [--python python3]
  *   truth   losses, gradients and ten steps of a small GPT-2 and GPT-OSS against PyTorch on the CPU (training_truth.py)
  *   check   loss, gradients and ten steps of AdamW and of the golf optimisers from one init, in f32 and bf16
- *   ours    psionic train golf of --steps steps, scored before and after int8; once more with the upstream least scale
+ *   ours    psionic train golf of --steps steps, scored before and after int8; once more without the least scale
  *   twin    the same steps in PyTorch at the rates that `ours` used
  *   budget  psionic train golf for --seconds seconds
  * DATA holds dataset/ and tokenizer/; where it is absent, PACKED is unpacked there. Parts that --limit seconds leave no time
@@ -353,7 +353,7 @@ async function own(): Promise<void> {
     report(atMost("psionic: ms a step", ms, most.msPerStep, 1));
     say("psionic: the aim of ms a step", `${ms < aimMsPerStep ? "reached" : "missed"} (${aimMsPerStep})`);
   }
-  const other = await again("ours", "int8_clean_per_row_v1");
+  const other = await again("ours", "int8_clean_per_row");
   if (other) sayTrip("psionic", other);
 }
 

@@ -100,7 +100,8 @@ export const golf = command({
     "eval-mode": value("MODE", "non_overlapping (default), or sliding_window:STRIDE"),
     quantization: {
       ...{ type: "enum", options: list(...quantizations) },
-      description: "int8 by rows; v1 has the upstream script's least scale of 1/127",
+      description:
+        "int8 by rows; v1 (default) has the upstream script's least scale of 1/127, the other is finer and larger",
     },
     compression: {
       type: "enum",

@@ -52,7 +52,7 @@ export const golfDefaults: Omit<GolfSettings, "dataset" | "tokenizer"> = {
   ...{ max_steps: 20_000, time_budget_seconds: 600, warm_down_steps: 1200, warmup_steps: 20 },
   ...{ momentum_warmup_steps: 500, validation_every: 1000, checkpoint_every: 1000, log_every: 200 },
   ...{ eval_mode: "non_overlapping", final_validation: "both" },
-  ...{ quantization: "int8_clean_per_row", compression: "zlib", machine_profile: "local" },
+  ...{ quantization: "int8_clean_per_row_v1", compression: "zlib", machine_profile: "local" },
 };
 
 /** A proof run: so many steps, and no warm-up, no time budget, no validation but the last. */
