@@ -70,7 +70,7 @@ describe.skipIf(!there)("cuBLASLt", () => {
       if (type === F32) return new Float32Array(raw.buffer, 0, want.length);
       return floatsOf(new Uint16Array(raw.buffer, 0, want.length));
     };
-    return { run, results, want, scratch, bytes };
+    return { run, results, want, before: before.values, scratch, bytes };
   };
   const floatsOf = (halves: Uint16Array): Float32Array =>
     new Float32Array(Uint32Array.from(halves, (b) => b << 16).buffer);
@@ -103,7 +103,14 @@ describe.skipIf(!there)("cuBLASLt", () => {
           const algorithm = algorithmFor(sizes, type, p.bytes);
           check(cuda.psi_cublaslt_use!(algorithm, ...sizes, type, p.bytes));
           p.run();
-          expect(p.results()).toEqual(type === BF16 ? rounded(p.want) : p.want);
+          const [got, want] = [p.results(), type === BF16 ? rounded(p.want) : p.want];
+          // cuBLASLt itself rounds the product to bf16 before it is added, and the sum again
+          if (onFibers || type !== BF16 || !add) expect(got).toEqual(want);
+          else {
+            const sizeOf = (i: number) => Math.abs(want[i]!) + Math.abs(p.before[i]!);
+            for (const [i, v] of got.entries())
+              expect(Math.abs(v - want[i]!)).toBeLessThanOrEqual(sizeOf(i) / 128);
+          }
           if (onFibers) expect(marked(p.scratch)).toBe(true);
         }
       }
