@@ -15,6 +15,7 @@ export class AheadDouble extends PagedDouble {
   failNextFollowing = false;
   /** What reading the next step throws, as a kernel that failed meanwhile does. */
   failure: Error | undefined;
+  private started = 0;
   private last: readonly number[] | undefined;
 
   override run(batch: Batch, read: (logits: Logits) => void, meanwhile?: () => void): void {
@@ -24,8 +25,10 @@ export class AheadDouble extends PagedDouble {
 
   /** Computes at once: a device that works in order gives the same. */
   start(batch: Batch): StartedStep | undefined {
-    const { choices = [], tokens, outputRows, follows, ranks = 0 } = batch;
-    if (tokens.length !== batch.sequenceCount || choices.length !== outputRows.length) return undefined;
+    const { choices = [], tokens, outputRows, hiddenRows, follows, ranks = 0 } = batch;
+    const rows = batch.sequenceCount;
+    const whole = tokens.length === rows && outputRows.length === rows && choices.length === rows;
+    if (!whole || hiddenRows) return undefined;
     if (this.failNext || (follows && this.failNextFollowing)) {
       this.failNext = false;
       this.failNextFollowing = false;
@@ -35,6 +38,7 @@ export class AheadDouble extends PagedDouble {
     if (follows) this.followed += 1;
     this.steps += 1;
     this.unread += 1;
+    const number = ++this.started;
     this.largestBatch = Math.max(this.largestBatch, tokens.length);
     const given = follows ? follows.map((row) => this.last![row]!) : tokens;
     const all = withChoices(this.results({ ...batch, tokens: given }), choices);
@@ -47,6 +51,8 @@ export class AheadDouble extends PagedDouble {
     return {
       results: () => {
         this.unread -= 1;
+        // a device keeps the results of few steps
+        if (this.started > number + 1) throw new Error("that step is read too late");
         if (this.failure) throw this.failure;
         return results;
       },
