@@ -61,7 +61,9 @@ export class LogitReader {
   /** Of a token that is not among the likeliest. */
   private logprob(row: number, token: number, total: number): number {
     const chosen = this.logits.chosen(row);
-    return chosen?.token === token ? chosen.logprob : this.logits.copy(row)[token]! - total;
+    if (!chosen) return this.logits.copy(row)[token]! - total;
+    // another than the device chose stands for it only where no token that a grammar allows has a probability
+    return chosen.token === token ? chosen.logprob : Number.NaN;
   }
 
   private top(row: number, k: number): Ranked {
