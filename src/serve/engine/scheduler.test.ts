@@ -314,6 +314,19 @@ describe("recurrent states", () => {
     });
   });
 
+  test("a cached state in the only slot that is left is taken over there", () => {
+    const rig = new Rig({ slots: 2, stateSlots: 3 });
+    const known = request(words(14, 100), { maxTokens: 1 });
+    rig.run(known);
+    rig.submit(request(words(15, 30), { maxTokens: 100 }));
+    // it keeps a copy at its first page boundary
+    while (rig.double.copies < 2) rig.scheduler.step();
+    const events = rig.run(known);
+    expect(endOf(events).cachedTokens).toBe(64);
+    expect(tokens(events)).toEqual(tokens(new Rig({ stateSlots }).run(known)));
+    expect(rig.errors.size).toBe(0);
+  });
+
   test("the state used least recently goes first, and pages that go take theirs along", () => {
     const rig = new Rig({ slots: 1, stateSlots: 4, pages: 16 });
     const ask = (seed: number) => request(words(seed, 100), { maxTokens: 1 });

@@ -85,8 +85,11 @@ export class Sequence {
   openState(states: StateSlots, tree: PrefixTree): void {
     const { tenant } = this.request;
     const cached = tree.acquireState(tenant, this.tokens, this.computed / pageSize);
+    // where no other slot is left, the state is taken over in its own
+    const moves = cached >= 0 && states.pool.available === 0;
+    if (moves) states.pool.release(cached);
     this.stateSlot = states.take(tree);
-    if (cached < 0) return;
+    if (cached < 0 || moves) return;
     states.copy(cached, this.stateSlot);
     states.pool.release(cached);
   }
