@@ -145,6 +145,17 @@ describe("beside steps under way", () => {
     expect(stepsTo(ahead)).toBeLessThanOrEqual(stepsTo(plain) + 1);
   });
 
+  test("other work is done once a step, the first time before the step behind is started", () => {
+    const ahead = new Rig({ ahead: true });
+    ahead.submit(request(words(48, 30), { maxTokens: 8 }));
+    const followedBefore: number[] = [];
+    let steps = 0;
+    while (ahead.scheduler.step(() => followedBefore.push(followed(ahead)))) steps += 1;
+    // the prompt, the first step, then each behind the start of the next; the last has none
+    expect(followedBefore).toEqual([0, 0, 2, 3, 4, 5, 6, 6]);
+    expect(steps).toBe(8);
+  });
+
   test("a cancelled request gives nothing more, and its slot and pages serve others", () => {
     const ahead = new Rig({ ahead: true, slots: 1, pages: 16 });
     const id = ahead.submit(request(words(42, 30), { maxTokens: 200 }));

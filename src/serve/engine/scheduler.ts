@@ -214,8 +214,11 @@ export class Scheduler {
     const start = this.now();
     const batch = this.batchOf(parts);
     const step = executor.start?.(batch);
-    if (step) this.read({ parts, step }, meanwhile);
-    else executor.run(batch, (logits) => this.take(parts, logits), meanwhile);
+    if (step) {
+      // what came before this step need not wait for the next one's start, which may be recorded first
+      meanwhile?.();
+      this.read({ parts, step });
+    } else executor.run(batch, (logits) => this.take(parts, logits), meanwhile);
     const prompt = parts.reduce((n, { count }) => n + (count > 1 ? count : 0), 0);
     this.budget.measured(prompt, this.now() - start);
   }
