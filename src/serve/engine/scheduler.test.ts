@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { PsionicError } from "../../core/error.ts";
-import type { GenerateRequest } from "../protocol.ts";
+import type { GenerateEvent, GenerateRequest } from "../protocol.ts";
 import { Random } from "./random.ts";
 import { AheadDouble } from "./testing/ahead_double.ts";
 import { endOf, Rig, request, type Setup, tokens, words } from "./testing/rig.ts";
@@ -348,6 +348,8 @@ describe("recurrent states", () => {
 function soak(seed: number, setup: Setup): void {
   const random = new Random(seed, 0);
   const whole = (n: number) => Math.floor(random.next() * n);
+  // what leaves the course as it is
+  const more = new Random(seed, 1);
   const rig = new Rig(setup);
   const asked = new Map<number, GenerateRequest>();
   const cancelled = new Set<number>();
@@ -362,6 +364,7 @@ function soak(seed: number, setup: Setup): void {
         whole(2) === 0 ? {} : { temperature: 0.9, seed: whole(100), repeatPenalty: 1 + whole(2) / 10 },
       stopTokens: whole(3) === 0 ? [1, 2] : [],
       prefixCache: (["auto", "auto", "auto", "bypass", "invalidate"] as const)[whole(5)]!,
+      ...(more.next() < 0.3 && { topLogprobs: Math.floor(more.next() * 4) }),
     });
     asked.set(rig.submit(ask), ask);
     for (let n = whole(6); n > 0; n--) rig.scheduler.step();
@@ -381,12 +384,19 @@ function soak(seed: number, setup: Setup): void {
       prefixCache: "bypass",
     });
     for (let choice = 0; choice < ask.choices; choice++) {
-      const got = tokens(rig.events.get(id)!, choice);
-      const want = tokens(alone, choice);
+      const got = generated(rig.events.get(id)!, choice);
+      const want = generated(alone, choice);
       expect(got).toEqual(cancelled.has(id) ? want.slice(0, got.length) : want);
     }
-    expect(rig.events.get(id)!.filter((e) => e.type === "end").length).toBe(1);
+    const ends = rig.events.get(id)!.filter((e) => e.type === "end");
+    expect(ends.length).toBe(1);
+    if (!cancelled.has(id)) expect(ends[0]!.completionTokens).toBe(endOf(alone).completionTokens);
   }
+}
+
+/** Tokens of a choice with their log-probabilities. */
+function generated(events: readonly GenerateEvent[], choice: number) {
+  return events.filter((e) => e.type === "token" && e.choice === choice);
 }
 
 describe.each([
