@@ -132,6 +132,8 @@ describe("what does not fit is refused by its name", () => {
   const v = (shape: readonly number[]) => pair("blk.0.attn_v.weight", shape, 1);
   const named = (name: string): Entry[] =>
     v([8, 4]).map((e) => ({ ...e, name: e.name.replace(/model\.layers.*v_proj/, name) }));
+  const spoiled = (at: number, value: number): Entry[] =>
+    v([8, 4]).map((e, i) => (i === at ? { ...e, data: (e.data as Float32Array).map(() => value) } : e));
   const files: Readonly<
     Record<string, readonly [entries: readonly Entry[], config: object, message: string]>
   > = {
@@ -144,6 +146,16 @@ describe("what does not fit is refused by its name", () => {
     "another kind": [v([8, 4]), { peft_type: "LOHA" }, 'peft_type "LORA"'],
     "directions apart": [v([8, 4]), { use_dora: true }, "use_dora false"],
     "ranks of their own": [v([8, 4]), { rank_pattern: { q_proj: 2 } }, "rank_pattern empty"],
+    "layers told twice": [
+      [...v([8, 4]), ...named("model.layers.00.self_attn.v_proj")],
+      {},
+      "blk.0.attn_v once",
+    ],
+    "what is no number": [spoiled(0, Number.NaN), {}, "finite numbers in base_model.model.model.layers.0"],
+    "what alpha makes too large": [spoiled(1, 3e38), {}, "lora_B.weight, got Infinity"],
+    "no effect": [v([8, 4]), { lora_alpha: 0 }, "a number other than 0"],
+    "layers more than once": [v([8, 4]), { layer_replication: [[0, 2]] }, "layer_replication empty"],
+    "after some tokens alone": [v([8, 4]), { alora_invocation_tokens: [5] }, "alora_invocation_tokens empty"],
     "a base that no file has": [v([8, 4]), { base_seed: "1337" }, "made from seed 1337"],
     nothing: [[], {}, "adapted matrices"],
   };

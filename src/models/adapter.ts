@@ -66,6 +66,7 @@ export function openAdapter(path: string): Adapter {
       throw unexpected("file_malformed", file, nameOf(module, "A"), "nothing");
     }
     const stored = storedName(module) ?? refuseModule(file, module);
+    if (matrices.has(stored)) throw unexpected("file_malformed", file, `${stored} once`, name);
     const other = records.get(nameOf(module, "B"));
     if (!other) throw unexpected("file_malformed", file, nameOf(module, "B"), "nothing");
     const read = (r: TensorRecord, at: string) => floats(source, file, at, r);
@@ -74,7 +75,10 @@ export function openAdapter(path: string): Adapter {
     const up = read(other, nameOf(module, "B"));
     const scale = config.alpha / config.rank;
     for (let i = 0; i < up.length; i++) up[i] = up[i]! * scale;
-    matrices.set(stored, { down: read(record, name), up });
+    checkFinite(file, nameOf(module, "B"), up);
+    const down = read(record, name);
+    checkFinite(file, name, down);
+    matrices.set(stored, { down, up });
   }
   if (matrices.size === 0) throw unexpected("file_malformed", file, "adapted matrices", "none");
   return { ...config, path: file, digest: sha256(bytes), parameters, matrices };
@@ -107,6 +111,12 @@ function refuseModule(file: string, module: string): never {
 
 function checkRank(file: string, name: string, got: number | undefined, rank: number): void {
   if (got !== rank) throw unexpected("file_malformed", file, `rank ${rank} in ${name}`, got ?? "none");
+}
+
+/** What is no number would make every answer none, of all requests in a step. */
+function checkFinite(file: string, name: string, values: Float32Array): void {
+  const found = values.find((value) => !Number.isFinite(value));
+  if (found !== undefined) throw unexpected("file_malformed", file, `finite numbers in ${name}`, found);
 }
 
 function floats(
@@ -148,6 +158,10 @@ const plain: Readonly<Record<string, readonly Json[]>> = {
   alpha_pattern: [],
   modules_to_save: [],
   layers_to_transform: [],
+  layer_replication: [],
+  lora_bias: [false],
+  use_qalora: [false],
+  alora_invocation_tokens: [],
 };
 
 function readConfig(path: string): Pick<Adapter, "rank" | "alpha" | "baseDigest"> {
@@ -170,8 +184,13 @@ function readConfig(path: string): Pick<Adapter, "rank" | "alpha" | "baseDigest"
   if (typeof r !== "number" || !Number.isInteger(r) || r < 1 || r > 4096)
     throw unexpected("file_malformed", path, "r, a rank from 1 to 4096", JSON.stringify(r ?? null));
   const alpha = lora_alpha ?? r;
-  if (typeof alpha !== "number" || !(Math.abs(alpha) < 1e9))
-    throw unexpected("file_malformed", path, "lora_alpha, a number", JSON.stringify(alpha).slice(0, 80));
+  if (typeof alpha !== "number" || alpha === 0 || !(Math.abs(alpha) < 1e9))
+    throw unexpected(
+      "file_malformed",
+      path,
+      "lora_alpha, a number other than 0",
+      JSON.stringify(alpha).slice(0, 80),
+    );
   if (base_seed !== null)
     throw unexpected(
       "unsupported",
