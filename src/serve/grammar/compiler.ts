@@ -156,6 +156,8 @@ export class GrammarCompiler {
   }
 
   private finish(thread: Thread, reply: CompilerReply): void {
+    // what a thread said before it was stopped is of a job that has ended; another may have the same task by now
+    if (!this.threads.has(thread)) return;
     const { job } = thread;
     clearTimeout(thread.timer);
     thread.job = undefined;
