@@ -22,9 +22,10 @@ struct ColumnTerms {
   static constexpr int SUMS = 1;
   In x;
   i64 pitch;
-  typedef float4 Loaded;
-  __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const { return some4(x, row * pitch + column, valid, whole); }
-  __device__ __forceinline__ void add(float4* total, const Loaded& v, i64, i32, i64, bool) const {
+  typedef Four Loaded;
+  __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const { return load_some4(x, row * pitch + column, valid, whole); }
+  __device__ __forceinline__ void add(float4* total, const Loaded& l, i64, i32, i64, bool) const {
+    const float4 v = floats(x, l);
     total[0].x += v.x, total[0].y += v.y, total[0].z += v.z, total[0].w += v.w;
   }
 };
@@ -35,13 +36,13 @@ struct ProductTerms {
   In dy, x;
   i32 width;
   struct Loaded {
-    float4 dy, x;
+    Four dy, x;
   };
   __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const {
     const i64 at = row * width + column;
-    return {some4(dy, at, valid, whole), some4(x, at, valid, whole)};
+    return {load_some4(dy, at, valid, whole), load_some4(x, at, valid, whole)};
   }
-  __device__ __forceinline__ void add(float4* total, const Loaded& l, i64, i32, i64, bool) const { add_products(total[0], l.dy, l.x); }
+  __device__ __forceinline__ void add(float4* total, const Loaded& l, i64, i32, i64, bool) const { add_products(total[0], floats(dy, l.dy), floats(x, l.x)); }
 };
 
 /* How many chunks rows are cut into, for `sums` columns in all. */

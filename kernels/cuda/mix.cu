@@ -6,8 +6,7 @@
 
 namespace psi {
 
-__device__ __forceinline__ float4 scaled_columns(const In& x, const float* w, i64 i, i64 count, bool whole, i32 width, float scale) {
-  float4 v = some4(x, i, count - i, whole);
+__device__ __forceinline__ float4 scaled_columns(float4 v, const float* w, i64 i, i32 width, float scale) {
   v = make_float4(scale * v.x, scale * v.y, scale * v.z, scale * v.w);
   if (!w) return v;
   const i32 c = (i32)(i % width);
@@ -20,9 +19,12 @@ __global__ void mix_kernel(Out y, In a, In b, const float* wa, const float* wb, 
   const i64 i = flat_place();
   if (i >= count) return;
   const bool whole = i + 4 <= count;
-  float4 v = scaled_columns(a, wa, i, count, whole, width, alpha);
+  const Four first = load_some4(a, i, count - i, whole);
+  Four second = {};
+  if (b) second = load_some4(b, i, count - i, whole);
+  float4 v = scaled_columns(floats(a, first), wa, i, width, alpha);
   if (b) {
-    const float4 u = scaled_columns(b, wb, i, count, whole, width, beta);
+    const float4 u = scaled_columns(floats(b, second), wb, i, width, beta);
     v = make_float4(v.x + u.x, v.y + u.y, v.z + u.z, v.w + u.w);
   }
   put_some4(y, i, count - i, whole, v);
@@ -35,8 +37,9 @@ __global__ void mix_grad_kernel(Out da, Out db, In dy, const float* wa, const fl
   const i64 i = flat_place();
   if (i >= count) return;
   const bool whole = i + 4 <= count;
-  if (da) put_some4(da, i, count - i, whole, scaled_columns(dy, wa, i, count, whole, width, alpha));
-  if (db) put_some4(db, i, count - i, whole, scaled_columns(dy, wb, i, count, whole, width, beta));
+  const float4 up = some4(dy, i, count - i, whole);
+  if (da) put_some4(da, i, count - i, whole, scaled_columns(up, wa, i, width, alpha));
+  if (db) put_some4(db, i, count - i, whole, scaled_columns(up, wb, i, width, beta));
 }
 
 /* Both gradients and the terms of both scales' in one pass; pointers that are null are not wanted. */
@@ -48,12 +51,15 @@ struct MixGradTerms {
   i32 width;
   float alpha, beta;
   struct Loaded {
-    float4 dy, a, b;
+    Four dy, a, b;
   };
   __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const {
     const i64 at = row * width + column;
-    const float4 none = make_float4(0, 0, 0, 0);
-    return {some4(dy, at, valid, whole), a ? some4(a, at, valid, whole) : none, b ? some4(b, at, valid, whole) : none};
+    Loaded l = {};
+    l.dy = load_some4(dy, at, valid, whole);
+    if (a) l.a = load_some4(a, at, valid, whole);
+    if (b) l.b = load_some4(b, at, valid, whole);
+    return l;
   }
   static __device__ __forceinline__ float4 scaled(float4 v, const float* w, i32 column, i64 valid, bool whole, float factor) {
     v = make_float4(factor * v.x, factor * v.y, factor * v.z, factor * v.w);
@@ -63,10 +69,11 @@ struct MixGradTerms {
   }
   __device__ __forceinline__ void add(float4* total, const Loaded& l, i64 row, i32 column, i64 valid, bool whole) const {
     const i64 at = row * width + column;
-    if (da) put_some4(da, at, valid, whole, scaled(l.dy, wa, column, valid, whole, alpha));
-    if (db) put_some4(db, at, valid, whole, scaled(l.dy, wb, column, valid, whole, beta));
-    add_products(total[0], l.dy, l.a);
-    add_products(total[1], l.dy, l.b);
+    const float4 up = floats(dy, l.dy);
+    if (da) put_some4(da, at, valid, whole, scaled(up, wa, column, valid, whole, alpha));
+    if (db) put_some4(db, at, valid, whole, scaled(up, wb, column, valid, whole, beta));
+    if (a) add_products(total[0], up, floats(a, l.a));
+    if (b) add_products(total[1], up, floats(b, l.b));
   }
 };
 

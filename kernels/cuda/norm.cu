@@ -113,16 +113,17 @@ struct NormTerms {
   const float* stats;
   i32 width;
   struct Loaded {
-    float4 dy, x;
+    Four dy, x;
     float mean, scale;
   };
   __device__ __forceinline__ Loaded load(i64 row, i32 column, i64 valid, bool whole) const {
     const i64 at = row * width + column;
-    return {some4(dy, at, valid, whole), some4(x, at, valid, whole), stats[2 * row], stats[2 * row + 1]};
+    return {load_some4(dy, at, valid, whole), load_some4(x, at, valid, whole), stats[2 * row], stats[2 * row + 1]};
   }
   __device__ __forceinline__ void add(float4* total, const Loaded& l, i64, i32, i64, bool) const {
-    add_products(total[0], l.dy, make_float4((l.x.x - l.mean) * l.scale, (l.x.y - l.mean) * l.scale, (l.x.z - l.mean) * l.scale, (l.x.w - l.mean) * l.scale));
-    total[1] = make_float4(total[1].x + l.dy.x, total[1].y + l.dy.y, total[1].z + l.dy.z, total[1].w + l.dy.w);
+    const float4 d = floats(dy, l.dy), v = floats(x, l.x);
+    add_products(total[0], d, make_float4((v.x - l.mean) * l.scale, (v.y - l.mean) * l.scale, (v.z - l.mean) * l.scale, (v.w - l.mean) * l.scale));
+    total[1] = make_float4(total[1].x + d.x, total[1].y + d.y, total[1].z + d.z, total[1].w + d.w);
   }
 };
 

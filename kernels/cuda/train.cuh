@@ -42,6 +42,22 @@ struct Out {
   __device__ __forceinline__ explicit operator bool() const { return p != nullptr; }
 };
 
+/* Four elements as they lie in memory: loads that nothing waits for until `floats`, unlike those of at4, whose conversion does. */
+struct Four {
+  uint4 bits; /* bf16: in x and y */
+};
+__device__ __forceinline__ Four load4(const In& x, i64 i) {
+  Four f = {};
+  if (x.half) {
+    const uint2 v = *(const uint2*)((const u16*)x.p + i);
+    f.bits.x = v.x, f.bits.y = v.y;
+  } else f.bits = *(const uint4*)((const float*)x.p + i);
+  return f;
+}
+__device__ __forceinline__ float4 floats(const In& x, const Four& f) {
+  return x.half ? floats_of(make_uint2(f.bits.x, f.bits.y)) : make_float4(__uint_as_float(f.bits.x), __uint_as_float(f.bits.y), __uint_as_float(f.bits.z), __uint_as_float(f.bits.w));
+}
+
 /* The `valid` elements from i on, zeros after them; `whole`: that is four of them, aligned. */
 __device__ __forceinline__ float4 some4(const In& x, i64 i, i64 valid, bool whole) {
   if (whole) return x.at4(i);
@@ -53,6 +69,18 @@ __device__ __forceinline__ void put_some4(const Out& y, i64 i, i64 valid, bool w
   if (valid > 1) y.put(i + 1, v.y);
   if (valid > 2) y.put(i + 2, v.z);
   if (valid > 3) y.put(i + 3, v.w);
+}
+
+/* The same as loads that nothing waits for, where they are whole. */
+__device__ __forceinline__ Four load_some4(const In& x, i64 i, i64 valid, bool whole) {
+  if (whole) return load4(x, i);
+  const float4 v = some4(x, i, valid, false);
+  Four f = {};
+  if (x.half) {
+    const uint2 h = halves_of(v);
+    f.bits.x = h.x, f.bits.y = h.y;
+  } else f.bits = make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w));
+  return f;
 }
 
 constexpr int FLAT_THREADS = 256;
