@@ -372,7 +372,7 @@ test("the loss of a head with its gradient is the two steps' of its own", () => 
   expect(Math.max(...left)).toBeLessThan(0.1 * Math.max(...dw.map(Math.abs)));
 });
 
-test.each([44, 45, 200])("the gradient of a norm of rows of %p, added to what is there", (width) => {
+test.each([44, 45, 200, 603])("the gradient of a norm of rows of %p, added to what is there", (width) => {
   const rows = 37;
   const count = rows * width;
   const [dy, x, w] = [halves(count, 1), randomFloats(count, 2), randomFloats(width, 3)];
