@@ -124,3 +124,19 @@ test("what nobody wants any more is stopped; who still waits gets it", async () 
   expect(await all).toMatchObject([cancelled, cancelled, cancelled, { status: "fulfilled" }]);
   await expect(one.compile(choice("never"), "x", first.signal)).rejects.toMatchObject({ code: "cancelled" });
 });
+
+test("a thread that ends by itself ends its task, and the next one has another thread", async () => {
+  const one = compiler({ threads: 1 });
+  const threads = Reflect.get(one, "threads") as ReadonlySet<{ readonly worker: Worker }>;
+  const end = () => {
+    for (const { worker } of threads) worker.terminate();
+  };
+  await one.compile(choice("a"), "x", signal);
+  end();
+  while (threads.size > 0) await Bun.sleep(5);
+  expect((await one.compile(choice("b"), "x", signal)).program.length).toBeGreaterThan(6);
+  const running = one.compile(slow(1), "x", signal);
+  end();
+  await expect(running).rejects.toMatchObject({ code: "internal" });
+  expect((await one.compile(choice("c"), "x", signal)).program.length).toBeGreaterThan(6);
+}, 20_000);

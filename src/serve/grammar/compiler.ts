@@ -133,12 +133,9 @@ export class GrammarCompiler {
     const worker = new Worker(entry, { smol: true, ref: false, env: process.env as Record<string, string> });
     const thread: Thread = { worker };
     worker.onmessage = ({ data }: MessageEvent<CompilerReply>) => this.finish(thread, data);
-    worker.onerror = ({ message }) => {
-      const { job } = thread;
-      this.stop(thread);
-      if (job)
-        this.end(job, new PsionicError("internal", `[grammar] expected a running thread, got ${message}`));
-    };
+    worker.onerror = ({ message }) => this.fail(thread, message);
+    // one that ends by itself takes no more tasks
+    worker.addEventListener("close", () => this.fail(thread, "one that ended"));
     this.threads.add(thread);
     return thread;
   }
@@ -169,6 +166,14 @@ export class GrammarCompiler {
       else job.result.resolve(this.keep({ ...reply, digest: job.digest }));
     }
     this.startNext();
+  }
+
+  /** A thread that is of no more use; nothing where it was stopped here. */
+  private fail(thread: Thread, why: string): void {
+    if (!this.threads.has(thread)) return;
+    const { job } = thread;
+    this.stop(thread);
+    if (job) this.end(job, new PsionicError("internal", `[grammar] expected a running thread, got ${why}`));
   }
 
   /** Ends a job that waits or runs; nothing where it has ended. A thread in the middle of one cannot be asked to stop. */
