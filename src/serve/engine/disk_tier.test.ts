@@ -6,11 +6,13 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   statSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import { randomModel, shapes } from "../../../scripts/random-model.ts";
+import { writeCheckpoint } from "../../models/testing/checkpoints.ts";
 import { temporaryFolder, writeModel } from "../../models/testing/variants.ts";
 import type { EngineOptions, GenerateEvent, GenerateRequest } from "../protocol.ts";
 import { type EngineClient, startEngine } from "./index.ts";
@@ -82,6 +84,38 @@ function blocks(store: string): string[] {
   const below = (path: string) => (existsSync(path) ? readdirSync(path) : []);
   return below(store).flatMap((group) => below(join(store, group)).map((name) => join(store, group, name)));
 }
+
+/** An adapter of one matrix of `tiny-gpt-oss`, with the same weights each time. */
+function adapterOf(alpha: number): string {
+  const model = randomModel({ shape: shapes["tiny-gpt-oss"]!, dtype: "q8_0", seed: 31 });
+  const [outputs = 0, inputs = 0] = model.tensors.find((t) => t.name === "blk.0.attn_v.weight")?.shape ?? [];
+  const part = (letter: string, shape: readonly number[]) => ({
+    name: `base_model.model.model.layers.0.self_attn.v_proj.lora_${letter}.weight`,
+    ...{ dtype: "F32" as const, shape, data: new Float32Array(shape[0]! * shape[1]!).fill(0.1) },
+  });
+  const parts = [part("A", [1, inputs]), part("B", [outputs, 1])];
+  const path = writeCheckpoint(join(folder.path, `alpha-${alpha}`), {}, parts);
+  renameSync(join(path, "model.safetensors"), join(path, "adapter_model.safetensors"));
+  writeFileSync(join(path, "adapter_config.json"), JSON.stringify({ r: 1, lora_alpha: alpha }));
+  return path;
+}
+
+test("pages of an adapter are not read under another alpha, nor under the base", async () => {
+  const [store, path] = [newStore(), tinyModel("tiny-gpt-oss")];
+  const [one, two] = [1, 2].map((alpha) => ({ name: "style", path: adapterOf(alpha) }));
+  const reused: number[] = [];
+  const served = new Set<string | undefined>();
+  for (const adapter of [one, one, two, undefined]) {
+    const { engine } = await start(path, store, adapter ? { adapter } : {});
+    reused.push(cached(await all(engine, ask(words(1, 200)))));
+    served.add(engine.info.adapter?.servedDigest);
+    await engine.close();
+  }
+  expect([reused[0], reused[2], reused[3]]).toEqual([0, 0, 0]);
+  expect(reused[1]).toBeGreaterThan(100);
+  // the digest alone would not tell the alphas apart
+  expect(served.size).toBe(2);
+});
 
 const models = ["tiny-llama", "tiny-gpt-oss", "tiny-gemma4-e", "tiny-qwen35", "default"];
 
