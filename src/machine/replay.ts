@@ -1,8 +1,8 @@
 /** `validate_contribution`: the evidence is checked, the work is done again, and a verdict is left in the run root. */
 import { appleLane, refuse } from "./contract.ts";
-import type { Reexecution } from "./reexecution.ts";
 import { type LaneWork, redoneWork } from "./replay_grounds.ts";
 import { checkStageEvidence, type StageEvidence } from "./replay_stage.ts";
+import { hangsInTheAir } from "./replay_start.ts";
 import { checkAgreement, readTarget, type Target } from "./replay_target.ts";
 import { type Verdict, writeVerdict } from "./replay_verdict.ts";
 import type { CheckpointSurface } from "./surface.ts";
@@ -76,10 +76,6 @@ function judge(
     ...done,
   };
 }
-
-/** Steps that hold, from a state that nobody vouches for, or between stages that say otherwise, are kept apart. */
-const hangsInTheAir = ({ start_state, stage }: Reexecution): boolean =>
-  start_state === "unverified" || [stage?.upstream, stage?.downstream].includes("contradicts");
 
 function isClean(surface: CheckpointSurface): boolean {
   const recovered = ![null, "none", "primary_pointer"].includes(surface.recovery_source_kind);

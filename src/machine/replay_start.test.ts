@@ -7,6 +7,10 @@ import { type ExecutionEvidence, type LaneProfile, retainedKind } from "./eviden
 import { writeState } from "./lanes/state_object.ts";
 import { planWindow } from "./lanes/window_plan.ts";
 import { WindowSession } from "./lanes/window_session.ts";
+import type { Reexecution } from "./reexecution.ts";
+import type { Redoable } from "./replay_grounds.ts";
+import { startOf } from "./replay_start.ts";
+import type { Invocation } from "./surfaces.ts";
 import { Bench } from "./testing/bench.ts";
 import { artifactOf, artifactPath, type Edits, forge } from "./testing/reseal.ts";
 import { nudged, stateEdits } from "./testing/tamperings.ts";
@@ -86,3 +90,29 @@ test("an end that was judged vouches for the next beginning; another beginning i
   expect(judged(second, "--start-state", "the first one")).toMatchObject({ verdict: "bad_config" });
   bench.fresh();
 }, 60_000);
+
+test("a stage that contradicts its neighbour says nothing of its next window's beginning", () => {
+  const stage = { assignment_digest: "1".repeat(64) };
+  const target = {
+    receipt: { run_id: "run", node_pubkey: "node", grouped_stage_assignment: stage },
+    evidence: {
+      steps: [{ step: 9 }],
+      ...{ start_state_digest: zeros, backend: "cpu", kernel_library_digest: zeros },
+    },
+    files: new Map(),
+  } as unknown as Redoable;
+  const start = (upstream: string, end: string) => {
+    const held = {
+      ...{ start_state: "seed", challenged_run_id: "run", last_step: 8, lane_profile_digest: zeros },
+      ...{ stage: { ...stage, upstream, downstream: "none" }, end_state_digest: end },
+      ...{ worker_backend: "cpu", worker_kernel_library_digest: zeros },
+    } as unknown as Reexecution;
+    const invocation = { manifest: { checkpoint_object_digest: null } } as unknown as Invocation;
+    const { state, differences } = startOf(invocation, target, [held], zeros);
+    return [state, differences.length];
+  };
+  expect(start("agrees", zeros)).toEqual(["accepted", 0]);
+  expect(start("contradicts", zeros)).toEqual(["unverified", 0]);
+  expect(start("agrees", "2".repeat(64))).toEqual(["unverified", 1]);
+  expect(start("contradicts", "2".repeat(64))).toEqual(["unverified", 0]);
+});

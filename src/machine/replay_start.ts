@@ -28,13 +28,17 @@ export function heldBefore({ root }: Invocation, { receipt }: Pick<Redoable, "re
     );
 }
 
+/** Steps that hold, from a state that nobody vouches for, or between stages that say otherwise, are kept apart. */
+export const hangsInTheAir = ({ start_state, stage }: Reexecution): boolean =>
+  start_state === "unverified" || [stage?.upstream, stage?.downstream].includes("contradicts");
+
 /** Whether a window's beginning is more than a worker's word: then so is its end. */
 export const isVouched = (record: Reexecution): boolean => record.start_state !== "unverified";
 
 /**
  * The seed's state, the one that the validator's manifest names, or the end of a window whose work held here and which itself
- * began so, under the same profile and, for grouped work, the same stage. Work on the same kernels can have come to one state
- * alone, so that another is a difference.
+ * began so and contradicts no neighbour, under the same profile and, for grouped work, the same stage. Work on the same kernels
+ * can have come to one state alone, so that another is a difference.
  */
 export function startOf(
   invocation: Invocation,
@@ -65,7 +69,7 @@ export function startOf(
   const stage = receipt.grouped_stage_assignment?.assignment_digest;
   const known = held.filter(
     (r) =>
-      isVouched(r) &&
+      !hangsInTheAir(r) &&
       runs.includes(r.challenged_run_id) &&
       r.last_step === before &&
       r.lane_profile_digest === profileDigest &&
