@@ -194,7 +194,8 @@ export function loadCheckpoint(
   const state = readState(folder, digest);
   for (const key of ["model_id", "dataset_identity", "dataset_digest", "settings_digest"] as const) {
     if (state[key] !== identity[key]) {
-      throw unexpected("invalid_request", folder, `${key} ${identity[key]}`, state[key], {
+      const code = key.startsWith("dataset_") ? "digest_mismatch" : "invalid_request";
+      throw unexpected(code, folder, `${key} ${identity[key]}`, state[key], {
         fix: "A run goes on with the settings and data it began with",
       });
     }

@@ -2,7 +2,7 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync, statfsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { AsideFile } from "../core/aside.ts";
-import { unexpected } from "../core/error.ts";
+import { PsionicError, unexpected } from "../core/error.ts";
 
 /** Makes the files of a folder last, then their names. */
 export function syncFiles(folder: string): void {
@@ -34,6 +34,16 @@ export function writeWhole(path: string, parts: Iterable<Uint8Array>): void {
   for (const part of parts) file.write(part);
   file.keep();
   syncFolder(dirname(path));
+}
+
+/** A full disk may be met by any write: as `disk_full` then, else the error itself. */
+export function asDiskFull(error: unknown, where: string): unknown {
+  const text = error instanceof Error ? error.message : String(error);
+  if (error instanceof PsionicError || !/ENOSPC|EDQUOT/.test(text)) return error;
+  return unexpected("disk_full", where, "room in the folder of the run", text, {
+    fix: "Free space and go on; the last checkpoint is intact",
+    cause: error,
+  });
 }
 
 /** Bytes that may still be written below `path`. */

@@ -7,6 +7,7 @@ import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from
 import { print, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
+import { asDiskFull } from "../durable.ts";
 import { gitState } from "../git_state.ts";
 import { scoreArtifact } from "../golf/artifact_score.ts";
 import type { GolfReport } from "../golf/report.ts";
@@ -15,6 +16,7 @@ import { type GolfOptions, type GolfRun, golfPaths, openGolfRun } from "../golf/
 import {
   checkedGolfSettings,
   compressions,
+  fallsBySteps,
   finalValidations,
   freeSettings,
   type GolfSettings,
@@ -145,7 +147,8 @@ export const golf = command({
         throw new UsageError(`--${option} means nothing to ${name}`);
     try {
       await act(given);
-    } catch (error) {
+    } catch (cause) {
+      const error = asDiskFull(cause, "train golf");
       const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
       if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
       throw error;
@@ -234,8 +237,7 @@ function rootOf(given: Given): string {
 async function resume(given: Given): Promise<void> {
   const kept = openGolfRun(rootOf(given), sourceOf(given));
   const settings = checkedGolfSettings("train golf resume", { ...kept.settings, ...givenSettings(given) });
-  const bySteps = settings.time_budget_seconds === 0 && settings.warm_down_steps > 0;
-  if (bySteps && settings.max_steps !== kept.settings.max_steps)
+  if (fallsBySteps(settings) && settings.max_steps !== kept.settings.max_steps)
     throw new UsageError(
       `a run that warms down by its steps goes on with the max_steps it began with, ${kept.settings.max_steps}`,
     );

@@ -10,6 +10,7 @@ import { print } from "../../terminal/output.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
 import { dashboardSnapshot, serveDashboard } from "../dashboard_page.ts";
 import { decideContinueRestart } from "../decision.ts";
+import { asDiskFull } from "../durable.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
 import type { Lane } from "../lanes/lane.ts";
@@ -166,7 +167,7 @@ export const train = command({
     try {
       await act.run(given);
     } catch (cause) {
-      const error = asDiskFull(cause);
+      const error = asDiskFull(cause, "train");
       const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
       if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
       throw error;
@@ -240,16 +241,6 @@ function refuseIgnored(given: Given, action: string, known: readonly string[]): 
     if (name === "action" || given[name] === undefined || known.includes(name)) continue;
     throw new UsageError(`--${name} means nothing to ${action}`);
   }
-}
-
-/** A full disk may be met by any write. */
-function asDiskFull(error: unknown): unknown {
-  const text = error instanceof Error ? error.message : String(error);
-  if (!/ENOSPC|EDQUOT/.test(text)) return error;
-  return unexpected("disk_full", "train", "room in the run root", text, {
-    fix: "Free space and resume; the last checkpoint is intact",
-    cause: error,
-  });
 }
 
 /** Options that are settings of a run, as the command line spells them, with the reader of each. */

@@ -1,6 +1,15 @@
 /** Runs of the golf lane on a small data set: what they leave behind, that they go on bit for bit, and what is refused. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sha256 } from "../../core/digest.ts";
@@ -179,7 +188,7 @@ describe("refused", () => {
     const flipped = copied("flipped", "small_train_000000.bin", (b) =>
       b.map((v, i) => (i === 1030 ? v ^ 1 : v)),
     );
-    expect(refusal(runOf("r1", { dataset: flipped }))).rejects.toMatchObject({ code: "digest_mismatch" });
+    expect(refusal(runOf("r1", { dataset: flipped }))).rejects.toThrow("expected settings_digest");
     const cut = copied("cut", "small_train_000001.bin", (b) => b.subarray(0, b.length - 2));
     expect(refusal(runOf("r2", { dataset: cut }))).rejects.toMatchObject({ code: "file_malformed" });
     expect(existsSync(join(folder, "r2", golfPaths.settings))).toBe(false);
@@ -189,7 +198,7 @@ describe("refused", () => {
     const other = mkdtempSync(join(folder, "other-"));
     writeGolfData(other, 380);
     const tokenizer = join(other, "tokenizer");
-    expect(refusal(runOf("r3", { tokenizer }))).rejects.toMatchObject({ code: "digest_mismatch" });
+    expect(refusal(runOf("r3", { tokenizer }))).rejects.toThrow("expected settings_digest");
     expect(refusal(runOf("r4", { model: "baseline_sp1024_9x512" }))).rejects.toThrow("1024 pieces, got 400");
   });
 
@@ -212,7 +221,7 @@ describe("refused", () => {
       path,
       readFileSync(path).map((v, i) => (i === 5000 ? v ^ 1 : v)),
     );
-    expect(resumeGolf(run, options)).rejects.toMatchObject({ code: "digest_mismatch" });
+    expect(resumeGolf(run, options)).rejects.toThrow("expected settings_digest");
   });
 });
 
@@ -256,6 +265,38 @@ describe("the command line", () => {
     const undisturbed = await ended([...words(whole, ...steps), "--threads", "1"]);
     expect(undisturbed.out).toContain("executed_steps=200\n");
     expect(digestOf(killed, 200)).toBe(digestOf(whole, 200));
+  });
+
+  test("more steps where the rate stays; a refused resume leaves the run as it was", async () => {
+    const root = join(folder, "longer");
+    const own = { warm_down_steps: 0, max_steps: 2, final_validation: "live_only" } as const;
+    await startGolf({ ...runOf("longer", own), root }, options);
+    const before = readFileSync(join(root, golfPaths.settings), "utf8");
+    const others = runOf("longer", { ...own, seed: 2, max_steps: 3 });
+    await expect(resumeGolf(others, options)).rejects.toThrow("expected settings_digest");
+    // without its manifest a data set is another one
+    const dataset = join(folder, "other");
+    cpSync(join(folder, "dataset"), dataset, { recursive: true });
+    rmSync(join(dataset, "manifest.json"));
+    const other = await ended(["resume", "--run-root", root, "--dataset", dataset, "--allow-dirty-tree"]);
+    expect(other).toMatchObject({ code: 4, out: "" });
+    expect(other.err).toContain("expected dataset_");
+    expect(readFileSync(join(root, golfPaths.settings), "utf8")).toBe(before);
+    const resumed = await ended(["resume", "--run-root", root, "--max-steps", "3", "--allow-dirty-tree"]);
+    expect(resumed).toMatchObject({ code: 0 });
+    expect(resumed.out).toContain("executed_steps=3\n");
+  });
+
+  test("a disk that any write finds full ends it with exit code 7", async () => {
+    if (!existsSync("/dev/full")) return;
+    const root = join(folder, "full");
+    await startGolf(runOf("full", { final_validation: "live_only" }), options);
+    rmSync(join(root, "checkpoints"), { recursive: true });
+    rmSync(join(root, "train.log"));
+    symlinkSync("/dev/full", join(root, "train.log"));
+    const found = await ended(["resume", "--run-root", root, "--allow-dirty-tree"]);
+    expect(found).toMatchObject({ code: 7 });
+    expect(found.err).toContain("ENOSPC");
   });
 
   test("exit codes", async () => {

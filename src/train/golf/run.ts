@@ -34,7 +34,6 @@ export async function startGolf(run: GolfRun, options: GolfOptions): Promise<Gol
 export async function resumeGolf(run: GolfRun, options: GolfOptions): Promise<GolfReport> {
   using _lock = lockFolder(join(run.root, golfPaths.lock), run.root);
   const data = await openGolfData(run.settings, options.watcher.shards);
-  writeSettings(run);
   return trained(run, data, options);
 }
 
@@ -55,6 +54,8 @@ async function trained(run: GolfRun, data: GolfData, options: GolfOptions): Prom
     if (products.summary !== "none") options.watcher.note?.(`matrix products: ${products.summary}`);
     using trainer = new Trainer(device, model, windows, config, checkpoint ? "none" : "seed");
     if (checkpoint) loadCheckpoint(trainer, checkpoint, identityOf(settings, data, model));
+    // what the checkpoint does not fit leaves the run root as it was
+    writeSettings(run);
     const course = new Course(run, data, options, trainer, machine);
     await course.steps();
     return finish(run, data, trainer, machine, course, options.watcher);

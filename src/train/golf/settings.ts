@@ -114,11 +114,14 @@ export function strideOf({
   throw unexpected("invalid_request", "train golf", `an eval mode of ${expected}`, eval_mode);
 }
 
+/** Whether the learning rate falls with the steps, so that their number cannot change. */
+export const fallsBySteps = (s: GolfSettings): boolean =>
+  s.time_budget_seconds === 0 && s.warm_down_steps > 0;
+
 /** SHA-256 of what a step depends on; where files lie is not part of it. */
 export function settingsDigest(settings: GolfSettings): string {
   const { dataset: _dataset, tokenizer: _tokenizer, ...rest } = settings;
-  const step = Object.fromEntries(
-    Object.entries(rest).filter(([key]) => !freeSettings.includes(key as keyof GolfSettings)),
-  );
+  const free: readonly string[] = fallsBySteps(settings) ? freeSettings : [...freeSettings, "max_steps"];
+  const step = Object.fromEntries(Object.entries(rest).filter(([key]) => !free.includes(key)));
   return sha256(canonicalJson(step));
 }
