@@ -109,7 +109,7 @@ export async function startRun(run: Run, options: RunOptions): Promise<RunOutcom
   using _lock = lockRun(run.root);
   writePendingPointer(run);
   write(run, ownPaths.settings, settingsDocument(run));
-  return prepared(run, options, { step: 0 });
+  return await prepared(run, options, { step: 0 });
 }
 
 /** Goes on with a run from the checkpoint that its pointer names. */
@@ -121,7 +121,7 @@ export async function resumeRun(run: Run, options: RunOptions): Promise<RunOutco
     log(run, "resume_refused_auto_resume", surfaces(run.lane).resume_surface_id);
     throw new PsionicError("digest_mismatch", `[train resume] ${found.reason}`, { run_root: run.root });
   }
-  return prepared(run, options, found.state === "begin" ? { step: 0 } : found);
+  return await prepared(run, options, found.state === "begin" ? { step: 0 } : found);
 }
 
 /**

@@ -287,6 +287,21 @@ describe("the command line", () => {
     expect(resumed.out).toContain("executed_steps=3\n");
   });
 
+  test("a second process is refused for as long as the first one trains", async () => {
+    const root = join(folder, "taken");
+    const child = spawned([
+      ...words(root, "--max-steps", "100000", "--checkpoint-every", "20"),
+      "--threads",
+      "1",
+    ]);
+    while (!existsSync(join(root, golfPaths.steps))) await Bun.sleep(5);
+    const second = await ended(["resume", "--run-root", root, "--allow-dirty-tree"]);
+    child.kill("SIGKILL");
+    await child.exited;
+    expect(second).toMatchObject({ code: 8, out: "" });
+    expect(second.err).toContain("a folder that no other process is at");
+  });
+
   test("a disk that any write finds full ends it with exit code 7", async () => {
     if (!existsSync("/dev/full")) return;
     const root = join(folder, "full");

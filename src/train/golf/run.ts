@@ -27,14 +27,14 @@ export async function startGolf(run: GolfRun, options: GolfOptions): Promise<Gol
   using _lock = lockFolder(join(run.root, golfPaths.lock), run.root);
   const data = await openGolfData(run.settings, options.watcher.shards);
   writeSettings(run);
-  return trained(run, data, options);
+  return await trained(run, data, options);
 }
 
 /** Goes on with a run from its last checkpoint, or from the beginning where there is none; settings may have changed. */
 export async function resumeGolf(run: GolfRun, options: GolfOptions): Promise<GolfReport> {
   using _lock = lockFolder(join(run.root, golfPaths.lock), run.root);
   const data = await openGolfData(run.settings, options.watcher.shards);
-  return trained(run, data, options);
+  return await trained(run, data, options);
 }
 
 async function trained(run: GolfRun, data: GolfData, options: GolfOptions): Promise<GolfReport> {
