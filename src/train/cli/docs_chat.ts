@@ -218,7 +218,7 @@ async function start(given: Given): Promise<void> {
     [
       `model=${result.path}`,
       `steps=${result.steps}`,
-      `tokens_per_second=${Math.round(result.tokens_per_second)}`,
+      `tokens_per_second=${result.tokens_per_second === null ? "not measured" : Math.round(result.tokens_per_second)}`,
       `last_loss=${result.last_loss?.toFixed(4) ?? "none"}`,
       `train_seconds=${result.train_seconds.toFixed(1)}`,
       `total_seconds=${total_seconds.toFixed(1)}`,

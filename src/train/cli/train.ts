@@ -72,7 +72,10 @@ export const train = command({
     "run-root": value("FOLDER", "all but start: the run root"),
     to: value("PLACE", "backup: a folder or s3://bucket/prefix; default checkpoints/backups of the run root"),
     "run-id": value("ID", "start: name of the run; default the lane's with the time"),
-    model: value("NAME", "pilot, or a small one: tiny, tiny_gpt2, tiny_gpt_oss"),
+    model: value(
+      "NAME",
+      "pilot, or a small one: tiny, tiny_gpt2, tiny_gpt_oss; actual_pretraining: internal, pilot, moe, tiny, tiny_moe",
+    ),
     dataset: value(
       "FOLDER",
       "actual_pretraining: what data pack made; resume: where it lies now; default PSION_ACTUAL_PRETRAINING_DATASET",

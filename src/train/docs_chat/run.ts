@@ -47,7 +47,8 @@ export type DocsChatResult = {
   readonly steps: number;
   /** Whether all of the way was gone, not ended by a signal. */
   readonly complete: boolean;
-  readonly tokens_per_second: number;
+  /** Of the steps of this process, as the losses and seconds; null where it made none. */
+  readonly tokens_per_second: number | null;
   readonly first_loss: number | null;
   readonly last_loss: number | null;
   /** Mean loss of the rows of held-out windows, in nats, at checkpoints; null where none were held out. */
@@ -251,7 +252,7 @@ async function steps(
       last_loss: final,
       held_out: held,
     },
-    tokens_per_second: busyMs > 0 ? (1000 * tokens) / busyMs : 0,
+    tokens_per_second: busyMs > 0 ? (1000 * tokens) / busyMs : null,
     train_seconds: busyMs / 1000,
     document_tokens: material.stream.documentTokens,
     conversation_tokens: material.stream.conversationTokens,
