@@ -188,7 +188,7 @@ describe("refused", () => {
     const flipped = copied("flipped", "small_train_000000.bin", (b) =>
       b.map((v, i) => (i === 1030 ? v ^ 1 : v)),
     );
-    expect(refusal(runOf("r1", { dataset: flipped }))).rejects.toThrow("expected settings_digest");
+    await expect(refusal(runOf("r1", { dataset: flipped }))).rejects.toThrow("expected SHA-256");
     const cut = copied("cut", "small_train_000001.bin", (b) => b.subarray(0, b.length - 2));
     expect(refusal(runOf("r2", { dataset: cut }))).rejects.toMatchObject({ code: "file_malformed" });
     expect(existsSync(join(folder, "r2", golfPaths.settings))).toBe(false);
@@ -198,7 +198,7 @@ describe("refused", () => {
     const other = mkdtempSync(join(folder, "other-"));
     writeGolfData(other, 380);
     const tokenizer = join(other, "tokenizer");
-    expect(refusal(runOf("r3", { tokenizer }))).rejects.toThrow("expected settings_digest");
+    await expect(refusal(runOf("r3", { tokenizer }))).rejects.toThrow("expected the tokenizer of the shards");
     expect(refusal(runOf("r4", { model: "baseline_sp1024_9x512" }))).rejects.toThrow("1024 pieces, got 400");
   });
 
@@ -221,7 +221,7 @@ describe("refused", () => {
       path,
       readFileSync(path).map((v, i) => (i === 5000 ? v ^ 1 : v)),
     );
-    expect(resumeGolf(run, options)).rejects.toThrow("expected settings_digest");
+    await expect(resumeGolf(run, options)).rejects.toThrow("expected SHA-256");
   });
 });
 
