@@ -162,7 +162,7 @@ async function headerTexts(): Promise<string[]> {
 /** The shim with kernels that hold mistakes, for tests of the checks. */
 async function faultSources(): Promise<MetalSources> {
   const faults = join(standin, "faults", "faults");
-  const shim = ["shim.m", "pipeline.m", "types.m"].map((file) => join(folder, file));
+  const shim = ["shim.m", "pipeline.m", "times.m", "types.m"].map((file) => join(folder, file));
   return { objectiveC: [...shim, `${faults}.m`], kernels: [{ stem: "faults", path: `${faults}.metal` }] };
 }
 
