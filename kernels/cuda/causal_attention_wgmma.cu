@@ -33,6 +33,14 @@ struct Ring {
   __device__ __forceinline__ void wait_full(i32 n) const { bulk_wait(full + n % STAGES, n / STAGES & 1); }
   __device__ __forceinline__ u64* arrival(i32 n) const { return full + n % STAGES; }
   __device__ __forceinline__ void release(i32 n) const { count_arrive(empty + n % STAGES); }
+  /* Fills use n with a tile of each of two matrices, one behind the other; the caller copies `more` bytes besides. */
+  __device__ __forceinline__ void fill(i32 n, u8* stages, const TensorMap* a, const TensorMap* b, i32 inner, i32 outer, i32 batch, u32 more = 0) const {
+    u8* to = stages + n % STAGES * (2 * BLOCK);
+    wait_empty(n);
+    bulk_expect(arrival(n), 2 * BLOCK + more);
+    tensor_copy(to, a, inner, outer, batch, arrival(n));
+    tensor_copy(to + BLOCK, b, inner, outer, batch, arrival(n));
+  }
 };
 
 /* A fragment of a warp's 16 rows from a tile in shared memory. */
@@ -103,13 +111,7 @@ __global__ void __launch_bounds__(FORWARD_THREADS, 2)
   i32 least, most_seen;
   seen_range(c, s, row0, FORWARD_ROWS, range, least, most_seen);
   const i32 begin = least / TILE * TILE, tiles = PSI_DIVIDE_UP(min(row0 + FORWARD_ROWS, c.length) - begin, TILE), kv = h / (c.heads / c.kv_heads) * HEAD;
-  const auto fetch = [&](i32 n) {
-    u8* to = stages + n % FORWARD_STAGES * (2 * BLOCK);
-    ring.wait_empty(n);
-    bulk_expect(ring.arrival(n), 2 * BLOCK);
-    tensor_copy(to, &map_k, kv, begin + n * TILE, s, ring.arrival(n));
-    tensor_copy(to + BLOCK, &map_v, kv, begin + n * TILE, s, ring.arrival(n));
-  };
+  const auto fetch = [&](i32 n) { ring.fill(n, stages, &map_k, &map_v, kv, begin + n * TILE, s); };
   if (threadIdx.x == 0) {
     bulk_expect(arrived_q, FORWARD_GROUPS * BLOCK);
     tensor_copy(shared, &map_q, h * HEAD, row0, s, arrived_q);
@@ -240,13 +242,9 @@ __global__ void __launch_bounds__(WARPGROUP, 3)
   /* rows that may see these keys, for each head of the group */
   const i32 end = c.window > 0 ? min(c.length, k0 + TILE - 1 + c.window) : c.length, per_head = PSI_DIVIDE_UP(end - k0, TILE), count = per_head * group;
   const auto fetch = [&](i32 n) {
-    const i32 h = kv * group + n / per_head, row0 = k0 + n % per_head * TILE, stage = n % KEYS_STAGES;
-    u8* to = stages + stage * (2 * BLOCK);
-    ring.wait_empty(n);
-    bulk_expect(ring.arrival(n), 2 * BLOCK + FACT_BYTES);
-    tensor_copy(to, &map_q, h * HEAD, row0, s, ring.arrival(n));
-    tensor_copy(to + BLOCK, &map_dy, h * HEAD, row0, s, ring.arrival(n));
-    bulk_copy(facts + stage * FACT_BYTES, c.facts_of(s, h) + row0, FACT_BYTES, ring.arrival(n));
+    const i32 h = kv * group + n / per_head, row0 = k0 + n % per_head * TILE;
+    ring.fill(n, stages, &map_q, &map_dy, h * HEAD, row0, s, FACT_BYTES);
+    bulk_copy(facts + n % KEYS_STAGES * FACT_BYTES, c.facts_of(s, h) + row0, FACT_BYTES, ring.arrival(n));
   };
   if (threadIdx.x == 0) {
     bulk_expect(arrived, 2 * BLOCK);
@@ -339,13 +337,7 @@ __global__ void __launch_bounds__(WARPGROUP, 4)
   i32 least, most_seen;
   seen_range(c, s, row0, TILE, range, least, most_seen);
   const i32 begin = least / TILE * TILE, tiles = PSI_DIVIDE_UP(min(row0 + TILE, c.length) - begin, TILE), kv = h / (c.heads / c.kv_heads) * HEAD;
-  const auto fetch = [&](i32 n) {
-    u8* to = stages + n % ROWS_STAGES * (2 * BLOCK);
-    ring.wait_empty(n);
-    bulk_expect(ring.arrival(n), 2 * BLOCK);
-    tensor_copy(to, &map_k, kv, begin + n * TILE, s, ring.arrival(n));
-    tensor_copy(to + BLOCK, &map_v, kv, begin + n * TILE, s, ring.arrival(n));
-  };
+  const auto fetch = [&](i32 n) { ring.fill(n, stages, &map_k, &map_v, kv, begin + n * TILE, s); };
   if (threadIdx.x == 0) {
     bulk_expect(arrived, 2 * BLOCK);
     tensor_copy(shared, &map_q, h * HEAD, row0, s, arrived);
