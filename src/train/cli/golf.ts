@@ -121,8 +121,8 @@ export const golf = command({
     },
     threads: value("N", "Threads of the CPU; 0: one per core"),
     artifact: value("FILE", "score: a compressed model"),
-    author: value("NAME", "package: who submits"),
-    "github-id": value("ID", "package: who submits, on GitHub"),
+    author: value("NAME", "package, needed: who submits"),
+    "github-id": value("ID", "package, needed: who submits, on GitHub"),
     name: value("TEXT", "package: name of the submission; default the run's id"),
     blurb: value("TEXT", "package: a sentence on it"),
     "git-ref": value("REF", "The source that the report names"),
@@ -345,11 +345,18 @@ async function scored(given: Given): Promise<void> {
   );
 }
 
+/** A submission names who makes it. */
+function submitter(given: Given, name: "author" | "github-id"): string {
+  const value = text(given, name);
+  if (!value?.trim()) throw new UsageError(`expected --${name} for package, got none`);
+  return value;
+}
+
 async function packed(given: Given): Promise<void> {
   const root = rootOf(given);
   const made = packSubmission(root, {
-    author: text(given, "author") ?? "",
-    github_id: text(given, "github-id") ?? "",
+    author: submitter(given, "author"),
+    github_id: submitter(given, "github-id"),
     ...(text(given, "name") !== undefined && { name: text(given, "name")! }),
     ...(text(given, "blurb") !== undefined && { blurb: text(given, "blurb")! }),
   });

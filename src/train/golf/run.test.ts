@@ -319,6 +319,7 @@ describe("the command line", () => {
       [["dance"], 2, "expected start, resume, score, package, got dance"],
       [["--dataset", "x"], 2, "missing --tokenizer"],
       [["package", "--run-root", folder, "--seed", "1"], 2, "--seed means nothing to package"],
+      [["package", "--run-root", folder, "--author", "Ada"], 2, "expected --github-id for package"],
       [["resume", "--run-root", join(folder, "nowhere")], 1, "expected a run root"],
       [words(join(folder, "e1"), "--eval-mode", "sliding_window:99"), 1, "STRIDE of 1 to 16"],
       [["resume", "--run-root", folder, "--allow-dirty-tree"], 1, "golf_settings.json"],
