@@ -19,7 +19,7 @@ export async function testsOf(file: string, library: string | undefined, log: st
     what: `${basename(file) === "cuda.test.ts" ? file : basename(file, ".test.ts")} against the CPU (${seconds.toFixed(1)} s)`,
     required: "0 fail",
     got: only
-      ? `${count("skip")} skipped: for fibers only`
+      ? `${count("skip")} skipped here`
       : `${count("pass")} pass, ${count("fail")} fail${why}`,
     ...(!only && { ok: code === 0 && count("pass") > 0 }),
   };
