@@ -18,9 +18,7 @@ export async function testsOf(file: string, library: string | undefined, log: st
   return {
     what: `${basename(file) === "cuda.test.ts" ? file : basename(file, ".test.ts")} against the CPU (${seconds.toFixed(1)} s)`,
     required: "0 fail",
-    got: only
-      ? `${count("skip")} skipped here`
-      : `${count("pass")} pass, ${count("fail")} fail${why}`,
+    got: only ? `${count("skip")} skipped here` : `${count("pass")} pass, ${count("fail")} fail${why}`,
     ...(!only && { ok: code === 0 && count("pass") > 0 }),
   };
 }
