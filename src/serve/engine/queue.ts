@@ -32,9 +32,22 @@ export class FairQueue<T> {
     return undefined;
   }
 
-  /** Takes the entry whose turn it is. */
-  take(): T | undefined {
+  /** How many entries of a client wait. */
+  sizeOf(client: string): number {
+    return this.lines.get(client)?.length ?? 0;
+  }
+
+  /** The last entry of the client that has the most of them. */
+  lastOfMost(): { readonly client: string; readonly entry: T } | undefined {
+    let most: readonly [string, readonly T[]] | undefined;
+    for (const line of this.lines) if (!most || line[1].length > most[1].length) most = line;
+    return most && { client: most[0], entry: most[1].at(-1)! };
+  }
+
+  /** Takes the entry whose turn it is, of those clients that may have one; the others keep their turns. */
+  take(may: (client: string) => boolean = () => true): T | undefined {
     for (const [client, line] of this.lines) {
+      if (!may(client)) continue;
       const entry = line.shift();
       this.lines.delete(client);
       if (line.length > 0) this.lines.set(client, line);

@@ -111,6 +111,26 @@ test("one client's slow schemas leave a thread to the others; a full queue is re
   await Promise.all([...slows, more]);
 });
 
+test("one client's many schemas neither fill the queue for the others nor put them behind", async () => {
+  const one = compiler({ threads: 2, mostWaiting: 4 });
+  const ended: string[] = [];
+  const told = (name: string, of: Promise<unknown>) =>
+    of.then(
+      () => ended.push(name),
+      ({ code }) => ended.push(`${name} ${code}`),
+    );
+  const hostile = [1, 2, 3, 4, 5].map((salt) =>
+    told(`slow ${salt}`, one.compile(slow(salt), "hostile", signal)),
+  );
+  await expect(one.compile(slow(6), "hostile", signal)).rejects.toMatchObject({ code: "queue_full" });
+  const others = ["b", "c"].map((name) => told(name, one.compile(choice(name), name, signal)));
+  await Promise.all(others);
+  // the last of the one with the most had to make room, once: the thread that was free took the first of the others
+  expect(ended.filter((end) => !end.endsWith("unsupported"))).toEqual(["slow 5 queue_full", "b", "c"]);
+  one.close();
+  await Promise.all(hostile);
+});
+
 test("what nobody wants any more is stopped; who still waits gets it", async () => {
   const one = compiler({ threads: 1 });
   const [first, second, third] = [new AbortController(), new AbortController(), new AbortController()];

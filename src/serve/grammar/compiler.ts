@@ -1,6 +1,7 @@
 import { sha256 } from "../../core/digest.ts";
 import { PsionicError, unexpected } from "../../core/error.ts";
 import { errorFrom } from "../engine/link.ts";
+import { FairQueue } from "../engine/queue.ts";
 import { refused, withField } from "./refusal.ts";
 import type { CompiledTask, GrammarTask } from "./task.ts";
 import type { CompilerReply, CompilerRequest } from "./worker.ts";
@@ -13,7 +14,7 @@ export type CompilerLimits = {
   readonly mostMs: number;
   /** Characters of a task as JSON. */
   readonly mostText: number;
-  /** Tasks that wait; more are refused as a full queue. */
+  /** Tasks that wait. Beyond that the client with the most of them gives one up for another's, or is refused. */
   readonly mostWaiting: number;
   /** Threads at once. A client has all but one of them, so that no client's tasks keep those of others waiting. */
   readonly threads: number;
@@ -46,7 +47,7 @@ export class GrammarCompiler {
   private readonly kept = new Map<string, CompiledGrammar>();
   private keptBytes = 0;
   private readonly jobs = new Map<string, Job>();
-  private readonly waiting: Job[] = [];
+  private readonly waiting = new FairQueue<Job>();
   private readonly threads = new Set<Thread>();
   private closed = false;
 
@@ -70,18 +71,13 @@ export class GrammarCompiler {
     if (this.closed || signal.aborted) throw cancelled();
     const job = this.jobs.get(digest);
     if (job) return this.result(job, signal);
-    if (this.waiting.length >= mostWaiting) {
-      const details = { maxQueue: mostWaiting };
-      throw unexpected("queue_full", "grammar", `fewer than ${mostWaiting} waiting`, mostWaiting, {
-        details,
-      });
-    }
+    if (this.waiting.size >= mostWaiting) this.makeRoom(client);
     const made = {
       ...{ digest, text, field, client, wanted: 0 },
       result: Promise.withResolvers<CompiledGrammar>(),
     };
     this.jobs.set(digest, made);
-    this.waiting.push(made);
+    this.waiting.push(client, made);
     this.startNext();
     return this.result(made, signal);
   }
@@ -108,20 +104,29 @@ export class GrammarCompiler {
     }
   }
 
-  /** Gives waiting jobs to threads, the first client's first, while it has not all but one of them. */
+  /** A place in a full queue, of the client that has the most; throws where that is the one that asks. */
+  private makeRoom(client: string): void {
+    const { mostWaiting } = this.limits;
+    const details = { maxQueue: mostWaiting };
+    const full = unexpected("queue_full", "grammar", `fewer than ${mostWaiting} waiting`, mostWaiting, {
+      details,
+    });
+    const most = this.waiting.lastOfMost();
+    if (!most || this.waiting.sizeOf(client) + 1 >= this.waiting.sizeOf(most.client)) throw full;
+    this.end(most.entry, full);
+  }
+
+  /** Gives waiting jobs to threads, clients in turns, each while it has not all but one of them. */
   private startNext(): void {
     const { threads } = this.limits;
+    const most = Math.max(1, threads - 1);
     for (;;) {
       const busy = [...this.threads].flatMap(({ job }) => job ?? []);
       if (busy.length >= threads) return;
-      const most = Math.max(1, threads - 1);
-      const at = this.waiting.findIndex(
-        ({ client }) => busy.filter((job) => job.client === client).length < most,
-      );
-      if (at < 0) return;
-      const [job] = this.waiting.splice(at, 1);
+      const job = this.waiting.take((client) => busy.filter((one) => one.client === client).length < most);
+      if (!job) return;
       const idle = [...this.threads].find((thread) => !thread.job);
-      this.run(idle ?? this.start(), job!);
+      this.run(idle ?? this.start(), job);
     }
   }
 
@@ -180,8 +185,7 @@ export class GrammarCompiler {
   private end(job: Job, error: PsionicError): void {
     if (this.jobs.get(job.digest) !== job) return;
     this.jobs.delete(job.digest);
-    const at = this.waiting.indexOf(job);
-    if (at >= 0) this.waiting.splice(at, 1);
+    this.waiting.remove((one) => one === job);
     for (const thread of [...this.threads]) if (thread.job === job) this.stop(thread);
     // where the last one has left, nobody listens
     job.result.promise.catch(() => {});

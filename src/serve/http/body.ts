@@ -10,6 +10,7 @@ const bodyLimits = { nesting: 1024, containers: 250_000, texts: 500_000, values:
 /** Reads and parses a JSON body of at most `limitBytes`. Throws 400, 413 or 415. */
 export async function readJson(request: Request, limitBytes: number): Promise<unknown> {
   checkContentType(request.headers.get("content-type"));
+  checkEncoding(request.headers.get("content-encoding"));
   const bytes = await readBytes(request, limitBytes);
   if (bytes.length === 0) throw invalidJson("The request has no body; send a JSON object.");
   let text: string;
@@ -66,6 +67,15 @@ function checkContentType(header: string | null): void {
   if (type.endsWith("json") || type === "text/plain" || type === "application/x-www-form-urlencoded") return;
   throw new HttpError(415, "The body must be JSON: send content-type application/json.", {
     code: "unsupported_media_type",
+  });
+}
+
+/** A packed body would be taken for broken text, and one that only says so would be read as it is. */
+function checkEncoding(header: string | null): void {
+  if (header === null || /^\s*(identity)?\s*$/i.test(header)) return;
+  throw new HttpError(415, "The body must not be compressed: send it without content-encoding.", {
+    code: "unsupported_media_type",
+    headers: { "accept-encoding": "identity" },
   });
 }
 

@@ -72,7 +72,13 @@ export async function answer(
   response.headers.set("request-id", record.id);
   response.headers.set("x-content-type-options", "nosniff");
   if (!open) finish();
-  return request.method === "HEAD" ? new Response(null, response) : response;
+  if (request.method === "HEAD" && open) {
+    // nobody reads the stream, so it ends here
+    await response.body?.cancel();
+    return new Response(null, response);
+  }
+  // of another HEAD the socket leaves the body out and tells its length
+  return response;
 }
 
 /** The Host header; of a request without a socket the URL's; empty for the old clients that send none. */

@@ -105,6 +105,23 @@ test("unknown paths and wrong methods are quick, readable JSON", async () => {
   expect((await wrong.json()).error.code).toBe("method_not_allowed");
   const head = await fetch(`${server.url}/health`, { method: "HEAD" });
   expect([head.status, await head.text()]).toEqual([200, ""]);
+  const length = String((await (await server.get("/health")).text()).length);
+  expect(head.headers.get("content-length")).toBe(length);
+});
+
+test("a HEAD of a stream opens none", async () => {
+  await using server = await testServer(scriptedModel("x"));
+  for (let i = 0; i < 3; i++) {
+    const head = await fetch(`${server.url}/psionic/management/events`, { method: "HEAD" });
+    expect([head.status, head.headers.get("content-type")]).toEqual([
+      200,
+      "text/event-stream; charset=utf-8",
+    ]);
+  }
+  // a request stands in the log when it has ended
+  await until(() => server.lines.filter((line) => line.startsWith("HEAD ")).length === 3);
+  const metrics = await (await server.get("/metrics")).text();
+  expect(metrics).toContain("psionic_http_requests_in_flight 1\n");
 });
 
 test("props, tokenize and detokenize in llama.cpp's shapes", async () => {
