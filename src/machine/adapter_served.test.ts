@@ -2,9 +2,11 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { randomModel, shapes } from "../../scripts/random-model.ts";
 import { sha256 } from "../core/digest.ts";
 import { referenceCorpus } from "../data/reference_corpus.ts";
 import { defaultModelPath } from "../models/default_model.ts";
+import { writeModel } from "../models/testing/variants.ts";
 import { startEngine } from "../serve/engine/index.ts";
 import { testServer } from "../serve/http/testing/client.ts";
 import { fileSource, type SharedOptions } from "../serve/models/open.ts";
@@ -72,6 +74,18 @@ test("requests choose it by name; it says more of what it was trained on, and it
   expect(missing.status).toBe(400);
   await models.close(true);
 }, 60_000);
+
+test("one that fits the base nowhere is refused when it is named, not when a request asks for it", () => {
+  const config = join(exported, "adapter_config.json");
+  const trained = readFileSync(config, "utf8");
+  writeFileSync(config, trained.replace(/"base_digest": "[0-9a-f]{64}"/, '"base_digest": null'));
+  const adapter = { name: "lane", path: exported };
+  const other = join(bench.folder, "other.gguf");
+  writeModel(other, randomModel({ shape: shapes["tiny-qwen3"]!, dtype: "q8_0", seed: 7 }));
+  expect(() => fileSource(other, options, { adapter })).toThrow("blk.");
+  expect(fileSource(defaultModelPath(), options, { adapter }).name).toEndWith(":lane");
+  writeFileSync(config, trained);
+});
 
 test("another base, another device, a file that was changed on the way: refused by name", async () => {
   const adapter = { name: "lane", path: exported };

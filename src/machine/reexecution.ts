@@ -7,9 +7,10 @@ export const comparisons = ["bit_for_bit", "within_bounds"] as const;
 
 /**
  * What is known of the state that the window begins with: the seed gives it; it is the end of a window whose work held before
- * this validator, which itself began so; the validator's manifest names it; or only the worker says what it is.
+ * this validator, which itself began so; the validator's manifest names it; or only the worker says what it is. Steps that this
+ * validator judged as another window of the run are `repeated`, whatever they begin with.
  */
-export const startStates = ["seed", "accepted", "given", "unverified"] as const;
+export const startStates = ["seed", "accepted", "given", "unverified", "repeated"] as const;
 
 /**
  * How a stage stands to a neighbour's contribution: there is no such neighbour; both say the same of what passed; none was

@@ -1,12 +1,11 @@
 /** The grounds of a verdict: what doing the work again showed, and whether evidence and checkpoint are of this contribution. */
 import { sealed } from "./documents.ts";
 import type { ExecutionEvidence, LaneProfile } from "./evidence.ts";
-import { record, str, u64 } from "./fields.ts";
 import { type Reexecution, reexecution } from "./reexecution.ts";
-import { replayed } from "./replay_inputs.ts";
+import { lineage } from "./replay_lineage.ts";
 import { stageGrounds } from "./replay_neighbours.ts";
 import type { StageEvidence } from "./replay_stage.ts";
-import { givenStart, heldBefore, startOf, takenOver } from "./replay_start.ts";
+import { givenStart, heldBefore, startOf } from "./replay_start.ts";
 import type { Target } from "./replay_target.ts";
 import { drawnNonce, mostListed, redo } from "./replay_work.ts";
 import type { CheckpointSurface } from "./surface.ts";
@@ -76,8 +75,11 @@ export function redoneWork(
     cost_ppm: workerMs ? Math.round((1_000_000 * validatorMs) / workerMs) : null,
   });
   const steps = `${redone.reexecuted_steps.length} of ${redone.total_steps} steps again`;
-  const told =
-    start.state === "unverified" ? `${steps}; nothing here vouches for the state it began with` : steps;
+  const doubts: Partial<Record<typeof start.state, string>> = {
+    unverified: "; nothing here vouches for the state it began with",
+    repeated: "; they were judged as another window of this run",
+  };
+  const told = `${steps}${doubts[start.state] ?? ""}`;
   return { document, told };
 }
 
@@ -87,53 +89,3 @@ function foreign({ receipt, evidence }: Redoable): Difference[] {
     .filter((field) => receipt[field] !== evidence[field])
     .map((field) => ({ what: field, expected: receipt[field], observed: evidence[field] ?? "null" }));
 }
-
-/** Surface and manifest must name one checkpoint, and that must be a state which the work came to, or began with. */
-function lineage({ receipt, surface, evidence, files }: Redoable): Difference[] {
-  const named = surface.checkpoint_object_digest;
-  // no checkpoint was accepted yet
-  if (named === null) return [];
-  const states = [evidence.start_state_digest, ...evidence.retained_states.map((s) => s.object_digest)];
-  const made = evidence.checkpoint_object_digest;
-  const differences: Difference[] = [];
-  if (named !== made && !states.includes(named))
-    differences.push({
-      what: "checkpoint_surface.checkpoint_object_digest",
-      expected: made,
-      observed: named,
-    });
-  const file = files.get("checkpoint_manifest");
-  if (!file) return differences;
-  const found = replayed(namedCheckpoint, file);
-  const expected = [
-    ["checkpoint_object_digest", named],
-    ["run_id", ranUnder(files, receipt, found)],
-    ["optimizer_step", String(surface.optimizer_step)],
-    ["manifest_digest", surface.checkpoint_manifest_digest ?? "null"],
-  ] as const;
-  for (const [field, value] of expected) {
-    const observed = String(found[field]);
-    if (observed !== value)
-      differences.push({ what: `checkpoint_manifest.${field}`, expected: value, observed });
-  }
-  return differences;
-}
-
-/** The run that a checkpoint manifest must name: what was taken over from a peer keeps the name of its run. */
-function ranUnder(files: Redoable["files"], receipt: Redoable["receipt"], found: NamedCheckpoint): string {
-  const taken = takenOver(files);
-  const theirs =
-    taken !== undefined &&
-    // who hands on what it took over has its own receipt in the place of the one that it came with
-    [taken.peer_node_pubkey, taken.serving_node_pubkey].includes(receipt.node_pubkey) &&
-    taken.checkpoint_object_digest === found.checkpoint_object_digest &&
-    BigInt(taken.optimizer_step) === BigInt(found.optimizer_step);
-  return theirs ? taken.source_run_id : receipt.run_id;
-}
-
-/** What the manifests of both families of checkpoints say. */
-const namedCheckpoint = {
-  schema: record({ run_id: str, optimizer_step: u64, checkpoint_object_digest: str, manifest_digest: str }),
-  digest: undefined,
-};
-type NamedCheckpoint = ReturnType<typeof replayed<(typeof namedCheckpoint)["schema"]>>;

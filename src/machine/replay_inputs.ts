@@ -6,6 +6,7 @@ import { sha256 } from "../core/digest.ts";
 import { PsionicError } from "../core/error.ts";
 import { refuse } from "./contract.ts";
 import { type DigestRule, verified } from "./documents.ts";
+import { record, str } from "./fields.ts";
 import { resolvedFolder } from "./layout.ts";
 import type { Binding } from "./manifest.ts";
 import { resolvedKey, staysInside } from "./names.ts";
@@ -15,6 +16,7 @@ import { fileBytes, hashedFile, jsonOf, type RunRoot } from "./run_root.ts";
 export type Found = {
   readonly path: string;
   readonly sha256: string;
+  readonly size: bigint;
   readonly bytes: Uint8Array | undefined;
 };
 
@@ -44,7 +46,7 @@ export function resolveInput(
     const fits =
       (expected === undefined || found.sha256 === expected) &&
       (artifact_ref.artifact_bytes === undefined || BigInt(artifact_ref.artifact_bytes) === found.size);
-    if (fits) return { path, sha256: found.sha256, bytes: found.bytes };
+    if (fits) return { path, ...found };
     mismatch = path;
   }
   if (mismatch !== undefined)
@@ -66,7 +68,7 @@ function liesBelow(folder: string, path: string): boolean {
 /** A document that must be there; `artifact_incomplete` where it is not, or cannot be read. */
 export function foundFile(path: string): Found & { readonly bytes: Uint8Array } {
   const bytes = readable(() => fileBytes(path));
-  return { path, sha256: sha256(bytes), bytes };
+  return { path, sha256: sha256(bytes), size: BigInt(bytes.length), bytes };
 }
 
 /** The bytes of a file that was found: those that were hashed, or such as hash to the same now. */
@@ -99,6 +101,10 @@ export function replayed<S extends v.GenericSchema>(
     throw cause;
   }
 }
+
+/** The schema that a document names; what is no JSON is `artifact_digest_mismatch`. */
+export const schemaIn = (found: Found): unknown => replayed(anyDocument, found).schema_version;
+const anyDocument = { schema: record({ schema_version: str }), digest: undefined };
 
 /** The run root that a file lies in at `windows/<window>/contributions/<id>/<name>`. */
 export const contributorRoot = (path: string): string => join(dirname(path), "..", "..", "..", "..");

@@ -10,7 +10,7 @@ import type { Reexecution } from "./reexecution.ts";
 import type { Redoable } from "./replay_grounds.ts";
 import { replayed } from "./replay_inputs.ts";
 import type { StageEvidence } from "./replay_stage.ts";
-import { isVouched } from "./replay_start.ts";
+import { type Held, isVouched } from "./replay_start.ts";
 import { givenPayloadKind, madePayloadKind } from "./stage_files.ts";
 import { type StageNorm, stageNorm } from "./stage_norm.ts";
 import { type StageTensor, stageTensor } from "./stage_tensor.ts";
@@ -31,7 +31,7 @@ const passing = [
 export function stageGrounds(
   target: Redoable,
   { stage, summary }: StageEvidence,
-  held: readonly Reexecution[],
+  held: readonly Held[],
   profileDigest: string,
 ): { readonly stage: StageGrounds; readonly differences: readonly Difference[] } {
   const { receipt } = target;
@@ -45,7 +45,7 @@ export function stageGrounds(
     crossings: crossingsOf(target, stage, profileDigest, differences),
   };
   const neighbours = (side: Side): StageGrounds[] =>
-    held.flatMap((r) => {
+    held.flatMap(({ record: r }) => {
       const s = r.stage;
       const fits =
         isVouched(r) &&
@@ -57,38 +57,41 @@ export function stageGrounds(
         s.stage_index === stage.stage_index + (side === "upstream" ? -1 : 1);
       return fits ? [s] : [];
     });
-  const agreement = (side: Side) => {
-    if (stage[`${side}_stage_id`] === null) return "none";
+  const look = (side: Side): Look => {
+    if (stage[`${side}_stage_id`] === null) return { state: "none" };
     const found = neighbours(side).map((other) => ({ other, gap: firstGap(own, other, side) }));
-    if (found.length === 0) return "unjudged";
-    if (found.some(({ gap }) => gap === undefined)) return "agrees";
+    if (found.length === 0) return { state: "unjudged" };
+    if (found.some(({ gap }) => gap === undefined)) return { state: "agrees" };
     // a neighbour that itself hangs in the air cannot say that this stage is wrong
-    const wrong = found.find(({ other, gap }) => gap?.given === "own" && isAnchored(other, side));
-    if (wrong?.gap) differences.push(wrong.gap.difference);
-    return "contradicts";
+    const gap = found.find(({ other }) => isAnchored(other, side))?.gap;
+    return { state: "contradicts", gap };
   };
-  const sides = { upstream: agreement("upstream"), downstream: agreement("downstream") } as const;
-  return { stage: { ...own, ...sides }, differences };
+  const [upstream, downstream] = [look("upstream"), look("downstream")];
+  // one neighbour's word against this stage's decides nothing, since either may have kept something else than what passed
+  if (upstream.gap && downstream.gap) differences.push(upstream.gap, downstream.gap);
+  return { stage: { ...own, upstream: upstream.state, downstream: downstream.state }, differences };
 }
+
+/** How a neighbour's contribution stands to this one; `gap`: what differs, where the neighbour itself hangs in no air. */
+type Look = { readonly state: StageGrounds[Side]; readonly gap?: Difference | undefined };
 
 const isAnchored = (other: StageGrounds, side: Side): boolean => ["none", "agrees"].includes(other[side]);
 
-type Gap = { readonly given: "own" | "neighbour"; readonly difference: Difference };
-
 /** The first thing that one of the two made and the other says it was given otherwise: what follows it follows from it. */
-function firstGap(own: Omit<StageGrounds, Side>, other: StageGrounds, side: Side): Gap | undefined {
+function firstGap(own: Omit<StageGrounds, Side>, other: StageGrounds, side: Side): Difference | undefined {
   const [sent, came] =
     side === "upstream"
       ? [other.output_transport_digest, own.input_transport_digest]
       : [own.output_transport_digest, other.input_transport_digest];
-  const gap = (given: Gap["given"], what: string, expected: string, observed: string): Gap => ({
-    given,
-    difference: { what: `${side}.${what}`, expected, observed },
+  const gap = (
+    what: string,
+    made: string | null | undefined,
+    given: string | null | undefined,
+  ): Difference => ({
+    what: `${side}.${what}`,
+    ...{ expected: made ?? "nothing", observed: given ?? "nothing" },
   });
-  if (sent !== came) {
-    const given = side === "upstream" ? "own" : "neighbour";
-    return gap(given, "transport_digest", sent ?? "nothing", came ?? "nothing");
-  }
+  if (sent !== came) return gap("transport_digest", sent, came);
   const [ours, theirs] = [own, other].map(({ crossings }) => new Map(crossings.map((c) => [keyOf(c), c])));
   const steps = [...new Set([...own.crossings, ...other.crossings].map(({ step }) => step))];
   for (const step of steps.sort((a, b) => a - b)) {
@@ -97,10 +100,8 @@ function firstGap(own: Omit<StageGrounds, Side>, other: StageGrounds, side: Side
       const [ownWay, otherWay] = neighbourMade ? (["given", "made"] as const) : (["made", "given"] as const);
       const mine = ours?.get(keyOf({ step, kind, way: ownWay }))?.digest;
       const its = theirs?.get(keyOf({ step, kind, way: otherWay }))?.digest;
-      if (mine === its) continue;
-      const [made, got] = neighbourMade ? [its, mine] : [mine, its];
-      const given = neighbourMade ? "own" : "neighbour";
-      return gap(given, `${kind}.${step}`, made ?? "nothing", got ?? "nothing");
+      if (mine !== its)
+        return neighbourMade ? gap(`${kind}.${step}`, its, mine) : gap(`${kind}.${step}`, mine, its);
     }
   }
   return undefined;

@@ -7,6 +7,7 @@ import { type ExecutionEvidence, type LaneProfile, retainedKind } from "./eviden
 import { writeState } from "./lanes/state_object.ts";
 import { planWindow } from "./lanes/window_plan.ts";
 import { WindowSession } from "./lanes/window_session.ts";
+import type { StageAssignment } from "./manifest.ts";
 import type { Reexecution } from "./reexecution.ts";
 import type { Redoable } from "./replay_grounds.ts";
 import { startOf } from "./replay_start.ts";
@@ -91,28 +92,69 @@ test("an end that was judged vouches for the next beginning; another beginning i
   bench.fresh();
 }, 60_000);
 
-test("a stage that contradicts its neighbour says nothing of its next window's beginning", () => {
-  const stage = { assignment_digest: "1".repeat(64) };
+/** What is made of a window from step 9 on that begins with `zeros`, where these were held before. */
+function startAfter(held: readonly Partial<Reexecution>[], stage: Partial<StageAssignment> | null = null) {
   const target = {
-    receipt: { run_id: "run", node_pubkey: "node", grouped_stage_assignment: stage },
+    receipt: {
+      ...{ run_id: "run", node_pubkey: "node", window_id: "window-0002" },
+      grouped_stage_assignment: stage,
+    },
     evidence: {
       steps: [{ step: 9 }],
       ...{ start_state_digest: zeros, backend: "cpu", kernel_library_digest: zeros },
     },
     files: new Map(),
   } as unknown as Redoable;
-  const start = (upstream: string, end: string) => {
-    const held = {
-      ...{ start_state: "seed", challenged_run_id: "run", last_step: 8, lane_profile_digest: zeros },
-      ...{ stage: { ...stage, upstream, downstream: "none" }, end_state_digest: end },
-      ...{ worker_backend: "cpu", worker_kernel_library_digest: zeros },
-    } as unknown as Reexecution;
-    const invocation = { manifest: { checkpoint_object_digest: null } } as unknown as Invocation;
-    const { state, differences } = startOf(invocation, target, [held], zeros);
-    return [state, differences.length];
+  const invocation = { manifest: { checkpoint_object_digest: null } } as unknown as Invocation;
+  const common = {
+    ...{ start_state: "seed", challenged_run_id: "run", first_step: 1, last_step: 8 },
+    ...{ lane_profile_digest: zeros, worker_backend: "cpu", worker_kernel_library_digest: zeros },
   };
+  const { state, differences } = startOf(
+    ...([invocation, target] as const),
+    held.map((r) => ({ record: { ...common, ...r } as unknown as Reexecution, window: "window-0001" })),
+    zeros,
+  );
+  return [state, differences.length];
+}
+
+const other = "2".repeat(64);
+
+test("a stage that contradicts its neighbour says nothing of its next window's beginning", () => {
+  const stage = { assignment_digest: "1".repeat(64) };
+  const start = (upstream: string, end_state_digest: string) =>
+    startAfter(
+      [{ end_state_digest, stage: { ...stage, upstream, downstream: "none" } as Reexecution["stage"] }],
+      stage,
+    );
   expect(start("agrees", zeros)).toEqual(["accepted", 0]);
   expect(start("contradicts", zeros)).toEqual(["unverified", 0]);
-  expect(start("agrees", "2".repeat(64))).toEqual(["unverified", 1]);
-  expect(start("contradicts", "2".repeat(64))).toEqual(["unverified", 0]);
+  expect(start("agrees", other)).toEqual(["unverified", 1]);
+  expect(start("contradicts", other)).toEqual(["unverified", 0]);
+  // what it was given is its word alone: given something else it comes to another state
+  expect(start("unjudged", other)).toEqual(["unverified", 0]);
 });
+
+test("of a window whose beginning a manifest named there may be several, so that its end denies no other", () => {
+  const named = { start_state: "given", first_step: 5, last_step: 8, end_state_digest: other } as const;
+  expect(startAfter([named])).toEqual(["unverified", 0]);
+  expect(startAfter([{ ...named, start_state: "seed" }])).toEqual(["unverified", 1]);
+  const [begun, after] = [
+    { start_state: "given", last_step: 4, end_state_digest: other },
+    { ...named, start_state: "accepted", start_state_digest: other },
+  ] as const;
+  expect(startAfter([begun, after])).toEqual(["unverified", 0]);
+  expect(startAfter([{ ...begun, start_state: "seed" }, after])).toEqual(["unverified", 1]);
+});
+
+test("the steps of a window that was judged, again as another window: kept apart, unless the manifest asks for them", () => {
+  const first = bench.contribute("demo");
+  expect(bench.validate(first).detail).toContain("accepted");
+  const again = bench.contribute("demo", { window: "window-0002" });
+  expect(judged(again)).toEqual({ verdict: "quarantined", start: "repeated", what: [] });
+  // the same window by another assignment or challenge is no other window
+  expect(bench.validate(first, "challenge-0002").detail).toContain("accepted");
+  const { start_state_digest } = evidenceOf(again);
+  expect(judged(again, "--start-state", start_state_digest)).toMatchObject({ verdict: "accepted" });
+  bench.fresh();
+}, 60_000);

@@ -1,8 +1,10 @@
 /** What a validator is asked to judge: a contribution's documents, found, verified and held against each other and the assignment. */
-import { labelOf, refusals, refuse } from "./contract.ts";
+import { orderedJson } from "../core/json.ts";
+import { isLaunch, labelOf, refusals, refuse } from "./contract.ts";
 import { type ExecutionEvidence, executionEvidence } from "./evidence.ts";
-import { invocationManifest } from "./manifest.ts";
+import { type InvocationManifest, invocationManifest, manifestDigest } from "./manifest.ts";
 import { contributorRoot, type Found, replayed, resolveInput } from "./replay_inputs.ts";
+import { checkPapers } from "./replay_papers.ts";
 import { type CheckpointSurface, checkpointSurface } from "./surface.ts";
 import type { Invocation } from "./surfaces.ts";
 import {
@@ -81,13 +83,17 @@ export function checkAgreement({ manifest, lane }: Invocation, target: Target): 
   const grouped = manifest.validator_target_work_class === "grouped_replica_stage_execution";
   if (!grouped && (receipt.grouped_stage_assignment !== null || listed.grouped_stage_assignment !== null))
     drift("stage");
-  checkReceipt(target);
-  if (receipt.outcome === "succeeded" && !surface)
-    refuse("checkpoint_missing", "a succeeded contribution without a checkpoint surface");
+  const asked = checkReceipt(target);
+  const network = manifest.coordination.network_id;
+  if (network !== null && asked.coordination.network_id !== network)
+    refuse("stale_assignment", "the contribution is of another network");
+  if (receipt.outcome === "refused") return;
+  if (!surface) refuse("checkpoint_missing", "a succeeded contribution without a checkpoint surface");
+  checkPapers(target, asked);
 }
 
 /** What a receipt repeats or is made from must be so: ids, the outcome's parts, and what its own manifest asked for. */
-function checkReceipt({ receipt, files }: Target): void {
+function checkReceipt({ receipt, files }: Target): InvocationManifest {
   const succeeded = receipt.outcome === "succeeded";
   const meaning = receipt.refusal_class === null ? undefined : refusals[receipt.refusal_class];
   const [exitCode, retryable, owner] = meaning
@@ -109,6 +115,8 @@ function checkReceipt({ receipt, files }: Target): void {
     files.get("invocation_manifest") ??
     refuse("artifact_incomplete", "a contribution without its invocation_manifest");
   const asked = replayed({ ...invocationManifest, digest: undefined }, file);
+  if (asked.manifest_digest !== null && asked.manifest_digest !== manifestDigest(asked))
+    drift("invocation_manifest");
   const { network_id, window_id, assignment_id, node_pubkey } = asked.coordination;
   if (window_id !== receipt.window_id || assignment_id !== receipt.assignment_id)
     refuse("stale_assignment", "the contribution was asked for by another window's or assignment's manifest");
@@ -117,10 +125,13 @@ function checkReceipt({ receipt, files }: Target): void {
     asked.role === receipt.role &&
     asked.work_class === receipt.work_class &&
     labelOf(asked.operation) === receipt.operation &&
-    node_pubkey === receipt.node_pubkey;
+    node_pubkey === receipt.node_pubkey &&
+    orderedJson(asked.grouped_stage_assignment) === orderedJson(receipt.grouped_stage_assignment) &&
+    (!isLaunch(asked.operation) || asked.run_id === receipt.run_id);
   if (!same) drift("invocation_manifest");
   if (windowExecutionId({ ...work, networkId: network_id }) !== receipt.window_execution_id)
     drift("window_execution_id");
+  return asked;
 }
 
 const plain = (digest: string | undefined): string | undefined =>

@@ -7,6 +7,7 @@ import { validationPacket } from "./cli/validate.ts";
 import { invoke } from "./invoke.ts";
 import { reexecutionName, validatorFolder } from "./layout.ts";
 import { readOutcomeProof, writeOutcomeProof } from "./outcome_proof.ts";
+import { ofWindows } from "./testing/paper_tamperings.ts";
 import { artifactPath, type Edits, forge, type Json, resealed } from "./testing/reseal.ts";
 import { StagedScene } from "./testing/stages.ts";
 
@@ -83,20 +84,17 @@ describe("two stages before one validator", () => {
     expect(judged(0)).toMatchObject({ upstream: "none", downstream: "unjudged", passed: 24 });
     expect(judged(1)).toMatchObject({ upstream: "agrees", downstream: "none", differences: [] });
     expect(judged(0)).toMatchObject({ downstream: "agrees", differences: [] });
-    // what it says it was given is not what was made
-    rewritten("activation", "made");
-    const wrong = judged(1);
-    expect(wrong).toMatchObject({
-      upstream: "contradicts",
-      differences: [{ what: "upstream.activation.3" }],
-    });
-    expect(wrong.detail).toContain("rejected with 0");
-    // what it made is not what the other says it was given: the other's word against its work
-    judged(0);
-    rewritten("gradient", "given");
-    const doubtful = judged(1);
-    expect(doubtful).toMatchObject({ upstream: "contradicts", differences: [] });
-    expect(doubtful.detail).toContain("quarantined with 7500");
+    // what it says it was given is not what was made, and the reverse: one neighbour's word alone
+    for (const [kind, way] of [
+      ["activation", "made"],
+      ["gradient", "given"],
+    ] as const) {
+      judged(0);
+      rewritten(kind, way);
+      const doubtful = judged(1);
+      expect(doubtful).toMatchObject({ upstream: "contradicts", differences: [] });
+      expect(doubtful.detail).toContain("quarantined with 7500");
+    }
   }, 30_000);
 });
 
@@ -215,13 +213,58 @@ const forgeries: Readonly<Record<string, Forgery>> = {
     ...{ index: 0, found: "artifact_incomplete" },
     make: (folder) => rmSync(join(folder, "grouped_stage_execution_summary.json")),
   },
+  "a checkpoint of another stage": {
+    ...{ index: 0, found: "reexecution_mismatch" },
+    make: edited({ checkpoint_manifest: otherStage, checkpoint_pointer: otherStage }),
+  },
+  "a pointer of another stage": {
+    ...{ index: 1, found: "reexecution_mismatch" },
+    make: edited({ checkpoint_pointer: otherStage }),
+  },
+  "a manifest that asked for another stage": {
+    ...{ index: 0, found: "artifact_digest_mismatch" },
+    make: edited({ invocation_manifest: otherStage }),
+  },
+  "a summary of another network": {
+    ...{ index: 0, found: "artifact_digest_mismatch" },
+    make: edited({ grouped_stage_execution_summary: (s) => ({ ...s, network_id: "network.other" }) }),
+  },
+  "an activation of another profile": {
+    ...{ index: 1, found: "reexecution_mismatch" },
+    make: edited({
+      [step("grouped_stage_input_payload", 4)]: (doc) => ({ ...doc, lane_profile_digest: "1".repeat(64) }),
+    }),
+  },
+  "an activation of another replica": {
+    ...{ index: 0, found: "reexecution_mismatch" },
+    make: edited({
+      [step("grouped_stage_made_activation", 5)]: (doc) => ({ ...doc, replica_id: "replica-02" }),
+    }),
+  },
+  "a loss that another stage told": {
+    ...{ index: 0, found: "reexecution_mismatch" },
+    make: edited({ [step("grouped_stage_gradient_payload", 6)]: (doc) => ({ ...doc, loss: "0.5" }) }),
+  },
+  "an output that was dropped": {
+    ...{ index: 0, found: "artifact_digest_mismatch" },
+    make: edited({ grouped_stage_output_transport: null, grouped_stage_output_payload: null }),
+  },
   "no summary": {
     ...{ index: 0, found: "artifact_incomplete" },
     make: edited({ grouped_stage_execution_summary: null }),
   },
 };
 
-test.each(Object.entries(forgeries))("%s is found", (_, { index, found, make }) => {
+// other kernels are not the worker's, on which alone a stage is judged
+const judgedElsewhere = /backend|kernels/;
+const papers = Object.entries(ofWindows)
+  .filter(([name]) => !judgedElsewhere.test(name))
+  .map(([name, { found, edits }], i): [string, Forgery] => [
+    name,
+    { index: i % 2, found, make: (folder) => forge(folder, edits(folder)) },
+  ]);
+
+test.each([...Object.entries(forgeries), ...papers])("%s is found", (_, { index, found, make }) => {
   const copy = join(scene.folder, "forged");
   rmSync(copy, { recursive: true, force: true });
   cpSync(scene.rootOf(index), copy, { recursive: true });

@@ -155,15 +155,17 @@ function checkRecovery(root: RunRoot, receipt: RecoveryReceipt, manifest: Checkp
   if (!same) disagree(root, "a recovery receipt of another checkpoint");
 }
 
+/** As surfaces call what a stage was recovered from. */
+export function recoverySourceOf(recovery: RecoveryReceipt | undefined): string | null {
+  const kind = recovery?.recovery_source_kind ?? null;
+  return kind === "retained_checkpoint" ? "retained_grouped_stage_checkpoint" : kind;
+}
+
 function genericSurface(root: RunRoot, asked: Asked): CheckpointSurface {
   const { pointer, manifest } = genericCheckpoint(root);
   const recovery = root.read(recoveryReceipt, recoveryPath);
   if (recovery) checkRecovery(root, recovery, manifest);
   const handoff = root.read(handoffReceipt, handoffPath);
-  const source =
-    recovery?.recovery_source_kind === "retained_checkpoint"
-      ? "retained_grouped_stage_checkpoint"
-      : recovery?.recovery_source_kind;
   return sealed(checkpointSurface, {
     lane_id: pointer.lane_id,
     ...{ role: asked.role, operation: asked.operation },
@@ -184,7 +186,7 @@ function genericSurface(root: RunRoot, asked: Asked): CheckpointSurface {
     upload_outcome: "succeeded",
     upload_failure_reason: null,
     recovery_resolution_state: recovery?.resolution_state ?? null,
-    recovery_source_kind: source ?? null,
+    recovery_source_kind: recoverySourceOf(recovery),
     restored_primary_pointer: recovery?.restored_primary_pointer ?? false,
     artifacts: known(root, {
       checkpoint_pointer_path: pointerPath,
@@ -197,28 +199,27 @@ function genericSurface(root: RunRoot, asked: Asked): CheckpointSurface {
 
 /**
  * How the second copy of the accepted checkpoint stands. A receipt of another checkpoint says nothing of this one: it stays
- * for whoever goes back to that copy, and here the drill tells why there is none.
+ * for whoever goes back to that copy.
  */
-function copyStateOf(root: RunRoot, pointer: ActualPointer | undefined, backup: BackupReceipt | undefined) {
+export function copyOf(pointer: ActualPointer | undefined, backup: BackupReceipt | undefined) {
   const accepted = pointer?.pointer_state === "accepted";
   const same =
     BigInt(backup?.optimizer_step ?? 0) === BigInt(pointer?.optimizer_step ?? 0) &&
     backup?.checkpoint_ref === pointer?.checkpoint_ref;
-  if (!backup || !accepted || same) {
-    return {
-      backup_state: backup?.backup_state ?? null,
-      upload_outcome: backup?.upload_outcome ?? null,
-      upload_failure_reason: backup?.upload_failure_reason ?? null,
-    };
-  }
+  if (!backup || !accepted || same)
+    return { backup_state: backup?.backup_state ?? null, upload_outcome: backup?.upload_outcome ?? null };
+  return { backup_state: "refused", upload_outcome: "failed", other: backup.optimizer_step };
+}
+
+/** The same, and why there is none: the receipt says it, or else the drill. */
+function copyStateOf(root: RunRoot, pointer: ActualPointer | undefined, backup: BackupReceipt | undefined) {
+  const { other, ...state } = copyOf(pointer, backup);
+  if (other === undefined || !pointer)
+    return { ...state, upload_failure_reason: backup?.upload_failure_reason ?? null };
   const failed = root.read(drill, drillPathOf("failed_upload"));
   const told = failed?.drill_id === drillIdOf("failed_upload", pointer.optimizer_step);
   const reason = told ? failed.refusal_reason : null;
-  return {
-    backup_state: "refused",
-    upload_outcome: "failed",
-    upload_failure_reason: reason ?? `the backup is of step ${backup.optimizer_step}`,
-  };
+  return { ...state, upload_failure_reason: reason ?? `the backup is of step ${other}` };
 }
 
 function actualSurface(root: RunRoot, asked: Asked): CheckpointSurface | undefined {

@@ -13,6 +13,7 @@ import { boundBytes } from "./replay_inputs.ts";
 import { replayPlan } from "./replay_plan.ts";
 import { bindingOf } from "./run_root.ts";
 import { Bench, laneWork } from "./testing/bench.ts";
+import { forgeries } from "./testing/paper_tamperings.ts";
 import { artifactOf, artifactPath, forge, type Json, resealed } from "./testing/reseal.ts";
 import { nudged, tamperings } from "./testing/tamperings.ts";
 import { longWindow } from "./testing/verdicts.ts";
@@ -41,7 +42,7 @@ describe.each(lanes)("lane %s", (lane) => {
 
   test("forged ones are found for what they are", () => {
     const honest = bench.contribute(lane);
-    const all = tamperings(lane, honest);
+    const all = forgeries(lane, honest);
     // the soak takes all of them
     const share = all.filter((_, i) => i % (part[lane] ?? 11) === 0);
     expect(share.length).toBeGreaterThan(1);
@@ -292,7 +293,7 @@ describe("files of this machine", () => {
   test("are hashed as they are read, so that one that was put in their place is found", () => {
     const honest = bench.contribute("apple");
     const path = artifactPath(honest, "retained_state_step_000008");
-    const promised = { path, sha256: sha256(readFileSync(path)), bytes: undefined };
+    const promised = { path, sha256: sha256(readFileSync(path)), size: 0n, bytes: undefined };
     expect(valuesIn(promised).values.size).toBeGreaterThan(0);
     expect(boundBytes(promised).length).toBeGreaterThan(0);
     writeFileSync(path, nudged(path, 0.5, 1e-3));

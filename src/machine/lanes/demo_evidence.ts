@@ -1,10 +1,12 @@
 /** The demo lane's profile, and the evidence of its run. */
 import { sha256 } from "../../core/digest.ts";
 import { float32Text } from "../../core/json.ts";
+import { checkpointManifest } from "../checkpoint.ts";
 import { demoLane, refuse } from "../contract.ts";
 import { sealed, verified } from "../documents.ts";
 import { type ExecutionEvidence, executionEvidence, type LaneProfile, laneProfile } from "../evidence.ts";
 import { evidencePath, laneProfilePath } from "../layout.ts";
+import { replayed } from "../replay_inputs.ts";
 import type { Invocation } from "../surfaces.ts";
 import type { WindowReplayer } from "../window_replayer.ts";
 import {
@@ -138,12 +140,13 @@ export function writeDemoEvidence(
 /** All steps again from the initial weights: every value of the evidence must come out, bit for bit. */
 export const demoReplayer: WindowReplayer = {
   segments: () => [{ first: 1, last: demoSteps }],
-  replay({ evidence: claimed }) {
+  replay({ evidence: claimed, file }) {
     const begun = performance.now();
     const { state, steps } = trainDemo();
     const { run_id, work_class, window_id, assignment_id, duration_ms } = claimed;
     const work = { work_class, run_id, window_id, assignment_id, backend: demoLane.backend };
-    const observed = evidenceOf(work, state, steps, sha256(demoObject(run_id, state, steps)), duration_ms);
+    const object = demoObject(run_id, state, steps);
+    const observed = evidenceOf(work, state, steps, sha256(object), duration_ms);
     const [expected, found] = [leaves(claimed), leaves(observed)];
     const names = [...new Set([...expected.keys(), ...found.keys()])].filter(
       // traces are compared step by step
@@ -157,6 +160,13 @@ export const demoReplayer: WindowReplayer = {
         expected: expected.get(what) ?? "nothing",
         observed: found.get(what) ?? "nothing",
       }));
+    const named = file("checkpoint_manifest");
+    const size = named && Number(replayed(checkpointManifest, named).checkpoint_total_bytes);
+    if (size !== undefined && size !== object.length)
+      differences.push({
+        what: "checkpoint_manifest.checkpoint_total_bytes",
+        ...{ expected: String(object.length), observed: String(size) },
+      });
     return {
       ...{ backend: demoLane.backend, kernelLibraryDigest: null, sameKernels: true, differences },
       steps: observed.steps.map((trace, i) => ({

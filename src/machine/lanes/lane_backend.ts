@@ -14,12 +14,15 @@ const stands: Readonly<Record<string, readonly string[]>> = {
   [adapterLane.id]: ["cuda", "cpu"],
 };
 
+/** What a lane's work may run on. */
+export const backendsOf = (laneId: string): readonly string[] => stands[laneId] ?? [];
+
 /** Throws `unsupported_topology` where something is asked for that the lane does not run on. */
 export function laneBackend(lane: LaneContract, environment: NodeJS.ProcessEnv): string {
   const variable = backendVariable[lane.id];
   const asked = variable === undefined ? undefined : environment[variable];
   if (variable === undefined || asked === undefined || asked === "") return lane.backend;
-  const known = stands[lane.id] ?? [];
+  const known = backendsOf(lane.id);
   if (known.includes(asked)) return asked;
   return refuse(
     "unsupported_topology",

@@ -3,9 +3,9 @@ import { float32Text, orderedJson } from "../../core/json.ts";
 import { rateAt } from "../../train/schedule.ts";
 import { NotFiniteError } from "../../train/trainer.ts";
 import { Refusal, refuse } from "../contract.ts";
-import { type ExecutionEvidence, retainedKind } from "../evidence.ts";
+import { type ExecutionEvidence, laneProfile, retainedKind } from "../evidence.ts";
 import { profileFileKind, tokenPaths } from "../evidence_files.ts";
-import { boundBytes } from "../replay_inputs.ts";
+import { boundBytes, type Found, replayed } from "../replay_inputs.ts";
 import type {
   ComparedState,
   ComparedStep,
@@ -16,6 +16,8 @@ import type {
   Trace,
   WindowReplayer,
 } from "../window_replayer.ts";
+import { adapterDifferences } from "./adapter_export.ts";
+import { backendsOf } from "./lane_backend.ts";
 import { leaves } from "./leaves.ts";
 import type { TracedStep } from "./segment_steps.ts";
 import { sameState, stateDeviation } from "./state_deviation.ts";
@@ -53,7 +55,7 @@ export function windowReplayer(backend: string, open: OpenSession = wholeModel):
       const { evidence } = target;
       const drawn = drawnSegments(target, steps);
       const differences = claimDifferences(plan, evidence, session);
-      differences.push(...fileDifferences(target, plan));
+      differences.push(...fileDifferences(target, plan), ...workerDifferences(evidence));
       // steps and states that are not those of the window leave nothing to compare with
       const observed = differences.some(({ what }) => /^(retained_states|steps)\.\d+\.step$/.test(what))
         ? { differences: [], steps: [], states: [] }
@@ -152,15 +154,44 @@ function firstStep({ profile }: WindowPlan, { steps }: ExecutionEvidence): numbe
   return Math.floor((begin - 1) / profile.steps) * profile.steps + 1;
 }
 
-/** Retained states, the one that the window begins with among them, that are not the files of the contribution. */
-function fileDifferences({ evidence, file }: ReplayTarget, plan: WindowPlan): Difference[] {
-  const begin = { step: firstStep(plan, evidence) - 1, object_digest: evidence.start_state_digest };
-  return [begin, ...evidence.retained_states].flatMap(({ step, object_digest: expected }) => {
-    const observed = file(retainedKind(step))?.sha256;
-    if (observed === undefined)
-      return refuse("artifact_incomplete", `the contribution has no ${retainedKind(step)}`);
-    return expected === observed ? [] : [{ what: retainedKind(step), expected, observed }];
-  });
+/** What is said to have computed: a backend that the lane may run on, by kernels that have a digest. */
+function workerDifferences({ lane_id, backend, kernel_library_digest }: ExecutionEvidence): Difference[] {
+  const known = backendsOf(lane_id);
+  return [
+    ...(known.includes(backend)
+      ? []
+      : [{ what: "backend", expected: known.join(" or "), observed: backend }]),
+    ...(kernel_library_digest === null
+      ? [{ what: "kernel_library_digest", expected: "a digest", observed: "null" }]
+      : []),
+  ];
+}
+
+/**
+ * Files of the contribution that are not what the evidence says: retained states, the one that the window begins with among
+ * them, the profile that was trained, and adapters as they are handed out.
+ */
+function fileDifferences(target: ReplayTarget, plan: WindowPlan): Difference[] {
+  const { evidence, file } = target;
+  const found = (kind: string): Found =>
+    file(kind) ?? refuse("artifact_incomplete", `the contribution has no ${kind}`);
+  const differ = (what: string, expected: string, observed: string): Difference[] =>
+    expected === observed ? [] : [{ what, expected, observed }];
+  const begin = retainedKind(firstStep(plan, evidence) - 1);
+  return [
+    ...differ(begin, evidence.start_state_digest, found(begin).sha256),
+    ...evidence.retained_states.flatMap(({ step, object_digest, object_bytes }) => {
+      const { sha256, size } = found(retainedKind(step));
+      const sized = differ(`${retainedKind(step)}.object_bytes`, String(size), String(object_bytes));
+      return [...differ(retainedKind(step), object_digest, sha256), ...sized];
+    }),
+    ...differ(
+      "lane_profile",
+      evidence.lane_profile_digest,
+      replayed(laneProfile, found("lane_profile")).profile_digest,
+    ),
+    ...adapterDifferences(target, plan),
+  ];
 }
 
 const nothing: Trace = { loss: "nothing", gradient_norm: "nothing", learning_rate: "nothing" };

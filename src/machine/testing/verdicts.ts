@@ -10,8 +10,9 @@ import { WindowSession } from "../lanes/window_session.ts";
 import { replayPlan } from "../replay_plan.ts";
 import type { Segment } from "../window_replayer.ts";
 import { Bench, laneWork } from "./bench.ts";
+import { forgeries } from "./paper_tamperings.ts";
 import { artifactOf, artifactPath, forge } from "./reseal.ts";
-import { nudged, stateEdits, tamperings, withSettings } from "./tamperings.ts";
+import { nudged, stateEdits, withSettings } from "./tamperings.ts";
 
 const lanes = Object.keys(laneWork);
 
@@ -28,7 +29,7 @@ export function judgeForgeries(): Readonly<Record<string, number>> {
   using bench = new Bench();
   const counts: Record<string, number> = {};
   for (const lane of lanes) {
-    for (const { name, found, make } of tamperings(lane, bench.contribute(lane))) {
+    for (const { name, found, make } of forgeries(lane, bench.contribute(lane))) {
       const got = foundIn(bench, make(bench));
       if (got !== found) throw new Error(`${name}: expected ${found}, got ${got}`);
       counts[found] = (counts[found] ?? 0) + 1;
