@@ -146,7 +146,7 @@ export type AdapterFacts = {
   readonly parameters: number;
   /** SHA-256 of its weights' file, 64 hex digits. */
   readonly digest: string;
-  /** Of the adapter bound to its base; stands for the model where an answer's origin is told. */
+  /** Of the adapter, its rank and alpha included, bound to its base; stands for the model where an answer's origin is told. */
   readonly servedDigest: string;
 };
 

@@ -34,9 +34,11 @@ export function boundAdapter(
       },
     );
   const of = [base.name, served, served];
+  // what the weights are multiplied by is part of what is served, so a revision is of both
+  const revision = `${digest}:${rank}:${alpha}`;
   const identity = sha256(
     [
-      ...["psionic_adapter_identity", name, digest, "lora", "safetensors", ...of],
+      ...["psionic_adapter_identity", name, revision, "lora", "safetensors", ...of],
       ...[digest, quantization(base.files), "decoder_composite", String(parameters)],
     ].join("|"),
   );

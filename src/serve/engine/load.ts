@@ -164,8 +164,7 @@ function diskOptions(
     ...{ folder, limitBytes },
     facts: {
       ...{ backend, numerics, cacheType, pageSize },
-      // the digest is of weights and base alone; what alpha makes of them is other pages
-      ...(adapter && { adapter: `${adapter.servedDigest}:${adapter.rank}:${adapter.alpha}` }),
+      ...(adapter && { adapter: adapter.servedDigest }),
       library: `${library.length}:${Bun.hash.xxHash3(library).toString(16)}`,
       device: `${isa} ${name}`,
       layout: { groups: model.cacheGroups, recurrent: model.recurrent ?? null },

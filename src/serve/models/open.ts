@@ -1,11 +1,12 @@
 import { readdirSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { openDevice } from "../../backends/index.ts";
 import { PsionicError, unexpected } from "../../core/error.ts";
-import { openAdapter } from "../../models/adapter.ts";
+import { type Adapter, openAdapter } from "../../models/adapter.ts";
 import { indexName } from "../../models/files/shards.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import { splitName } from "../../models/files/split.ts";
-import { supportedArchitectures } from "../../models/registry.ts";
+import { loadModel, supportedArchitectures } from "../../models/registry.ts";
 import { pullSuffix, readStored } from "../../models/store/manifest.ts";
 import type { OnProgress, OnWarning } from "../engine/index.ts";
 import { quantization } from "../engine/quantization.ts";
@@ -58,7 +59,7 @@ export function fileSource(
   { aliases = [], adapter, ...told }: SourceOptions = {},
 ): ModelSource {
   const files = openModelFiles(path);
-  if (adapter) openAdapter(adapter.path);
+  if (adapter) checkFits(files, openAdapter(adapter.path), options);
   const name = basename(files.path);
   const others = adapter ? [name.replace(/\.gguf$/i, ""), ...named(aliases)] : named(aliases);
   return {
@@ -70,6 +71,16 @@ export function fileSource(
     },
     open: (room) => openAlone(files.path, { ...options, ...(adapter && { adapter }) }, room, told),
   };
+}
+
+/** An adapter whose matrices are not the model's is refused before a request asks for it; of the model the headers are enough. */
+function checkFits(files: ModelFiles, adapter: Adapter, { backend }: SharedOptions): void {
+  const device = openDevice("meta", { like: backend });
+  try {
+    loadModel(device, files, { adapter }).free();
+  } finally {
+    device.close();
+  }
 }
 
 /** Opens a model in an engine that shares no library with others. */

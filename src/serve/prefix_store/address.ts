@@ -5,7 +5,7 @@ import { canonicalJson } from "../../core/json.ts";
 export type StoreFacts = {
   /** `sha256:<hex>` of the model's content. */
   readonly model: string;
-  /** An adapter: the digest of it bound to the model, rank, alpha. */
+  /** An adapter: the digest of it bound to the model. */
   readonly adapter?: string;
   readonly library: string;
   readonly backend: string;
