@@ -112,7 +112,7 @@ function refuseGpuLayers(layers: number | undefined): void {
 }
 
 /** llama.cpp keeps experts in host memory on request; here a model is on one device as a whole. */
-function refuseExpertOffload(args: EngineArgs): void {
+export function refuseExpertOffload(args: Omit<EngineArgs, "model">): void {
   const layers = wholeNumber(args["n-cpu-moe"], "--n-cpu-moe", 0) ?? 0;
   if (!args["cpu-moe"] && layers === 0) return;
   const fix = "A model's experts are computed where the model is; to have them on the CPU take --backend cpu";

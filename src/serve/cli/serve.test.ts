@@ -169,6 +169,27 @@ describe("settings", () => {
     rmSync(usual);
   }, 60_000);
 
+  test("--print-config refuses what serve would not start with", async () => {
+    const refused: readonly (readonly [settings: object, code: number])[] = [
+      [{ "api-key": "short" }, 1],
+      [{ "api-key-file": at("no-keys") }, 1],
+      [{ host: "0.0.0.0" }, 1],
+      [{ "cors-origin": "app.example" }, 1],
+      [{ "allowed-host": "http://app.example" }, 1],
+      [{ "metal-mode": "proxy" }, 1],
+      [{ "metal-mode": "native", backend: "cpu" }, 2],
+      [{ "n-cpu-moe": 3 }, 1],
+      [{ model: ["a.gguf", "a.gguf"] }, 2],
+      [{ adapter: "no-path" }, 2],
+    ];
+    const config = at("refused.json");
+    for (const [settings, code] of refused) {
+      writeFileSync(config, JSON.stringify(settings));
+      const shown = await psionic(["serve", "--config", config, "--print-config"]);
+      expect([settings, shown.code, shown.out]).toEqual([settings, code, ""]);
+    }
+  }, 60_000);
+
   test("a key of a settings file is asked for", async () => {
     const config = at("keyed.toml");
     writeFileSync(config, 'api-key = "a very secret key"\nmodel = ["a.gguf"]\n');

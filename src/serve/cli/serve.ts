@@ -2,13 +2,14 @@ import { parseArgs } from "citty";
 import { unexpected } from "../../core/error.ts";
 import { version } from "../../core/version.ts";
 import { modelPath } from "../../models/model_option.ts";
-import { type AnyCommand, command, UsageError, words } from "../../terminal/command.ts";
+import { type AnyCommand, command } from "../../terminal/command.ts";
 import { print } from "../../terminal/output.ts";
 import { type Setting, settingsText, valuesOf } from "../../terminal/settings.ts";
 import { engineSettings } from "./engine_options.ts";
 import { serveArgs } from "./serve_args.ts";
+import { checkServe } from "./serve_check.ts";
 import { flagsOnly, serveSettings } from "./serve_settings.ts";
-import { type ServeArgs, serveKeys, serveValues } from "./serve_values.ts";
+import type { ServeArgs } from "./serve_values.ts";
 import { type ServerLog, serverLog } from "./server_log.ts";
 import { type ServePlan, serveUntilSignal } from "./serving.ts";
 
@@ -32,7 +33,7 @@ export const serve: AnyCommand = command({
     const { settings, rawArgs: settled } = serveSettings(rawArgs);
     const args = parseArgs<typeof serveArgs>(settled, serveArgs);
     if (valuesOf(rawArgs, "print-config").includes("true")) {
-      named(settings, () => serveValues(args));
+      await checkServe(args, settings);
       return print(settingsText(settings, serveArgs, flagsOnly));
     }
     const log = serverLog(args["log-format"] === "json" ? "json" : "text");
@@ -43,18 +44,10 @@ export const serve: AnyCommand = command({
 });
 
 async function servePlan(args: ServeArgs, settings: readonly Setting[], log: ServerLog): Promise<ServePlan> {
-  const { effort, slots, maxQueue, port, prefixDisk, idleSeconds } = named(settings, () => serveValues(args));
-  checkMetal(args, log);
-  const apiKeys = await serveKeys(args, settings);
-  const allowedHosts = words(args["allowed-host"]);
-  const corsOrigins = words(args["cors-origin"]);
-  const models = settings.find(({ name }) => name === "model")?.values ?? [];
-  const twice = models.find((one, i) => models.indexOf(one) !== i);
-  if (twice !== undefined) throw new UsageError(`--model takes every model once, got ${twice} twice`);
+  const { values, apiKeys, allowedHosts, corsOrigins, models, adapters } = await checkServe(args, settings);
+  const { effort, slots, maxQueue, port, prefixDisk, idleSeconds } = values;
+  tellMetalMode(args, log);
   const folder = args["models-dir"];
-  const adapters = adaptersOf(settings.find(({ name }) => name === "adapter")?.values ?? []);
-  if (adapters.length > 0 && (models.length > 1 || folder !== undefined))
-    throw new UsageError("--adapter goes with one model: one --model at most, no --models-dir");
   const engine = engineSettings(args);
   if (adapters.length > 0 && engine.backend !== "cpu")
     throw unexpected("unsupported", "--adapter", "--backend cpu", engine.backend);
@@ -88,39 +81,8 @@ async function servePlan(args: ServeArgs, settings: readonly Setting[], log: Ser
   };
 }
 
-/** `NAME=PATH`, each name once; what a name is made of keeps it apart from the model's. */
-function adaptersOf(given: readonly string[]): ServePlan["adapters"] {
-  const adapters = given.map((text) => {
-    const [, name = "", path = ""] = /^([A-Za-z0-9][A-Za-z0-9._-]{0,63})=(.+)$/s.exec(text) ?? [];
-    if (name === "") throw new UsageError(`--adapter takes NAME=PATH, got ${text}`);
-    return { name, path };
-  });
-  const twice = adapters.find(({ name }, i) => adapters.findIndex((one) => one.name === name) !== i);
-  if (twice) throw new UsageError(`--adapter takes every name once, got ${twice.name} twice`);
-  return adapters;
-}
-
-/** Wrong usage, with the variable or file that an option's value comes from. */
-function named<T>(settings: readonly Setting[], read: () => T): T {
-  try {
-    return read();
-  } catch (error) {
-    const option = error instanceof UsageError ? /^--([a-z-]+) /.exec(error.message)?.[1] : undefined;
-    const from = settings.find(({ name }) => name === option);
-    if (from?.origin !== "environment" && from?.origin !== "file") throw error;
-    throw new UsageError(`${from.where}: ${(error as Error).message}`);
-  }
-}
-
-function checkMetal(args: ServeArgs, log: ServerLog): void {
-  const mode = args["metal-mode"];
-  if (mode && !["auto", "metal", "metal-standin"].includes(args.backend)) {
-    throw new UsageError(`--metal-mode goes with --backend auto or metal, got --backend ${args.backend}`);
-  }
-  if (mode === "proxy") {
-    const fix = "psionic computes itself and starts no llama.cpp server; leave --metal-mode out";
-    throw unexpected("unsupported", "metal-mode", "auto or native", "proxy", { fix });
-  }
+/** What `native` asks for is so in any case. */
+function tellMetalMode({ "metal-mode": mode }: ServeArgs, log: ServerLog): void {
   if (mode && mode !== "auto")
     log.warn(`--metal-mode ${mode} says nothing new: Metal, where it computes, is native`);
 }

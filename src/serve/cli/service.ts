@@ -18,8 +18,8 @@ import {
 } from "../service/place.ts";
 import { checkName, launchdPlist, type ServicePlan, systemdUnit } from "../service/unit.ts";
 import { serveArgs } from "./serve_args.ts";
+import { checkServe } from "./serve_check.ts";
 import { flagsOnly, settingsPaths, settingsPrefix } from "./serve_settings.ts";
-import { serveKeys, serveValues } from "./serve_values.ts";
 
 export const service: AnyCommand = command({
   meta: {
@@ -140,7 +140,6 @@ async function checkedConfig(path: string): Promise<string> {
     ...{ flagsOnly, secrets: ["api-key"], paths: settingsPaths },
   });
   const args = parseArgs<typeof serveArgs>(rawArgs, serveArgs);
-  serveValues(args);
-  await serveKeys(args, settings);
+  await checkServe(args, settings);
   return file.path;
 }
