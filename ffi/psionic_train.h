@@ -2,8 +2,8 @@
  * The part of the C ABI that only training calls; the rules of psionic.h hold.
  *
  * `dtype` is that of all float tensors of a call unless said otherwise: F32; F64, which runs the plain loops of the CPU's
- * references and exists for gradient checks; or on CUDA 256 plus a bit for each pointer argument, in their order, whose
- * tensor is bf16 where the others are f32. Sums, losses, statistics, weights of routers and gradients of parameters are
+ * references and exists for gradient checks; or on CUDA and Metal 256 plus a bit for each pointer argument, in their order,
+ * whose tensor is bf16 where the others are f32. Sums, losses, statistics, weights of routers and gradients of parameters are
  * always f32 there. CUDA's form trusts ids and starts, which lie on the device: those out of range read zeros and add
  * nothing. Gradients are written to their place where the comment says "=", added to
  * what is there where it says "+=". No float is ever added by atomics, and no sum's order depends on the thread count.
@@ -53,11 +53,11 @@ PSI_API i32 psi_activation_grad(void* dx, void* dup, const void* dy, const void*
 PSI_API i32 psi_cross_entropy(void* loss, void* lse, const void* x, const void* w, const void* bias, const void* targets, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);
 /* dx =; dw, dbias += (NULL: not wanted). Scratch: 4*(tokens*chunk + (width + 48)*(max(tokens,chunk) + 48)); 0 for F64. */
 PSI_API i32 psi_cross_entropy_grad(void* dx, void* dw, void* dbias, const void* dloss, const void* x, const void* w, const void* bias, const void* targets, const void* lse, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);
-/* Only on CUDA. loss f32 [1] = scale times the sum of psi_cross_entropy's losses; dx bf16 =, dw f32 = its gradient. x and w
+/* Not on the CPU. loss f32 [1] = scale times the sum of psi_cross_entropy's losses; dx bf16 =, dw f32 = its gradient. x and w
    bf16. Logits of `rows` rows exist at a time. Scratch: ceil(tokens/16)*64 + rows*ceil(vocabulary/64)*64*2 at least; what
    is left serves dx. */
 PSI_API i32 psi_head_loss(void* loss, void* dx, void* dw, const void* x, const void* w, const void* targets, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 rows, f64 scale, f64 softcap, f64 scratch_bytes);
-/* Only on CUDA. y = factor[0] x, or += it when `add`; factor f32 [1] */
+/* Not on the CPU. y = factor[0] x, or += it when `add`; factor f32 [1] */
 PSI_API i32 psi_scale_by(void* y, const void* x, const void* factor, i32 add, i32 dtype, f64 count);
 /* Top `used` experts of logits [tokens,experts], descending, the lower index on ties. mode 1: weights are the softmax over
    all; 3: the softmax over the chosen */
@@ -90,7 +90,7 @@ PSI_API i32 psi_head_scale(void* y, const void* x, const void* gain, i32 rows, i
 PSI_API i32 psi_head_scale_grad(void* dx, void* dgain, const void* dy, const void* x, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 dtype);
 /* F32, F64, BF16 (nearest even), each to each */
 PSI_API i32 psi_cast(void* y, const void* x, i32 from, i32 to, f64 count);
-/* Not on Metal. y = x f32 as MXFP4 or Q8_0 (`format`) holds it in blocks of 32: psi_quantize and back, bit for bit. `to`: F32 or BF16;
+/* y = x f32 as MXFP4 or Q8_0 (`format`) holds it in blocks of 32: psi_quantize and back, bit for bit. `to`: F32 or BF16;
    count in whole blocks */
 PSI_API i32 psi_block_round(void* y, const void* x, i32 format, i32 to, f64 count);
 PSI_API i32 psi_fill(void* y, i32 dtype, f64 count, f64 value);

@@ -1,10 +1,11 @@
 /*
- * y = act(x) * up (up absent: act(x)) and its gradient, f32, one thread an element. With s = sigmoid:
+ * y = act(x) * up (up absent: act(x)) and its gradient, f32 or bf16 each, one thread an element. With s = sigmoid:
  *   silu: x s(x)      gelu: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))      relu2: max(x,0)^2
  *   clamped (GPT-OSS): g = min(x,limit), u = clamp(up,+-limit): g s(alpha g) (u + 1); no gradient beyond the limits.
  */
 #include <metal_stdlib>
 #include "activation.h"
+#include "numbers.h"
 using namespace metal;
 
 constant int KIND [[function_constant(0)]];
@@ -32,13 +33,13 @@ inline float2 value_and_slope(float x, float alpha) {
 kernel void activation_f32(device float* y [[buffer(0)]], device const float* x [[buffer(1)]], device const float* up [[buffer(2)]],
                            constant ActivationParams& p [[buffer(3)]], uint i [[thread_position_in_grid]]) {
   if (i >= p.count) return;
-  float in = x[i], factor = 1.0f;
-  if (HAS_UP) factor = up[i];
+  float in = number(x, i, 1), factor = 1.0f;
+  if (HAS_UP) factor = number(up, i, 2);
   if (KIND == ACTIVATION_CLAMPED) {
     in = min(in, p.limit);
     factor = clamp(factor, -p.limit, p.limit) + 1.0f;
   }
-  y[i] = value_and_slope(in, p.alpha).x * factor;
+  put(y, i, 0, value_and_slope(in, p.alpha).x * factor);
 }
 
 kernel void activation_grad_f32(device float* dx [[buffer(0)]], device float* dup [[buffer(1)]], device const float* dy [[buffer(2)]],
@@ -46,11 +47,11 @@ kernel void activation_grad_f32(device float* dx [[buffer(0)]], device float* du
                                 uint i [[thread_position_in_grid]]) {
   if (i >= p.count) return;
   const bool clamped = KIND == ACTIVATION_CLAMPED;
-  const float in = x[i], d = dy[i];
+  const float in = number(x, i, 3), d = number(dy, i, 2);
   float given = 1.0f;
-  if (HAS_UP) given = up[i];
+  if (HAS_UP) given = number(up, i, 4);
   const float factor = clamped ? clamp(given, -p.limit, p.limit) + 1.0f : given;
   const float2 at = value_and_slope(clamped ? min(in, p.limit) : in, p.alpha);
-  dx[i] = clamped && in > p.limit ? 0.0f : d * factor * at.y;
-  if (HAS_UP_GRADIENT) dup[i] = clamped && fabs(given) > p.limit ? 0.0f : d * at.x;
+  put(dx, i, 0, clamped && in > p.limit ? 0.0f : d * factor * at.y);
+  if (HAS_UP_GRADIENT) put(dup, i, 1, clamped && fabs(given) > p.limit ? 0.0f : d * at.x);
 }

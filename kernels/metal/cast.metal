@@ -1,7 +1,7 @@
 /* y = x in another float type, to the nearest even, and fill: y[i] = value. One thread an element. */
 #include <metal_stdlib>
 #include "cast.h"
-#include "weights.h"
+#include "numbers.h"
 using namespace metal;
 
 kernel void cast_f32_bf16(device ushort* y [[buffer(0)]], device const float* x [[buffer(1)]], constant CastParams& p [[buffer(2)]],
@@ -13,5 +13,5 @@ kernel void cast_bf16_f32(device float* y [[buffer(0)]], device const ushort* x 
   if (i < p.count) y[i] = bf16_value(x[i]);
 }
 kernel void fill_f32(device float* y [[buffer(0)]], constant CastParams& p [[buffer(1)]], uint i [[thread_position_in_grid]]) {
-  if (i < p.count) y[i] = p.value;
+  if (i < p.count) put(y, i, 0, p.value);
 }

@@ -1,5 +1,5 @@
 /*
- * Attention of sequences over themselves, f32, forward and backward; scores never exist whole.
+ * Attention of sequences over themselves, f32 (q, k, v, y and their gradients may be bf16), forward and backward; scores never exist whole.
  *   s = scale q.k (cap tanh(s/cap) with a soft-cap), p = exp(s - lse), y = sum p v;  lse counts exp(sink) where there are sinks
  *   D = dy.y, dv += p dy, ds = p (dy.v - D) scale (1 - (s/cap)^2), dq += ds k, dk += ds q, dsink -= exp(sink - lse) D
  * Rows see first[row] (or 0) .. themselves, the last `window` of them. Products by simdgroup matrices. A threadgroup of 4
@@ -10,6 +10,7 @@
  */
 #include <metal_stdlib>
 #include "causal_attention.h"
+#include "numbers.h"
 using namespace metal;
 
 constant bool HAS_SINKS [[function_constant(0)]];
@@ -28,25 +29,25 @@ inline float capped(float s, constant CausalParams& p) {
 }
 
 /* to [rows][32] = columns chunk*32 .. of `rows` rows of a head from row r0, rows `wide` apart; zeros beyond. */
-inline void stage(threadgroup float* to, uint stride, device const float* from, ulong wide, uint rows, uint r0, uint length, uint chunk, uint head_dim,
+inline void stage(threadgroup float* to, uint stride, device const float* from, uint buffer, ulong wide, uint rows, uint r0, uint length, uint chunk, uint head_dim,
                   uint thread_index) {
   for (uint i = thread_index; i < rows * CAUSAL_BLOCK; i += CAUSAL_THREADS) {
     const uint r = i / CAUSAL_BLOCK, e = chunk * CAUSAL_BLOCK + i % CAUSAL_BLOCK;
-    to[r * stride + i % CAUSAL_BLOCK] = r0 + r < length && e < head_dim ? from[ulong(r0 + r) * wide + e] : 0.0f;
+    to[r * stride + i % CAUSAL_BLOCK] = r0 + r < length && e < head_dim ? number(from, ulong(r0 + r) * wide + e, buffer) : 0.0f;
   }
 }
 /* The 8 own rows [8][stride] of all chunks. */
-inline void stage_own(threadgroup float* own, uint stride, device const float* from, ulong wide, uint r0, uint length, uint chunks, uint head_dim,
+inline void stage_own(threadgroup float* own, uint stride, device const float* from, uint buffer, ulong wide, uint r0, uint length, uint chunks, uint head_dim,
                       uint thread_index) {
-  for (uint chunk = 0; chunk < chunks; chunk++) stage(own + chunk * CAUSAL_BLOCK, stride, from, wide, CAUSAL_OWN, r0, length, chunk, head_dim, thread_index);
+  for (uint chunk = 0; chunk < chunks; chunk++) stage(own + chunk * CAUSAL_BLOCK, stride, from, buffer, wide, CAUSAL_OWN, r0, length, chunk, head_dim, thread_index);
 }
 /* scores [8][32] = own . block^T over the whole head; the block passes through `tile`. Ends with a barrier. */
-inline void products(threadgroup float* scores, threadgroup float* own, uint stride, threadgroup float* tile, device const float* block, ulong wide,
+inline void products(threadgroup float* scores, threadgroup float* own, uint stride, threadgroup float* tile, device const float* block, uint buffer, ulong wide,
                      uint b0, uint length, uint chunks, uint head_dim, uint thread_index, uint simd) {
   simdgroup_float8x8 sum = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   for (uint chunk = 0; chunk < chunks; chunk++) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    stage(tile, CAUSAL_STRIDE, block, wide, CAUSAL_BLOCK, b0, length, chunk, head_dim, thread_index);
+    stage(tile, CAUSAL_STRIDE, block, buffer, wide, CAUSAL_BLOCK, b0, length, chunk, head_dim, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint step = 0; step < CAUSAL_BLOCK; step += 8) {
       simdgroup_float8x8 a, b;
@@ -59,12 +60,12 @@ inline void products(threadgroup float* scores, threadgroup float* own, uint str
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 /* sums[chunk] += p [8][32] . block's columns of the chunk that are the simdgroup's. */
-inline void accumulate(thread simdgroup_float8x8* sums, threadgroup float* p, threadgroup float* tile, device const float* block, ulong wide, uint b0,
+inline void accumulate(thread simdgroup_float8x8* sums, threadgroup float* p, threadgroup float* tile, device const float* block, uint buffer, ulong wide, uint b0,
                        uint length, uint chunks, uint head_dim, uint thread_index, uint simd) {
   for (uint chunk = 0; chunk < CAUSAL_CHUNKS; chunk++) {
     if (chunk >= chunks) break;
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    stage(tile, CAUSAL_STRIDE, block, wide, CAUSAL_BLOCK, b0, length, chunk, head_dim, thread_index);
+    stage(tile, CAUSAL_STRIDE, block, buffer, wide, CAUSAL_BLOCK, b0, length, chunk, head_dim, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint step = 0; step < CAUSAL_BLOCK; step += 8) {
       simdgroup_float8x8 a, b;
@@ -75,7 +76,7 @@ inline void accumulate(thread simdgroup_float8x8* sums, threadgroup float* p, th
   }
 }
 /* Writes 8 rows of sums, each divided by its place in `by` (null: 1), through the own rows' memory. */
-inline void put_rows(device float* to, ulong wide, thread simdgroup_float8x8* sums, threadgroup float* own, uint stride, threadgroup const float* by,
+inline void put_rows(device float* to, uint buffer, ulong wide, thread simdgroup_float8x8* sums, threadgroup float* own, uint stride, threadgroup const float* by,
                      uint r0, uint length, uint chunks, uint head_dim, uint thread_index, uint simd) {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint chunk = 0; chunk < CAUSAL_CHUNKS; chunk++)
@@ -83,7 +84,7 @@ inline void put_rows(device float* to, ulong wide, thread simdgroup_float8x8* su
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint i = thread_index; i < CAUSAL_OWN * head_dim; i += CAUSAL_THREADS) {
     const uint r = i / head_dim, e = i % head_dim;
-    if (r0 + r < length) to[ulong(r0 + r) * wide + e] = by ? own[r * stride + e] / by[r] : own[r * stride + e];
+    if (r0 + r < length) put(to, ulong(r0 + r) * wide + e, buffer, by ? own[r * stride + e] / by[r] : own[r * stride + e]);
   }
 }
 
@@ -101,9 +102,9 @@ kernel void causal_forward(device float* y [[buffer(0)]], device float* lse [[bu
   const uint chunks = (E + CAUSAL_BLOCK - 1) / CAUSAL_BLOCK, stride = chunks * CAUSAL_BLOCK + 4;
   const ulong wide = ulong(p.heads) * E, narrow = ulong(p.kv_heads) * E, base = ulong(sequence) * p.length;
   const uint kv = head / (p.heads / p.kv_heads);
-  device const float* keys = k + base * narrow + kv * E;
-  device const float* values = v + base * narrow + kv * E;
-  stage_own(own, stride, q + base * wide + head * E, wide, r0, p.length, chunks, E, thread_index);
+  device const float* keys = numbers_from(k, base * narrow + kv * E, 3);
+  device const float* values = numbers_from(v, base * narrow + kv * E, 4);
+  stage_own(own, stride, numbers_from(q, base * wide + head * E, 2), 2, wide, r0, p.length, chunks, E, thread_index);
   if (thread_index < CAUSAL_OWN) {
     most[thread_index] = HAS_SINKS ? sinks[head] : -INFINITY;
     total[thread_index] = HAS_SINKS ? 1.0f : 0.0f;
@@ -114,7 +115,7 @@ kernel void causal_forward(device float* y [[buffer(0)]], device float* lse [[bu
   simdgroup_float8x8 sums[CAUSAL_CHUNKS];
   for (uint i = 0; i < CAUSAL_CHUNKS; i++) sums[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   for (uint k0 = begin / CAUSAL_BLOCK * CAUSAL_BLOCK; k0 < min(r0 + CAUSAL_OWN, p.length); k0 += CAUSAL_BLOCK) {
-    products(scores, own, stride, tile, keys, narrow, k0, p.length, chunks, E, thread_index, simd);
+    products(scores, own, stride, tile, keys, 3, narrow, k0, p.length, chunks, E, thread_index, simd);
     for (uint r = simd; r < CAUSAL_OWN; r += 4) {
       const uint row = r0 + r, key = k0 + lane;
       bool seen = row < p.length && key <= row;
@@ -136,10 +137,10 @@ kernel void causal_forward(device float* y [[buffer(0)]], device float* lse [[bu
     simdgroup_load(diagonal, shrinks, 8);
     for (uint i = 0; i < CAUSAL_CHUNKS; i++)
       if (i < chunks) simdgroup_multiply(sums[i], diagonal, sums[i]);
-    accumulate(sums, scores, tile, values, narrow, k0, p.length, chunks, E, thread_index, simd);
+    accumulate(sums, scores, tile, values, 4, narrow, k0, p.length, chunks, E, thread_index, simd);
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  put_rows(y + base * wide + head * E, wide, sums, own, stride, total, r0, p.length, chunks, E, thread_index, simd);
+  put_rows(places_from(y, base * wide + head * E, 0), 0, wide, sums, own, stride, total, r0, p.length, chunks, E, thread_index, simd);
   if (thread_index < CAUSAL_OWN && r0 + thread_index < p.length)
     lse[(base + r0 + thread_index) * p.heads + head] = most[thread_index] + log(total[thread_index]);
 }
@@ -150,7 +151,7 @@ kernel void causal_deltas(device float* deltas [[buffer(0)]], device const float
                           uint lane [[thread_index_in_simdgroup]]) {
   const ulong at = (ulong(group.y) * p.heads + group.x) * p.head_dim;
   float sum = 0.0f;
-  for (uint e = lane; e < p.head_dim; e += 32) sum = fma(dy[at + e], y[at + e], sum);
+  for (uint e = lane; e < p.head_dim; e += 32) sum = fma(number(dy, at + e, 1), number(y, at + e, 2), sum);
   sum = simd_sum(sum);
   if (lane == 0) deltas[ulong(group.y) * p.heads + group.x] = sum;
 }
@@ -189,15 +190,17 @@ kernel void causal_dq(device float* dq [[buffer(0)]], device const float* dy [[b
   const ulong wide = ulong(p.heads) * E, narrow = ulong(p.kv_heads) * E, base = ulong(sequence) * p.length;
   const uint kv = head / (p.heads / p.kv_heads);
   threadgroup float* gradients = own + CAUSAL_OWN * stride;
-  stage_own(own, stride, q + base * wide + head * E, wide, r0, p.length, chunks, E, thread_index);
-  stage_own(gradients, stride, dy + base * wide + head * E, wide, r0, p.length, chunks, E, thread_index);
+  device const float* keys = numbers_from(k, base * narrow + kv * E, 3);
+  device const float* of_values = numbers_from(v, base * narrow + kv * E, 4);
+  stage_own(own, stride, numbers_from(q, base * wide + head * E, 2), 2, wide, r0, p.length, chunks, E, thread_index);
+  stage_own(gradients, stride, numbers_from(dy, base * wide + head * E, 1), 1, wide, r0, p.length, chunks, E, thread_index);
   uint begin = r0;
   for (uint r = r0; r < min(r0 + CAUSAL_OWN, p.length); r++) begin = min(begin, first_seen(first, p, sequence, r));
   simdgroup_float8x8 sums[CAUSAL_CHUNKS];
   for (uint i = 0; i < CAUSAL_CHUNKS; i++) sums[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   for (uint k0 = begin / CAUSAL_BLOCK * CAUSAL_BLOCK; k0 < min(r0 + CAUSAL_OWN, p.length); k0 += CAUSAL_BLOCK) {
-    products(scores, own, stride, tile, k + base * narrow + kv * E, narrow, k0, p.length, chunks, E, thread_index, simd);
-    products(above, gradients, stride, tile, v + base * narrow + kv * E, narrow, k0, p.length, chunks, E, thread_index, simd);
+    products(scores, own, stride, tile, keys, 3, narrow, k0, p.length, chunks, E, thread_index, simd);
+    products(above, gradients, stride, tile, of_values, 4, narrow, k0, p.length, chunks, E, thread_index, simd);
     for (uint i = thread_index; i < CAUSAL_OWN * CAUSAL_BLOCK; i += CAUSAL_THREADS) {
       const uint row = r0 + i / CAUSAL_BLOCK, key = k0 + i % CAUSAL_BLOCK, at = i / CAUSAL_BLOCK * CAUSAL_STRIDE + i % CAUSAL_BLOCK;
       bool seen = row < p.length && key <= row;
@@ -205,10 +208,10 @@ kernel void causal_dq(device float* dq [[buffer(0)]], device const float* dy [[b
       const ulong place = (base + min(row, p.length - 1)) * p.heads + head;
       scores[at] = weight_and_slope(scores[at], above[at], seen, lse[place], deltas[place], p).y;
     }
-    accumulate(sums, scores, tile, k + base * narrow + kv * E, narrow, k0, p.length, chunks, E, thread_index, simd);
+    accumulate(sums, scores, tile, keys, 3, narrow, k0, p.length, chunks, E, thread_index, simd);
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  put_rows(dq + base * wide + head * E, wide, sums, own, stride, 0, r0, p.length, chunks, E, thread_index, simd);
+  put_rows(places_from(dq, base * wide + head * E, 0), 0, wide, sums, own, stride, 0, r0, p.length, chunks, E, thread_index, simd);
 }
 
 kernel void causal_dkv(device float* dk [[buffer(0)]], device float* dv [[buffer(1)]], device const float* dy [[buffer(2)]],
@@ -224,8 +227,8 @@ kernel void causal_dkv(device float* dk [[buffer(0)]], device float* dv [[buffer
   const uint chunks = (E + CAUSAL_BLOCK - 1) / CAUSAL_BLOCK, stride = chunks * CAUSAL_BLOCK + 4;
   const ulong wide = ulong(p.heads) * E, narrow = ulong(p.kv_heads) * E, base = ulong(sequence) * p.length;
   threadgroup float* values = own + CAUSAL_OWN * stride;
-  stage_own(own, stride, k + base * narrow + kv * E, narrow, k0, p.length, chunks, E, thread_index);
-  stage_own(values, stride, v + base * narrow + kv * E, narrow, k0, p.length, chunks, E, thread_index);
+  stage_own(own, stride, numbers_from(k, base * narrow + kv * E, 4), 4, narrow, k0, p.length, chunks, E, thread_index);
+  stage_own(values, stride, numbers_from(v, base * narrow + kv * E, 5), 5, narrow, k0, p.length, chunks, E, thread_index);
   simdgroup_float8x8 of_keys[CAUSAL_CHUNKS], of_values[CAUSAL_CHUNKS];
   for (uint i = 0; i < CAUSAL_CHUNKS; i++) {
     of_keys[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
@@ -234,10 +237,10 @@ kernel void causal_dkv(device float* dk [[buffer(0)]], device float* dv [[buffer
   for (uint head = kv * heads; head < (kv + 1) * heads; head++)
     for (uint r0 = k0 / CAUSAL_BLOCK * CAUSAL_BLOCK; r0 < p.length; r0 += CAUSAL_BLOCK) {
       if (p.window > 0 && r0 + 1 > p.window + k0 + CAUSAL_OWN) break;
-      device const float* rows = q + base * wide + head * E;
-      device const float* gradients = dy + base * wide + head * E;
-      products(scores, own, stride, tile, rows, wide, r0, p.length, chunks, E, thread_index, simd);
-      products(above, values, stride, tile, gradients, wide, r0, p.length, chunks, E, thread_index, simd);
+      device const float* rows = numbers_from(q, base * wide + head * E, 3);
+      device const float* gradients = numbers_from(dy, base * wide + head * E, 2);
+      products(scores, own, stride, tile, rows, 3, wide, r0, p.length, chunks, E, thread_index, simd);
+      products(above, values, stride, tile, gradients, 2, wide, r0, p.length, chunks, E, thread_index, simd);
       for (uint i = thread_index; i < CAUSAL_OWN * CAUSAL_BLOCK; i += CAUSAL_THREADS) {
         const uint key = k0 + i / CAUSAL_BLOCK, row = r0 + i % CAUSAL_BLOCK, at = i / CAUSAL_BLOCK * CAUSAL_STRIDE + i % CAUSAL_BLOCK;
         bool seen = row < p.length && key <= row;
@@ -247,10 +250,10 @@ kernel void causal_dkv(device float* dk [[buffer(0)]], device float* dv [[buffer
         scores[at] = both.x;
         above[at] = both.y;
       }
-      accumulate(of_values, scores, tile, gradients, wide, r0, p.length, chunks, E, thread_index, simd);
-      accumulate(of_keys, above, tile, rows, wide, r0, p.length, chunks, E, thread_index, simd);
+      accumulate(of_values, scores, tile, gradients, 2, wide, r0, p.length, chunks, E, thread_index, simd);
+      accumulate(of_keys, above, tile, rows, 3, wide, r0, p.length, chunks, E, thread_index, simd);
       threadgroup_barrier(mem_flags::mem_threadgroup);
     }
-  put_rows(dk + base * narrow + kv * E, narrow, of_keys, own, stride, 0, k0, p.length, chunks, E, thread_index, simd);
-  put_rows(dv + base * narrow + kv * E, narrow, of_values, own, stride, 0, k0, p.length, chunks, E, thread_index, simd);
+  put_rows(places_from(dk, base * narrow + kv * E, 0), 0, narrow, of_keys, own, stride, 0, k0, p.length, chunks, E, thread_index, simd);
+  put_rows(places_from(dv, base * narrow + kv * E, 1), 1, narrow, of_values, own, stride, 0, k0, p.length, chunks, E, thread_index, simd);
 }

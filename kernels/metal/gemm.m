@@ -3,25 +3,20 @@
 
 #include "gemm_launch.h"
 
-static i32 bytes_of(i32 type) { return type == PSI_BF16 ? 2 : 4; }
-
 i32 psi_gemm_product(const PsiGemm* g) {
   f64 c_count = (f64)g->m * g->n, a_count = (f64)g->m * g->k, b_count = (f64)g->n * g->k;
   if (g->groups != GEMM_ROWS) c_count *= g->batch;
   if (g->groups == GEMM_PLAIN) a_count *= g->batch;
   if (g->groups != GEMM_SUMS) b_count *= g->batch;
-  PsiLaunch l = psi_kernel("gemm", "gemm_f32");
+  PsiLaunch l = psi_number_kernel("gemm", "gemm_f32");
   psi_constant_bool(&l, 0, g->trans_a);
   psi_constant_bool(&l, 1, g->trans_b);
-  psi_constant_bool(&l, 2, g->a_type == PSI_BF16);
-  psi_constant_bool(&l, 3, g->b_type == PSI_BF16);
-  psi_constant_bool(&l, 4, g->c_type == PSI_BF16);
-  psi_constant_bool(&l, 5, g->bias != NULL);
-  psi_constant_bool(&l, 6, g->accumulate);
-  psi_constant_int(&l, 7, g->groups);
-  psi_write(&l, 0, g->c, bytes_of(g->c_type) * c_count);
-  psi_read(&l, 1, g->k ? g->a : NULL, bytes_of(g->a_type) * a_count);
-  psi_read(&l, 2, g->k ? g->b : NULL, bytes_of(g->b_type) * b_count);
+  psi_constant_bool(&l, 2, g->bias != NULL);
+  psi_constant_bool(&l, 3, g->accumulate);
+  psi_constant_int(&l, 4, g->groups);
+  psi_write_numbers(&l, 0, g->c, c_count);
+  psi_read_numbers(&l, 1, g->k ? g->a : (PsiNumbers){NULL, g->a.half}, a_count);
+  psi_read_numbers(&l, 2, g->k ? g->b : (PsiNumbers){NULL, g->b.half}, b_count);
   psi_read(&l, 3, g->bias, g->bias ? 4.0 * g->n * (g->groups == GEMM_ROWS ? g->batch : 1) : 0);
   psi_read(&l, 4, g->starts, g->starts ? 4.0 * (g->batch + 1.0) : 0);
   GemmParams p = {(u32)g->m, (u32)g->n, (u32)g->k};
@@ -41,6 +36,6 @@ PSI_API i32 psi_gemm(void* c, const void* a, const void* b, const void* bias, vo
   }
   PSI_TRY(PSI_CHECK_POINTERS("psi_gemm", c, a, b));
   if (batch == 0 || m == 0 || n == 0) return PSI_OK;
-  PsiGemm g = {c, a, b, bias, NULL, batch, m, n, k, trans_a != 0, trans_b != 0, accumulate != 0, a_type, b_type, c_type, GEMM_PLAIN};
+  PsiGemm g = {{c, c_type == PSI_BF16}, {a, a_type == PSI_BF16}, {b, b_type == PSI_BF16}, bias, NULL, batch, m, n, k, trans_a != 0, trans_b != 0, accumulate != 0, GEMM_PLAIN};
   return psi_gemm_product(&g);
 }

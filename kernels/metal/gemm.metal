@@ -7,29 +7,22 @@
  */
 #include <metal_stdlib>
 #include "gemm.h"
-#include "weights.h"
+#include "numbers.h"
 using namespace metal;
 
 constant bool TRANS_A [[function_constant(0)]];
 constant bool TRANS_B [[function_constant(1)]];
-constant bool A_BF16 [[function_constant(2)]];
-constant bool B_BF16 [[function_constant(3)]];
-constant bool C_BF16 [[function_constant(4)]];
-constant bool HAS_BIAS [[function_constant(5)]];
-constant bool ACCUMULATE [[function_constant(6)]];
-constant int GROUPS [[function_constant(7)]];
-
-inline float number(device const float* p, ulong i, bool half_width) {
-  return half_width ? bf16_value(((device const ushort*)p)[i]) : p[i];
-}
+constant bool HAS_BIAS [[function_constant(2)]];
+constant bool ACCUMULATE [[function_constant(3)]];
+constant int GROUPS [[function_constant(4)]];
 
 /* [lines][length] of a matrix of rows of `width` from (line, at): 32 x 32 of it to `to`, zeros beyond. */
-inline void stage(threadgroup float* to, device const float* from, ulong base, uint width, uint line, uint lines, uint at, uint length, bool half_width,
+inline void stage(threadgroup float* to, device const float* from, ulong base, uint width, uint line, uint lines, uint at, uint length, uint buffer,
                   uint thread_index) {
   for (uint i = thread_index; i < GEMM_SIDE * GEMM_DEPTH; i += GEMM_THREADS) {
     const uint r = i / 32, c = i % 32;
     const bool inside = line + r < lines && at + c < length;
-    to[r * GEMM_STRIDE + c] = inside ? number(from, base + ulong(line + r) * width + at + c, half_width) : 0.0f;
+    to[r * GEMM_STRIDE + c] = inside ? number(from, base + ulong(line + r) * width + at + c, buffer) : 0.0f;
   }
 }
 
@@ -59,10 +52,10 @@ kernel void gemm_f32(device float* c [[buffer(0)]], device const float* a [[buff
   for (uint i = 0; i < 4; i++) sums[i] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   for (uint k0 = 0; k0 < k; k0 += GEMM_DEPTH) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    if (TRANS_A) stage(left, a, a_base, p.m, k0, k, i0, m, A_BF16, thread_index);
-    else stage(left, a, a_base, p.k, i0, m, k0, k, A_BF16, thread_index);
-    if (TRANS_B) stage(right, b, b_base, p.k, j0, p.n, k0, k, B_BF16, thread_index);
-    else stage(right, b, b_base, p.n, k0, k, j0, p.n, B_BF16, thread_index);
+    if (TRANS_A) stage(left, a, a_base, p.m, k0, k, i0, m, 1, thread_index);
+    else stage(left, a, a_base, p.k, i0, m, k0, k, 1, thread_index);
+    if (TRANS_B) stage(right, b, b_base, p.k, j0, p.n, k0, k, 2, thread_index);
+    else stage(right, b, b_base, p.n, k0, k, j0, p.n, 2, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint step = 0; step < GEMM_DEPTH && k0 + step < k; step += 8) {
       simdgroup_float8x8 x[2], y[2];
@@ -85,9 +78,8 @@ kernel void gemm_f32(device float* c [[buffer(0)]], device const float* a [[buff
       float v = patch[simd * 64 + e];
       if (HAS_BIAS) v = v + bias[GROUPS == GEMM_ROWS ? z * p.n + j : j];
       const ulong at = c_base + ulong(r) * p.n + j;
-      if (ACCUMULATE) v = number(c, at, C_BF16) + v;
-      if (C_BF16) ((device ushort*)c)[at] = ushort(bf16_bits(v));
-      else c[at] = v;
+      if (ACCUMULATE) v = number(c, at, 0) + v;
+      put(c, at, 0, v);
     }
   }
 }

@@ -3,11 +3,11 @@
 #include "train.h"
 
 typedef struct {
-  void* c;
-  const void *a, *b, *bias, *starts;
+  PsiNumbers c, a, b;
+  const void *bias, *starts;
   i32 batch, m, n, k; /* groups: batch experts; m, or k with GEMM_SUMS, is the rows of all of them */
   bool trans_a, trans_b, accumulate;
-  i32 a_type, b_type, c_type, groups;
+  i32 groups;
 } PsiGemm;
 
 i32 psi_gemm_product(const PsiGemm* g);

@@ -1,17 +1,19 @@
 /*
+ * f32; y and table, and dy, may be bf16.
  * lookup: y[t] = table[ids[t]], NaN where there is no such row; a thread an element.
  * lookup_grad: dtable[ids[t]] += dy[t], t ascending. A threadgroup has one token: it works where no token before has the
  * same id, and then adds the rows of all that have it, each thread its columns, so that every place has one writer.
  */
 #include <metal_stdlib>
 #include "lookup.h"
+#include "numbers.h"
 using namespace metal;
 
 kernel void lookup_f32(device float* y [[buffer(0)]], device const float* table [[buffer(1)]], device const int* ids [[buffer(2)]],
                        constant LookupParams& p [[buffer(3)]], uint2 at [[thread_position_in_grid]]) {
   if (at.x >= p.width) return;
   const uint id = uint(ids[at.y]);
-  y[ulong(at.y) * p.width + at.x] = id < p.vocabulary ? table[ulong(id) * p.width + at.x] : NAN;
+  put(y, ulong(at.y) * p.width + at.x, 0, id < p.vocabulary ? number(table, ulong(id) * p.width + at.x, 1) : NAN);
 }
 
 kernel void lookup_grad_f32(device float* dtable [[buffer(0)]], device const float* dy [[buffer(1)]], device const int* ids [[buffer(2)]],
@@ -28,7 +30,7 @@ kernel void lookup_grad_f32(device float* dtable [[buffer(0)]], device const flo
     const ulong place = ulong(id) * p.width + column;
     float sum = dtable[place];
     for (uint t = token; t < p.tokens; t++)
-      if (ids[t] == id) sum += dy[ulong(t) * p.width + column];
+      if (ids[t] == id) sum += number(dy, ulong(t) * p.width + column, 1);
     dtable[place] = sum;
   }
 }

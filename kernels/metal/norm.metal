@@ -2,11 +2,12 @@
  * norm: y = (x - mean) * scale * w + b with scale = 1/sqrt(var + eps), or the RMS norm when not CENTER; stats [rows,2] keeps
  * mean and scale. norm_grad, with n = (x - mean) * scale and g = dy * w:
  *   dx (+)= scale * (g - mean(g) [CENTER only] - n * mean(g * n));   dw += sum over rows of dy * n;   db += sum of dy.
- * f32. A threadgroup has a row: a thread's elements are thread, thread + threads, ..., then the threads' sums by reduce.h; the
+ * f32; x, y and their gradients may be bf16. A threadgroup has a row: a thread's elements are thread, thread + threads, ..., then the threads' sums by reduce.h; the
  * number of threads follows from the width. norm_weight_grad: a thread has a column, rows ascending.
  */
 #include <metal_stdlib>
 #include "norm.h"
+#include "numbers.h"
 #include "reduce.h"
 using namespace metal;
 
@@ -26,12 +27,12 @@ kernel void norm_f32(device float* y [[buffer(0)]], device float* stats [[buffer
   float mean = 0.0f;
   if (CENTER) {
     float sum = 0.0f;
-    for (uint k = thread_index; k < p.width; k += step) sum += x[at + k];
+    for (uint k = thread_index; k < p.width; k += step) sum += number(x, at + k, 2);
     mean = group_sum(sum, partial, lane, simd, simds) / float(p.width);
   }
   float squares = 0.0f;
   for (uint k = thread_index; k < p.width; k += step) {
-    const float d = x[at + k] - mean;
+    const float d = number(x, at + k, 2) - mean;
     squares = fma(d, d, squares);
   }
   squares = group_sum(squares, partial, lane, simd, simds);
@@ -41,10 +42,10 @@ kernel void norm_f32(device float* y [[buffer(0)]], device float* stats [[buffer
     stats[2 * ulong(row) + 1] = scale;
   }
   for (uint k = thread_index; k < p.width; k += step) {
-    float v = (x[at + k] - mean) * scale;
+    float v = (number(x, at + k, 2) - mean) * scale;
     if (HAS_WEIGHT) v = v * w[k];
     if (HAS_BIAS) v = v + b[k];
-    y[at + k] = v;
+    put(y, at + k, 0, v);
   }
 }
 
@@ -59,20 +60,19 @@ kernel void norm_grad_f32(device float* dx [[buffer(0)]], device const float* dy
   const float mean = stats[2 * ulong(row)], scale = stats[2 * ulong(row) + 1];
   float sum_g = 0.0f, sum_gn = 0.0f;
   for (uint k = thread_index; k < p.width; k += step) {
-    float g = dy[at + k];
+    float g = number(dy, at + k, 1);
     if (HAS_WEIGHT) g = g * w[k];
     sum_g += g;
-    sum_gn = fma(g, (x[at + k] - mean) * scale, sum_gn);
+    sum_gn = fma(g, (number(x, at + k, 2) - mean) * scale, sum_gn);
   }
   float mean_g = 0.0f;
   if (CENTER) mean_g = group_sum(sum_g, partial, lane, simd, simds) / float(p.width);
   const float mean_gn = group_sum(sum_gn, partial, lane, simd, simds) / float(p.width);
   for (uint k = thread_index; k < p.width; k += step) {
-    float g = dy[at + k];
+    float g = number(dy, at + k, 1);
     if (HAS_WEIGHT) g = g * w[k];
-    const float d = scale * (g - mean_g - (x[at + k] - mean) * scale * mean_gn);
-    if (ADDS) dx[at + k] = dx[at + k] + d;
-    else dx[at + k] = d;
+    const float d = scale * (g - mean_g - (number(x, at + k, 2) - mean) * scale * mean_gn);
+    put(dx, at + k, 0, ADDS ? number(dx, at + k, 0) + d : d);
   }
 }
 
@@ -83,8 +83,8 @@ kernel void norm_weight_grad_f32(device float* dw [[buffer(0)]], device float* d
   float sum_w = 0.0f, sum_b = 0.0f;
   for (uint row = 0; row < p.rows; row++) {
     const ulong at = ulong(row) * p.width + k;
-    const float g = dy[at];
-    if (HAS_WEIGHT) sum_w = fma(g, (x[at] - stats[2 * ulong(row)]) * stats[2 * ulong(row) + 1], sum_w);
+    const float g = number(dy, at, 2);
+    if (HAS_WEIGHT) sum_w = fma(g, (number(x, at, 3) - stats[2 * ulong(row)]) * stats[2 * ulong(row) + 1], sum_w);
     sum_b += g;
   }
   if (HAS_WEIGHT) dw[k] = dw[k] + sum_w;

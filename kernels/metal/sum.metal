@@ -1,5 +1,5 @@
 /*
- * Sums to one number in one order; numbers wider than f32 are pairs of floats or bits of f64 (pair.h).
+ * Sums to one number in one order, of f32 or bf16; numbers wider than f32 are pairs of floats or bits of f64 (pair.h).
  *   sum: y = scale * sum x. One threadgroup: a thread's elements are thread, thread + 256, ..., then the threads' pairs.
  *   spread, its gradient: y[i] = scale * x[0]
  *   sum_squares: a threadgroup sums the squares of 4096 elements, scaled by a power of two so that none overflows or
@@ -7,6 +7,7 @@
  *   clip_factor: norm = sqrt(sum of squares), factor = min(1, limit / norm), one thread.
  */
 #include <metal_stdlib>
+#include "numbers.h"
 #include "pair.h"
 #include "reduce.h"
 #include "sum.h"
@@ -17,14 +18,14 @@ kernel void sum_f32(device float* y [[buffer(0)]], device const float* x [[buffe
                     uint simd [[simdgroup_index_in_threadgroup]], uint simds [[simdgroups_per_threadgroup]]) {
   threadgroup float2 partial[32];
   float2 total = float2(0.0f, 0.0f);
-  for (uint i = thread_index; i < p.count; i += 32 * simds) total = pair_add(total, float2(x[i], 0.0f));
+  for (uint i = thread_index; i < p.count; i += 32 * simds) total = pair_add(total, float2(number(x, i, 1), 0.0f));
   total = group_pair_sum(total, partial, lane, simd, simds);
-  if (thread_index == 0) y[0] = pair_multiply(total, float2(p.scale_high, p.scale_low)).x;
+  if (thread_index == 0) put(y, 0, 0, pair_multiply(total, float2(p.scale_high, p.scale_low)).x);
 }
 
 kernel void spread_f32(device float* y [[buffer(0)]], device const float* x [[buffer(1)]], constant SumParams& p [[buffer(2)]],
                        uint i [[thread_position_in_grid]]) {
-  if (i < p.count) y[i] = pair_multiply(float2(x[0], 0.0f), float2(p.scale_high, p.scale_low)).x;
+  if (i < p.count) put(y, i, 0, pair_multiply(float2(number(x, 0, 1), 0.0f), float2(p.scale_high, p.scale_low)).x);
 }
 
 kernel void sum_squares_f32(device ulong* parts [[buffer(0)]], device const float* x [[buffer(1)]], constant SumParams& p [[buffer(2)]],
@@ -35,11 +36,11 @@ kernel void sum_squares_f32(device ulong* parts [[buffer(0)]], device const floa
   threadgroup float2 partial[32];
   const uint begin = piece * SUM_PIECE, end = min(begin + uint(SUM_PIECE), p.count), step = 32 * simds;
   float most = 0.0f;
-  for (uint i = begin + thread_index; i < end; i += step) most = max(most, fabs(x[i]));
+  for (uint i = begin + thread_index; i < end; i += step) most = max(most, fabs(number(x, i, 1)));
   const int power = exponent_of(group_max(most, largest, lane, simd, simds));
   float2 total = float2(0.0f, 0.0f);
   for (uint i = begin + thread_index; i < end; i += step) {
-    const float v = ldexp(x[i], -power);
+    const float v = ldexp(number(x, i, 1), -power);
     total = pair_add(total, pair_multiply(float2(v, 0.0f), float2(v, 0.0f)));
   }
   total = group_pair_sum(total, partial, lane, simd, simds);

@@ -18,12 +18,10 @@ const elsewhere = [
   ...["cast", "fill", "sum", "spread", "sum_squares", "clip_factor", "adam", "sgd", "momentum"],
   ...["unit_norm", "muon_update"],
 ];
-/** Not on Metal: docs/metal.md says why. */
-const refused = ["block_round"];
 /** Places of scratch that Metal's kernels do not use. */
 const unused: Readonly<Record<string, number>> = { gemm: 4, grouped_gemm: 5 };
 const own: readonly TrainingCall[] = calls
-  .filter(({ name }) => !elsewhere.includes(name) && !refused.includes(name))
+  .filter(({ name }) => !elsewhere.includes(name))
   .map((c) => (c.name in unused ? { ...c, optional: [...(c.optional ?? []), unused[c.name]!] } : c));
 const titled = own.map((c, i) => [`${c.name} (${i})`, c] as const);
 

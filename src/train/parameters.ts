@@ -58,7 +58,7 @@ export class Parameters implements Disposable {
     this.places = places;
     this.elements = offset;
     // what cannot be is refused before anything is taken
-    const formats = places.map(({ spec }) => checkedFormat(device, spec, formatOf(spec)));
+    const formats = places.map(({ spec }) => checkedFormat(spec, formatOf(spec)));
     this.values = device.empty("f32", [offset]);
     this.gradients = device.empty("f32", [offset]);
     this.#copies = precision === "bf16" ? device.empty("bf16", [offset]) : undefined;
@@ -124,15 +124,10 @@ export class Parameters implements Disposable {
 type Blocks = { readonly master: Tensor; readonly value: Tensor; readonly format: RoundingFormat };
 
 function checkedFormat(
-  { backend }: Device,
   { name, shape }: ParameterSpec,
   format: RoundingFormat | undefined,
 ): RoundingFormat | undefined {
   if (format === undefined) return undefined;
-  if (!backend.supports("block_round")) {
-    const fix = "Train on the CPU or on CUDA, or without a quantisation-aware finish";
-    throw unexpected("unsupported", "train", "a backend with block_round", backend.name, { fix });
-  }
   if (shape.at(-1)! % dtypes[format].blockElements === 0) return format;
   const expected = `rows of whole ${format} blocks of ${dtypes[format].blockElements}`;
   throw unexpected("invalid_argument", "train", expected, `${name} [${shape.join(", ")}]`);

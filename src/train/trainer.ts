@@ -25,7 +25,7 @@ export type TrainerConfig = {
   /** Limit of the gradients' global norm; Infinity: none. */
   readonly clip: number;
   /**
-   * bf16: matrices and what they meet are rounded to it in the forward and backward pass, on CUDA everything but the residual
+   * bf16: matrices and what they meet are rounded to it in the forward and backward pass, on GPUs everything but the residual
    * stream; masters stay f32.
    */
   readonly precision: "f32" | "bf16";

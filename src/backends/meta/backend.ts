@@ -20,7 +20,7 @@ export function metaBackend({ like = "cpu" }: MetaOptions = {}): Backend {
     name: "meta",
     hostMemory: kernels !== "cuda",
     captures: false,
-    halfTensors: kernels === "cuda",
+    halfTensors: kernels !== "cpu",
     asynchronous: false,
     info: () => ({ device: "meta" }),
     allocate(bytes) {

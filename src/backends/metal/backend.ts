@@ -30,6 +30,7 @@ export function metalBackend(name: "metal" | "metal-standin"): Backend {
     name,
     hostMemory: true,
     captures: false,
+    halfTensors: true,
     asynchronous: true,
     info: () => readInfo(native("psi_info"), check),
     memory() {

@@ -2,7 +2,7 @@ import { dtypes } from "../../core/dtype.ts";
 import { unexpected } from "../../core/error.ts";
 import { elementCount } from "../../core/shape.ts";
 import type { Op } from "../op.ts";
-import { elementWise, expectReal, plainSpec } from "../real.ts";
+import { elementWise, expectReal, plainSpec, trainingBackends } from "../real.ts";
 import { dtypeCode } from "../spec.ts";
 
 /** Block formats that training can finish in. */
@@ -22,7 +22,7 @@ export type BlockRoundParams = {
 export const blockRound: Op<BlockRoundParams> = {
   name: "block_round",
   summary: "values that a block format can hold, nearest to x's",
-  backends: ["cpu", "cuda"],
+  backends: trainingBackends,
   inputs: [{ name: "x" }],
   params: ["format", "dtype"],
   signature: ["ptr", "ptr", "i32", "i32", "f64"],

@@ -7,7 +7,7 @@ import { expectSpec, totalBytes } from "../spec.ts";
 export const scaleBy: Op<{ readonly dtype: "f32" | "bf16"; readonly add: boolean }> = {
   name: "scale_by",
   summary: "a tensor times a number that lies on the device",
-  backends: ["cuda"],
+  backends: ["cuda", "metal"],
   inputs: [{ name: "x" }, { name: "factor" }],
   params: ["dtype", "add"],
   signature: ["ptr", "ptr", "ptr", "i32", "i32", "f64"],
@@ -54,7 +54,7 @@ function rowsOf({ tokens, vocabulary }: Sizes): number {
 export const headLoss: Op<HeadLossParams> = {
   name: "head_loss",
   summary: "scaled loss of a linear head with its gradient, logits made once",
-  backends: ["cuda"],
+  backends: ["cuda", "metal"],
   inputs: [{ name: "x" }, { name: "w" }, { name: "targets" }],
   params: ["scale", "softcap"],
   signature: [

@@ -1,0 +1,5 @@
+#pragma once
+struct BlockRoundParams {
+  unsigned int count;
+};
+typedef struct BlockRoundParams BlockRoundParams;

@@ -1,0 +1,10 @@
+#pragma once
+struct HeadLossParams {
+  unsigned int vocabulary;
+  float softcap, scale;
+};
+typedef struct HeadLossParams HeadLossParams;
+struct ScaleByParams {
+  unsigned int count;
+};
+typedef struct ScaleByParams ScaleByParams;
