@@ -302,7 +302,7 @@ describe("the run root", () => {
     mkdirSync(scene.root);
     symlinkSync(outside, join(scene.root, "status"));
     symlinkSync(outside, join(scene.root, "manifests"));
-    expect(scene.run("start", { dry_run: true }).refusal_class).toBe("internal_error");
+    expect(scene.run("start", { dry_run: true }).refusal_class).toBe("bad_config");
     expect(readdirSync(outside)).toEqual([]);
   });
 });

@@ -20,6 +20,7 @@ import { askedOf, type Outcome, refusedAs, type StatusPacket, statusPacket, succ
 import { fileBytes, jsonOf, RunRoot } from "./run_root.ts";
 import { checkInputTransport } from "./stage_transport.ts";
 import { type Invocation, resolvedRunId, type WrittenSurfaces, writeSurfaces } from "./surfaces.ts";
+import { failedWrite } from "./unwritable.ts";
 
 /** What is known so far; packets tell as much. */
 type Known = {
@@ -115,7 +116,9 @@ function run(
     }
     detail = perform(checked, environment);
   } catch (cause) {
-    const [refusalClass, why] = reasonOf(cause);
+    const [told, why] = reasonOf(cause);
+    // what an operation could not write may be written by a later try
+    const refusalClass = cause instanceof Refusal ? told : (failedWrite(cause) ?? told);
     return refusedPacket(known, refusalClass, why, attempted(checked, refusedAs(refusalClass), why));
   }
   return succeededPacket(known, checked, writeSurfaces(checked, succeeded, detail), detail);

@@ -1,5 +1,5 @@
 /** Finding what a contribution names: at its path, in its own run root, in ours, or where a resolver left it. */
-import { existsSync, readdirSync, realpathSync } from "node:fs";
+import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, sep } from "node:path";
 import type * as v from "valibot";
 import { sha256 } from "../core/digest.ts";
@@ -42,12 +42,16 @@ export function resolveInput(
   const expected = artifact_ref.artifact_digest?.toLowerCase().replace(/^sha256:/, "");
   let mismatch: string | undefined;
   for (const path of candidates.filter((candidate) => existsSync(candidate))) {
+    mismatch = path;
+    // what has another size need not be read
+    const { artifact_bytes: bytes } = artifact_ref;
+    const stat = statSync(path, { bigint: true });
+    if (bytes !== undefined && stat.isFile() && stat.size !== BigInt(bytes)) continue;
     const found = readable(() => hashedFile(path, !/\.(safetensors|zst)$/.test(path)));
     const fits =
       (expected === undefined || found.sha256 === expected) &&
-      (artifact_ref.artifact_bytes === undefined || BigInt(artifact_ref.artifact_bytes) === found.size);
+      (bytes === undefined || BigInt(bytes) === found.size);
     if (fits) return { path, ...found };
-    mismatch = path;
   }
   if (mismatch !== undefined)
     return refuse("artifact_digest_mismatch", `${name}: ${mismatch} is not what is bound`);

@@ -147,6 +147,12 @@ test("of a window whose beginning a manifest named there may be several, so that
   expect(startAfter([{ ...begun, start_state: "seed" }, after])).toEqual(["unverified", 1]);
 });
 
+test("a state is vouched for by whichever run came to it; another state is held against its own run alone", () => {
+  const joined = { challenged_run_id: "another", end_state_digest: zeros };
+  expect(startAfter([joined])).toEqual(["accepted", 0]);
+  expect(startAfter([{ ...joined, end_state_digest: other }])).toEqual(["unverified", 0]);
+});
+
 test("the steps of a window that was judged, again as another window: kept apart, unless the manifest asks for them", () => {
   const first = bench.contribute("demo");
   expect(bench.validate(first).detail).toContain("accepted");

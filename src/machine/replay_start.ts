@@ -75,14 +75,10 @@ export function startOf(
   if (begins)
     differ("checkpoint_handoff_receipt.checkpoint_object_digest", observed, taken.checkpoint_object_digest);
   if (given !== undefined) return { state: "given", differences };
-  const runs = begins ? [receipt.run_id, taken.source_run_id] : [receipt.run_id];
   const stage = receipt.grouped_stage_assignment?.assignment_digest;
   const known = held.filter(
     ({ record: r }) =>
-      !hangsInTheAir(r) &&
-      runs.includes(r.challenged_run_id) &&
-      r.lane_profile_digest === profileDigest &&
-      r.stage?.assignment_digest === stage,
+      !hangsInTheAir(r) && r.lane_profile_digest === profileDigest && r.stage?.assignment_digest === stage,
   );
   const repeated = known.some(
     ({ record: r, window }) =>
@@ -93,11 +89,14 @@ export function startOf(
   );
   if (repeated) return { state: "repeated", differences };
   if (before === 0) return { state: "seed", differences };
+  // a state is known by its digest, whichever run came to it and whoever handed it on
   const records = known.map(({ record }) => record);
   const ended = records.filter((r) => r.last_step === before);
   if (ended.some((r) => r.end_state_digest === observed)) return { state: "accepted", differences };
+  const runs = begins ? [receipt.run_id, taken.source_run_id] : [receipt.run_id];
   const contrary = ended.find(
     (r) =>
+      runs.includes(r.challenged_run_id) &&
       r.worker_backend === evidence.backend &&
       r.worker_kernel_library_digest === evidence.kernel_library_digest &&
       followsFromSeed(r, records),

@@ -27,6 +27,7 @@ import { refuse } from "./contract.ts";
 import { type DigestRule, verified } from "./documents.ts";
 import type { Binding } from "./manifest.ts";
 import { slug, staysInside } from "./names.ts";
+import { refuseRoot } from "./unwritable.ts";
 
 /** Larger than any document that this room writes. */
 const largestDocument = 16 * 2 ** 20;
@@ -42,6 +43,11 @@ function linked(from: string, to: string): boolean {
   } catch {
     return false;
   }
+}
+
+/** The folder, or the nearest one above it that is there. */
+function present(folder: string): string {
+  return existsSync(folder) || dirname(folder) === folder ? folder : present(dirname(folder));
 }
 
 type Readable<S extends v.GenericSchema> = { readonly schema: S; readonly digest: DigestRule | undefined };
@@ -66,9 +72,13 @@ export class RunRoot implements Disposable {
       mkdirSync(root, { recursive: true });
       return new RunRoot(root, lockRun(root));
     } catch (cause) {
-      if (cause instanceof PsionicError && cause.code === "locked")
-        return refuse("artifact_incomplete", `another process is at work in ${root}`, cause);
-      throw cause;
+      if (!(cause instanceof PsionicError) || cause.code !== "locked") return refuseRoot(root, cause);
+      const taken = "pid" in cause.details;
+      return refuse(
+        "artifact_incomplete",
+        taken ? `another process is at work in ${root}` : cause.message,
+        cause,
+      );
     }
   }
 
@@ -138,15 +148,18 @@ export class RunRoot implements Disposable {
     if (!staysInside(relative))
       throw unexpected("internal", this.root, "a path below the run root", JSON.stringify(relative));
     const path = this.path(relative);
+    // a link that leads elsewhere must not carry what we write, nor the folders for it, out of the root
+    const inside = realpathSync(this.root);
+    this.#checkInside(inside, present(dirname(path)), path);
     mkdirSync(dirname(path), { recursive: true });
-    // a link that leads elsewhere must not carry what we write out of the root
-    const [inside, folder] = [realpathSync(this.root), realpathSync(dirname(path))];
-    const target = existsSync(path) ? realpathSync(path) : folder;
-    for (const place of [folder, target]) {
-      if (place === inside || place.startsWith(inside.endsWith(sep) ? inside : inside + sep)) continue;
-      throw unexpected("io_failed", path, "a place below the run root", place);
-    }
+    this.#checkInside(inside, existsSync(path) ? path : dirname(path), path);
     return path;
+  }
+
+  #checkInside(inside: string, at: string, path: string): void {
+    const place = realpathSync(at);
+    if (place === inside || place.startsWith(inside.endsWith(sep) ? inside : inside + sep)) return;
+    refuse("bad_config", `[${path}] expected a place below the run root, got ${place}`);
   }
 
   /** The binding of a file below the root: identity by content, path relative to the root. */

@@ -1,4 +1,5 @@
 /** The bytes of a checkpoint as they lie in the run root, against what is said of them. */
+import { statSync } from "node:fs";
 import { refuse } from "../contract.ts";
 import { type ExecutionEvidence, executionEvidence, type LaneProfile, laneProfile } from "../evidence.ts";
 import { evidencePath, objectPathOf, profilePathOf, retainedPathOf, trainedProfilePath } from "../layout.ts";
@@ -82,12 +83,16 @@ function stepOf({ optimizer_step }: InvocationManifest): number {
 export function checkObject(root: RunRoot, step: number | bigint, record: ObjectRecord): string {
   const path = objectPathOf(step);
   if (!root.has(path)) return refuse("checkpoint_missing", `${root.root} has no ${path}`);
-  const found = fileRecord(root.path(path));
-  const same =
-    found.sha256 === record.checkpoint_object_digest && found.bytes === record.checkpoint_total_bytes;
-  if (same) return path;
-  return refuse(
-    "checkpoint_digest_mismatch",
-    `${path}: expected SHA-256 ${record.checkpoint_object_digest} of ${record.checkpoint_total_bytes} bytes, got ${found.sha256} of ${found.bytes}`,
-  );
+  const { checkpoint_object_digest: expected, checkpoint_total_bytes: bytes } = record;
+  const differs = (got: string): never =>
+    refuse(
+      "checkpoint_digest_mismatch",
+      `${path}: expected SHA-256 ${expected} of ${bytes} bytes, got ${got}`,
+    );
+  const stat = statSync(root.path(path));
+  if (!stat.isFile()) return differs("no file");
+  // what has another size need not be read
+  if (stat.size !== bytes) return differs(`${stat.size} bytes`);
+  const { sha256 } = fileRecord(root.path(path));
+  return sha256 === expected ? path : differs(sha256);
 }
