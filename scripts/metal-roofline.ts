@@ -19,7 +19,7 @@ import { pagesFor } from "../src/serve/engine/pages.ts";
 import { emptyBatch } from "../src/serve/engine/shape.ts";
 import { gpt2 } from "../src/train/models/gpt2.ts";
 import { adamWGroups } from "../src/train/optimizer/config.ts";
-import { Trainer, type TrainerConfig } from "../src/train/trainer.ts";
+import { type RoundingConfig, Trainer, type TrainerConfig } from "../src/train/trainer.ts";
 import { tensorBytes } from "./random-layout.ts";
 import { randomModel, shapes } from "./random-model.ts";
 
@@ -86,8 +86,13 @@ function recordSteps(shapeName: string, expertDtype: "q8_0" | "mxfp4", tokens: r
   }
 }
 
-/** A step of GPT-2's smallest size with AdamW in f32. */
-function recordTraining(): Work {
+const inBlocks: RoundingConfig = {
+  from: 0,
+  formatOf: ({ class: kind, shape }) => (kind === "matrix" && shape.length === 2 ? "q8_0" : undefined),
+};
+
+/** A step of GPT-2's smallest size with AdamW, in f32, or in bf16 at the end of a run that finishes on the values of Q8_0. */
+function recordTraining(precision: "f32" | "bf16"): Work {
   const [sequences, length] = [4, 1024];
   const model = gpt2({
     ...{ width: 768, layers: 12, heads: 12, vocabularySize: 50_257, contextLength: length },
@@ -95,7 +100,7 @@ function recordTraining(): Work {
   const text = Int32Array.from({ length: sequences * (length + 1) }, (_, i) => i % 97);
   const device = openDevice("meta", { like: "metal" });
   try {
-    const settings = { accumulation: 1, learningRate: 1e-3, clip: 1, precision: "f32" } as const;
+    const settings = { accumulation: 1, learningRate: 1e-3, clip: 1, precision } as const;
     const schedule = { kind: "warmup_cosine", warmup_steps: 1, total_steps: 10, min_learning_rate: 1e-4 };
     using trainer = new Trainer(
       device,
@@ -104,12 +109,14 @@ function recordTraining(): Work {
       {
         ...{ seed: 1, sequences, recompute: false, ...settings },
         ...{ groups: adamWGroups(0.01), schedule: schedule as TrainerConfig["schedule"] },
+        ...(precision === "bf16" && { rounding: inBlocks }),
       },
       "none",
     );
+    const finish = precision === "bf16" ? ", matrices as Q8_0 holds them" : "";
     return {
-      name: "training step",
-      about: `GPT-2 of 124M parameters, ${sequences} sequences of ${length} tokens, AdamW, f32`,
+      name: `training step, ${precision}`,
+      about: `GPT-2 of 124M parameters, ${sequences} sequences of ${length} tokens, AdamW, ${precision}${finish}`,
       tokens: sequences * length,
       program: record(device, () => {
         trainer.step();
@@ -135,7 +142,8 @@ function works(): Work[] {
       ...{ name: "token, qwen35-9b", about: `qwen35-9b (${hybrid.gb} GB, Q8_0), a token` },
       ...{ tokens: 1, program: hybrid.programs[0]! },
     },
-    recordTraining(),
+    recordTraining("f32"),
+    recordTraining("bf16"),
   ];
 }
 

@@ -136,7 +136,7 @@ describe.skipIf(!path)("training on Metal with bf16 tensors", () => {
     expect(loss[0]).toBeNaN();
     expect(valuesOf(dx).subarray(0, width).every(Number.isFinite)).toBeTrue();
     expect(valuesOf(dx).subarray(width).every(Number.isNaN)).toBeTrue();
-    const placed = all.map((a) => (typeof a === "number" ? a : onDevice(a)));
+    const placed: (number | null)[] = all.map((a) => (typeof a === "number" ? a : onDevice(a)));
     const changed = (at: number, value: number | null) => () =>
       check(metal.psi_head_loss!(...placed.with(at, value)));
     for (const at of [0, 1, 2, 3, 4, 5, 6]) expect(changed(at, null)).toThrow("[psi_head_loss]");

@@ -2,7 +2,7 @@ import { dtypes } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import { elementCount, type Shape } from "../core/shape.ts";
 import type { Op, TensorSpec } from "./op.ts";
-import { describe, expectSpec } from "./spec.ts";
+import { describe, expectSpec, specBytes, totalBytes } from "./spec.ts";
 
 /** Ops of training take f32 everywhere, f64 on the CPU, and bf16 besides f32 where `Backend.halfTensors` says so. */
 export const trainingBackends = ["cpu", "cuda", "metal"] as const;
@@ -44,11 +44,16 @@ export function plainSpec(dtype: TensorSpec["dtype"], ...shape: number[]): Tenso
   return { dtype, shape, packed: false };
 }
 
-/** All elements of an element-wise op: twice read, once written, for its cost. */
-export function elementWise<P>(flopsPerElement: number): Op<P>["cost"] {
+/**
+ * The cost of an op with so many operations for each of its result's elements: what it is given passes once, of a table as much
+ * as the result has, and what it makes, with the inputs that it changes in place besides.
+ */
+export function elementWise<P>(flopsPerElement: number, changed = 0): Op<P>["cost"] {
   return (inputs, _params, outputs) => {
     const n = elementCount(outputs[0]!.shape);
-    const bytes = n * (outputs[0]!.dtype === "f64" ? 8 : 4);
-    return { flops: flopsPerElement * n, bytes: bytes * (inputs.filter(Boolean).length + outputs.length) };
+    const read = (t: TensorSpec | undefined): number =>
+      t ? specBytes(t) * Math.min(1, n / Math.max(1, elementCount(t.shape))) : 0;
+    const bytes = inputs.reduce((sum, t) => sum + read(t), 0) + totalBytes(...outputs);
+    return { flops: flopsPerElement * n, bytes: bytes + changed * specBytes(outputs[0]!) };
   };
 }

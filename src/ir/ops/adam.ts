@@ -38,7 +38,7 @@ export const adam: Op<AdamParams> = {
   signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "i32", "f64", "f64", "f64", "f64", "f64"],
   inPlace: 0,
   outputs: ([p, m, v, g, factor, rates]) => checked("adam", p, [m, v, g], factor, rates, 3),
-  cost: elementWise(15),
+  cost: elementWise(15, 2),
   arguments: ([p], [, m, v, g, factor, rates], a) => [
     ...[p!.address, m!.address, v!.address, g!.address, factor!.address, rates!.address],
     ...[a.decoupled ? 1 : 0, elementCount(p!.shape), a.beta1, a.beta2, a.eps, a.decay],
@@ -61,7 +61,7 @@ export const sgd: Op<{ readonly momentum: number; readonly decay: number }> = {
   signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "f64", "f64", "f64"],
   inPlace: 0,
   outputs: ([p, buffer, g, factor, rates]) => checked("sgd", p, [buffer, g], factor, rates, 1),
-  cost: elementWise(6),
+  cost: elementWise(6, 1),
   arguments: ([p], [, buffer, g, factor, rates], a) => [
     ...[p!.address, buffer!.address, g!.address, factor!.address, rates!.address],
     ...[elementCount(p!.shape), a.momentum, a.decay],
@@ -77,7 +77,7 @@ export const momentum: Op<{ readonly momentum: number; readonly nesterov: boolea
   params: ["momentum", "nesterov"],
   signature: ["ptr", "ptr", "ptr", "ptr", "i32", "f64", "f64"],
   outputs: ([buffer, g, factor]) => checked("momentum", buffer, [g], factor, undefined, 0),
-  cost: elementWise(5),
+  cost: elementWise(5, 1),
   arguments: ([y], [buffer, g, factor], a) => [
     ...[y!.address, buffer!.address, g!.address, factor!.address],
     ...[a.nesterov ? 1 : 0, elementCount(y!.shape), a.momentum],
