@@ -1,4 +1,4 @@
-/** The golden checkpoint of the fixtures, whose weights are unpacked beside their compressed file at first use. */
+/** The golden checkpoint of the fixtures, whose weights and logits are unpacked beside their compressed files at first use. */
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { zstdDecompressSync } from "node:zlib";
@@ -6,11 +6,13 @@ import { zstdDecompressSync } from "node:zlib";
 export const goldenRoot = join(import.meta.dir, "../../../fixtures/golden");
 
 function unpacked(folder: string): string {
-  const weights = join(folder, "model.safetensors");
-  if (existsSync(weights)) return folder;
-  const aside = `${weights}.${process.pid}`;
-  writeFileSync(aside, zstdDecompressSync(readFileSync(`${weights}.zst`)));
-  renameSync(aside, weights);
+  for (const name of ["model.safetensors", "logits.f32"]) {
+    const path = join(folder, name);
+    if (existsSync(path)) continue;
+    const aside = `${path}.${process.pid}`;
+    writeFileSync(aside, zstdDecompressSync(readFileSync(`${path}.zst`)));
+    renameSync(aside, path);
+  }
   return folder;
 }
 
