@@ -153,10 +153,34 @@ function filesBelow(folder: string): string[] {
   });
 }
 
+/** Objects and lists that stood before, line by line the same, are told by a word: packets repeat much of each other. */
+function folded(text: string): string {
+  const lines = text.split("\n");
+  const seen = new Set<string>();
+  const told: string[] = [];
+  for (let i = 0; i < lines.length; i++) {
+    const line = lines[i]!;
+    const [, margin = "", key = "", bracket] = /^(\s+)("[^"]+": )?([[{])$/.exec(line) ?? [];
+    const close = `${margin}${bracket === "[" ? "]" : "}"}`;
+    const end =
+      bracket === undefined ? -1 : lines.findIndex((l, j) => j > i && [close, `${close},`].includes(l));
+    const block = lines.slice(i, end).join("\n");
+    if (end - i >= 3 && seen.has(block)) {
+      told.push(`${margin}${key}<as before>${lines[end]!.endsWith(",") ? "," : ""}`);
+      i = end;
+      continue;
+    }
+    if (end - i >= 3) seen.add(block);
+    told.push(line);
+  }
+  return told.join("\n");
+}
+
 const golden = join(import.meta.dir, "..", "..", "..", "fixtures", "golden", "machine");
 
 /** What a scenario came to, and what it is to come to; `PSIONIC_UPDATE_GOLDEN=1` writes the latter anew. */
-export function compared(name: string, text: string): { readonly found: string; readonly expected: string } {
+export function compared(name: string, told: string): { readonly found: string; readonly expected: string } {
+  const text = folded(told);
   const path = join(golden, `${name}.txt`);
   if (process.env.PSIONIC_UPDATE_GOLDEN === "1") {
     mkdirSync(golden, { recursive: true });
