@@ -151,6 +151,16 @@ PSI_API i32 psi_moe_combine_norm(void* sum, void* y, const void* base, const voi
 PSI_API i32 psi_rms_norm(void* y, const void* x, const void* w, i32 rows, i32 stride, i32 offset, i32 groups, i32 width, f32 eps);
 /* sum = x + delta; y = RMS norm of sum. sum may be x. */
 PSI_API i32 psi_add_rms_norm(void* sum, void* y, const void* x, const void* delta, const void* w, i32 rows, i32 width, f32 eps);
+/* CUDA. sum = (x + RMS norm of delta times w) * scale; y = RMS norm of sum times next (next NULL: no y): the bits of psi_rms_norm,
+   psi_add_scaled and psi_rms_norm. sum may be x. width up to 8192 in fours. */
+PSI_API i32 psi_norm_add_norm(void* sum, void* y, const void* x, const void* delta, const void* w, const void* next, i32 rows, i32 width, f32 eps, f32 scale);
+/* CUDA. The same for delta = RMS norm of dense times dense_w + RMS norm of e times experts_w, e[t] = sum_j weights[t,j]
+   experts[t*used+j] in order of j: the bits of psi_moe_combine, three psi_rms_norm, psi_add and the above. width up to 4096 in fours. */
+PSI_API i32 psi_add_branches_norm(void* sum, void* y, const void* x, const void* dense, const void* experts, const void* weights, const void* dense_w, const void* experts_w, const void* w, const void* next, i32 tokens, i32 used, i32 width, f32 eps, f32 scale);
+/* CUDA, for few rows. sum = x + RMS norm of delta times w (sum may be x); y and z: RMS norms of sum times y_w and z_w; expert_ids
+   and weights by psi_router of the logits r . router_w, r being the RMS norm of sum times r_w: the bits of those one after the
+   other. router_w f32 [experts,width], width 516 to 4096 in fours; at most 64 rows and 1024 experts. */
+PSI_API i32 psi_norm_add_norms_router(void* sum, void* y, void* z, void* expert_ids, void* weights, const void* x, const void* delta, const void* w, const void* y_w, const void* z_w, const void* r_w, const void* router_w, const void* expert_scale, i32 rows, i32 width, i32 experts, i32 used, i32 mode, i32 normalize, f32 eps, f32 scale);
 /* Rotates heads in place: x[row*stride + offset + h*head_dim ...]; inv_freq f32 [rotary_dims/2]; angle = f32(position) *
    inv_freq; neox 0: pairs (2i, 2i+1), 1: pairs (i, i + rotary_dims/2). cos and sin are multiplied by mscale. */
 PSI_API i32 psi_rope(void* x, const void* positions, const void* inv_freq, i32 rows, i32 stride, i32 offset, i32 heads, i32 head_dim, i32 rotary_dims, i32 neox, f32 mscale);
@@ -192,11 +202,16 @@ PSI_API i32 psi_kv_write(void* k_cache, void* v_cache, const void* k, const void
 /* CUDA and Metal. psi_rope of q in place and of k on its way into the cache, psi_kv_write of the latter and v: the same bits.
    k and v stay as they are. */
 PSI_API i32 psi_rope_kv_write(void* q, void* k_cache, void* v_cache, const void* k, const void* v, const void* page_table, const void* token_sequence, const void* token_position, const void* inv_freq, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type, i32 rotary_dims, i32 neox, f32 mscale);
+/* CUDA. The same after RMS norms of the heads of q times q_norm [head_dim], of k times k_norm and, where norm_values is 1, of v: the
+   bits of psi_rms_norm and the above. k and v NULL: queries alone. head_dim up to 512. */
+PSI_API i32 psi_norm_rope_kv_write(void* q, void* k_cache, void* v_cache, const void* k, const void* v, const void* q_norm, const void* k_norm, const void* page_table, const void* token_sequence, const void* token_position, const void* inv_freq, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 k_stride, i32 k_offset, i32 v_stride, i32 v_offset, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 cache_type, i32 rotary_dims, i32 neox, i32 norm_values, f32 mscale, f32 eps);
 /* Causal attention of each token over positions 0..token_position of its sequence; window > 0: the last `window`
    positions only, its own included. sinks f32 [heads] or NULL. softcap 0 = none. q f32 rows of q_stride with head h at
    q_offset + h*head_dim; y f32 [tokens, heads*head_dim]. Scores are reduced over key chunks cut at absolute positions,
    so a token's result does not depend on what else is in the batch.
-   scratch: min(tokens, 4) * heads * ceil(max_pages * page_size / 64) * (head_dim + 2) * 4 bytes. */
+   scratch: min(tokens, 4) * heads * ceil(max_pages * page_size / 64) * (head_dim + 2) * 4 bytes; for head_dim above 128 and 5 to
+   16 tokens tokens * heads * tiles * (head_dim + 2) * 4 where that is more, but at most 64 MiB, tiles being those of 64
+   positions that a token may see. */
 PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const void* v_cache, const void* page_table, const void* token_sequence, const void* token_position, const void* sinks, void* scratch, i32 tokens, i32 q_stride, i32 q_offset, i32 heads, i32 kv_heads, i32 head_dim, i32 page_size, i32 max_pages, i32 window, i32 cache_type, f32 scale, f32 softcap, f64 scratch_bytes);
 
 /*

@@ -16,7 +16,7 @@ extern template i32 attention_with<OPERAND_BF16>(const Attention& a, AttentionWa
 extern template i32 attention_with<OPERAND_CONVERTED>(const Attention& a, AttentionWay way);
 
 /* Folds 256 tiles at a time: their factors come from a scan of the maxima, their sums through a ring in shared memory. */
-constexpr int FOLD_THREADS = 256, FOLD_BUFFERS = 4, FOLD_FLOATS = 4096;
+constexpr int FOLD_THREADS = 256, FOLD_PART = 128, FOLD_BUFFERS = 4, FOLD_FLOATS = 4096;
 constexpr int FOLD_SHARED = FOLD_BUFFERS * FOLD_FLOATS * 4 + FOLD_THREADS * 16 + 32;
 
 /* Factors of tiles base ... base+255 (those below count), M before them known; returns M after them. */
@@ -45,55 +45,53 @@ __device__ __forceinline__ float scan_factors(const float* sums, i32 base, i32 c
   return M;
 }
 
-/* A block per head and token. */
+/* A block per head, token and FOLD_PART elements of the head. */
 __global__ void __launch_bounds__(FOLD_THREADS) attention_fold(const Attention a) {
   let_next_start();
   PSI_DYNAMIC_SHARED(shared);
   float* ring = (float*)shared;
   float4* factors = (float4*)(ring + FOLD_BUFFERS * FOLD_FLOATS);
   float* warp_tops = (float*)(factors + FOLD_THREADS);
-  const i32 head = blockIdx.x, token = blockIdx.y, e = a.head_dim;
+  const i32 head = blockIdx.x, token = blockIdx.y, begin = blockIdx.z * FOLD_PART, e = min(a.head_dim - begin, FOLD_PART);
   i32 first;
   const i32 count = tiles_of(a, position_of(a, token), first);
   const i64 record = ((i64)token * a.heads + head) * a.tiles;
-  const float *parts = a.partial + record * e, *sums = a.partial_sums + record * 2;
-  const i32 each = e <= 64 ? 64 : e <= 128 ? 32 : e <= 256 ? 16 : 8; /* tiles of a stage */
+  const float *parts = a.partial + record * a.head_dim + begin, *sums = a.partial_sums + record * 2;
+  const i32 each = FOLD_FLOATS / FOLD_PART, row_threads = e / 4; /* tiles of a stage */
   const i32 stages = PSI_DIVIDE_UP(count, each);
   wait_for_inputs();
   auto issue = [&](i32 stage) {
-    if (stage < stages)
-      for (i32 i = threadIdx.x * 4; i < min(each, count - stage * each) * e; i += FOLD_THREADS * 4)
-        copy_async16(ring + stage % FOLD_BUFFERS * FOLD_FLOATS + i, parts + (i64)stage * each * e + i);
+    if (stage < stages) {
+      const i32 tiles = min(each, count - stage * each);
+      float* to = ring + stage % FOLD_BUFFERS * FOLD_FLOATS;
+      for (i32 i = threadIdx.x; i < tiles * row_threads; i += FOLD_THREADS) {
+        const i32 tile = i / row_threads, at = i % row_threads * 4;
+        copy_async16(to + tile * e + at, parts + (i64)(stage * each + tile) * a.head_dim + at);
+      }
+    }
     copy_async_commit();
   };
   for (i32 stage = 0; stage < FOLD_BUFFERS - 1; stage++) issue(stage);
 
-  float M = -INFINITY, L = 0, total[2] = {0, 0};
+  float M = -INFINITY, L = 0, total = 0;
   for (i32 stage = 0; stage < stages; stage++) {
     const i32 base = stage * each, end = min(each, count - base);
     if (base % FOLD_THREADS == 0) M = scan_factors(sums, base, count, M, factors, warp_tops);
     copy_async_wait<FOLD_BUFFERS - 2>();
     __syncthreads();
     issue(stage + FOLD_BUFFERS - 1);
-    const float* part = ring + stage % FOLD_BUFFERS * FOLD_FLOATS;
+    const float* part = ring + stage % FOLD_BUFFERS * FOLD_FLOATS + threadIdx.x;
     const float4* f = factors + base % FOLD_THREADS;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const i32 d = threadIdx.x + half * FOLD_THREADS;
-      if (d >= e) break;
+    if ((i32)threadIdx.x < e)
 #pragma unroll 8
       for (i32 i = 0; i < end; i++) {
-        total[half] = folded(total[half], f[i].x, part[i * e + d], f[i].y);
-        if (half == 0) L = folded(L, f[i].x, f[i].z, f[i].y);
+        total = folded(total, f[i].x, part[i * e], f[i].y);
+        L = folded(L, f[i].x, f[i].z, f[i].y);
       }
-    }
     if ((base + each) % FOLD_THREADS == 0) __syncthreads();
   }
   if ((i32)threadIdx.x >= e) return;
-  const float scale = finish(a, head, M, L);
-  float* y = a.y + ((i64)token * a.heads + head) * e;
-  for (int half = 0; half < 2; half++)
-    if ((i32)threadIdx.x + half * FOLD_THREADS < e) y[threadIdx.x + half * FOLD_THREADS] = total[half] * scale;
+  a.y[((i64)token * a.heads + head) * a.head_dim + begin + threadIdx.x] = total * finish(a, head, M, L);
 }
 
 template <int HEAD>
@@ -114,14 +112,24 @@ static i32 start(const Attention& a, AttentionWay way) {
 
 /* Runs of fewer tokens than this are taken token by token: a block of rows would be mostly empty. */
 constexpr i32 SHORTEST_RUN = 4;
-/* Up to so many tokens no run is looked for, and up to so many tiles are spread over the device. */
-constexpr i32 FEW_TOKENS = 32, SPLIT_TOKENS = 4;
+/* Up to so many tokens no run is looked for, and of up to so many the tiles are spread over the device. */
+constexpr i32 FEW_TOKENS = 32, SPLIT_TOKENS = 4, SPLIT_WIDE_TOKENS = 16;
+constexpr double MOST_SPREAD_BYTES = 64 << 20;
+
+/* Bytes of partial results of `tokens` tokens with so many tiles each. */
+static double spread_bytes(const Attention& a, i32 tokens, double tiles) { return (double)tokens * a.heads * tiles * (a.head_dim + 2) * 4; }
+
+/* Whether there is scratch for the tiles of all tokens. More than a few are spread where heads are wide, whose tiles take long. */
+static bool spreads(const Attention& a) {
+  if (a.tokens <= SPLIT_TOKENS) return true;
+  return a.tokens <= SPLIT_WIDE_TOKENS && a.head_dim > 128 && spread_bytes(a, a.tokens, a.tiles) <= MOST_SPREAD_BYTES;
+}
 
 static i32 run_attention(Attention& a) {
   const bool countable = (i64)a.tokens * a.heads * a.tiles < INT32_MAX;
-  if (a.tokens <= SPLIT_TOKENS && a.tiles > 2 * teams_of_direct(a.head_dim) && countable) {
+  if (spreads(a) && a.tiles > 2 * teams_of_direct(a.head_dim) && countable) {
     PSI_TRY(start(a, WAY_SPLIT));
-    return launch("psi_attention", attention_fold, dim3((u32)a.heads, (u32)a.tokens), dim3(FOLD_THREADS), FOLD_SHARED, a);
+    return launch("psi_attention", attention_fold, dim3((u32)a.heads, (u32)a.tokens, (u32)PSI_DIVIDE_UP(a.head_dim, FOLD_PART)), dim3(FOLD_THREADS), FOLD_SHARED, a);
   }
   if (a.tokens <= FEW_TOKENS) {
     a.block = a.tokens, a.run = a.tokens + 1;
@@ -156,7 +164,9 @@ PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const voi
   a.q_stride = q_stride, a.q_offset = q_offset, a.tokens = tokens, a.heads = heads, a.kv_heads = kv_heads, a.head_dim = head_dim;
   a.page_size = page_size, a.max_pages = max_pages, a.window = window, a.cache_type = cache_type;
   const double tiles = ceil((double)max_pages * page_size / ATTENTION_TILE);
-  PSI_TRY(check(a, scratch_bytes, (double)min(tokens, SPLIT_TOKENS) * heads * tiles * (head_dim + 2) * 4));
+  /* a window of w positions touches at most this many tiles */
+  a.tiles = (i32)(window > 0 ? min(tiles, (double)((i64)window + ATTENTION_TILE - 2) / ATTENTION_TILE + 1) : tiles);
+  PSI_TRY(check(a, scratch_bytes, max(spread_bytes(a, min(tokens, SPLIT_TOKENS), tiles), spreads(a) ? spread_bytes(a, tokens, a.tiles) : 0.0)));
   if (tokens == 0) return PSI_OK;
   a.page_bytes = cache_page_bytes(kv_heads, head_dim, page_size, cache_type);
   a.scales_at = cache_scales_at(kv_heads, head_dim, page_size, cache_type);
@@ -164,9 +174,7 @@ PSI_API i32 psi_attention(void* y, const void* q, const void* k_cache, const voi
   a.page_shift = -1;
   for (i32 shift = 0; shift < 27; shift++)
     if (page_size == 16 << shift) a.page_shift = shift;
-  /* a window of w positions touches at most this many tiles */
-  a.tiles = (i32)(window > 0 ? min(tiles, (double)((i64)window + ATTENTION_TILE - 2) / ATTENTION_TILE + 1) : tiles);
-  a.partial_sums = a.partial + (i64)min(tokens, SPLIT_TOKENS) * heads * a.tiles * head_dim;
+  a.partial_sums = a.partial + (i64)(spreads(a) ? tokens : 0) * heads * a.tiles * head_dim;
   a.aligned = (uintptr_t)q % 16 == 0 && q_stride % 4 == 0 && q_offset % 4 == 0;
   const double log2e = 1.4426950408889634;
   a.factor = (float)(softcap > 0 ? 2 * log2e * scale / softcap : log2e * scale);

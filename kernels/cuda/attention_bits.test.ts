@@ -51,6 +51,10 @@ const cases: readonly [string, Case][] = [
   ["fp8, a group of 3, soft cap", { ...plain, cacheType: "fp8", heads: 3, kvHeads: 1, softcap: 3 }],
   ["f16, wide heads", { ...plain, cacheType: "f16", heads: 2, kvHeads: 1, headDim: 256, pageSize: 64 }],
   ["bf16, widest heads", { ...plain, cacheType: "bf16", heads: 3, kvHeads: 1, headDim: 512 }],
+  [
+    "f16, wide heads, groups of 9, window",
+    { ...plain, cacheType: "f16", heads: 9, kvHeads: 1, headDim: 192, window: 100 },
+  ],
 ];
 
 describe("bits of attention", () => {

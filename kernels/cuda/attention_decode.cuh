@@ -4,13 +4,19 @@
 
 namespace psi {
 
-/* A team of warps takes a tile: each scores it and weighs its part of the head. */
+/*
+ * A team of warps takes a tile. Where it is one warp, that has the queries in registers. Where it is several, the queries lie in shared
+ * memory, each warp scores its share of the tile's positions, all learn all scores through shared memory, and each weighs its
+ * part of the head.
+ */
 template <int HEAD>
 struct DecodeForm {
-  static constexpr int SHARERS = HEAD <= 128 ? 1 : HEAD <= 256 ? 2 : 4, TEAMS = HEAD <= 64 ? 4 : HEAD <= 128 ? 2 : 1;
+  static constexpr int SHARERS = HEAD <= 128 ? 1 : HEAD == 192 ? 2 : HEAD <= 256 ? 4 : 8, TEAMS = HEAD <= 64 ? 4 : HEAD <= 128 ? 2 : 1;
   static constexpr int THREADS = 32 * SHARERS * TEAMS, PART = HEAD / SHARERS;
-  static constexpr bool ONE_BUFFER = HEAD > 256; /* keys and values in turn */
-  static constexpr int TILE_BYTES = ATTENTION_TILE * HEAD * 2, TEAM_BYTES = ONE_BUFFER ? TILE_BYTES : 2 * TILE_BYTES;
+  static constexpr int TILE_BYTES = ATTENTION_TILE * HEAD * 2;
+  /* Scores of 16 rows, 8 more apart, against bank conflicts. */
+  static constexpr int SCORE_STRIDE = ATTENTION_TILE + 8, SCORE_BYTES = SHARERS > 1 ? 16 * SCORE_STRIDE * 4 : 0, QUERY_BYTES = SHARERS > 1 ? 16 * HEAD * 2 : 0;
+  static constexpr int TEAM_BYTES = 2 * TILE_BYTES + QUERY_BYTES + SCORE_BYTES;
   /* A team's result in shared memory: 16 rows apart by 8 more, against bank conflicts, then m and l of 16 rows. */
   static constexpr int PARTIAL_STRIDE = HEAD + 8, PARTIAL_FLOATS = 16 * PARTIAL_STRIDE + 32;
   static constexpr int SPLIT_BYTES = TEAMS * TEAM_BYTES, DIRECT_BYTES = SPLIT_BYTES + TEAMS * PARTIAL_FLOATS * 4;
@@ -50,26 +56,98 @@ __device__ __forceinline__ bool is_old(const Attention& a, i32 token, i32 tile) 
 template <int OPERAND, int HEAD>
 struct DecodeTeam {
   using Form = DecodeForm<HEAD>;
-  u8 *keys, *values;
+  static constexpr int THREADS = 32 * Form::SHARERS; /* of the team */
+  u8 *keys, *values, *rows; /* rows: of queries, where the team shares them */
+  float* scores;
   int lane, thread, part; /* thread of the team; first head element of this warp */
-  TileLoader<OPERAND, HEAD, 32 * Form::SHARERS> loader;
-  QueriesHeld<HEAD> queries;
+  TileLoader<OPERAND, HEAD, THREADS> loader;
+  QueriesHeld<HEAD> queries; /* where the team is one warp */
 
   __device__ __forceinline__ DecodeTeam(u8* shared) {
-    const int team_threads = 32 * Form::SHARERS, team = threadIdx.x / team_threads;
-    thread = threadIdx.x % team_threads, lane = threadIdx.x % 32, part = thread / 32 * Form::PART;
+    const int team = threadIdx.x / THREADS;
+    thread = threadIdx.x % THREADS, lane = threadIdx.x % 32, part = thread / 32 * Form::PART;
     keys = shared + team * Form::TEAM_BYTES;
-    values = Form::ONE_BUFFER ? keys : keys + Form::TILE_BYTES;
+    values = keys + Form::TILE_BYTES, rows = values + Form::TILE_BYTES;
+    scores = (float*)(rows + Form::QUERY_BYTES);
   }
   static __device__ __forceinline__ void barrier() {
     if constexpr (Form::SHARERS == 1) __syncwarp();
     else __syncthreads();
   }
 
+  /* Where the team shares them, all see them after the next barrier. */
   __device__ __forceinline__ void read_queries(const Attention& a, const DecodeRows& r) {
+    if constexpr (Form::SHARERS > 1) read_shared(a, r);
+    else read_held(a, r);
+  }
+
+  /* Looks up where the first of a series of tiles lies, then begins with it. */
+  __device__ __forceinline__ void place(const Attention& a, const DecodeRows& r, i32 tile) {
+    loader.place(a, r.pages, r.kv_head, tile, r.lowest, r.position, thread);
+  }
+  __device__ __forceinline__ void start(const Attention& a) {
+    loader.load(a, keys, a.k_cache, thread);
+    copy_async_commit();
+    fetch_values(a);
+  }
+
+  /*
+   * Computes `tile` and, when `more`, fetches next_tile of `next` meanwhile. m and l of the lane's rows; the weighted sums
+   * go to emit(d, acc), 32 head elements at a time.
+   */
+  template <class Emit>
+  __device__ __forceinline__ void run(const Attention& a, const DecodeRows& r, i32 tile, bool more, const DecodeRows& next, i32 next_tile,
+                                      float* m, float* l, Emit&& emit) {
+    copy_async_wait<1>();
+    barrier();
+    float s[8][4];
+    if constexpr (Form::SHARERS == 1) score_tile<OPERAND, HEAD>(s, queries, keys, lane);
+    else score_share();
+    barrier();
+    if (more) fetch_keys(a, next, next_tile);
+    else copy_async_commit();
+    if constexpr (Form::SHARERS > 1) {
+#pragma unroll
+      for (int n = 0; n < 8; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          const float2 x = *(const float2*)(scores + (lane / 4 + half * 8) * Form::SCORE_STRIDE + n * 8 + lane % 4 * 2);
+          s[n][half * 2] = x.x, s[n][half * 2 + 1] = x.y;
+        }
+    }
+    const i32 start = tile * ATTENTION_TILE, first[2] = {r.lowest, r.lowest}, last[2] = {r.position, r.position};
+    const bool whole = start >= r.lowest && start + ATTENTION_TILE - 1 <= r.position;
+    soften(a, s, first, last, start, whole, r.count > 8, m, l, lane);
+    u32 w[4][4];
+    pack_weights<OPERAND>(w, s);
+    copy_async_wait<1>();
+    barrier();
+#pragma unroll
+    for (int d = 0; d < Form::PART; d += 32) {
+      float acc[4][4];
+      weigh<OPERAND, HEAD>(acc, w, values, part + d, lane, AllValues());
+      emit(part + d, acc);
+    }
+    barrier();
+    if (more) fetch_values(a);
+    else copy_async_commit();
+  }
+
+ private:
+  /* What lies outside is read at a place inside and then made zero: without a branch all reads are under way at once. */
+  __device__ __forceinline__ void read_shared(const Attention& a, const DecodeRows& r) {
+#pragma unroll
+    for (int i = thread; i < 16 * (HEAD / 8); i += THREADS) {
+      const int row = i / (HEAD / 8), piece = i % (HEAD / 8);
+      const bool valid = row < r.count && piece * 8 < a.head_dim;
+      const float* q = a.q + r.token * a.q_stride + a.q_offset + (i64)(r.first_head + min(row, r.count - 1)) * a.head_dim;
+      const uint4 x = query_piece<OPERAND>(q + (valid ? piece * 8 : 0), a.aligned);
+      *(uint4*)(rows + piece_at<HEAD>(row, piece)) = valid ? x : make_uint4(0, 0, 0, 0);
+    }
+  }
+  __device__ __forceinline__ void read_held(const Attention& a, const DecodeRows& r) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      /* what lies outside is read at a place inside and then made zero: without a branch all reads are under way at once */
       const i32 row = lane / 4 + half * 8;
       const float* q = a.q + r.token * a.q_stride + a.q_offset + (i64)(r.first_head + min(row, r.count - 1)) * a.head_dim + lane % 4 * 2;
       if (half == 1 && r.count <= 8) {
@@ -82,52 +160,36 @@ struct DecodeTeam {
       }
     }
   }
-
-  /* Begins with the first of a series of tiles. */
-  __device__ __forceinline__ void start(const Attention& a, const DecodeRows& r, i32 tile) {
-    fetch_keys(a, r, tile);
-    if constexpr (!Form::ONE_BUFFER) fetch_values(a);
-  }
-
-  /*
-   * Computes `tile` and, when `more`, fetches next_tile of `next` meanwhile. m and l of the lane's rows; the weighted sums
-   * go to emit(d, acc), 32 head elements at a time.
-   */
-  template <class Emit>
-  __device__ __forceinline__ void run(const Attention& a, const DecodeRows& r, i32 tile, bool more, const DecodeRows& next, i32 next_tile,
-                                      float* m, float* l, Emit&& emit) {
-    constexpr int PENDING = Form::ONE_BUFFER ? 0 : 1;
-    copy_async_wait<PENDING>();
-    barrier();
-    float s[8][4];
-    score_tile<OPERAND, HEAD>(s, queries, keys, lane);
-    barrier();
-    if constexpr (Form::ONE_BUFFER) fetch_values(a);
-    else if (more) fetch_keys(a, next, next_tile);
-    else copy_async_commit();
-    const i32 start = tile * ATTENTION_TILE, first[2] = {r.lowest, r.lowest}, last[2] = {r.position, r.position};
-    const bool whole = start >= r.lowest && start + ATTENTION_TILE - 1 <= r.position;
-    soften(a, s, first, last, start, whole, r.count > 8, m, l, lane);
-    u32 w[4][4];
-    pack_weights<OPERAND>(w, s);
-    copy_async_wait<PENDING>();
-    barrier();
+  /* Products of the rows with this warp's share of the positions, as score_tile has them, to `scores`. */
+  __device__ __forceinline__ void score_share() {
+    constexpr int BLOCKS = 8 / Form::SHARERS; /* of 8 positions */
+    const int first = thread / 32 * BLOCKS;
+    const QueriesShared<HEAD> shared_rows = {rows, 0, lane};
+    float s[BLOCKS][4];
 #pragma unroll
-    for (int d = 0; d < Form::PART; d += 32) {
-      float acc[4][4];
-      weigh<OPERAND, HEAD>(acc, w, values, part + d, lane, AllValues());
-      emit(part + d, acc);
+    for (int n = 0; n < BLOCKS; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) s[n][i] = 0;
+#pragma unroll
+    for (int k = 0; k < HEAD / 16; k += 2) {
+      u32 q[2][4], b[BLOCKS][4]; /* of 8 positions: two k-steps */
+#pragma unroll
+      for (int i = 0; i < 2; i++) shared_rows.fragment(k + i, q[i]);
+#pragma unroll
+      for (int n = 0; n < BLOCKS; n++) load_matrix_x4(b[n], keys + piece_at<HEAD>((first + n) * 8 + lane % 8, 2 * k + lane / 8));
+#pragma unroll
+      for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int n = 0; n < BLOCKS; n++) multiply<OPERAND>(s[n], q[i], b[n] + 2 * i);
     }
-    barrier();
-    if constexpr (Form::ONE_BUFFER) {
-      if (more) fetch_keys(a, next, next_tile);
-    } else {
-      if (more) fetch_values(a);
-      else copy_async_commit();
+    const int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int n = 0; n < BLOCKS; n++) {
+      float* at = scores + g * Form::SCORE_STRIDE + (first + n) * 8 + t * 2;
+      *(float2*)at = make_float2(s[n][0], s[n][1]);
+      *(float2*)(at + 8 * Form::SCORE_STRIDE) = make_float2(s[n][2], s[n][3]);
     }
   }
-
- private:
   template <class Read>
   __device__ __forceinline__ void read_half(const Attention& a, const float* q, bool here, int half, Read read) {
     constexpr int STEPS = HEAD / 16, AT_ONCE = STEPS % 4 == 0 ? 4 : 6;
@@ -149,7 +211,7 @@ struct DecodeTeam {
     }
   }
   __device__ __forceinline__ void fetch_keys(const Attention& a, const DecodeRows& r, i32 tile) {
-    loader.place(a, r.pages, r.kv_head, tile, r.lowest, r.position, thread);
+    place(a, r, tile);
     loader.load(a, keys, a.k_cache, thread);
     copy_async_commit();
   }
@@ -176,8 +238,13 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
   PSI_DYNAMIC_SHARED(shared);
   DecodeTeam<OPERAND, HEAD> team(shared);
   const i32 parts = a.kv_heads * decode_pieces(a.group);
-  i32 all = 0, first; /* the launcher sees to it that these are fewer than 2^31 */
-  for (i32 t = 0; t < a.tokens; t++) all += tiles_of(a, position_of(a, t), first) * parts;
+  /* each lane knows the tiles of a token; the launcher sees to it that all together are fewer than 2^31 */
+  i32 own_first = 0, own_count = 0;
+  if (team.lane < a.tokens) own_count = tiles_of(a, position_of(a, team.lane), own_first);
+  i32 all = own_count;
+#pragma unroll
+  for (int o = 16; o > 0; o /= 2) all += __shfl_xor_sync(~0u, all, o);
+  all *= parts;
   /* teams are numbered such that the first few are of different blocks */
   const i32 worker = threadIdx.x / (32 * Form::SHARERS) * gridDim.x + blockIdx.x, workers = gridDim.x * Form::TEAMS;
   const i32 share = all / workers, extra = all % workers;
@@ -187,18 +254,19 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
     return;
   }
 
-  i32 token = 0, count = tiles_of(a, position_of(a, 0), first);
+  i32 token = 0, count = __shfl_sync(~0u, own_count, 0);
   i32 before = begin; /* items of the token before the one at hand */
   while (before >= count * parts) {
     before -= count * parts;
-    count = tiles_of(a, position_of(a, ++token), first);
+    count = __shfl_sync(~0u, own_count, ++token);
   }
-  i32 part = before / count, tile = first + before % count;
+  i32 first = __shfl_sync(~0u, own_first, token), part = before / count, tile = first + before % count;
   DecodeRows rows = decode_rows(a, token, part);
   const bool ahead = is_old(a, token, tile);
-  if (ahead) team.start(a, rows, tile);
+  team.place(a, rows, tile);
+  if (ahead) team.start(a);
   wait_for_inputs();
-  if (!ahead) team.start(a, rows, tile);
+  if (!ahead) team.start(a);
   team.read_queries(a, rows);
   for (i32 item = begin; item < end; item++) {
     const bool more = item + 1 < end;
@@ -210,8 +278,9 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
       turn = true;
       if (++part == parts) {
         part = 0;
-        do count = tiles_of(a, position_of(a, ++token), first);
+        do count = __shfl_sync(~0u, own_count, ++token);
         while (count == 0);
+        first = __shfl_sync(~0u, own_first, token);
       }
       next = decode_rows(a, token, part);
       next_tile = first;
@@ -272,10 +341,11 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_direct(co
     const i32 end = tiles_of(a, rows.position, first) + first;
     float M = -INFINITY, L = 0, total[VECTORS][4] = {};
     const bool some = first + own < end, ahead = some && !waited && is_old(a, token, first + own);
-    if (ahead) team.start(a, rows, first + own);
+    if (some) team.place(a, rows, first + own);
+    if (ahead) team.start(a);
     if (!waited) wait_for_inputs();
     waited = true;
-    if (some && !ahead) team.start(a, rows, first + own);
+    if (some && !ahead) team.start(a);
     team.read_queries(a, rows);
     for (i32 round = first; round < end; round += Form::TEAMS) {
       const i32 tile = round + own;

@@ -4,6 +4,7 @@
  */
 import type { Pointer } from "bun:ffi";
 import { type DType, dtypes, rowBytes } from "../../src/core/dtype.ts";
+import { attentionScratchBytes } from "../../src/ir/ops/attention.ts";
 import { floats, randomFloats } from "../cpu/library.ts";
 import * as cpu from "../cpu/paged.ts";
 import { ints } from "../cpu/twins.ts";
@@ -83,8 +84,7 @@ export function attend(
 ): Float32Array {
   const width = c.heads * c.headDim;
   const { maxPages } = twins.cpu;
-  const pieces = Math.ceil((maxPages * c.pageSize) / 64);
-  const count = Math.min(queries.length, 4) * c.heads * pieces * (c.headDim + 2);
+  const count = attentionScratchBytes(queries.length, maxPages, c) / 4;
   const y = onDevice(floats(queries.length * width).fill(Number.NaN));
   const scratch = onDevice(floats(count + 64).fill(7));
   const sinks = sinksOf(c);

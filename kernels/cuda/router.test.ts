@@ -152,3 +152,39 @@ describe("add_norm_router", () => {
     expect(floatsFromDevice(own[1], rows * used)).toEqual(floatsFromDevice(chosen[1], rows * used));
   });
 });
+
+describe("norm_add_norms_router", () => {
+  test.each([
+    [3, 516, 9, 2],
+    [1, 2816, 128, 8],
+    [12, 520, 93, 5], // four experts a block, one in the last
+  ])("%i rows of %i, %i experts: the bits of the ops apart", (rows, width, experts, used) => {
+    const [x, delta] = [randomFloats(rows * width, 1), onDevice(randomFloats(rows * width, 2))];
+    const [w, yW, zW, rW] = [3, 4, 5, 6].map((seed) => onDevice(randomFloats(width, seed)));
+    const router = onDevice(randomFloats(experts * width, 7));
+    const scales = onDevice(randomFloats(experts, 8).map(Math.abs));
+    const count = rows * width;
+    const room = () => deviceBytes(4 * count);
+    const norm = (to: typeof delta, from: typeof delta, by: typeof w) =>
+      check(cuda.psi_rms_norm!(to, from, by!, rows, width, 0, 1, width, 1e-6));
+    const [o, r, logits] = [room(), room(), deviceBytes(4 * rows * experts)];
+    const places = () => [onDevice(x), room(), room(), room(), room()] as const; // sum, y, z, ids, weights
+    const [apart, fused] = [places(), places()];
+    norm(o, delta, w);
+    check(cuda.psi_add_rms_norm!(apart[0], apart[1], apart[0], o, yW!, rows, width, 1e-6));
+    norm(apart[2], apart[0], zW);
+    norm(r, apart[0], rW);
+    check(cuda.psi_matmul!(logits, r, router, null, null, rows, experts, width, 256, 0));
+    check(cuda.psi_router!(apart[3], apart[4], logits, null, scales, rows, experts, used, 1, 1, 1));
+    check(
+      cuda.psi_norm_add_norms_router!(
+        ...[...fused, fused[0], delta, w!, yW!, zW!, rW!, router, scales],
+        ...[rows, width, experts, used, 1, 1, 1e-6, 1],
+      ),
+    );
+    for (const i of [0, 1, 2] as const)
+      expect(floatsFromDevice(fused[i], count)).toEqual(floatsFromDevice(apart[i], count));
+    expect(intsFromDevice(fused[3], rows * used)).toEqual(intsFromDevice(apart[3], rows * used));
+    expect(floatsFromDevice(fused[4], rows * used)).toEqual(floatsFromDevice(apart[4], rows * used));
+  });
+});

@@ -86,6 +86,14 @@ describe.skipIf(!cudaLibrary)("models on CUDA", () => {
     expect(error).toBeLessThan(recurrentLimit);
   });
 
+  /** Scores of normed heads, scaled by one, magnify the rounding of activations. */
+  test.each(["gemma4-e", "gemma4-31b", "gemma4-moe"])("%s in q8_0, experts in q4_0", (name) => {
+    const tiny: ModelShape = shapes[`tiny-${name}`]!;
+    const shape = { ...tiny, window: 4, ...(tiny.experts && { expertsUsed: tiny.experts }) };
+    const error = errorOf(randomModel({ shape, dtype: "q8_0", expertDtype: "q4_0", seed: 6 }));
+    expect(error).toBeLessThan(recurrentLimit);
+  });
+
   test.each(types)("llama in %s", (dtype) => {
     expect(errorOf(randomModel({ shape: shapes["tiny-llama"]!, dtype, seed: 1 }))).toBeLessThan(limit);
   });

@@ -8,9 +8,11 @@
  *   h += RMS(Wproj (gelu(Wgate h) * P_layer))                                                     where there is a P
  *   h *= layer scale;   logits = cap tanh(W RMS(h) / cap)
  */
+import { routesFused } from "../ir/ops/add_norm_router.ts";
+import { normsFused } from "../ir/ops/norm_add_norm.ts";
 import {
   add,
-  addRmsNorm,
+  addBranchesNorm,
   addScaled,
   attention,
   embedding,
@@ -19,6 +21,8 @@ import {
   headNorm,
   kvWrite,
   moeCombine,
+  normAddNormsRouter,
+  normRopeKvWrite,
   rmsNorm,
   rmsNormGroups,
   rope,
@@ -28,6 +32,7 @@ import {
 import type { Tensor } from "../runtime/tensor.ts";
 import { type Gemma4Config, keyValueSource } from "./gemma4_config.ts";
 import {
+  addNormed,
   type CachePlace,
   cacheGroups,
   chosenExperts,
@@ -213,39 +218,92 @@ function loadSparse(c: Gemma4Config, w: Weights, i: number): Sparse {
 
 /** Normed hidden states f32 [R, D] of the wanted rows. */
 function hidden(c: Gemma4Config, parts: Parts, step: Step): Tensor {
+  const { layers } = parts;
   let h = embedding(parts.table, step.tokens, c.embeddingScale); // [T, D]
-  const device = h.device;
+  const { device } = h;
   let p = parts.perLayer && perLayerInputs(c, parts.perLayer, step, h); // [T, L * W]
-  for (const [i, layer] of parts.layers.entries()) {
-    const last = i === parts.layers.length - 1;
-    // Past the last layer's attention only the wanted rows go on.
-    const kept = last ? device.temporary({ dtype: "f32", shape: [step.outputRows.shape[0]!, c.width] }) : h;
-    {
-      using _layer = device.scope();
-      let heads = attend(c, i, layer, rmsNorm(h, layer.attentionNorm, c.eps), step);
-      if (last) {
-        heads = gatherRows(heads, step.outputRows);
-        h = gatherRows(h, step.outputRows);
-        p = p && gatherRows(p, step.outputRows);
-      }
-      const o = rmsNorm(linear(heads, layer.attention.output), layer.postAttentionNorm, c.eps);
-      const b = addRmsNorm(h, o, layer.mlpNorm, c.eps); // h += o
-      const t = rmsNorm(mlp(c, layer, h, b), layer.postMlpNorm, c.eps);
-      const { perLayer } = layer;
-      if (perLayer && p) {
-        add(h, t, h);
-        const gated = glu(linear(h, perLayer.gate), p, { kind: "gelu", upOffset: i * c.perLayerWidth });
-        addScaled(
-          h,
-          rmsNorm(linear(gated, perLayer.projection), perLayer.postNorm, c.eps),
-          layer.scale,
-          kept,
-        );
-      } else addScaled(h, t, layer.scale, kept);
+  const a = rmsNorm(h, layers[0]!.attentionNorm, c.eps); // each layer leaves the next one's
+  const result = device.temporary({ dtype: "f32", shape: [step.outputRows.shape[0]!, c.width] });
+  for (const [i, layer] of layers.entries()) {
+    using _layer = device.scope();
+    const following = layers[i + 1];
+    let heads = attend(c, i, layer, a, step);
+    if (!following) {
+      // Past the last layer's attention only the wanted rows go on.
+      heads = gatherRows(heads, step.outputRows);
+      h = gatherRows(h, step.outputRows);
+      p = p && gatherRows(p, step.outputRows);
     }
-    h = kept;
+    const o = linear(heads, layer.attention.output);
+    const end: End = following
+      ? { norm: following.attentionNorm, into: a }
+      : { norm: parts.outputNorm, into: result };
+    if (layer.sparse) addSparse(c, layer, layer.sparse, h, o, end);
+    else addDense(c, layer, h, o, end, p && { rows: p, offset: i * c.perLayerWidth });
   }
-  return rmsNorm(h, parts.outputNorm, c.eps);
+  return result;
+}
+
+/** The norm that follows a layer, and where it goes, [T, D]. */
+type End = { readonly norm: Tensor; readonly into: Tensor };
+
+/** What is after attention, whose projected results are o [T, D]: h becomes the layer's result. */
+function addDense(
+  c: Gemma4Config,
+  layer: Layer,
+  h: Tensor,
+  o: Tensor,
+  end: End,
+  p: { readonly rows: Tensor; readonly offset: number } | undefined,
+): void {
+  const plain = { eps: c.eps, scale: 1 };
+  const scaled = { eps: c.eps, scale: layer.scale };
+  const b = addNormed(h, o, layer.postAttentionNorm, layer.mlpNorm, plain)!;
+  const m = gatedMlp(b, layer.gateUp, layer.down, "gelu");
+  const { perLayer, postMlpNorm } = layer;
+  if (!perLayer || !p) {
+    addNormed(h, m, postMlpNorm, end.norm, scaled, end.into);
+    return;
+  }
+  addNormed(h, m, postMlpNorm, undefined, plain);
+  const gated = glu(linear(h, perLayer.gate), p.rows, { kind: "gelu", upOffset: p.offset });
+  addNormed(h, linear(gated, perLayer.projection), perLayer.postNorm, end.norm, scaled, end.into);
+}
+
+/** The same with experts beside the dense MLP, which read h by norms of their own. */
+function addSparse(c: Gemma4Config, layer: Layer, sparse: Sparse, h: Tensor, o: Tensor, end: End): void {
+  const { b, x, ids, weights } = routed(c, layer, sparse, h, o);
+  const dense = gatedMlp(b, layer.gateUp, layer.down, "gelu");
+  const experts = chosenExperts(x, ids, sparse.experts, { kind: "gelu" });
+  const params = { eps: c.eps, scale: layer.scale };
+  if (h.device.backend.supports("add_branches_norm") && normsFused(h, 2)) {
+    const [ofDense, ofExperts] = [sparse.postNorm1, sparse.postNorm2];
+    const norms = { dense: ofDense, experts: ofExperts, both: layer.postMlpNorm, next: end.norm };
+    addBranchesNorm(h, { dense, experts, weights }, norms, params, end.into);
+    return;
+  }
+  const e = rmsNorm(moeCombine(experts, weights), sparse.postNorm2, c.eps);
+  const m = add(rmsNorm(dense, sparse.postNorm1, c.eps), e);
+  addNormed(h, m, layer.postMlpNorm, end.norm, params, end.into);
+}
+
+/** h += RMS(o); what the dense MLP (b) and the experts (x) read of it, and the experts chosen: [T, D], [T, k]. */
+function routed(c: Gemma4Config, layer: Layer, sparse: Sparse, h: Tensor, o: Tensor) {
+  const routing = { mode: "softmax", used: c.expertsUsed, normalize: true, scale: 1 } as const;
+  const { postAttentionNorm, mlpNorm } = layer;
+  const { weight } = sparse.router;
+  if (h.device.backend.supports("norm_add_norms_router") && routesFused(h, weight)) {
+    const norms = { delta: postAttentionNorm, y: mlpNorm, z: sparse.preNorm2, router: sparse.routerNorm };
+    const { y, z, ids, weights } = normAddNormsRouter(h, o, norms, weight, sparse.expertScale, {
+      ...routing,
+      eps: c.eps,
+    });
+    return { b: y, x: z, ids, weights };
+  }
+  const b = addNormed(h, o, postAttentionNorm, mlpNorm, { eps: c.eps, scale: 1 })!;
+  const r = linear(rmsNorm(h, sparse.routerNorm, c.eps), sparse.router);
+  const x = rmsNorm(h, sparse.preNorm2, c.eps);
+  return { b, x, ...router(r, undefined, routing, sparse.expertScale) };
 }
 
 /** Logits f32 [R, V] for normed hidden states [R, D]. */
@@ -270,44 +328,35 @@ function attend(c: Gemma4Config, i: number, layer: Layer, x: Tensor, step: Step)
   const [kvHeads, headDim] = [c.kvHeads[i]!, c.headDims[i]!];
   const outputs = w.qkv.map((part) => linear(x, part));
   const placed = (part: number) => ({ tensor: outputs[w.at[part]!.part]!, offset: w.at[part]!.offset });
-  const rotate = (tensor: Tensor, offset: number, count: number) =>
-    rope(tensor, step.positions, layer.rotary, { offset, heads: count, headDim, neox: true, mscale: 1 });
   const q = placed(0);
-  headNorm(q.tensor, w.qNorm, c.eps, q.offset, heads, headDim);
-  rotate(q.tensor, q.offset, heads);
+  const k = w.kNorm && placed(1);
+  const v = k && (w.at.length > 2 ? placed(2) : k); // else keys are values too, before the keys' own norm and rotation
   const pool = step.pools[layer.place.group]!;
   const cache = { keys: pool.keys[layer.place.slot]!, values: pool.values[layer.place.slot]! };
   const { sequences, positions } = step;
   const at = { pageTable: step.pageTables[layer.place.group]!, sequences, positions };
   const geometry = { kvHeads, headDim, pageSize: pool.pageSize };
-  if (w.kNorm) {
-    const k = placed(1);
-    const raw = w.at.length > 2 ? placed(2) : k;
-    // Values are normed without a weight; where keys are values too, before the keys' own norm and rotation.
-    const v = rmsNormGroups(raw.tensor, undefined, c.eps, raw.offset, kvHeads, headDim);
-    headNorm(k.tensor, w.kNorm, c.eps, k.offset, kvHeads, headDim);
-    rotate(k.tensor, k.offset, kvHeads);
-    kvWrite(cache, k.tensor, v, at, { kOffset: k.offset, vOffset: raw.offset, ...geometry });
+  const turning = { neox: true, mscale: 1 };
+  if (x.device.backend.supports("norm_rope_kv_write")) {
+    const own = w.kNorm && k && v && { cache, k: k.tensor, v: v.tensor, kNorm: w.kNorm };
+    const offsets = { qOffset: q.offset, kOffset: k?.offset ?? 0, vOffset: v?.offset ?? 0 };
+    const params = { ...offsets, heads, ...geometry, ...turning, eps: c.eps, normValues: true };
+    normRopeKvWrite(q.tensor, w.qNorm, own, at, layer.rotary, params);
+  } else {
+    const turn = ({ tensor, offset }: typeof q, norm: Tensor, count: number): void => {
+      headNorm(tensor, norm, c.eps, offset, count, headDim);
+      rope(tensor, positions, layer.rotary, { offset, heads: count, headDim, ...turning });
+    };
+    turn(q, w.qNorm, heads);
+    if (w.kNorm && k && v) {
+      // Values are normed without a weight.
+      const values = rmsNormGroups(v.tensor, undefined, c.eps, v.offset, kvHeads, headDim);
+      turn(k, w.kNorm, kvHeads);
+      kvWrite(cache, k.tensor, values, at, { kOffset: k.offset, vOffset: v.offset, ...geometry });
+    }
   }
   const window = c.slides[i] ? c.window : 0;
   return attention(q.tensor, cache, at, undefined, {
     ...{ qOffset: q.offset, heads, ...geometry, window, scale: 1, softcap: 0 },
   });
-}
-
-/** The dense MLP of b = RMS(h), and the experts, which read h by norms of their own: [T, D] -> [T, D] */
-function mlp(c: Gemma4Config, layer: Layer, h: Tensor, b: Tensor): Tensor {
-  const dense = gatedMlp(b, layer.gateUp, layer.down, "gelu");
-  const { sparse } = layer;
-  if (!sparse) return dense;
-  const m = rmsNorm(dense, sparse.postNorm1, c.eps);
-  const { ids, weights } = router(
-    linear(rmsNorm(h, sparse.routerNorm, c.eps), sparse.router),
-    undefined,
-    { mode: "softmax", used: c.expertsUsed, normalize: true, scale: 1 },
-    sparse.expertScale,
-  );
-  const x = rmsNorm(h, sparse.preNorm2, c.eps);
-  const e = moeCombine(chosenExperts(x, ids, sparse.experts, { kind: "gelu" }), weights);
-  return add(m, rmsNorm(e, sparse.postNorm2, c.eps));
 }

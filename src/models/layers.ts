@@ -2,11 +2,13 @@
 
 import { routesFused } from "../ir/ops/add_norm_router.ts";
 import type { MoeGluParams } from "../ir/ops/moe_glu.ts";
+import { normsFused } from "../ir/ops/norm_add_norm.ts";
 import type { RouterParams } from "../ir/ops/router.ts";
 import {
   add,
   addNormRouter,
   addRmsNorm,
+  addScaled,
   attention,
   glu,
   headNorm,
@@ -17,6 +19,8 @@ import {
   moeCombineNorm,
   moeGlu,
   moeMatmul,
+  normAddNorm,
+  normRopeKvWrite,
   rmsNorm,
   rope,
   ropeKvWrite,
@@ -84,8 +88,10 @@ export function attend(
   const outputs = w.qkv.map((part) => linear(x, part));
   const placed = (i: number): Placed => ({ tensor: outputs[w.at[i]!.part]!, offset: w.at[i]!.offset });
   const [q, k, v] = [placed(0), placed(1), placed(2)];
-  if (w.qNorm) headNorm(q.tensor, w.qNorm, shape.eps, q.offset, heads, headDim);
-  if (w.kNorm) headNorm(k.tensor, w.kNorm, shape.eps, k.offset, kvHeads, headDim);
+  const { qNorm, kNorm } = w;
+  const normsInside = qNorm && kNorm && x.device.backend.supports("norm_rope_kv_write");
+  if (qNorm && !normsInside) headNorm(q.tensor, qNorm, shape.eps, q.offset, heads, headDim);
+  if (kNorm && !normsInside) headNorm(k.tensor, kNorm, shape.eps, k.offset, kvHeads, headDim);
   const pool = step.pools[place.group]!;
   const cache = { keys: pool.keys[place.slot]!, values: pool.values[place.slot]! };
   const at = {
@@ -95,9 +101,13 @@ export function attend(
   };
   const geometry = { kvHeads, headDim, pageSize: pool.pageSize };
   const offsets = { kOffset: k.offset, vOffset: v.offset, ...geometry };
-  if (x.device.backend.supports("rope_kv_write")) {
-    const { neox, rotary } = shape;
-    const params = { ...offsets, qOffset: q.offset, heads, neox, mscale: rotary.mscale };
+  const { neox, rotary } = shape;
+  const params = { ...offsets, qOffset: q.offset, heads, neox, mscale: rotary.mscale };
+  if (normsInside) {
+    const own = { cache, k: k.tensor, v: v.tensor, kNorm };
+    const normed = { ...params, eps: shape.eps, normValues: false };
+    normRopeKvWrite(q.tensor, qNorm, own, at, rotary.invFreq, normed);
+  } else if (x.device.backend.supports("rope_kv_write")) {
     ropeKvWrite(q.tensor, cache, k.tensor, v.tensor, at, rotary.invFreq, params);
   } else {
     rotate(q, heads, shape, step);
@@ -191,6 +201,27 @@ export function addCombinedAndNorm(
   }
   addCombined(h, results, weights, h);
   rmsNorm(h, norm, eps, into);
+}
+
+/**
+ * h = (h + the norm of delta by w) * scale; returns the norm of that by `next`, [T, D], where there is one, at the place `into` if
+ * that is given.
+ */
+export function addNormed(
+  h: Tensor,
+  delta: Tensor,
+  w: Tensor,
+  next: Tensor | undefined,
+  params: { readonly eps: number; readonly scale: number },
+  into?: Tensor,
+): Tensor | undefined {
+  if (h.device.backend.supports("norm_add_norm") && normsFused(h))
+    return normAddNorm(h, delta, w, next, params, into);
+  const { eps, scale } = params;
+  const o = rmsNorm(delta, w, eps);
+  if (next && scale === 1 && !into) return addRmsNorm(h, o, next, eps);
+  addScaled(h, o, scale, h);
+  return next && rmsNorm(h, next, eps, into);
 }
 
 /** Groups the layers of a model by how they keep their cache; `place[i]` tells where layer i's lies. */

@@ -1,5 +1,6 @@
 /** The ops as model code writes them: one typed line each. */
 import { add as addOp } from "../ir/ops/add.ts";
+import { addBranchesNorm as addBranchesNormOp } from "../ir/ops/add_branches_norm.ts";
 import { addGated as addGatedOp } from "../ir/ops/add_gated.ts";
 import { type AddNormRouterParams, addNormRouter as addNormRouterOp } from "../ir/ops/add_norm_router.ts";
 import { addRmsNorm as addRmsNormOp } from "../ir/ops/add_rms_norm.ts";
@@ -19,6 +20,12 @@ import { moeCombineAdd as moeCombineAddOp } from "../ir/ops/moe_combine_add.ts";
 import { moeCombineNorm as moeCombineNormOp } from "../ir/ops/moe_combine_norm.ts";
 import { type MoeGluParams, moeGlu as moeGluOp } from "../ir/ops/moe_glu.ts";
 import { moeMatmul as moeMatmulOp } from "../ir/ops/moe_matmul.ts";
+import { type NormAddNormParams, normAddNorm as normAddNormOp } from "../ir/ops/norm_add_norm.ts";
+import { normAddNormsRouter as normAddNormsRouterOp } from "../ir/ops/norm_add_norms_router.ts";
+import {
+  type NormRopeKvWriteParams,
+  normRopeKvWrite as normRopeKvWriteOp,
+} from "../ir/ops/norm_rope_kv_write.ts";
 import { headNorm as headNormOp, rmsNorm as rmsNormOp } from "../ir/ops/rms_norm.ts";
 import { type RmsNormGatedParams, rmsNormGated as rmsNormGatedOp } from "../ir/ops/rms_norm_gated.ts";
 import { type RopeParams, rope as ropeOp } from "../ir/ops/rope.ts";
@@ -79,6 +86,49 @@ export const addNormRouter = (
   return { y: y!, ids: ids!, weights: weights! };
 };
 
+/**
+ * x = (x + the norm of delta by w) * scale in place; returns the norm of that by `next`, where there is one; only where the backend
+ * supports `norm_add_norm`
+ */
+export const normAddNorm = (
+  x: Tensor,
+  delta: Tensor,
+  w: Tensor,
+  next: Tensor | undefined,
+  params: NormAddNormParams,
+  into?: Tensor,
+): Tensor | undefined => apply(normAddNormOp, [x, delta, w, next], params, into ? [x, into] : [])[1];
+
+/** The same for a dense MLP and the weighted results of experts, each normed; only where the backend supports `add_branches_norm` */
+export const addBranchesNorm = (
+  x: Tensor,
+  branches: { readonly dense: Tensor; readonly experts: Tensor; readonly weights: Tensor },
+  norms: { readonly dense: Tensor; readonly experts: Tensor; readonly both: Tensor; readonly next: Tensor },
+  params: NormAddNormParams,
+  into: Tensor,
+): void => {
+  const { dense, experts, weights } = branches;
+  const inputs = [x, dense, experts, weights, norms.dense, norms.experts, norms.both, norms.next];
+  apply(addBranchesNormOp, inputs, params, [x, into]);
+};
+
+/**
+ * x += the norm of delta in place; norms y and z of the sum, and the experts chosen by a third one; only where the backend supports
+ * `norm_add_norms_router`
+ */
+export const normAddNormsRouter = (
+  x: Tensor,
+  delta: Tensor,
+  norms: { readonly delta: Tensor; readonly y: Tensor; readonly z: Tensor; readonly router: Tensor },
+  routerWeight: Tensor,
+  expertScale: Tensor | undefined,
+  params: AddNormRouterParams,
+): { readonly y: Tensor; readonly z: Tensor; readonly ids: Tensor; readonly weights: Tensor } => {
+  const inputs = [x, delta, norms.delta, norms.y, norms.z, norms.router, routerWeight, expertScale];
+  const [, y, z, ids, weights] = apply(normAddNormsRouterOp, inputs, params);
+  return { y: y!, z: z!, ids: ids!, weights: weights! };
+};
+
 export const rope = (x: Tensor, positions: Tensor, invFreq: Tensor, params: RopeParams): Tensor =>
   apply(ropeOp, [x, positions, invFreq], params)[0]!;
 
@@ -107,6 +157,30 @@ export const ropeKvWrite = (
     [q, cache.keys, cache.values, k, v, at.pageTable, at.sequences, at.positions, invFreq],
     params,
   );
+};
+
+/**
+ * The same after norms of the heads of q and k (and v); without own keys and values queries alone; only where the backend supports
+ * `norm_rope_kv_write`
+ */
+export const normRopeKvWrite = (
+  q: Tensor,
+  qNorm: Tensor,
+  own:
+    | {
+        readonly cache: { readonly keys: Tensor; readonly values: Tensor };
+        readonly k: Tensor;
+        readonly v: Tensor;
+        readonly kNorm: Tensor;
+      }
+    | undefined,
+  at: { readonly pageTable: Tensor; readonly sequences: Tensor; readonly positions: Tensor },
+  invFreq: Tensor,
+  params: NormRopeKvWriteParams,
+): void => {
+  const cached = [own?.cache.keys, own?.cache.values, own?.k, own?.v] as const;
+  const places = [at.pageTable, at.sequences, at.positions, invFreq] as const;
+  apply(normRopeKvWriteOp, [q, ...cached, qNorm, own?.kNorm, ...places], params);
 };
 
 /** f32 [T, H * E] */

@@ -60,8 +60,20 @@ export const attention: Op<AttentionParams> = {
   ],
 };
 
+/** Partial results of more than 4 tokens, whose heads are wide, take at most so many bytes. */
+const mostSpreadBytes = 64 * 2 ** 20;
+
 /** Room for the partial results (max, sum, accumulator) of the pieces of 64 positions of few tokens, which are spread. */
-function attentionScratchBytes(tokens: number, maxPages: number, p: AttentionParams): number {
+export function attentionScratchBytes(
+  tokens: number,
+  maxPages: number,
+  p: Pick<AttentionParams, "heads" | "headDim" | "pageSize" | "window">,
+): number {
   const pieces = Math.ceil((maxPages * p.pageSize) / 64);
-  return Math.min(tokens, 4) * p.heads * pieces * (p.headDim + 2) * 4;
+  const each = p.heads * (p.headDim + 2) * 4;
+  const few = Math.min(tokens, 4) * each * pieces;
+  if (tokens <= 4 || tokens > 16 || p.headDim <= 128) return few;
+  const seen = p.window > 0 ? Math.min(pieces, Math.floor((p.window + 62) / 64) + 1) : pieces;
+  const all = tokens * each * seen;
+  return all <= mostSpreadBytes ? Math.max(few, all) : few;
 }

@@ -1,5 +1,6 @@
 import type { Op } from "../op.ts";
 import { add } from "./add.ts";
+import { addBranchesNorm } from "./add_branches_norm.ts";
 import { addGated } from "./add_gated.ts";
 import { addNormRouter } from "./add_norm_router.ts";
 import { addRmsNorm } from "./add_rms_norm.ts";
@@ -19,6 +20,9 @@ import { moeCombineAdd } from "./moe_combine_add.ts";
 import { moeCombineNorm } from "./moe_combine_norm.ts";
 import { moeGlu } from "./moe_glu.ts";
 import { moeMatmul } from "./moe_matmul.ts";
+import { normAddNorm } from "./norm_add_norm.ts";
+import { normAddNormsRouter } from "./norm_add_norms_router.ts";
+import { normRopeKvWrite } from "./norm_rope_kv_write.ts";
 import { rmsNorm } from "./rms_norm.ts";
 import { rmsNormGated } from "./rms_norm_gated.ts";
 import { rope } from "./rope.ts";
@@ -35,19 +39,23 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   embedding,
   rmsNorm,
   addRmsNorm,
+  normAddNorm,
   matmul,
   rope,
   kvWrite,
   ropeKvWrite,
+  normRopeKvWrite,
   attention,
   glu,
   router,
   addNormRouter,
+  normAddNormsRouter,
   moeMatmul,
   moeGlu,
   moeCombine,
   moeCombineAdd,
   moeCombineNorm,
+  addBranchesNorm,
   add,
   addScaled,
   addGated,
