@@ -29,6 +29,9 @@ export function float32(value: number): Float32 {
   return { [float32Mark]: Math.fround(value) };
 }
 
+export const isFloat32 = (value: unknown): value is Float32 =>
+  typeof value === "object" && value !== null && float32Mark in value;
+
 /**
  * JSON with keys in the order in which they were put in: compact as digests want it, or indented by `indent` blanks as
  * files have it. 64-bit integers beyond 2^53 travel as bigint, 32-bit floats as `float32(x)`; undefined members are left
@@ -44,7 +47,7 @@ function ordered(value: unknown, indent: number, margin: string): string {
   if (typeof value === "number") return canonicalJson(value);
   if (typeof value !== "object")
     throw unexpected("invalid_argument", "orderedJson", "a JSON value", typeof value);
-  if (float32Mark in value) return float32Text(value[float32Mark] as number);
+  if (isFloat32(value)) return float32Text(value[float32Mark]);
   const inner = margin + " ".repeat(indent);
   const colon = indent > 0 ? ": " : ":";
   const [open, close] = Array.isArray(value) ? "[]" : "{}";

@@ -1,5 +1,6 @@
 /** The types of the contract's fields, as schemas that also say what they are in JSON Schema. */
 import * as v from "valibot";
+import { type Float32, isFloat32 } from "../core/json.ts";
 
 /** An unsigned 64-bit integer; bigint beyond 2^53. */
 export type U64 = number | bigint;
@@ -44,6 +45,12 @@ export const count = v.pipe(
 
 export const str = v.pipe(v.string("expected str"), described<string>({ type: "string" }));
 export const bool = v.pipe(v.boolean("expected bool"), described<boolean>({ type: "boolean" }));
+
+/** A 32-bit float, as `float32` has it on the way out and as a number once it is read. */
+export const float = v.pipe(
+  v.custom<Float32 | number>((x) => isFloat32(x) || Number.isFinite(x), "expected a number"),
+  described<Float32 | number>({ type: "number" }),
+);
 
 export const isBlank = (text: string): boolean => text.trim() === "";
 
@@ -96,6 +103,11 @@ export function isPlainObject(x: unknown): x is Record<string, unknown> {
 /** An object with these fields in this order; other keys do not survive. */
 export function record<F extends v.ObjectEntries>(fields: F) {
   return v.pipe(v.custom<Record<string, unknown>>(isPlainObject, "expected an object"), v.object(fields));
+}
+
+/** Values of one kind by names that are not known beforehand. */
+export function byName<S extends v.GenericSchema>(schema: S) {
+  return v.record(v.string("expected str"), schema, "expected an object");
 }
 
 export function listOf<S extends v.GenericSchema>(schema: S) {

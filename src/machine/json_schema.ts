@@ -32,6 +32,8 @@ function schemaOf(schema: v.GenericSchema, form: Form): JsonSchema {
   if ("entries" in schema) return objectOf(schema.entries as v.ObjectEntries, form);
   if (schema.type === "array" && "item" in schema && isSchema(schema.item))
     return { type: "array", items: schemaOf(schema.item, form) };
+  if (schema.type === "record" && "value" in schema && isSchema(schema.value))
+    return { type: "object", additionalProperties: schemaOf(schema.value, form) };
   if ("wrapped" in schema && isSchema(schema.wrapped)) {
     const inner = schemaOf(schema.wrapped, form);
     return schema.type === "nullable" ? { anyOf: [inner, { type: "null" }] } : inner;

@@ -7,7 +7,8 @@ import type { JsonSchema } from "./fields.ts";
 import { handoffIndex } from "./handoff_index.ts";
 import { attestationDocument } from "./identity.ts";
 import { jsonSchemaOf } from "./json_schema.ts";
-import { evalDecision } from "./lanes/actual_documents.ts";
+import * as actual from "./lanes/actual_documents.ts";
+import * as demo from "./lanes/demo_documents.ts";
 import { hardwareObservation, runShapeObservation } from "./lanes/observations.ts";
 import { invocationManifest } from "./manifest.ts";
 import { membershipReceipt } from "./membership.ts";
@@ -29,7 +30,10 @@ const all: readonly AnyDocument[] = [
   ...[checkpointSurface, checkpoint.checkpointPointer, checkpoint.checkpointManifest],
   ...[checkpoint.handoffReceipt, handoffIndex, checkpoint.recoveryReceipt],
   ...[checkpoint.actualPointer, checkpoint.actualManifest],
-  ...[checkpoint.backupReceipt, checkpoint.autoResumeReceipt, checkpoint.drill, evalDecision],
+  ...[checkpoint.backupReceipt, checkpoint.autoResumeReceipt, checkpoint.drill],
+  ...[actual.launchManifest, actual.resumeManifest, actual.currentRunStatus, actual.retainedSummary],
+  ...[actual.closeoutBundle, actual.evalDecision, actual.evalFailure, actual.continueRestartDecision],
+  ...[demo.demoLaunch, demo.demoStatus, demo.demoSummary, demo.demoCloseout, demo.demoCheckpoint],
   ...[window.windowExecution, window.artifactManifest],
   ...[window.contributionReceipt, window.sealedWindowBundle],
   ...[stage.stagePayload, stage.stageTransport, stage.stageExecutionSummary, stage.stageReplayEvidence],
@@ -52,7 +56,18 @@ const fromOthers: ReadonlySet<string> = new Set([
   ...[hardwareObservation.id, runShapeObservation.id],
 ]);
 
+/** Documents of the actual lane that `psionic train start` and its like write under the same id, with fields of their own. */
+const alsoOperators: ReadonlySet<string> = new Set(
+  [
+    ...[actual.launchManifest, actual.resumeManifest, actual.currentRunStatus, actual.retainedSummary],
+    ...[actual.closeoutBundle, actual.evalDecision, actual.evalFailure, actual.continueRestartDecision],
+  ].map(({ id }) => id),
+);
+const theirs =
+  "As train manifest writes it; train start and the other commands for operators write documents of this id with other fields.";
+
 /** A document as JSON Schema, in the form that whoever has it in hand will meet. */
 export function exportedSchema(doc: AnyDocument): JsonSchema {
-  return jsonSchemaOf(doc, fromOthers.has(doc.id) ? "read" : "written");
+  const schema = jsonSchemaOf(doc, fromOthers.has(doc.id) ? "read" : "written");
+  return alsoOperators.has(doc.id) ? { ...schema, $comment: theirs } : schema;
 }

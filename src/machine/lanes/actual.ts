@@ -1,14 +1,15 @@
 /** `psion_actual_pretraining_v1`: windows of real steps, checkpoints of its own family, backups and recovery. */
 import { refuse } from "../contract.ts";
+import { sealed } from "../documents.ts";
 import { closeoutPath, objectPathOf, statusPath } from "../layout.ts";
 import type { Invocation } from "../surfaces.ts";
+import { closeoutBundle, continueRestartDecision, type decisionStates } from "./actual_documents.ts";
 import { evaluate, evaluationOf, windowLosses } from "./actual_eval.ts";
 import {
   acceptActual,
   headOf,
   type Phase,
   pendingLabel,
-  schema,
   writeLaunch,
   writePendingPointer,
   writeStatus,
@@ -64,9 +65,7 @@ function start(invocation: Invocation): string {
 }
 
 function writeCloseout(invocation: Invocation, outcome: "open" | "accepted"): void {
-  invocation.root.write(closeoutPath, {
-    ...{ schema_version: schema("closeout_bundle"), ...headOf(invocation), outcome },
-  });
+  invocation.root.write(closeoutPath, sealed(closeoutBundle, { ...headOf(invocation), outcome }));
 }
 
 function record(invocation: Invocation): string {
@@ -150,19 +149,18 @@ function decide(invocation: Invocation): string {
   const losses = windowLosses(root);
   const backed = copyHolds(root, accepted);
   const evaluated = evaluationOf(root, accepted);
-  const decision = !losses.sound
+  const decision: (typeof decisionStates)[number] = !losses.sound
     ? "restart_from_last_accepted_checkpoint"
     : backed && evaluated?.decision_state === "continue"
       ? "continue"
       : "hold_and_investigate";
-  const document = {
-    schema_version: schema("continue_restart_decision"),
+  const document = sealed(continueRestartDecision, {
     ...headOf(invocation),
     ...{ checkpoint_label: at.label, optimizer_step: at.step, decision_state: decision },
     ...{ first_loss: losses.first, last_loss: losses.last, checkpoint_backed_up: backed },
     checkpoint_eval_decision_state: evaluated?.decision_state ?? null,
     validation_loss: evaluated?.validation_loss ?? null,
-  };
+  });
   root.write(`decisions/continue_restart_decision_step-${at.step}.json`, document);
   root.write("decisions/latest_continue_restart_decision.json", document);
   const phases: Readonly<Record<typeof decision, Phase>> = {

@@ -6,8 +6,8 @@ import { executionEvidence, type LaneProfile } from "../evidence.ts";
 import { evidencePath, objectPathOf } from "../layout.ts";
 import type { RunRoot } from "../run_root.ts";
 import type { Invocation } from "../surfaces.ts";
-import { type EvalDecision, evalDecision } from "./actual_documents.ts";
-import { headOf, type Phase, schema } from "./actual_files.ts";
+import { type EvalDecision, evalDecision, evalFailure } from "./actual_documents.ts";
+import { headOf, type Phase } from "./actual_files.ts";
 import type { Accepted } from "./actual_recovery.ts";
 import { spread } from "./window_plan.ts";
 import { WindowSession } from "./window_session.ts";
@@ -46,11 +46,10 @@ export function evaluate(
       reason = cause.message;
     }
   }
-  const failure = {
-    ...{ schema_version: schema("checkpoint_eval_failure"), ...headOf(invocation) },
-    ...{ checkpoint_label, optimizer_step: Number(optimizer_step) },
+  const failure = sealed(evalFailure, {
+    ...{ ...headOf(invocation), checkpoint_label, optimizer_step: Number(optimizer_step) },
     ...{ failure_kind: "eval_worker_unavailable", resolution_state: "retry_required", detail: reason },
-  };
+  });
   root.write(pathOf("checkpoint_eval_failure", optimizer_step), failure);
   root.write("evals/latest_checkpoint_eval_failure.json", failure);
   return { phase: "checkpoint_eval_retry_required", told: `It was not evaluated: ${reason}` };

@@ -11,30 +11,24 @@ import {
   statusPath,
 } from "../layout.ts";
 import { type Invocation, resolvedRunId } from "../surfaces.ts";
+import {
+  currentRunStatus,
+  launchManifest,
+  type phases,
+  resumeManifest,
+  retainedSummary,
+} from "./actual_documents.ts";
 import type { Accepted } from "./actual_recovery.ts";
 import { observedDigests } from "./observations.ts";
 import type { ObjectRecord } from "./record_object.ts";
 import type { WindowPlan } from "./window_plan.ts";
 
-export const schema = (name: string) => `psion.actual_pretraining_${name}.v1`;
 export const claimBoundary =
   "Steps of the lane's profile were run and their states hashed; nothing is claimed beyond that.";
 const recipe = "psion_actual_pretraining_recipe_v1";
 export const pendingLabel = "pending_first_checkpoint";
 
-export type Phase =
-  | "dry_run_planned"
-  | "launch_staged"
-  | "checkpoint_evaluated"
-  | "checkpoint_eval_retry_required"
-  | "checkpoint_backed_up"
-  | "checkpoint_backup_refused"
-  | "continue_decision_recorded"
-  | "restart_decision_recorded"
-  | "hold_decision_recorded"
-  | "resume_dry_run_planned"
-  | "resume_staged"
-  | "base_lane_rehearsal_complete";
+export type Phase = (typeof phases)[number];
 
 export const headOf = (invocation: Invocation) => ({
   lane_id: invocation.lane.id,
@@ -56,14 +50,17 @@ export function writeStatus(invocation: Invocation, phase: Phase, { label, step 
   const { root, now } = invocation;
   const head = headOf(invocation);
   const progress = { latest_checkpoint_label: label, last_completed_step: step };
-  root.write(statusPath, {
-    ...{ schema_version: schema("current_run_status"), ...head, phase, ...progress },
-    ...{ updated_at_ms: now, detail },
-  });
-  root.write(retainedSummaryPath, {
-    ...{ schema_version: schema("retained_summary"), ...head, last_known_phase: phase },
-    ...{ ...gitOf(invocation), ...progress, claim_boundary: claimBoundary, detail },
-  });
+  root.write(
+    statusPath,
+    sealed(currentRunStatus, { ...head, phase, ...progress, updated_at_ms: now, detail }),
+  );
+  root.write(
+    retainedSummaryPath,
+    sealed(retainedSummary, {
+      ...{ ...head, last_known_phase: phase, ...gitOf(invocation) },
+      ...{ ...progress, claim_boundary: claimBoundary, detail },
+    }),
+  );
   appendFileSync(root.place(launcherLogPath), `phase=${phase} step=${step} checkpoint_label=${label}\n`);
 }
 
@@ -114,8 +111,7 @@ export function acceptActual(
 export function writeLaunch(invocation: Invocation, plan: WindowPlan, from: At): void {
   const { root, manifest, attestation } = invocation;
   const resumed = manifest.operation === "resume";
-  root.write(resumed ? resumeManifestPath : launchManifestPath, {
-    schema_version: schema(resumed ? "resume_manifest" : "launch_manifest"),
+  const launch = {
     ...headOf(invocation),
     ...{ operation: manifest.operation, dry_run: manifest.dry_run },
     ...gitOf(invocation),
@@ -124,5 +120,7 @@ export function writeLaunch(invocation: Invocation, plan: WindowPlan, from: At):
     ...{ lane_profile_digest: plan.profile.profile_digest, steps_per_window: plan.profile.steps },
     ...observedDigests(invocation),
     claim_boundary: claimBoundary,
-  });
+  };
+  if (resumed) root.write(resumeManifestPath, sealed(resumeManifest, launch));
+  else root.write(launchManifestPath, sealed(launchManifest, launch));
 }

@@ -3,7 +3,7 @@ import { sha256 } from "../../core/digest.ts";
 import { float32 } from "../../core/json.ts";
 import { checkpointManifest, checkpointPointer } from "../checkpoint.ts";
 import { refuse } from "../contract.ts";
-import { sealed } from "../documents.ts";
+import { type Content, sealed } from "../documents.ts";
 import {
   closeoutPath,
   launcherLogPath,
@@ -14,13 +14,13 @@ import {
   statusPath,
 } from "../layout.ts";
 import type { Invocation } from "../surfaces.ts";
+import { demoCloseout, demoLaunch, demoStatus, demoSummary } from "./demo_documents.ts";
 import { checkDemoProfile, writeDemoEvidence } from "./demo_evidence.ts";
 import { type DemoStep, demoSteps, demoWeightCount, trainDemo } from "./demo_model.ts";
 import { demoObject } from "./demo_object.ts";
 
 const label = "bounded_step_000004";
 const objectPath = "checkpoints/step-000004/cs336_a1_reference_checkpoint.json";
-const schema = (name: string): string => `psion.cs336_a1_demo_${name}.v1`;
 const claimBoundary =
   "A bounded run on 45 bytes; it shows that steps are taken and bound to evidence, not a useful model.";
 
@@ -56,20 +56,15 @@ function head({ manifest, lane }: Invocation) {
 
 function writeLaunch(invocation: Invocation): void {
   const { root, manifest, attestation } = invocation;
-  root.write(launchManifestPath, {
-    schema_version: schema("launch_manifest"),
-    ...head(invocation),
-    ...{
-      operation: manifest.operation,
-      dry_run: manifest.dry_run,
-      steps: demoSteps,
-      weights: demoWeightCount,
-    },
-    selected_git_ref: manifest.selected_git_ref,
-    git_commit_sha: attestation.git_commit_sha,
-    build_digest: attestation.build_digest,
-    claim_boundary: claimBoundary,
-  });
+  const { operation, dry_run, selected_git_ref } = manifest;
+  const { git_commit_sha, build_digest } = attestation;
+  root.write(
+    launchManifestPath,
+    sealed(demoLaunch, {
+      ...{ ...head(invocation), operation, dry_run, steps: demoSteps, weights: demoWeightCount },
+      ...{ selected_git_ref, git_commit_sha, build_digest, claim_boundary: claimBoundary },
+    }),
+  );
 }
 
 const traced = (step: DemoStep) => ({
@@ -80,7 +75,9 @@ const traced = (step: DemoStep) => ({
   learning_rate: float32(step.learningRate),
 });
 
-function writeStatus(invocation: Invocation, phase: string, steps: readonly DemoStep[]): void {
+type Phase = Content<typeof demoStatus>["phase"];
+
+function writeStatus(invocation: Invocation, phase: Phase, steps: readonly DemoStep[]): void {
   const { root, now } = invocation;
   const trained = steps.length > 0;
   const progress = {
@@ -89,21 +86,14 @@ function writeStatus(invocation: Invocation, phase: string, steps: readonly Demo
     initial_loss: trained ? float32(steps[0]!.lossBefore) : null,
     final_loss: trained ? float32(steps.at(-1)!.lossAfter) : null,
   };
-  root.write(statusPath, {
-    schema_version: schema("current_run_status"),
-    ...head(invocation),
-    phase,
-    ...progress,
-    updated_at_ms: now,
-  });
-  root.write(retainedSummaryPath, {
-    schema_version: schema("retained_summary"),
-    ...head(invocation),
-    last_known_phase: phase,
-    ...progress,
-    steps: steps.map(traced),
-    claim_boundary: claimBoundary,
-  });
+  root.write(statusPath, sealed(demoStatus, { ...head(invocation), phase, ...progress, updated_at_ms: now }));
+  root.write(
+    retainedSummaryPath,
+    sealed(demoSummary, {
+      ...{ ...head(invocation), last_known_phase: phase, ...progress },
+      ...{ steps: steps.map(traced), claim_boundary: claimBoundary },
+    }),
+  );
   const lines = steps.map(
     (s) =>
       `step=${s.step} loss_before=${s.lossBefore} loss_after=${s.lossAfter} gradient_norm=${s.gradientNorm}`,
@@ -154,12 +144,9 @@ function writeCheckpoint(
 }
 
 function writeCloseout(invocation: Invocation, steps: readonly DemoStep[]): void {
-  invocation.root.write(closeoutPath, {
-    schema_version: schema("closeout_bundle"),
-    ...head(invocation),
-    outcome: "accepted",
-    checkpoint_label: label,
-    steps: steps.map(traced),
-    claim_boundary: claimBoundary,
-  });
+  const closeout = { outcome: "accepted", checkpoint_label: label, steps: steps.map(traced) } as const;
+  invocation.root.write(
+    closeoutPath,
+    sealed(demoCloseout, { ...head(invocation), ...closeout, claim_boundary: claimBoundary }),
+  );
 }

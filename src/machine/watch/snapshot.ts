@@ -1,5 +1,5 @@
 /** How a run stands, read from its run root without taking it; files are replaced whole, so any moment will do. */
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type * as v from "valibot";
 import { PsionicError, unexpected } from "../../core/error.ts";
@@ -75,9 +75,11 @@ export type Snapshot = {
   readonly unreadable: readonly string[];
 };
 
-/** Throws `file_not_found` where there is no such folder. */
+/** Throws `file_not_found` where there is no such folder, `file_malformed` where it is none. */
 export function snapshotOf(root: string, now = Date.now()): Snapshot {
-  if (!existsSync(root)) throw unexpected("file_not_found", root, "a run root", "nothing");
+  const place = statSync(root, { throwIfNoEntry: false });
+  if (!place) throw unexpected("file_not_found", root, "a run root", "nothing");
+  if (!place.isDirectory()) throw unexpected("file_malformed", root, "a run root", "no folder");
   const unreadable: string[] = [];
   const read = <S extends v.GenericSchema>(doc: Readable<S>, path: string): v.InferOutput<S> | undefined => {
     if (!existsSync(join(root, path))) return undefined;

@@ -14,6 +14,7 @@ describe("train watch", () => {
   test("a run from its beginning to a damaged file", () => {
     using scene = new Scene();
     expect(() => snapshotOf(scene.root)).toThrow("a run root");
+    expect(() => snapshotOf(scene.write(scene.manifest("start"))[1]!)).toThrow("a run root, got no folder");
     mkdirSync(scene.root);
     expect(linesOf(snapshotOf(scene.root))[1]).toContain("nothing was done here yet");
     scene.run("start", { coordination: bound });
