@@ -28,6 +28,8 @@ export interface Tokenizer {
   /** The pre-tokenizer's name, "" where the kind has none. */
   readonly pre: string;
   readonly vocabularySize: number;
+  /** No token stands for more of a text than this, UTF-16 units. */
+  readonly longestToken: number;
   readonly roles: TokenRoles;
   readonly bos: number | undefined;
   readonly eos: number | undefined;
@@ -96,6 +98,7 @@ export function makeTokenizer(parts: TokenizerParts): Tokenizer {
     kind,
     pre,
     vocabularySize: texts.length,
+    longestToken: texts.reduce((most, { length }) => Math.max(most, length), 1),
     roles,
     bos: roles.bos,
     eos: roles.eos,

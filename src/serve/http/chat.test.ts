@@ -170,6 +170,41 @@ test("context overflow names both numbers", async () => {
   }
 });
 
+test("a text that cannot fit is refused before it is encoded; what only counts still does", async () => {
+  const model = scriptedModel({ answers: ["x"], contextLength: 32 });
+  const { tokenizer } = model;
+  const encoded: number[] = [];
+  const encode: typeof tokenizer.encode = (text, options) => {
+    encoded.push(text.length);
+    return tokenizer.encode(text, options);
+  };
+  await using server = await testServer({ ...model, tokenizer: { ...tokenizer, encode } });
+  const long = "y".repeat(5000);
+  const least = Math.floor(5000 / (4 * tokenizer.longestToken));
+  const asked: readonly (readonly [path: string, body: object, param: string])[] = [
+    [chat, { messages: user(long) }, "messages"],
+    ["/v1/responses", { input: long }, "input"],
+    ["/v1/completions", { prompt: ["y", long] }, "prompt"],
+    ["/v1/embeddings", { input: ["y", long] }, "input"],
+  ];
+  for (const [path, body, param] of asked) {
+    const response = await server.post(path, body);
+    const { error } = await response.json();
+    expect([path, response.status, error.code, error.param]).toEqual([
+      path,
+      400,
+      "context_length_exceeded",
+      param,
+    ]);
+    expect(error.message).toContain(`context is 32 tokens, but the prompt has at least ${least}.`);
+  }
+  expect(encoded.filter((length) => length > 1)).toEqual([]);
+  const counted = await server.post("/v1/messages/count_tokens", { messages: user(long) });
+  expect((await counted.json()).input_tokens).toBeGreaterThanOrEqual(5000);
+  const stream = await (await server.post("/v1/responses", { input: long, stream: true })).text();
+  expect(stream).toContain('"code":"context_length_exceeded"');
+});
+
 test("a limit under two names is one limit", async () => {
   await using server = await testServer(scriptedModel("x"));
   const asked = (limits: object) => server.post(chat, { messages: user("hi"), ...limits });

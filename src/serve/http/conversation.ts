@@ -6,6 +6,7 @@ import { constrainAnswer } from "./constrain.ts";
 import type { RouteContext } from "./context.ts";
 import { badField, type HttpError, unsupportedField } from "./errors.ts";
 import type { ServedModel } from "./options.ts";
+import { checkFits } from "./prompt_length.ts";
 import {
   canSkipReasoning,
   type Effort,
@@ -41,6 +42,8 @@ export type Conversation = {
   readonly output?: StructuredOutput | undefined;
   /** Reasoning stays in the content, between marks. */
   readonly inline?: boolean;
+  /** Nothing is generated: the prompt is counted, however long it is. */
+  readonly counted?: boolean;
 };
 
 export type PlannedAnswer = {
@@ -65,6 +68,7 @@ export async function planAnswer(
     throw badField("n", "1 where reasoning is bounded", String(body.n));
   }
   const output = structuredOutput(body, conversation.output);
+  if (!conversation.counted) checkFits(model, heard(messages));
   const written = chat.prompt(messages, options);
   const started = startAnswer(model, start, options, written);
   const parser = () => started.parser(chat.parser(options, written));
@@ -91,6 +95,11 @@ export async function planAnswer(
     ...(budget ? { budget } : {}),
   };
   return { plan, ...told, ignored: [...told.ignored, ...constrained.ignored], output };
+}
+
+/** Texts that stand in the prompt in any case; of an answer's, formats leave parts out. */
+function heard(messages: readonly ChatMessage[]): string[] {
+  return messages.flatMap(({ role, content }) => (role === "assistant" ? [] : [content]));
 }
 
 type Reasoning = Omit<PlannedAnswer, "plan"> & {

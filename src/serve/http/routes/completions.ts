@@ -9,6 +9,7 @@ import type { Route, RouteContext } from "../context.ts";
 import { badField } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
+import { checkFits } from "../prompt_length.ts";
 import { respond } from "../respond.ts";
 import { engineRequest, stopStringsOf } from "../sampling.ts";
 import { flag, generationEntries, integer, maybe } from "../schema.ts";
@@ -109,9 +110,11 @@ function readPrompt(
   prompt: unknown,
   param: string,
   body: CompletionFields,
-  { tokenizer }: ServedModel,
+  model: ServedModel,
 ): CompletionPrompt {
+  const { tokenizer } = model;
   if (typeof prompt === "string") {
+    checkFits(model, [prompt]);
     const tokens = tokenizer.encode(prompt, { special: body.parse_special ?? false, bos: false, eos: false });
     const { addBos, bos } = tokenizer;
     if (addBos && bos !== undefined && tokens[0] !== bos) return { tokens: [bos, ...tokens], added: 1 };

@@ -4,6 +4,7 @@ import type { Route } from "../context.ts";
 import { badField, HttpError, json } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
+import { checkFits } from "../prompt_length.ts";
 import { flag, integer, maybe, oneOf, text } from "../schema.ts";
 import { embedAll, numbersOf, usageOf } from "../vectors.ts";
 import { checkTokens } from "./tokenize.ts";
@@ -91,13 +92,10 @@ function readInputs(
   return list.map((one, i) => readInput(one, single ? "input" : `input[${i}]`, special, model));
 }
 
-function readInput(
-  input: unknown,
-  param: string,
-  special: boolean,
-  { tokenizer }: ServedModel,
-): readonly number[] {
+function readInput(input: unknown, param: string, special: boolean, model: ServedModel): readonly number[] {
+  const { tokenizer } = model;
   if (typeof input === "string") {
+    checkFits(model, [input]);
     const tokens = input === "" ? [] : tokenizer.encode(input, { special });
     if (tokens.length > 0) return tokens;
     throw badField(param, "a text of at least one token", describe(input));

@@ -60,6 +60,7 @@ async function readRequest(context: RouteContext, counted: boolean): Promise<Req
     effortField: "output_config.effort",
     budget: budgetOf(body),
     strict: false,
+    counted,
     maxTokens: undefined,
     output:
       responseFormat(body.output_config?.format, "output_config.format") ??

@@ -5,6 +5,7 @@ import type { Route } from "../context.ts";
 import { badField, HttpError, json } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import type { ServedModel } from "../options.ts";
+import { checkFits } from "../prompt_length.ts";
 import { flag, integer, maybe, text } from "../schema.ts";
 import { embedAll, numbersOf, usageOf } from "../vectors.ts";
 
@@ -59,7 +60,8 @@ function readDocuments(documents: readonly unknown[], most: number): readonly st
 }
 
 /** Writes a query and a document as the model was trained to read them. Control tokens in either stay text. */
-function pairTokens({ engine, tokenizer, rerankTemplate }: ServedModel) {
+function pairTokens(served: ServedModel) {
+  const { engine, tokenizer, rerankTemplate } = served;
   const { embedding, backend, model } = engine.info;
   if (embedding?.pooling !== "rank" || rerankTemplate === undefined) {
     const missing = embedding?.pooling === "rank" ? "has no template for it" : "has no reranker's head";
@@ -71,6 +73,7 @@ function pairTokens({ engine, tokenizer, rerankTemplate }: ServedModel) {
   }
   const parts = rerankTemplate.split(/(\{query\}|\{document\})/);
   return (query: string, document: string): number[] => {
+    checkFits(served, [query, document]);
     const tokens = parts.flatMap((part, i) => {
       const special = part !== "{query}" && part !== "{document}";
       const written = special ? part : part === "{query}" ? query : document;

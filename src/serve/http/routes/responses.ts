@@ -30,7 +30,7 @@ type Request = {
 };
 
 /** Everything up to the generation; nothing is kept yet. */
-async function readRequest(context: RouteContext): Promise<Request> {
+async function readRequest(context: RouteContext, counted: boolean): Promise<Request> {
   const { state, request, record } = context;
   const { limits } = state.settings;
   const raw = await readJson(request, limits.bodyBytes);
@@ -51,6 +51,8 @@ async function readRequest(context: RouteContext): Promise<Request> {
     effortField: body.reasoning?.effort ? "reasoning.effort" : "reasoning_effort",
     budget: budgetOf(body),
     strict: false,
+    // a stream tells of a prompt that does not fit itself, with its length
+    counted: counted || body.stream === true,
     maxTokens: body.max_output_tokens,
     output: responseFormat(body.text?.format, "text.format"),
     topLogprobs: wantsLogprobs(body) ? (body.top_logprobs ?? 0) : undefined,
@@ -74,7 +76,7 @@ export const responses: Route = {
   method: "POST",
   path: "/responses",
   handle: async (context) => {
-    const read = await readRequest(context);
+    const read = await readRequest(context, false);
     const { state, keyIndex } = context;
     const { model, body, id, continued, planned } = read;
     const { info } = model.engine;
@@ -130,7 +132,7 @@ export const inputTokens: Route = {
   method: "POST",
   path: "/responses/input_tokens",
   handle: async (context) => {
-    const { model, planned, ignored } = await readRequest(context);
+    const { model, planned, ignored } = await readRequest(context, true);
     const count = planned.plan.request.prompt.length;
     const headers = { ...truthHeaders(model.engine.info), ...ignoredHeaders(ignored) };
     return json({ object: "response.input_tokens", input_tokens: count }, 200, headers);
