@@ -355,6 +355,48 @@ test("reasoning can be turned off, and a call be forced", async () => {
   ]);
 });
 
+test("some of the tools may be allowed, in the forms of both APIs", async () => {
+  const model = harmonyModel({ later: ['{"city":"Rome"}<|call|>'], answers: ["Hello.<|return|>"] });
+  await using server = await testServer(model);
+  const other = { type: "function", name: "other" };
+  const named = { type: "function", name: "weather" };
+  const tools = [other, weather, { type: "web_search" }];
+  const allowed = (mode: string, ...list: object[]) => ({ type: "allowed_tools", mode, tools: list });
+  const ask = async (tool_choice: object) => {
+    const response = await server.post(path, { input: "hi", tools, tool_choice });
+    return { status: response.status, body: await response.json() };
+  };
+  const auto = await ask(allowed("auto", named, { type: "web_search" }));
+  expect(auto.body).toMatchObject({ status: "completed", tool_choice: { type: "allowed_tools" } });
+  expect(promptOf(model)).toContain("weather");
+  expect(promptOf(model)).not.toContain("other");
+  // a single one that must be called is called
+  const forced = await ask(allowed("required", named));
+  expect(forced.body.output).toMatchObject([{ type: "function_call", name: "weather" }]);
+  expect((await ask(allowed("auto"))).status).toBe(200);
+  expect(promptOf(model)).not.toContain("weather");
+  for (const [choice, param] of [
+    [allowed("required"), "tool_choice"],
+    [allowed("auto", { type: "function", name: "gone" }), "tool_choice"],
+    [allowed("none", named), "tool_choice.mode"],
+    [allowed("auto", { type: "function" }), "tool_choice.tools[0]"],
+    [{ type: "allowed_tools", mode: "auto" }, "tool_choice.tools"],
+  ] as const) {
+    const { status, body } = await ask(choice);
+    expect([status, body.error.param]).toEqual([400, param]);
+  }
+  const chat = await server.post("/v1/chat/completions", {
+    messages: [{ role: "user", content: "hi" }],
+    tools: [other, named].map(({ type, name }) => ({ type, function: { name } })),
+    tool_choice: {
+      type: "allowed_tools",
+      allowed_tools: { mode: "auto", tools: [{ type: "function", function: { name: "weather" } }] },
+    },
+  });
+  expect(chat.status).toBe(200);
+  expect(promptOf(model)).not.toContain("other");
+});
+
 test("logprobs, token counts, truncated lists of fields", async () => {
   await using server = await testServer(harmonyModel(speech("Hi")));
   const body = await (

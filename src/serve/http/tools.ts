@@ -7,7 +7,10 @@ import { flag, maybe, text } from "./schema.ts";
 
 /** Which tools an answer may or must call. */
 export type ToolChoice =
-  | { readonly kind: "none" | "auto" | "required" }
+  | {
+      readonly kind: "none" | "auto" | "required" /** Absent: all that are offered. */;
+      readonly only?: readonly string[];
+    }
   | { readonly kind: "named"; readonly name: string };
 
 /** The tools of a request that can be offered, and the names of those that cannot. */
@@ -138,7 +141,8 @@ function readFunction(tool: object, param: string, form: ToolForm): ChatTool & {
 const words = ["none", "auto", "required"] as const;
 
 /**
- * `tool_choice` as OpenAI's APIs spell it: a word, `{type: "function", name}` or `{type: "function", function: {name}}`.
+ * `tool_choice` as OpenAI's APIs spell it: a word, `{type: "function", name}` or `{type: "function", function: {name}}`, or
+ * some of the tools, `{type: "allowed_tools", mode, tools}`, in chat within `allowed_tools`.
  */
 export function readToolChoice(choice: unknown): ToolChoice | undefined {
   if (choice === undefined || choice === null) return undefined;
@@ -146,15 +150,44 @@ export function readToolChoice(choice: unknown): ToolChoice | undefined {
   if (word) return { kind: word };
   const expected = 'none, auto, required, or {type: "function"} with a name';
   if (typeof choice !== "object") throw badField("tool_choice", expected, describe(choice));
-  const { type, name: flat, function: inner } = choice as Readonly<Record<string, unknown>>;
+  const { type, allowed_tools: allowed } = choice as Readonly<Record<string, unknown>>;
   if (type === "allowed_tools") {
-    throw unsupportedField("tool_choice", "a subset of allowed tools", "Offer only those in tools.");
+    return allowed === undefined
+      ? allowedTools(choice, "tool_choice")
+      : allowedTools(allowed, "tool_choice.allowed_tools");
   }
-  const named =
-    flat ?? (typeof inner === "object" && inner !== null ? (inner as { name?: unknown }).name : undefined);
-  if (type !== "function" || typeof named !== "string")
-    throw badField("tool_choice", expected, describe(choice));
+  const named = functionName(choice);
+  if (named === undefined) throw badField("tool_choice", expected, describe(choice));
   return { kind: "named", name: named };
+}
+
+/** The name in `{type: "function", name}` or `{type: "function", function: {name}}`. */
+function functionName(named: unknown): string | undefined {
+  if (typeof named !== "object" || named === null) return undefined;
+  const { type, name: flat, function: inner } = named as Readonly<Record<string, unknown>>;
+  const own = flat ?? (inner as { name?: unknown } | null | undefined)?.name;
+  return type === "function" && typeof own === "string" ? own : undefined;
+}
+
+const allowedEntries = v.object(
+  {
+    mode: v.picklist(["auto", "required"], "auto or required"),
+    tools: v.array(v.object({ type: text }, "a tool with a type"), "an array of tools"),
+  },
+  "an object with mode and tools",
+);
+
+/** Tools of types that are not served are left out here as they are among the tools. */
+function allowedTools(choice: unknown, param: string): ToolChoice {
+  const { mode, tools } = validateAt(allowedEntries, choice, param);
+  const raw = (choice as { readonly tools: readonly unknown[] }).tools;
+  const only = tools.flatMap(({ type }, i) => {
+    if (type !== "function") return [];
+    const own = functionName(raw[i]);
+    if (own === undefined) throw badField(`${param}.tools[${i}]`, "a function with a name", "none");
+    return own;
+  });
+  return { kind: mode, only };
 }
 
 /** What a checked choice makes of the offer. */
@@ -173,12 +206,20 @@ export type ToolUse = {
  * calls may follow one another.
  */
 export function toolUse(
-  { tools, ignored, strict }: OfferedTools,
+  { tools, ignored, strict, grouped }: OfferedTools,
   choice: ToolChoice | undefined,
-  { chat }: ServedModel,
+  model: ServedModel,
   parallel: boolean | null | undefined = true,
 ): ToolUse {
   if (choice?.kind === "none") return { tools: [] };
+  if (choice?.kind !== "named" && choice?.only) {
+    const { kind, only } = choice;
+    if (!only.every((name) => tools.some((tool) => tool.name === name)))
+      throw badField("tool_choice", "names of tools in tools", "another name");
+    const left = tools.filter(({ name }) => only.includes(name));
+    return toolUse({ tools: left, ignored, strict, grouped }, { kind }, model, parallel);
+  }
+  const { chat } = model;
   if (tools.length === 0) {
     const harmless = choice === undefined || choice.kind === "auto";
     if (harmless) return { tools: [] };
