@@ -170,6 +170,20 @@ test("context overflow names both numbers", async () => {
   }
 });
 
+test("seeds have 64 bits, signed or not", async () => {
+  const model = scriptedModel("x");
+  await using server = await testServer(model);
+  const seeds = [0, -1, -2, 2 ** 53 + 2, 2 ** 63, 2 ** 64 - 2048, -(2 ** 63)];
+  for (const seed of seeds)
+    expect((await server.post(chat, { messages: user("hi"), temperature: 1, seed })).status).toBe(200);
+  // -1 asks for a random one
+  expect(model.engine.requests.map(({ sampling }) => sampling.seed)).toEqual(
+    seeds.map((seed) => (seed === -1 ? undefined : seed)),
+  );
+  const wrong = await server.post(chat, { messages: user("hi"), seed: -(2 ** 64) });
+  expect([wrong.status, (await wrong.json()).error.param]).toEqual([400, "seed"]);
+});
+
 test("a text that cannot fit is refused before it is encoded; what only counts still does", async () => {
   const model = scriptedModel({ answers: ["x"], contextLength: 32 });
   const { tokenizer } = model;

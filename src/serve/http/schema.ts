@@ -30,6 +30,15 @@ export function oneOf<const T extends readonly string[]>(...values: T) {
   return v.picklist(values, `one of ${values.join(", ")}`);
 }
 
+const seedForm = "a whole number of 64 bits";
+/** Clients draw seeds of 64 bits, signed or not; of one beyond 2^53 JSON's numbers keep the first 53. */
+const seed = v.pipe(
+  v.number(seedForm),
+  v.integer(seedForm),
+  v.minValue(-(2 ** 63), seedForm),
+  v.maxValue(2 ** 64, seedForm),
+);
+
 /** Counts in requests beyond this are taken for mistakes. */
 const maxCount = 2 ** 31 - 1;
 
@@ -62,7 +71,7 @@ export function generationEntries(limits: RequestLimits) {
       ),
     ),
     ignore_eos: maybe(flag),
-    seed: maybe(integer(-1, Number.MAX_SAFE_INTEGER)),
+    seed: maybe(seed),
     temperature: maybe(number(0, 100)),
     top_k: maybe(integer(-1, maxCount)),
     top_p: maybe(number(0, 1)),
