@@ -1,6 +1,7 @@
 /** The types of the contract's fields, as schemas that also say what they are in JSON Schema. */
 import * as v from "valibot";
-import { type Float32, isFloat32 } from "../core/json.ts";
+import { type Float32, float32, isFloat32 } from "../core/json.ts";
+import { JsonFloat } from "../core/json_reader.ts";
 
 /** An unsigned 64-bit integer; bigint beyond 2^53. */
 export type U64 = number | bigint;
@@ -46,10 +47,14 @@ export const count = v.pipe(
 export const str = v.pipe(v.string("expected str"), described<string>({ type: "string" }));
 export const bool = v.pipe(v.boolean("expected bool"), described<boolean>({ type: "boolean" }));
 
-/** A 32-bit float, as `float32` has it on the way out and as a number once it is read. */
+/** A 32-bit float, read or made: written again it is the same text. */
 export const float = v.pipe(
-  v.custom<Float32 | number>((x) => isFloat32(x) || Number.isFinite(x), "expected a number"),
-  described<Float32 | number>({ type: "number" }),
+  v.custom<Float32 | JsonFloat | number>(
+    (x) => isFloat32(x) || x instanceof JsonFloat || Number.isFinite(x),
+    "expected a number",
+  ),
+  v.transform((x): Float32 => (isFloat32(x) ? x : float32(x instanceof JsonFloat ? x.value : x))),
+  described<Float32>({ type: "number" }),
 );
 
 export const isBlank = (text: string): boolean => text.trim() === "";

@@ -3,10 +3,12 @@ import { expect, test } from "bun:test";
 import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import Ajv from "ajv/dist/2020";
+import { parseExactJson } from "../core/json_reader.ts";
 import { command } from "../terminal/command.ts";
 import { schema } from "./cli/schema.ts";
 import { validationPacket } from "./cli/validate.ts";
 import { actualLane } from "./contract.ts";
+import { verified } from "./documents.ts";
 import { pointerPath } from "./layout.ts";
 import { documents, exportedSchema } from "./schemas.ts";
 import { Bench } from "./testing/bench.ts";
@@ -33,6 +35,9 @@ function checked(values: readonly unknown[]): ReadonlySet<string> {
     if (id === undefined) continue;
     const validate = validators.get(id);
     expect([id, validate?.(value), validate?.errors]).toEqual([id, true, null]);
+    // and it is read again as it was written
+    const text = JSON.stringify(value);
+    verified(documents.get(id)!, parseExactJson(text, id), id);
     seen.add(id);
   }
   return seen;
