@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
 import { unexpected } from "../../core/error.ts";
 import { sseData, testServer, until } from "./testing/client.ts";
-import { script, scriptedModel } from "./testing/scripted.ts";
+import { harmonyModel, script, scriptedModel } from "./testing/scripted.ts";
 
 const chat = "/v1/chat/completions";
 const user = (content: unknown) => [{ role: "user", content }];
@@ -395,6 +395,39 @@ test("neutral and harmless fields are accepted without a word, unknown ones with
     chat_template_kwargs: { enable_thinking: false, mood: "good" },
   });
   expect(inner.headers.get("x-psionic-ignored")).toBe("stream_options.often, chat_template_kwargs.mood");
+});
+
+test("members of tools and forms that nothing reads are named", async () => {
+  const model = harmonyModel({ answers: ["Hello.<|return|>"] });
+  await using server = await testServer(model);
+  const own = { name: "f", description: "d", parameters: { type: "object" }, strict: false };
+  const ask = async (path: string, body: object) => {
+    const response = await server.post(path, body);
+    expect(response.status).toBe(200);
+    return response.headers.get("x-psionic-ignored");
+  };
+  const chatTool = {
+    type: "function",
+    cache_control: {},
+    function: { ...own, input_schema: {}, strict: null },
+  };
+  expect(await ask(chat, { messages: user("hi"), tools: [chatTool] })).toBe(
+    "tools.cache_control, tools.function.input_schema",
+  );
+  expect(
+    await ask("/v1/responses", { input: "hi", tools: [{ type: "function", ...own, defer: true }] }),
+  ).toBe("tools.defer");
+  const { parameters: input_schema, ...rest } = own;
+  const claude = { ...rest, input_schema, cache_control: { type: "ephemeral" } };
+  expect(await ask("/v1/messages", { messages: user("hi"), max_tokens: 20, tools: [claude] })).toBe(
+    "tools.cache_control",
+  );
+  const only = { mode: "auto", tools: [{ type: "function", function: { name: "f" } }] };
+  const tools = [{ type: "function", function: own }];
+  const choice = { type: "allowed_tools", allowed_tools: only };
+  expect(await ask(chat, { messages: user("hi"), tools, tool_choice: choice })).toBeNull();
+  const form = { type: "text", indent: 2 };
+  expect(await ask(chat, { messages: user("hi"), response_format: form })).toBe("response_format.indent");
 });
 
 test("members of messages that nothing reads are named, also author names that the format cannot write", async () => {

@@ -36,8 +36,6 @@ const drop = "Leave the field out";
 const later = "Ask for it in the prompt instead, or leave the field out";
 const textOnly = (value: unknown): boolean =>
   Array.isArray(value) && value.every((entry) => entry === "text");
-const _ofType = (type: string) => (value: unknown) =>
-  typeof value === "object" && (value as { type?: unknown }).type === type;
 
 /** Fields that would change the answer and have no implementation: refused by name unless they ask for nothing. */
 export const refusedFields: ReadonlyMap<string, Refused> = new Map<string, Refused>([
@@ -120,7 +118,9 @@ const knownMembers: Readonly<Record<string, readonly string[]>> = {
   text: ["format", "verbosity"],
   thinking: ["type", "budget_tokens", "display"],
   output_config: ["effort", "format"],
-  tool_choice: ["type", "name", "function", "disable_parallel_tool_use"],
+  tool_choice: ["type", "name", "function", "disable_parallel_tool_use", "allowed_tools", "mode", "tools"],
+  // one of these is the form, the others say what it is called
+  response_format: ["type", "json_schema", "schema", "name", "strict", "value", "pattern", "grammar"],
   psionic_response_state: ["store", "continuation", "invalidate_references"],
 };
 

@@ -110,6 +110,7 @@ export function readTools(tools: readonly unknown[] | null | undefined, form: To
         return;
       }
       const { strict: isStrict, ...one } = readFunction(tool, param, form);
+      for (const member of unusedMembers(tool, form)) ignored.add(member);
       const origin = namespace === undefined ? undefined : { namespace, name: one.name };
       const shown = origin ? { ...one, name: groupedName(origin) } : one;
       if (offered.has(shown.name)) {
@@ -136,6 +137,18 @@ function readFunction(tool: object, param: string, form: ToolForm): ChatTool & {
     ...(description ? { description } : {}),
     ...(schema === undefined ? {} : { parameters: schema }),
   };
+}
+
+/** Members of a checked function that nothing here reads, as `tools.cache_control`. */
+function unusedMembers(tool: object, { at, schema }: ToolForm): string[] {
+  const own = ["name", "description", "strict", schema];
+  const beyond = (members: object, known: readonly string[], where: string) =>
+    Object.entries(members)
+      .filter(([name, value]) => value !== null && !known.includes(name))
+      .map(([name]) => `${where}.${printable(name)}`);
+  if (at === "") return beyond(tool, ["type", ...own], "tools");
+  const inner = (tool as Readonly<Record<string, object>>)[at]!;
+  return [...beyond(tool, ["type", at], "tools"), ...beyond(inner, own, `tools.${at}`)];
 }
 
 const words = ["none", "auto", "required"] as const;
