@@ -36,6 +36,12 @@ PSI_API i32 psi_norm(void* y, void* stats, const void* x, const void* w, const v
 PSI_API i32 psi_norm_grad(void* dx, void* dw, void* db, const void* dy, const void* x, const void* w, const void* stats, i32 rows, i32 width, i32 center, i32 dtype);
 /* y = x with the first `rotary_dims` of each head rotated as psi_rope does, by the opposite angle when `inverse` */
 PSI_API i32 psi_rotate(void* y, const void* x, const void* positions, const void* inv_freq, i32 rows, i32 heads, i32 head_dim, i32 rotary_dims, i32 neox, i32 inverse, i32 dtype, f32 mscale);
+/* Only on CUDA, heads of a multiple of 8 up to 256 elements. y = each head of x divided by its root mean square
+   (1/sqrt(mean square + eps)), rotated as a whole as psi_rotate does in the neox order, times its gain [heads] or NULL.
+   x, y [rows,heads*head_dim]; inv_freq [head_dim/2] */
+PSI_API i32 psi_qk_norm_rope(void* y, const void* x, const void* positions, const void* inv_freq, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 inverse, i32 dtype, f64 eps);
+/* dx =; dgain += where not NULL */
+PSI_API i32 psi_qk_norm_rope_grad(void* dx, void* dgain, const void* dy, const void* x, const void* positions, const void* inv_freq, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 inverse, i32 dtype, f64 eps);
 /* Attention of `sequences` sequences of `length` rows over themselves. q, y [rows,heads*head_dim]; k, v
    [rows,kv_heads*head_dim]; a row sees rows first[row] .. itself of its sequence (positions in it; NULL: 0), the last
    `window` only when window > 0. sinks [heads] or NULL. lse [rows,heads] = log of the softmax's denominator. */
@@ -100,20 +106,23 @@ PSI_API i32 psi_sum(void* y, const void* x, i32 dtype, f64 count, f64 scale);
 PSI_API i32 psi_spread(void* y, const void* x, i32 dtype, f64 count, f64 scale);
 /* y f64 [1] = sum x^2, in pieces of 4096 summed in f64. Scratch: 8*ceil(count/4096). */
 PSI_API i32 psi_sum_squares(void* y, const void* x, void* scratch, i32 dtype, f64 count, f64 scratch_bytes);
-/* factor f32 [1] = min(1, limit / norm), norm f64 [1] = sqrt of the sum of `count` f64 `squares` */
-PSI_API i32 psi_clip_factor(void* factor, void* norm, const void* squares, i32 count, f64 limit);
+/* factor f32 [1] = min(1, limit / norm), norm f64 [1] = sqrt of the sum of `count` f64 `squares`. Where the norm, or one of
+   `loss_count` f32 `losses` (NULL: none), is not finite, factor is NaN: then nothing is to be updated. */
+PSI_API i32 psi_clip_factor(void* factor, void* norm, const void* squares, const void* losses, i32 count, i32 loss_count, f64 limit);
 
-/* ---- optimisers: all f32, p and state in place; g is multiplied by factor f32 [1] first; rates f64 on the device ---- */
+/* ---- optimisers: all f32, p and state in place; g is multiplied by factor f32 [1] first, and where that is NaN nothing
+   changes; rates f64 on the device ---- */
 /* rates = {lr, 1/(1-beta1^t), 1/(1-beta2^t)}. decoupled: AdamW, p -= lr (mhat/(sqrt(vhat)+eps) + decay p); else g += decay p */
 PSI_API i32 psi_adam(void* p, void* m, void* v, const void* g, const void* factor, const void* rates, i32 decoupled, f64 count, f64 beta1, f64 beta2, f64 eps, f64 decay);
 /* g += decay p; buffer = momentum buffer + g; p -= lr buffer; buffer NULL: p -= lr g. rates = {lr} */
 PSI_API i32 psi_sgd(void* p, void* buffer, const void* g, const void* factor, const void* rates, f64 count, f64 momentum, f64 decay);
-/* buffer = momentum buffer + g; y = g + momentum buffer when `nesterov`, else buffer */
-PSI_API i32 psi_momentum(void* y, void* buffer, const void* g, const void* factor, i32 nesterov, f64 count, f64 momentum);
+/* buffer = momentum buffer + g; y = g + momentum buffer when `nesterov`, else buffer; y = 0 where factor is NaN.
+   rates = {lr, momentum} */
+PSI_API i32 psi_momentum(void* y, void* buffer, const void* g, const void* factor, const void* rates, i32 nesterov, f64 count);
 /* y[b] = x[b] / (Frobenius norm + eps) for `batch` matrices of `count` elements */
 PSI_API i32 psi_unit_norm(void* y, const void* x, i32 batch, f64 count, f64 eps);
-/* p = p (1 - lr decay) - lr scale y. rates = {lr} */
-PSI_API i32 psi_muon_update(void* p, const void* y, const void* rates, f64 count, f64 scale, f64 decay);
+/* p = p (1 - lr decay) - lr scale y. rates = {lr, momentum} */
+PSI_API i32 psi_muon_update(void* p, const void* y, const void* factor, const void* rates, f64 count, f64 scale, f64 decay);
 
 /* ---- references: plain loops, sums in f64, either dtype; they work without psi_open and ignore scratch ---- */
 PSI_API i32 psi_gemm_ref(void* c, const void* a, const void* b, const void* bias, void* scratch, i32 batch, i32 m, i32 n, i32 k, i32 trans_a, i32 trans_b, i32 a_type, i32 b_type, i32 c_type, i32 accumulate, f64 scratch_bytes);
@@ -150,9 +159,9 @@ PSI_API i32 psi_fill_ref(void* y, i32 dtype, f64 count, f64 value);
 PSI_API i32 psi_sum_ref(void* y, const void* x, i32 dtype, f64 count, f64 scale);
 PSI_API i32 psi_spread_ref(void* y, const void* x, i32 dtype, f64 count, f64 scale);
 PSI_API i32 psi_sum_squares_ref(void* y, const void* x, void* scratch, i32 dtype, f64 count, f64 scratch_bytes);
-PSI_API i32 psi_clip_factor_ref(void* factor, void* norm, const void* squares, i32 count, f64 limit);
+PSI_API i32 psi_clip_factor_ref(void* factor, void* norm, const void* squares, const void* losses, i32 count, i32 loss_count, f64 limit);
 PSI_API i32 psi_adam_ref(void* p, void* m, void* v, const void* g, const void* factor, const void* rates, i32 decoupled, f64 count, f64 beta1, f64 beta2, f64 eps, f64 decay);
 PSI_API i32 psi_sgd_ref(void* p, void* buffer, const void* g, const void* factor, const void* rates, f64 count, f64 momentum, f64 decay);
-PSI_API i32 psi_momentum_ref(void* y, void* buffer, const void* g, const void* factor, i32 nesterov, f64 count, f64 momentum);
+PSI_API i32 psi_momentum_ref(void* y, void* buffer, const void* g, const void* factor, const void* rates, i32 nesterov, f64 count);
 PSI_API i32 psi_unit_norm_ref(void* y, const void* x, i32 batch, f64 count, f64 eps);
-PSI_API i32 psi_muon_update_ref(void* p, const void* y, const void* rates, f64 count, f64 scale, f64 decay);
+PSI_API i32 psi_muon_update_ref(void* p, const void* y, const void* factor, const void* rates, f64 count, f64 scale, f64 decay);

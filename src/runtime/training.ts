@@ -15,6 +15,7 @@ import { headScale as headScaleOp } from "../ir/ops/head_scale.ts";
 import { lookup as lookupOp } from "../ir/ops/lookup.ts";
 import { mix as mixOp, multiply as multiplyOp } from "../ir/ops/mix.ts";
 import { norm as normOp } from "../ir/ops/norm.ts";
+import { fusedHeads, qkNormRope as qkNormRopeOp } from "../ir/ops/qk_norm_rope.ts";
 import { type RotateParams, rotate as rotateOp } from "../ir/ops/rotate.ts";
 import {
   balanceLoss as balanceLossOp,
@@ -24,7 +25,7 @@ import {
 } from "../ir/ops/route.ts";
 import { sum as sumOp } from "../ir/ops/sum.ts";
 import { apply } from "./apply.ts";
-import type { Tensor } from "./tensor.ts";
+import { reshape, type Tensor } from "./tensor.ts";
 
 const realType = (t: Tensor): "f32" | "f64" => (t.dtype === "f64" ? "f64" : "f32");
 
@@ -75,6 +76,29 @@ export const rotate = (
 
 /** [T, H*E]: heads times gain [H] */
 export const headScale = (x: Tensor, gain: Tensor): Tensor => apply(headScaleOp, [x, gain], {})[0]!;
+
+export type QkNormRope = {
+  readonly headDim: number;
+  readonly eps: number;
+  readonly inverse: boolean;
+};
+
+/** [T, H*E]: heads over their root mean squares, rotated as a whole (neox), times gain [H] or not; in one pass where the device has it. */
+export function qkNormRope(
+  x: Tensor,
+  positions: Tensor,
+  invFreq: Tensor,
+  gain: Tensor | undefined,
+  { headDim, eps, inverse }: QkNormRope,
+): Tensor {
+  const [rows, width] = x.shape as [number, number];
+  if (x.device.backend.supports("qk_norm_rope") && fusedHeads(headDim, width / headDim))
+    return apply(qkNormRopeOp, [x, positions, invFreq, gain], { headDim, inverse, eps })[0]!;
+  const heads = reshape(x, [(rows * width) / headDim, headDim]);
+  const normed = reshape(rootMeanSquareNorm(heads, undefined, eps), x.shape);
+  const turned = rotate(normed, positions, invFreq, { headDim, neox: true, mscale: 1, inverse });
+  return gain ? headScale(turned, gain) : turned;
+}
 
 /** [rows, H*E]; `first` i32 [rows]: the first position a row sees */
 export const causalAttention = (

@@ -14,6 +14,7 @@ import { headScale, headScaleGrad } from "./head_scale.ts";
 import { lookup, lookupGrad } from "./lookup.ts";
 import { mix, mixGrad, multiply } from "./mix.ts";
 import { norm, normGrad } from "./norm.ts";
+import { qkNormRope, qkNormRopeGrad } from "./qk_norm_rope.ts";
 import { rotate } from "./rotate.ts";
 import { balanceLoss, balanceLossGrad, expertOrder, route, routeGrad } from "./route.ts";
 import { clipFactor, spread, sum, sumSquares } from "./sum.ts";
@@ -31,6 +32,8 @@ export const trainingOps: readonly Pick<
   norm,
   normGrad,
   rotate,
+  qkNormRope,
+  qkNormRopeGrad,
   causalAttention,
   causalAttentionGrad,
   activation,

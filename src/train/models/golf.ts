@@ -10,16 +10,15 @@
  *   z  = 30 tanh(E rms(x) / 30)
  */
 import { rotary } from "../../models/rotary.ts";
-import { reshape, type Tensor } from "../../runtime/tensor.ts";
+import type { Tensor } from "../../runtime/tensor.ts";
 import {
   activation,
   causalAttention,
   dense,
-  headScale,
   lookup,
   mix,
+  qkNormRope,
   rootMeanSquareNorm,
-  rotate,
 } from "../../runtime/training.ts";
 import {
   constant,
@@ -71,12 +70,9 @@ export function golf(c: GolfConfig): TrainedModel {
     flopsPerToken: (length) => decoderFlopsPerToken(matrixWeights, c.layers, c.heads * c.headDim, length),
     losses({ weight, constant: host, block, compute, loss }, batch) {
       const frequencies = host("f32", [invFreq.length], invFreq);
-      const norm = (x: Tensor): Tensor => rootMeanSquareNorm(x, undefined, c.eps);
       const rounded = (x: Tensor): Tensor => rootMeanSquareNorm(x, undefined, c.eps, compute);
-      const perHead = (x: Tensor): Tensor =>
-        reshape(norm(reshape(x, [(x.shape[0]! * x.shape[1]!) / c.headDim, c.headDim])), x.shape);
-      const turn = (x: Tensor): Tensor =>
-        rotate(x, batch.positions, frequencies, { headDim: c.headDim, neox: true, mscale: 1, inverse: true });
+      const turned = (x: Tensor, gain?: Tensor): Tensor =>
+        qkNormRope(x, batch.positions, frequencies, gain, { headDim: c.headDim, eps: c.eps, inverse: true });
       const embeddings = weight("tok_emb.weight");
       // the residual stream is in the type that the device computes with, as the baseline's is
       const x0 = rounded(lookup(embeddings, batch.tokens));
@@ -94,7 +90,7 @@ export function golf(c: GolfConfig): TrainedModel {
             const [q, k, v] = (["q", "k", "v"] as const).map((p) =>
               dense(a, weight(`${name}.attn.c_${p}.weight`)),
             );
-            const queries = headScale(turn(perHead(q!)), weight(`${name}.attn.q_gain`));
+            const queries = turned(q!, weight(`${name}.attn.q_gain`));
             const params = {
               length: batch.length,
               headDim: c.headDim,
@@ -102,7 +98,7 @@ export function golf(c: GolfConfig): TrainedModel {
               window: 0,
               softcap: 0,
             };
-            const attended = causalAttention(queries, turn(perHead(k!)), v!, params, undefined, batch.first);
+            const attended = causalAttention(queries, turned(k!), v!, params, undefined, batch.first);
             const out = dense(attended, weight(`${name}.attn.proj.weight`));
             const between = mix(x, out, 1, 1, undefined, weight(`${name}.attn_scale`));
             const inner = activation(dense(rounded(between), weight(`${name}.mlp.fc.weight`)), undefined, {
