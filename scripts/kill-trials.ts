@@ -1,19 +1,19 @@
 /**
  * Kills training at random moments and resumes it until it ends; the result must be that of a run nobody disturbed.
- * Usage: bun scripts/kill-trials.ts [TRIALS] [SEED] [--backend NAME] [--dataset FOLDER]
- * With a data set of `psionic data pack` it is the actual pretraining lane that is killed, loader and all. Output: a line per 10 trials on stderr, a summary on
- * stdout; exits 1 at the first run whose digest differs or that cannot go on. Resumed runs are not told the backend.
+ * Usage: bun scripts/kill-trials.ts [TRIALS] [SEED] [--backend NAME] [--dataset FOLDER | --golf]
+ * With a data set of `psionic data pack` it is the actual pretraining lane that is killed, loader and all; with --golf it is `train
+ * golf` on a small data set that is made for it. Output: a line per 10 trials on stderr, a summary on stdout; exits 1 at the first run whose digest differs or that cannot go on. Resumed runs are not told the backend.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { sha256 } from "../src/core/digest.ts";
+import { writeGolfData } from "../src/train/golf/testing/data.ts";
 
 const main = join(import.meta.dir, "..", "src", "main.ts");
-const settings = [
-  ...["--model", "tiny", "--max-steps", "24", "--steps-per-window", "2", "--sequences", "2"],
-  ...["--threads", "1", "--run-id", "kill-trial", "--allow-dirty-tree", "--json"],
-];
+const always = ["--threads", "1", "--allow-dirty-tree", "--json"];
+const steps = "24";
 /** Kills of one trial; after them it is left alone. */
 const killsPerTrial = 3;
 
@@ -35,16 +35,81 @@ async function train(words: readonly string[], killAfterMs?: number): Promise<En
   return { killed, out };
 }
 
-const digestOf = ({ out }: Ended): string =>
-  (JSON.parse(out) as { checkpointDigest: string }).checkpointDigest;
+/** What is killed: how a run begins and goes on, the file from which on it can, and the digest of what it ended with. */
+type Killed = {
+  begin(root: string): string[];
+  resume(root: string): string[];
+  readonly settings: string;
+  digest(root: string, ended: Ended): string;
+};
+
+/** A lane of `train start`; with a data set the actual one. */
+const lane = (backend: string, dataset: string | undefined): Killed => ({
+  begin: (root) => [
+    ...["start", "--output-root", root, "--backend", backend, "--run-id", "kill-trial", ...always],
+    ...["--model", "tiny", "--max-steps", steps, "--steps-per-window", "2", "--sequences", "2"],
+    ...(dataset === undefined
+      ? []
+      : ["--lane", "actual_pretraining", "--dataset", dataset, "--length", "32"]),
+  ],
+  resume: (root) => ["resume", "--run-root", root, ...always],
+  settings: "manifests/run_settings.json",
+  // a resume that found all steps done has written no checkpoint of its own
+  digest: (root, { out }) =>
+    (JSON.parse(out) as { checkpointDigest?: string }).checkpointDigest ?? pointedDigest(root),
+});
+
+/** The golf lane on a data set that is written to `folder`. */
+function golfLane(backend: string, folder: string): Killed {
+  writeGolfData(folder);
+  const data = ["--dataset", join(folder, "dataset"), "--tokenizer", join(folder, "tokenizer")];
+  return {
+    begin: (root) => [
+      ...[
+        "golf",
+        "start",
+        "--run-root",
+        root,
+        "--backend",
+        backend,
+        "--run-id",
+        "kill-trial",
+        ...always,
+        ...data,
+      ],
+      ...[
+        "--model",
+        "tiny",
+        "--max-steps",
+        steps,
+        "--sequences",
+        "2",
+        "--accumulation",
+        "2",
+        "--length",
+        "16",
+      ],
+      ...["--precision", "f32", "--warmup-steps", "0", "--validation-every", "0", "--checkpoint-every", "2"],
+    ],
+    resume: (root) => ["golf", "resume", "--run-root", root, ...always],
+    settings: "golf_settings.json",
+    digest: (root) =>
+      ["model", "optimizer"]
+        .map((file) =>
+          sha256(readFileSync(join(root, "checkpoints", `step-${steps}`, `${file}.safetensors`))),
+        )
+        .join(" "),
+  };
+}
+
+export type TrialOptions = { readonly backend?: string; readonly dataset?: string; readonly golf?: boolean };
 
 /** Throws at the first trial that ends otherwise than the undisturbed run. */
 export async function killTrials(
   trials: number,
   seed: number,
+  { backend = "cpu", dataset, golf }: TrialOptions = {},
   done?: (trial: number) => void,
-  backend = "cpu",
-  dataset?: string,
 ): Promise<Trials> {
   const folder = mkdtempSync(join(tmpdir(), "psionic-kill-"));
   let state = seed >>> 0;
@@ -53,29 +118,21 @@ export async function killTrials(
     return state / 2 ** 32;
   };
   try {
+    const killed = golf ? golfLane(backend, join(folder, "data")) : lane(backend, dataset);
     const begun = performance.now();
-    const begin = (root: string) => [
-      ...["start", "--output-root", root, "--backend", backend, ...settings],
-      ...(dataset === undefined
-        ? []
-        : ["--lane", "actual_pretraining", "--dataset", dataset, "--length", "32"]),
-    ];
-    const wanted = digestOf(await train(begin(join(folder, "whole"))));
+    const whole = join(folder, "whole");
+    const wanted = killed.digest(whole, await train(killed.begin(whole)));
     const wholeMs = performance.now() - begun;
     let kills = 0;
     for (let trial = 0; trial < trials; trial++) {
       const root = join(folder, "trial");
       let ended: Ended | undefined;
       for (let i = 0; !ended || ended.killed; i++) {
-        const settled = existsSync(join(root, "manifests", "run_settings.json"));
-        const words = settled
-          ? ["resume", "--run-root", root, "--threads", "1", "--allow-dirty-tree", "--json"]
-          : begin(root);
+        const words = existsSync(join(root, killed.settings)) ? killed.resume(root) : killed.begin(root);
         ended = await train(words, i < killsPerTrial ? (0.15 + 0.9 * random()) * wholeMs : undefined);
         if (ended.killed) kills++;
       }
-      // a resume that found all steps done has written no checkpoint of its own
-      const digest = digestOf(ended) ?? pointedDigest(root);
+      const digest = killed.digest(root, ended);
       if (digest !== wanted) throw new Error(`trial ${trial}: expected digest ${wanted}, got ${digest}`);
       rmSync(root, { recursive: true });
       done?.(trial + 1);
@@ -95,12 +152,20 @@ function pointedDigest(root: string): string {
 if (import.meta.main) {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: { backend: { type: "string", default: "cpu" }, dataset: { type: "string" } },
+    options: {
+      backend: { type: "string", default: "cpu" },
+      dataset: { type: "string" },
+      golf: { type: "boolean", default: false },
+    },
   });
+  if (values.golf && values.dataset !== undefined)
+    throw new Error("[kill-trials] --golf makes its own data set");
   const [trials = 200, seed = 1] = positionals.map(Number);
   const shown = (n: number): void => {
     if (n % 10 === 0) console.error(`${n} of ${trials} trials`);
   };
-  const { kills, digest } = await killTrials(trials, seed, shown, values.backend, values.dataset);
-  console.log(`training on ${values.backend}: ${trials} trials, ${kills} kills, all ended in ${digest}`);
+  const { kills, digest } = await killTrials(trials, seed, values, shown);
+  console.log(
+    `${values.golf ? "golf" : "training"} on ${values.backend}: ${trials} trials, ${kills} kills, all ended in ${digest}`,
+  );
 }

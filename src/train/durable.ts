@@ -36,12 +36,20 @@ export function writeWhole(path: string, parts: Iterable<Uint8Array>): void {
   syncFolder(dirname(path));
 }
 
-/** A full disk may be met by any write: as `disk_full` then, else the error itself. */
-export function asDiskFull(error: unknown, where: string): unknown {
+/** What the file system refuses may be met by any write: a full disk as `disk_full`, the rest as `io_failed`, else the error itself. */
+export function asFileFailure(error: unknown, where: string): unknown {
+  if (error instanceof PsionicError) return error;
   const text = error instanceof Error ? error.message : String(error);
-  if (error instanceof PsionicError || !/ENOSPC|EDQUOT/.test(text)) return error;
-  return unexpected("disk_full", where, "room in the folder of the run", text, {
-    fix: "Free space and go on; the last checkpoint is intact",
+  if (/ENOSPC|EDQUOT/.test(text)) {
+    return unexpected("disk_full", where, "room in the folder of the run", text, {
+      fix: "Free space and go on; the last checkpoint is intact",
+      cause: error,
+    });
+  }
+  const { code, syscall } = (error ?? {}) as NodeJS.ErrnoException;
+  if (syscall === undefined || !/^E[A-Z]+$/.test(code ?? "")) return error;
+  return unexpected("io_failed", where, "files that can be made and read where they were named", text, {
+    fix: "Name a folder that this user may write to",
     cause: error,
   });
 }

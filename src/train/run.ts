@@ -531,13 +531,17 @@ const milli = (loss: number | null): number | null => (loss === null ? null : Ma
 
 /** The lines of steps 1 to `step`; later ones, which are run again, leave the file. */
 export function keepSteps<T>(path: string, step: number, stepOf: (line: T) => number): T[] {
+  return keepLines<T>(path, (line, kept) => stepOf(line) === kept + 1 && stepOf(line) <= step);
+}
+
+/** The lines that are to be kept, by what stands in them and how many were kept before; the others leave the file. */
+export function keepLines<T>(path: string, isKept: (line: T, kept: number) => boolean): T[] {
   mkdirSync(dirname(path), { recursive: true });
   const kept: T[] = [];
   for (const text of existsSync(path) ? readFileSync(path, "utf8").split("\n") : []) {
     try {
       const line = JSON.parse(text) as T;
-      const at = stepOf(line);
-      if (at === kept.length + 1 && at <= step) kept.push(line);
+      if (isKept(line, kept.length)) kept.push(line);
     } catch {
       // the last line of a process that died may be a part of one
     }

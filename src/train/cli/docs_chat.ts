@@ -11,7 +11,7 @@ import { docsChatModels } from "../docs_chat/model.ts";
 import { type DocsChatRun, type DocsChatWatcher, modelFile, trainDocsChat } from "../docs_chat/run.ts";
 import { type ModelScore, scoreModel } from "../docs_chat/score_model.ts";
 import { checkedDocsChat, type DocsChatSettings, docsChatDefaults } from "../docs_chat/settings.ts";
-import { asDiskFull, writeJson } from "../durable.ts";
+import { asFileFailure, writeJson } from "../durable.ts";
 import { type TrainingBackend, trainingBackends } from "../plan.ts";
 import { TrainingBar } from "./bar.ts";
 import type { Given } from "./shown.ts";
@@ -119,7 +119,7 @@ export const docsChat = command({
     try {
       await act.run(given);
     } catch (cause) {
-      const error = asDiskFull(cause, "train docs-chat");
+      const error = asFileFailure(cause, "train docs-chat");
       const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
       if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
       throw error;

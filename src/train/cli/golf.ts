@@ -7,7 +7,7 @@ import { command, decimalNumber, ExitError, list, UsageError, wholeNumber } from
 import { print, printJson } from "../../terminal/output.ts";
 import { Progress } from "../../terminal/progress.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
-import { asDiskFull } from "../durable.ts";
+import { asFileFailure } from "../durable.ts";
 import { gitState } from "../git_state.ts";
 import { scoreArtifact } from "../golf/artifact_score.ts";
 import type { GolfReport } from "../golf/report.ts";
@@ -148,7 +148,7 @@ export const golf = command({
     try {
       await act(given);
     } catch (cause) {
-      const error = asDiskFull(cause, "train golf");
+      const error = asFileFailure(cause, "train golf");
       const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
       if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
       throw error;

@@ -10,7 +10,7 @@ import { print } from "../../terminal/output.ts";
 import { readableBytes, readableCount } from "../../terminal/table.ts";
 import { dashboardSnapshot, serveDashboard } from "../dashboard_page.ts";
 import { decideContinueRestart } from "../decision.ts";
-import { asDiskFull } from "../durable.ts";
+import { asFileFailure } from "../durable.ts";
 import { gitState } from "../git_state.ts";
 import { laneOf } from "../lanes/index.ts";
 import type { Lane } from "../lanes/lane.ts";
@@ -170,7 +170,7 @@ export const train = command({
     try {
       await act.run(given);
     } catch (cause) {
-      const error = asDiskFull(cause, "train");
+      const error = asFileFailure(cause, "train");
       const code = error instanceof PsionicError ? exitCodes[error.code] : undefined;
       if (error instanceof PsionicError && code !== undefined) throw new ExitError(code, error);
       throw error;

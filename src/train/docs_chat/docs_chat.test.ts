@@ -136,6 +136,14 @@ describe("a run", () => {
     expect(existsSync(stopped.path)).toBe(false);
     const resumed = await trainDocsChat(run("parts"));
     expect(resumed.steps).toBe(6);
+    // figures are the run's, not those of the process that ended it
+    const { first_loss, last_loss, held_out } = whole;
+    expect(resumed).toMatchObject({ first_loss, last_loss });
+    expect(resumed.held_out.at(-1)).toEqual(held_out.at(-1)!);
+    const lines = readFileSync(join(resumed.path, "../steps.jsonl"), "utf8").trim().split("\n");
+    expect(lines.map((line) => JSON.parse(line).step)).toEqual([1, 2, 3, 4, 5, 6]);
+    const seconds = lines.reduce((sum, line) => sum + JSON.parse(line).duration_ms / 1000, 0);
+    expect(resumed.train_seconds).toBeCloseTo(seconds, 6);
     expect(readFileSync(resumed.path).equals(readFileSync(whole.path))).toBe(true);
     expect(trainDocsChat(run("parts", { seed: 5 }))).rejects.toThrow(/settings|checkpoint/);
 

@@ -1,5 +1,5 @@
 /** The recipe from a corpus to a chat model in a folder: tokenizer, stream, steps with a finish on the file's formats, GGUF, scores. */
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, readdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { measureTensorCores, openDevice } from "../../backends/index.ts";
 import { sha256 } from "../../core/digest.ts";
@@ -14,7 +14,7 @@ import { writeJson } from "../durable.ts";
 import { gptOss } from "../models/gpt_oss.ts";
 import { adamWGroups } from "../optimizer/config.ts";
 import { checkMemory, type MemoryPlan, planMemory, type TrainingBackend } from "../plan.ts";
-import type { Live } from "../run.ts";
+import { keepLines, keepSteps, type Live } from "../run.ts";
 import { lockRun } from "../run_root.ts";
 import { type StepRecord, Trainer, type TrainerConfig } from "../trainer.ts";
 import { valuesOf, writeModel } from "./export.ts";
@@ -47,12 +47,12 @@ export type DocsChatResult = {
   readonly steps: number;
   /** Whether all of the way was gone, not ended by a signal. */
   readonly complete: boolean;
-  /** Of the steps of this process, as the losses and seconds; null where it made none. */
+  /** Of all steps of the run, whatever processes made them, as the losses and seconds; null where there are none. */
   readonly tokens_per_second: number | null;
   readonly first_loss: number | null;
   readonly last_loss: number | null;
   /** Mean loss of the rows of held-out windows, in nats, at checkpoints; null where none were held out. */
-  readonly held_out: readonly { readonly step: number; readonly loss: number }[];
+  readonly held_out: readonly HeldOutLine[];
   readonly train_seconds: number;
   readonly document_tokens: number;
   readonly conversation_tokens: number;
@@ -60,6 +60,17 @@ export type DocsChatResult = {
 
 /** File of a run's model. */
 export const modelFile = "model.gguf";
+
+/** Lines of a run's steps, and of its losses on held-out windows, which a run that goes on adds to. */
+const figureFiles = { steps: "steps.jsonl", heldOut: "held_out.jsonl" } as const;
+
+type StepLine = {
+  readonly step: number;
+  readonly loss: number;
+  readonly tokens: number;
+  readonly duration_ms: number;
+};
+type HeldOutLine = { readonly step: number; readonly loss: number };
 
 /** Every how many documents one is left out of training, for the losses that are shown on the way. */
 const heldOutEvery = 64;
@@ -205,15 +216,17 @@ async function steps(
   if (from !== undefined) loadCheckpoint(trainer, from, identity);
   const begun = trainer.completedSteps;
   const peak = peakFlops(run);
-  const held: { step: number; loss: number }[] = [];
-  let [busyMs, tokens] = [0, 0];
-  let first: number | null = null;
-  let final: number | null = null;
+  const figures = { steps: join(run.out, figureFiles.steps), heldOut: join(run.out, figureFiles.heldOut) };
+  const lines = keepSteps<StepLine>(figures.steps, begun, (line) => line.step);
+  const held = keepLines<HeldOutLine>(figures.heldOut, (line) => line.step <= begun);
+  let busyMs = lines.reduce((sum, line) => sum + line.duration_ms, 0);
+  let tokens = lines.reduce((sum, line) => sum + line.tokens, 0);
   let stopped = false;
   const evaluate = (): void => {
-    if (material.heldOut === undefined) return;
+    if (material.heldOut === undefined || held.at(-1)?.step === trainer.completedSteps) return;
     const measured = { step: trainer.completedSteps, loss: trainer.evaluate(material.heldOut) };
     held.push(measured);
+    appendFileSync(figures.heldOut, `${JSON.stringify(measured)}\n`);
     watcher.line?.(`step ${measured.step}: held-out loss ${measured.loss.toFixed(4)}`);
   };
   while (trainer.completedSteps < last && !trainer.timeIsUp) {
@@ -224,9 +237,10 @@ async function steps(
       break;
     }
     const record = trainer.step();
-    first ??= record.loss;
-    final = record.loss;
-    busyMs += record.durationMs;
+    const { step, loss, durationMs } = record;
+    lines.push({ step, loss, tokens: record.tokens, duration_ms: durationMs });
+    appendFileSync(figures.steps, `${JSON.stringify(lines.at(-1))}\n`);
+    busyMs += durationMs;
     tokens += record.tokens;
     watcher.step?.(record, live(trainer, s, last, tokens, busyMs, peak));
     const due = s.checkpoint_steps > 0 && record.step % s.checkpoint_steps === 0;
@@ -248,8 +262,8 @@ async function steps(
       path,
       steps: trainer.completedSteps,
       complete: !stopped,
-      first_loss: first,
-      last_loss: final,
+      first_loss: lines[0]?.loss ?? null,
+      last_loss: lines.at(-1)?.loss ?? null,
       held_out: held,
     },
     tokens_per_second: busyMs > 0 ? (1000 * tokens) / busyMs : null,
