@@ -1,16 +1,18 @@
 """Truth values for training: loss, gradients of all parameters, ten AdamW and ten Muon steps of a small GPT-2 and a
-small GPT-OSS, from plain PyTorch in f32 on the CPU, and the parameters they start from.
+small GPT-OSS, from plain PyTorch in f32 on the CPU, and the parameters they start from; and loss and gradients of the
+golden GPT-OSS model of the fixtures, whose weights are in bf16.
 
-Usage: python scripts/pytorch/training_truth.py OUT_FOLDER
-       Needs torch alone. Deterministic: one thread, seeds below.
-Output: OUT_FOLDER/gpt2 and OUT_FOLDER/gpt_oss with
+Usage: python scripts/pytorch/training_truth.py OUT_FOLDER [GOLDEN_FOLDER]
+       Needs torch alone. Deterministic: one thread, seeds below. GOLDEN_FOLDER has the golden model's config.json and
+       its model.safetensors, unpacked.
+Output: OUT_FOLDER/gpt2, OUT_FOLDER/gpt_oss and, where it is named, OUT_FOLDER/gpt_oss_golden with
        model.safetensors      initial values by the names of src/train/models
        gradients.safetensors  d loss / d parameter of the first batch, and `loss` [1]
        gradients_all_experts.safetensors  (gpt_oss) the same where every token uses all experts, for comparisons in
                               bf16, whose rounding would otherwise send tokens to other experts
-       truth.json             config, tokens and targets of ten batches, losses of ten AdamW and ten Muon steps, and what
-                              PyTorch's own gradients in bf16 are off by
-       src/train/truth.test.ts reads them from the folder that PSIONIC_GOLDEN names (as training/gpt2, training/gpt_oss).
+       truth.json             config, tokens and targets of ten batches, losses of ten AdamW and ten Muon steps (but of
+                              the golden model), and what PyTorch's own gradients in bf16 are off by
+       src/train/truth.test.ts reads them from the folder that PSIONIC_GOLDEN names (as training/gpt2 and so on).
 """
 
 import ctypes
@@ -279,7 +281,43 @@ def write_gradients(path, parameters, loss_of, batch):
     return float(loss)
 
 
-def write(folder, config, parameters, loss_of, all_experts=None):
+def golden(folder):
+    """Config and parameters of a GPT-OSS checkpoint as src/train/models/gpt_oss.ts names them: gate and up apart."""
+    c = json.loads((folder / "config.json").read_text())
+    rope = c["rope_parameters"]
+    config = {
+        **{"width": c["hidden_size"], "layers": c["num_hidden_layers"], "heads": c["num_attention_heads"]},
+        **{"kvHeads": c["num_key_value_heads"], "headDim": c["head_dim"], "window": c["sliding_window"]},
+        **{"experts": c["num_local_experts"], "expertsUsed": c["num_experts_per_tok"]},
+        **{"expertFeedForward": c["intermediate_size"], "vocabularySize": c["vocab_size"]},
+        **{"contextLength": c["max_position_embeddings"], "ropeBase": rope["rope_theta"]},
+        "balance": c["router_aux_loss_coef"],
+        "ropeScaling": {
+            **{"type": "yarn", "factor": rope["factor"], "attentionFactor": 1, "round": rope["truncate"]},
+            "originalContext": rope["original_max_position_embeddings"],
+            **{"betaFast": rope["beta_fast"], "betaSlow": rope["beta_slow"]},
+        },
+    }
+    data = (folder / "model.safetensors").read_bytes()
+    (size,) = struct.unpack("<Q", data[:8])
+    parameters = {}
+    for name, entry in json.loads(data[8 : 8 + size]).items():
+        if name == "__metadata__":
+            continue
+        begin, end = entry["data_offsets"]
+        kind = {"BF16": torch.bfloat16, "F32": torch.float32}[entry["dtype"]]
+        t = torch.frombuffer(bytearray(data[8 + size + begin : 8 + size + end]), dtype=kind)
+        t = t.float().view(entry["shape"])
+        if "gate_up_proj" in name:
+            t = t if name.endswith("_bias") else t.transpose(1, 2)
+            for i, part in enumerate(("gate", "up")):
+                parameters[name.replace("gate_up", part)] = t[:, i::2].contiguous()
+        else:
+            parameters[name] = (t.transpose(1, 2) if name.endswith("experts.down_proj") else t).contiguous()
+    return config, parameters
+
+
+def write(folder, config, parameters, loss_of, all_experts=None, steps=True):
     folder.mkdir(parents=True, exist_ok=True)
     batches = []
     for _ in range(BATCHES):
@@ -298,12 +336,15 @@ def write(folder, config, parameters, loss_of, all_experts=None):
         "muon": MUON,
         "tokens": [t.flatten().tolist() for t, _ in batches],
         "targets": [t.flatten().tolist() for _, t in batches],
-        "adam_w_losses": losses_of(loss_of, parameters, batches, False),
-        "muon_losses": losses_of(loss_of, parameters, batches, True),
         "bf16_noise": bf16_noise(parameters, all_experts or loss_of, batches[0]),
     }
+    text = f"{folder}: loss {loss:.6f}"
+    if steps:
+        for kind in ("adam_w", "muon"):
+            truth[f"{kind}_losses"] = losses_of(loss_of, parameters, batches, kind == "muon")
+            text += f", {kind} {truth[f'{kind}_losses'][-1]:.6f}"
     (folder / "truth.json").write_text(json.dumps(truth))
-    print(f"{folder}: loss {loss:.6f}, AdamW {truth['adam_w_losses'][-1]:.6f}, Muon {truth['muon_losses'][-1]:.6f}")
+    print(f"{text}, bf16 off by {truth['bf16_noise']:.4f}")
 
 
 def main():
@@ -320,12 +361,17 @@ def main():
 
         return loss_of
 
-    everything = {**GPT_OSS, "expertsUsed": GPT_OSS["experts"]}
+    def everything(config):
+        return gpt_oss({**config, "expertsUsed": config["experts"]})
+
     write(out / "gpt2", GPT2, gpt2_parameters(GPT2), gpt2)
-    write(out / "gpt_oss", GPT_OSS, gpt_oss_parameters(GPT_OSS), gpt_oss(GPT_OSS), gpt_oss(everything))
+    write(out / "gpt_oss", GPT_OSS, gpt_oss_parameters(GPT_OSS), gpt_oss(GPT_OSS), everything(GPT_OSS))
+    if len(sys.argv) > 2:
+        config, parameters = golden(pathlib.Path(sys.argv[2]))
+        write(out / "gpt_oss_golden", config, parameters, gpt_oss(config), everything(config), steps=False)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     main()

@@ -1,7 +1,7 @@
 /**
  * Losses, gradients and optimiser steps against PyTorch's, from files that scripts/pytorch/training_truth.py makes. They
- * are not in the fixtures: PSIONIC_GOLDEN names the folder that has them as training/gpt2 and training/gpt_oss. On the CPU, or
- * where PSIONIC_TRUTH_BACKEND says.
+ * are not in the fixtures: PSIONIC_GOLDEN names the folder that has them as training/gpt2, training/gpt_oss and
+ * training/gpt_oss_golden, the golden model of the fixtures. On the CPU, or where PSIONIC_TRUTH_BACKEND says.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
@@ -32,8 +32,9 @@ type Truth = {
   readonly muon: { readonly lr: number };
   readonly tokens: readonly (readonly number[])[];
   readonly targets: readonly (readonly number[])[];
-  readonly adam_w_losses: readonly number[];
-  readonly muon_losses: readonly number[];
+  /** Not of the golden model. */
+  readonly adam_w_losses?: readonly number[];
+  readonly muon_losses?: readonly number[];
   /** What PyTorch's own bf16 is off its f32 by at worst. */
   readonly bf16_noise?: number;
 };
@@ -41,7 +42,14 @@ type Truth = {
 const models: Readonly<Record<string, (config: unknown) => TrainedModel>> = {
   gpt2: (config) => gpt2(config as Gpt2Config),
   gpt_oss: (config) => gptOss(config as GptOssTrainingConfig),
+  gpt_oss_golden: (config) => gptOss(config as GptOssTrainingConfig),
 };
+
+/**
+ * Parameters of this model are so large that rounding its matrices to bf16, and nothing else, moves gradients by up to 2e-2:
+ * there bf16 may be off as far as PyTorch's own.
+ */
+const sensitive = "gpt_oss";
 
 function tensorsOf(path: string): ReadonlyMap<string, Float32Array> {
   using source = openFile(path);
@@ -111,7 +119,7 @@ describe.each(Object.keys(models))("%s against PyTorch", (name) => {
 
   test.skipIf(!there).each(["f32", "bf16"] as const)(`loss and all gradients in %s${reason}`, (precision) => {
     // rounding to bf16 would send tokens to other experts, so there each uses all
-    const all = precision === "bf16" && name === "gpt_oss";
+    const all = precision === "bf16" && name.startsWith("gpt_oss");
     const config = truth!.config as GptOssTrainingConfig;
     const model = models[name]!(all ? { ...config, expertsUsed: config.experts } : config);
     using trainer = opened(adamWGroups(0), precision, model);
@@ -124,24 +132,24 @@ describe.each(Object.keys(models))("%s against PyTorch", (name) => {
       return Math.sqrt(squares);
     };
     const total = lengthOf([...wanted].map(([key, g]) => (key === "loss" ? 0 : lengthOf(g))));
-    // rounding of two programs differs, so that of PyTorch itself is no fault of ours
-    const noise = precision === "bf16" ? (truth!.bf16_noise ?? 0) : 0;
+    const noise = precision === "bf16" && name === sensitive ? (truth!.bf16_noise ?? 0) : 0;
     const tolerance = Math.max(gradientTolerance[precision], noise);
     expect(Math.abs(loss / wanted.get("loss")![0]! - 1)).toBeLessThan(tolerance);
+    let worst = { off: 0, name: "" };
     for (const place of trainer.parameters.places) {
       const got = device.downloadF32(part(trainer.parameters.gradients, place, [place.count]));
       const want = wanted.get(place.spec.name)!;
       const norm = lengthOf(want);
       // a softmax does not see a shift of all its keys: what their bias gets is rounding, of the size of the queries'
       const beside = lengthOf(wanted.get(place.spec.name.replace(/\bk\.bias$/, "q.bias")) ?? want);
-      const error = lengthOf(want.map((v, i) => got[i]! - v));
-      if (!(error <= tolerance * Math.max(norm, beside, 1e-3 * total))) {
-        throw new Error(`${place.spec.name}: gradient off by ${error} of ${norm}`);
-      }
+      const off = lengthOf(want.map((v, i) => got[i]! - v)) / Math.max(norm, beside, 1e-3 * total);
+      if (!(off <= worst.off)) worst = { off, name: place.spec.name };
     }
+    console.log(`${name}, ${precision}, ${device.name}: ${worst.name} off by ${worst.off.toExponential(2)}`);
+    if (!(worst.off <= tolerance)) throw new Error(`${worst.name}: gradient off by ${worst.off}`);
   });
 
-  test.skipIf(!there).each(["adam_w", "muon"] as const)(`ten steps of %s${reason}`, (kind) => {
+  test.skipIf(!truth?.adam_w_losses).each(["adam_w", "muon"] as const)(`ten steps of %s${reason}`, (kind) => {
     const { adam_w, muon } = truth!;
     const groups =
       kind === "adam_w"
@@ -152,7 +160,7 @@ describe.each(Object.keys(models))("%s against PyTorch", (name) => {
               : g,
           );
     using trainer = opened(groups, "f32");
-    for (const [i, want] of truth![`${kind}_losses`].entries()) {
+    for (const [i, want] of truth![`${kind}_losses`]!.entries()) {
       const { loss } = trainer.stepOn([() => batch(i)]);
       expect(Math.abs(loss - want)).toBeLessThan(lossTolerance);
     }
