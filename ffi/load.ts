@@ -49,6 +49,8 @@ const onlyIn: Readonly<Record<BackendName, Record<string, FFIFunction>>> = {
     psi_collective_id: { args: ["ptr", "ptr"], returns: "i32" },
     psi_collective_open: { args: ["ptr", "ptr", "i32", "i32"], returns: "i32" },
     psi_all_reduce: { args: ["ptr", "i32", "f64"], returns: "i32" },
+    psi_all_reduce_start: { args: ["ptr", "i32", "f64"], returns: "i32" },
+    psi_all_reduce_join: { args: [], returns: "i32" },
     psi_collective_close: { args: [], returns: "i32" },
     psi_cublaslt_open: { args: ["ptr", "ptr"], returns: "i32" },
     psi_cublaslt_find: {

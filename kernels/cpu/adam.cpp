@@ -3,9 +3,10 @@
  *   adam: m += (1-b1)(g-m), v += (1-b2)(g^2-v), p -= lr (m c1 / (sqrt(v c2) + eps) + decay p [decoupled: AdamW])
  *   sgd: g += decay p; buffer = momentum buffer + g; p -= lr buffer
  *   momentum, unit_norm, muon_update: what Muon does around its Newton-Schulz products (gemm)
- * rates are f64 on the device, so that a recorded step can be replayed with others.
+ * rates are f64 on the device, so that a recorded step can be replayed with others. A factor that is NaN changes nothing.
  */
 #include <math.h>
+#include <string.h>
 
 #include "../common/pool.h"
 #include "train.h"
@@ -74,6 +75,7 @@ void muon_step(float* p, const float* y, i64 count, float keep, float rate) {
 #ifdef PSI_LAUNCHER
 PSI_API i32 psi_adam_ref(void* p, void* m, void* v, const void* g, const void* factor, const void* rates, i32 decoupled, f64 count, f64 beta1, f64 beta2, f64 eps, f64 decay) {
   const double *r = (const double*)rates, f = ((const float*)factor)[0];
+  if (isnan(f)) return PSI_OK;
   for (i64 i = 0; i < (i64)count; i++) {
     const double old = ((float*)p)[i], grad = ((const float*)g)[i] * f + (decoupled ? 0 : decay * old);
     const double first = beta1 * ((float*)m)[i] + (1 - beta1) * grad, second = beta2 * ((float*)v)[i] + (1 - beta2) * grad * grad;
@@ -85,6 +87,7 @@ PSI_API i32 psi_adam_ref(void* p, void* m, void* v, const void* g, const void* f
 }
 PSI_API i32 psi_sgd_ref(void* p, void* buffer, const void* g, const void* factor, const void* rates, f64 count, f64 momentum, f64 decay) {
   const double lr = ((const double*)rates)[0], f = ((const float*)factor)[0];
+  if (isnan(f)) return PSI_OK;
   for (i64 i = 0; i < (i64)count; i++) {
     double step = ((const float*)g)[i] * f + decay * ((float*)p)[i];
     if (buffer) step = ((float*)buffer)[i] = (float)(momentum * ((float*)buffer)[i] + step);
@@ -92,9 +95,11 @@ PSI_API i32 psi_sgd_ref(void* p, void* buffer, const void* g, const void* factor
   }
   return PSI_OK;
 }
-PSI_API i32 psi_momentum_ref(void* y, void* buffer, const void* g, const void* factor, i32 nesterov, f64 count, f64 momentum) {
+PSI_API i32 psi_momentum_ref(void* y, void* buffer, const void* g, const void* factor, const void* rates, i32 nesterov, f64 count) {
+  const double momentum = ((const double*)rates)[1], f = ((const float*)factor)[0];
+  if (isnan(f)) return memset(y, 0, 4 * (size_t)count), PSI_OK;
   for (i64 i = 0; i < (i64)count; i++) {
-    const double grad = (double)((const float*)g)[i] * ((const float*)factor)[0], next = momentum * ((float*)buffer)[i] + grad;
+    const double grad = (double)((const float*)g)[i] * f, next = momentum * ((float*)buffer)[i] + grad;
     ((float*)buffer)[i] = (float)next;
     ((float*)y)[i] = (float)(nesterov ? grad + momentum * next : next);
   }
@@ -110,8 +115,9 @@ PSI_API i32 psi_unit_norm_ref(void* y, const void* x, i32 batch, f64 count, f64 
   }
   return PSI_OK;
 }
-PSI_API i32 psi_muon_update_ref(void* p, const void* y, const void* rates, f64 count, f64 scale, f64 decay) {
+PSI_API i32 psi_muon_update_ref(void* p, const void* y, const void* factor, const void* rates, f64 count, f64 scale, f64 decay) {
   const double lr = ((const double*)rates)[0];
+  if (isnan(((const float*)factor)[0])) return PSI_OK;
   for (i64 i = 0; i < (i64)count; i++) ((float*)p)[i] = (float)(((float*)p)[i] * (1 - lr * decay) - lr * scale * ((const float*)y)[i]);
   return PSI_OK;
 }
@@ -124,6 +130,7 @@ PSI_API i32 psi_adam(void* p, void* m, void* v, const void* g, const void* facto
   i32 status = check("psi_adam", p && m && v && g && factor && rates, count);
   if (status != PSI_OK) return status;
   const double* r = (const double*)rates;
+  if (isnan(((const float*)factor)[0])) return PSI_OK;
   PSI_RUN(adam_step)({(float*)p, (float*)m, (float*)v, (const float*)g, (i64)count, ((const float*)factor)[0], (float)r[0], (float)r[1], (float)r[2], (float)beta1, (float)beta2, (float)eps, (float)decay, decoupled != 0});
   return PSI_OK;
 }
@@ -131,24 +138,28 @@ PSI_API i32 psi_sgd(void* p, void* buffer, const void* g, const void* factor, co
   PSI_OPENED("psi_sgd");
   i32 status = check("psi_sgd", p && g && factor && rates, count);
   if (status != PSI_OK) return status;
+  if (isnan(((const float*)factor)[0])) return PSI_OK;
   PSI_RUN(sgd_step)((float*)p, (float*)buffer, (const float*)g, (i64)count, ((const float*)factor)[0], (float)((const double*)rates)[0], (float)momentum, (float)decay);
   return PSI_OK;
 }
-PSI_API i32 psi_momentum(void* y, void* buffer, const void* g, const void* factor, i32 nesterov, f64 count, f64 momentum) {
+PSI_API i32 psi_momentum(void* y, void* buffer, const void* g, const void* factor, const void* rates, i32 nesterov, f64 count) {
   PSI_OPENED("psi_momentum");
-  i32 status = check("psi_momentum", y && buffer && g && factor, count);
+  i32 status = check("psi_momentum", y && buffer && g && factor && rates, count);
   if (status != PSI_OK) return status;
-  PSI_RUN(momentum_step)((float*)y, (float*)buffer, (const float*)g, (i64)count, ((const float*)factor)[0], nesterov != 0, (float)momentum);
+  const float f = ((const float*)factor)[0];
+  if (isnan(f)) return memset(y, 0, 4 * (size_t)count), PSI_OK;
+  PSI_RUN(momentum_step)((float*)y, (float*)buffer, (const float*)g, (i64)count, f, nesterov != 0, (float)((const double*)rates)[1]);
   return PSI_OK;
 }
 PSI_API i32 psi_unit_norm(void* y, const void* x, i32 batch, f64 count, f64 eps) {
   i32 status = check("psi_unit_norm", y && x && batch >= 0, count);
   return status != PSI_OK ? status : psi_unit_norm_ref(y, x, batch, count, eps);
 }
-PSI_API i32 psi_muon_update(void* p, const void* y, const void* rates, f64 count, f64 scale, f64 decay) {
+PSI_API i32 psi_muon_update(void* p, const void* y, const void* factor, const void* rates, f64 count, f64 scale, f64 decay) {
   PSI_OPENED("psi_muon_update");
-  i32 status = check("psi_muon_update", p && y && rates, count);
+  i32 status = check("psi_muon_update", p && y && factor && rates, count);
   if (status != PSI_OK) return status;
+  if (isnan(((const float*)factor)[0])) return PSI_OK;
   const double lr = ((const double*)rates)[0];
   PSI_RUN(muon_step)((float*)p, (const float*)y, (i64)count, (float)(1 - lr * decay), (float)(lr * scale));
   return PSI_OK;

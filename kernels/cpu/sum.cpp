@@ -53,12 +53,14 @@ PSI_API i32 psi_sum_squares_ref(void* y, const void* x, void*, i32 dtype, f64 co
   PSI_WITH_REAL(dtype, T, ((double*)y)[0] = plain((const T*)x, (i64)count, true));
   return PSI_OK;
 }
-PSI_API i32 psi_clip_factor_ref(void* factor, void* norm, const void* squares, i32 count, f64 limit) {
+PSI_API i32 psi_clip_factor_ref(void* factor, void* norm, const void* squares, const void* losses, i32 count, i32 loss_count, f64 limit) {
   double total = 0;
   for (i64 i = 0; i < count; i++) total += ((const double*)squares)[i];
   const double length = sqrt(total);
+  bool finite = isfinite(length);
+  for (i64 i = 0; i < loss_count; i++) finite = finite && isfinite(((const float*)losses)[i]);
   ((double*)norm)[0] = length;
-  ((float*)factor)[0] = (float)(length > limit ? limit / length : 1);
+  ((float*)factor)[0] = !finite ? NAN : (float)(length > limit ? limit / length : 1);
   return PSI_OK;
 }
 
@@ -88,8 +90,9 @@ PSI_API i32 psi_sum_squares(void* y, const void* x, void* scratch, i32 dtype, f6
   ((double*)y)[0] = total;
   return PSI_OK;
 }
-PSI_API i32 psi_clip_factor(void* factor, void* norm, const void* squares, i32 count, f64 limit) {
-  if (!factor || !norm || !squares || count < 0 || !(limit > 0)) return psi::fail(PSI_INVALID, "[psi_clip_factor] expected pointers and a limit above 0, got count %d, limit %g.", count, limit);
-  return psi_clip_factor_ref(factor, norm, squares, count, limit);
+PSI_API i32 psi_clip_factor(void* factor, void* norm, const void* squares, const void* losses, i32 count, i32 loss_count, f64 limit) {
+  if (!factor || !norm || !squares || count < 0 || loss_count < 0 || (loss_count > 0 && !losses) || !(limit > 0))
+    return psi::fail(PSI_INVALID, "[psi_clip_factor] expected pointers and a limit above 0, got count %d, %d losses, limit %g.", count, loss_count, limit);
+  return psi_clip_factor_ref(factor, norm, squares, losses, count, loss_count, limit);
 }
 #endif

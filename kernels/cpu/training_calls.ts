@@ -359,9 +359,12 @@ export const calls: readonly Call[] = [
   },
   {
     name: "clip_factor",
-    args: () => [floats(1), new Float64Array(256), Float64Array.of(3, 4, ...new Array(254).fill(0)), 2, 1.5],
+    args: () => [
+      ...[floats(1), new Float64Array(256), Float64Array.of(3, 4, ...new Array(254).fill(0))],
+      ...[f(256, 1), 2, 3, 1.5],
+    ],
     outputs: 2,
-    sizes: [3, 4],
+    sizes: [4, 5, 6],
   },
   {
     name: "adam",
@@ -391,15 +394,15 @@ export const calls: readonly Call[] = [
   },
   {
     name: "momentum",
-    args: () => [floats(count), f(count, 2), f(count, 3), one, 1, count, 0.9],
+    args: () => [floats(count), f(count, 2), f(count, 3), one, rates, 1, count],
     outputs: 2,
-    sizes: [5],
+    sizes: [6],
   },
   { name: "unit_norm", args: () => [floats(100), f(100, 1), 4, 25, 1e-7], outputs: 1, sizes: [2, 3] },
   {
     name: "muon_update",
-    args: () => [f(count, 1), f(count, 2), rates, count, 1.5, 0.1],
+    args: () => [f(count, 1), f(count, 2), one, rates, count, 1.5, 0.1],
     outputs: 1,
-    sizes: [3],
+    sizes: [4],
   },
 ];

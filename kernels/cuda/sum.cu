@@ -52,13 +52,16 @@ __global__ void square_total_kernel(double* y, const double* parts, i64 pieces) 
   if (threadIdx.x == 0) y[0] = sum;
 }
 
-__global__ void clip_kernel(float* factor, double* norm, const double* squares, i32 count, double limit) {
+__global__ void clip_kernel(float* factor, double* norm, const double* squares, const float* losses, i32 count, i32 loss_count, double limit) {
   let_next_start();
   wait_for_inputs();
   double total = 0;
   for (i32 i = 0; i < count; i++) total += squares[i];
-  norm[0] = sqrt(total);
-  factor[0] = norm[0] > limit ? (float)(limit / norm[0]) : 1.0f;
+  const double length = sqrt(total);
+  bool finite = isfinite(length);
+  for (i32 i = 0; i < loss_count; i++) finite = finite && isfinite(losses[i]);
+  norm[0] = length;
+  factor[0] = !finite ? __int_as_float(0x7fc00000) : length > limit ? (float)(limit / length) : 1.0f;
 }
 
 }  // namespace psi
@@ -84,9 +87,9 @@ PSI_API i32 psi_sum_squares(void* y, const void* x, void* scratch, i32 dtype, f6
   PSI_TRY(launch("psi_sum_squares", square_pieces_kernel, dim3((unsigned)pieces), dim3(SUM_THREADS), 0, (double*)scratch, In{x, half_at(dtype, 1)}, n));
   return launch("psi_sum_squares", square_total_kernel, dim3(1), dim3(TOTAL_THREADS), 0, (double*)y, (const double*)scratch, pieces);
 }
-PSI_API i32 psi_clip_factor(void* factor, void* norm, const void* squares, i32 count, f64 limit) {
+PSI_API i32 psi_clip_factor(void* factor, void* norm, const void* squares, const void* losses, i32 count, i32 loss_count, f64 limit) {
   using namespace psi;
-  if (!factor || !norm || !squares || count < 0 || !(limit > 0))
-    return fail(PSI_INVALID, "[psi_clip_factor] expected pointers, a count of at least 0 and a limit above 0, got count %d, limit %g.", count, limit);
-  return launch("psi_clip_factor", clip_kernel, dim3(1), dim3(1), 0, (float*)factor, (double*)norm, (const double*)squares, count, limit);
+  if (!factor || !norm || !squares || count < 0 || loss_count < 0 || (loss_count > 0 && !losses) || !(limit > 0))
+    return fail(PSI_INVALID, "[psi_clip_factor] expected pointers, counts of at least 0 and a limit above 0, got count %d, %d losses, limit %g.", count, loss_count, limit);
+  return launch("psi_clip_factor", clip_kernel, dim3(1), dim3(1), 0, (float*)factor, (double*)norm, (const double*)squares, (const float*)losses, count, loss_count, limit);
 }

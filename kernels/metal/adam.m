@@ -42,17 +42,18 @@ PSI_API i32 psi_sgd(void* p, void* buffer, const void* g, const void* factor, co
   return psi_launch(&l, PSI_DIVIDE_UP(count, 256), 1, 1, 256, 1, 1);
 }
 
-PSI_API i32 psi_momentum(void* y, void* buffer, const void* g, const void* factor, i32 nesterov, f64 count, f64 momentum) {
+PSI_API i32 psi_momentum(void* y, void* buffer, const void* g, const void* factor, const void* rates, i32 nesterov, f64 count) {
   PSI_TRY(psi_check_count("psi_momentum", count));
   if (count == 0) return PSI_OK;
-  PSI_TRY(PSI_CHECK_POINTERS("psi_momentum", y, buffer, g, factor));
+  PSI_TRY(PSI_CHECK_POINTERS("psi_momentum", y, buffer, g, factor, rates));
   PsiLaunch l = optimiser("momentum_f32", true, nesterov != 0);
   psi_write(&l, 0, y, 4 * count);
   psi_write(&l, 1, buffer, 4 * count);
   psi_read(&l, 2, g, 4 * count);
   psi_read(&l, 3, factor, 4);
-  SgdParams s = {(u32)count, (f32)momentum, 0};
-  psi_params(&l, 4, &s, sizeof s);
+  psi_read(&l, 4, rates, 16);
+  SgdParams s = {(u32)count, 0, 0};
+  psi_params(&l, 5, &s, sizeof s);
   return psi_launch(&l, PSI_DIVIDE_UP(count, 256), 1, 1, 256, 1, 1);
 }
 
@@ -69,16 +70,17 @@ PSI_API i32 psi_unit_norm(void* y, const void* x, i32 batch, f64 count, f64 eps)
   return psi_launch(&l, batch, 1, 1, psi_row_threads((i64)count), 1, 1);
 }
 
-PSI_API i32 psi_muon_update(void* p, const void* y, const void* rates, f64 count, f64 scale, f64 decay) {
+PSI_API i32 psi_muon_update(void* p, const void* y, const void* factor, const void* rates, f64 count, f64 scale, f64 decay) {
   PSI_TRY(psi_check_count("psi_muon_update", count));
   if (count == 0) return PSI_OK;
-  PSI_TRY(PSI_CHECK_POINTERS("psi_muon_update", p, y, rates));
+  PSI_TRY(PSI_CHECK_POINTERS("psi_muon_update", p, y, factor, rates));
   PsiLaunch l = optimiser("muon_update_f32", false, false);
   psi_write(&l, 0, p, 4 * count);
   psi_read(&l, 1, y, 4 * count);
-  psi_read(&l, 2, rates, 8);
+  psi_read(&l, 2, factor, 4);
+  psi_read(&l, 3, rates, 8);
   PsiPair s = psi_pair(scale), d = psi_pair(decay);
   MuonParams m = {(u32)count, s.high, s.low, d.high, d.low, 0};
-  psi_params(&l, 3, &m, sizeof m);
+  psi_params(&l, 4, &m, sizeof m);
   return psi_launch(&l, PSI_DIVIDE_UP(count, 256), 1, 1, 256, 1, 1);
 }

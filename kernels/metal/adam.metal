@@ -1,5 +1,6 @@
 /*
- * Optimiser steps, f32, one thread an element; g is multiplied by factor[0] (clipping) first. Rates are f64 in memory.
+ * Optimiser steps, f32, one thread an element; g is multiplied by factor[0] (clipping) first, and where that is NaN nothing
+ * changes. Rates are f64 in memory.
  *   adam: m += (1-b1)(g-m), v += (1-b2)(g^2-v), p -= lr (m c1 / (sqrt(v c2) + eps) + decay p [decoupled: AdamW])
  *   sgd: g += decay p; buffer = momentum buffer + g; p -= lr buffer
  *   momentum: buffer = momentum buffer + g; y = g + momentum buffer [Nesterov] or buffer
@@ -18,7 +19,7 @@ constant bool NESTEROV [[function_constant(1)]];
 kernel void adam_f32(device float* p [[buffer(0)]], device float* m [[buffer(1)]], device float* v [[buffer(2)]], device const float* g [[buffer(3)]],
                      device const float* factor [[buffer(4)]], device const ulong* rates [[buffer(5)]], constant AdamParams& s [[buffer(6)]],
                      uint i [[thread_position_in_grid]]) {
-  if (i >= s.count) return;
+  if (i >= s.count || isnan(factor[0])) return;
   const float rate = float_of_double(rates[0]), correction1 = float_of_double(rates[1]), correction2 = float_of_double(rates[2]);
   const float old = p[i];
   const float grad = g[i] * factor[0] + (s.decoupled != 0 ? 0.0f : s.decay) * old;
@@ -32,7 +33,7 @@ kernel void adam_f32(device float* p [[buffer(0)]], device float* m [[buffer(1)]
 kernel void sgd_f32(device float* p [[buffer(0)]], device float* kept [[buffer(1)]], device const float* g [[buffer(2)]],
                     device const float* factor [[buffer(3)]], device const ulong* rates [[buffer(4)]], constant SgdParams& s [[buffer(5)]],
                     uint i [[thread_position_in_grid]]) {
-  if (i >= s.count) return;
+  if (i >= s.count || isnan(factor[0])) return;
   float step = g[i] * factor[0] + s.decay * p[i];
   if (HAS_BUFFER) {
     step = s.momentum * kept[i] + step;
@@ -42,16 +43,21 @@ kernel void sgd_f32(device float* p [[buffer(0)]], device float* kept [[buffer(1
 }
 
 kernel void momentum_f32(device float* y [[buffer(0)]], device float* kept [[buffer(1)]], device const float* g [[buffer(2)]],
-                         device const float* factor [[buffer(3)]], constant SgdParams& s [[buffer(4)]], uint i [[thread_position_in_grid]]) {
+                         device const float* factor [[buffer(3)]], device const ulong* rates [[buffer(4)]], constant SgdParams& s [[buffer(5)]],
+                         uint i [[thread_position_in_grid]]) {
   if (i >= s.count) return;
-  const float grad = g[i] * factor[0], next = s.momentum * kept[i] + grad;
+  if (isnan(factor[0])) {
+    y[i] = 0.0f;
+    return;
+  }
+  const float momentum = float_of_double(rates[1]), grad = g[i] * factor[0], next = momentum * kept[i] + grad;
   kept[i] = next;
-  y[i] = NESTEROV ? grad + s.momentum * next : next;
+  y[i] = NESTEROV ? grad + momentum * next : next;
 }
 
-kernel void muon_update_f32(device float* p [[buffer(0)]], device const float* y [[buffer(1)]], device const ulong* rates [[buffer(2)]],
-                            constant MuonParams& s [[buffer(3)]], uint i [[thread_position_in_grid]]) {
-  if (i >= s.count) return;
+kernel void muon_update_f32(device float* p [[buffer(0)]], device const float* y [[buffer(1)]], device const float* factor [[buffer(2)]],
+                            device const ulong* rates [[buffer(3)]], constant MuonParams& s [[buffer(4)]], uint i [[thread_position_in_grid]]) {
+  if (i >= s.count || isnan(factor[0])) return;
   int power;
   const float2 part = pair_of_double(rates[0], power);
   const float2 rate = float2(ldexp(part.x, power), ldexp(part.y, power));

@@ -42,9 +42,9 @@ const calls: readonly TrainingCall[] = [
   },
   {
     name: "clip_factor",
-    args: () => [floats(1), new Float64Array(1), Float64Array.of(3.1, 4.3, 1e-9), 3, 1.5],
+    args: () => [floats(1), new Float64Array(1), Float64Array.of(3.1, 4.3, 1e-9), small(2), 3, 2, 1.5],
     outputs: 2,
-    sizes: [3, 4],
+    sizes: [4, 5, 6],
   },
   {
     name: "adam",
@@ -80,17 +80,17 @@ const calls: readonly TrainingCall[] = [
   ...[0, 1].map(
     (nesterov): TrainingCall => ({
       name: "momentum",
-      args: () => [floats(count), small(count, 2), small(count, 3), one, nesterov, count, 0.9],
+      args: () => [floats(count), small(count, 2), small(count, 3), one, rates, nesterov, count],
       outputs: 2,
-      sizes: [5],
+      sizes: [6],
     }),
   ),
   { name: "unit_norm", args: () => [floats(300), small(300), 3, 100, 1e-7], outputs: 1, sizes: [2, 3] },
   {
     name: "muon_update",
-    args: () => [small(count, 1), small(count, 2), rates, count, 1.5, 0.1],
+    args: () => [small(count, 1), small(count, 2), one, rates, count, 1.5, 0.1],
     outputs: 1,
-    sizes: [3],
+    sizes: [4],
   },
 ];
 const titled = calls.map((c, i) => [`${c.name} (${i})`, c] as const);
@@ -100,7 +100,7 @@ function clipped(x: Float32Array, limit: number): readonly [number, number, numb
   const bytes = 8 * Math.ceil(x.length / 4096);
   const zero = new Float64Array(1);
   const [squares] = runMetal("sum_squares", [zero, x, scratch(bytes), F32, x.length, bytes], 1);
-  const [factor, norm] = runMetal("clip_factor", [floats(1), zero, squares!, 1, limit], 2);
+  const [factor, norm] = runMetal("clip_factor", [floats(1), zero, squares!, null, 1, 0, limit], 2);
   const number = (v: ArrayBufferView | undefined): number => (v as Float64Array)[0]!;
   return [number(squares), number(norm), number(factor)];
 }
@@ -124,6 +124,8 @@ describe.skipIf(!path)("optimisers and sums on Metal", () => {
     expect(clipped(floats(300), 1)).toEqual([0, 0, 1]);
     expect(clipped(small(300), Number.POSITIVE_INFINITY)[2]).toBe(1);
     expect(clipped(small(300).with(7, Number.NaN), 1)[0]).toBeNaN();
-    expect(Number.isFinite(clipped(small(300).with(7, Number.POSITIVE_INFINITY), 1)[1])).toBeFalse();
+    const [, norm, factor] = clipped(small(300).with(7, Number.POSITIVE_INFINITY), 1);
+    expect(Number.isFinite(norm)).toBeFalse();
+    expect(factor).toBeNaN();
   });
 });

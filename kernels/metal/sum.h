@@ -4,5 +4,6 @@ struct SumParams {
   unsigned int count;
   float scale_high, scale_low;
   unsigned int limit_low, limit_high; /* bits of an f64 */
+  unsigned int losses;
 };
 typedef struct SumParams SumParams;

@@ -9,7 +9,7 @@ static SumParams params(f64 count, f64 scale, f64 limit) {
   PsiPair s = psi_pair(scale);
   u64 bits;
   memcpy(&bits, &limit, sizeof bits);
-  return (SumParams){(u32)count, s.high, s.low, (u32)bits, (u32)(bits >> 32)};
+  return (SumParams){(u32)count, s.high, s.low, (u32)bits, (u32)(bits >> 32), 0};
 }
 
 PSI_API i32 psi_sum(void* y, const void* x, i32 dtype, f64 count, f64 scale) {
@@ -59,15 +59,18 @@ PSI_API i32 psi_sum_squares(void* y, const void* x, void* scratch, i32 dtype, f6
   return psi_launch(&l, 1, 1, 1, psi_row_threads(pieces), 1, 1);
 }
 
-PSI_API i32 psi_clip_factor(void* factor, void* norm, const void* squares, i32 count, f64 limit) {
-  PSI_TRY(PSI_CHECK_SIZES("psi_clip_factor", count));
+PSI_API i32 psi_clip_factor(void* factor, void* norm, const void* squares, const void* losses, i32 count, i32 loss_count, f64 limit) {
+  PSI_TRY(PSI_CHECK_SIZES("psi_clip_factor", count, loss_count));
   if (!(limit > 0)) return psi_fail(PSI_INVALID, "[psi_clip_factor] expected a limit above 0, got %g.", limit);
   PSI_TRY(PSI_CHECK_POINTERS("psi_clip_factor", factor, norm, squares));
+  if (loss_count > 0) PSI_TRY(PSI_CHECK_POINTERS("psi_clip_factor", losses));
   PsiLaunch l = psi_number_kernel("sum", "clip_factor_f32");
   psi_write(&l, 0, factor, 4);
   psi_write(&l, 1, norm, 8);
   psi_read(&l, 2, count > 0 ? squares : NULL, 8.0 * count);
+  psi_read(&l, 3, loss_count > 0 ? losses : NULL, 4.0 * loss_count);
   SumParams p = params(count, 1, limit);
-  psi_params(&l, 3, &p, sizeof p);
+  p.losses = (u32)loss_count;
+  psi_params(&l, 4, &p, sizeof p);
   return psi_launch(&l, 1, 1, 1, 32, 1, 1);
 }

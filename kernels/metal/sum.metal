@@ -61,7 +61,7 @@ kernel void sum_parts(device ulong* y [[buffer(0)]], device const ulong* parts [
 }
 
 kernel void clip_factor_f32(device float* factor [[buffer(0)]], device ulong* norm [[buffer(1)]], device const ulong* squares [[buffer(2)]],
-                            constant SumParams& p [[buffer(3)]], uint i [[thread_position_in_grid]]) {
+                            device const float* losses [[buffer(3)]], constant SumParams& p [[buffer(4)]], uint i [[thread_position_in_grid]]) {
   if (i != 0) return;
   ulong total = 0;
   for (uint k = 0; k < p.count; k++) total = double_add(total, squares[k]);
@@ -74,10 +74,13 @@ kernel void clip_factor_f32(device float* factor [[buffer(0)]], device ulong* no
   }
   norm[0] = length;
   float clip = 1.0f;
-  if (length > limit && length <= DOUBLE_INFINITY) {
+  if (length > limit && length < DOUBLE_INFINITY) {
     int above, below;
     const float2 a = pair_of_double(limit, above), b = pair_of_double(length, below);
-    clip = length == DOUBLE_INFINITY ? 0.0f : ldexp(pair_divide(a, b), above - below);
+    clip = ldexp(pair_divide(a, b), above - below);
   }
+  bool finite = length < DOUBLE_INFINITY;
+  for (uint k = 0; k < p.losses; k++) finite = finite && isfinite(losses[k]);
+  if (!finite) clip = as_type<float>(0x7fc00000u);
   factor[0] = clip;
 }

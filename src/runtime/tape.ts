@@ -37,11 +37,19 @@ export class Tape implements Disposable {
   readonly #fixed = new Set<number>();
   /** Of the tape around a block that is run again: what the block was not given, but uses, must not lie here. */
   readonly #outside: ReadonlyMap<number, number> | undefined;
+  readonly #added: ((address: number) => void) | undefined;
   readonly #hear = (call: AppliedCall): void => this.#record(call);
   #heldBefore: boolean | undefined;
 
-  constructor(device: Device, trained: readonly Trained[], outside?: ReadonlyMap<number, number>) {
+  /** `added` is told of a parameter, by its address, whenever a call has added to its gradient. */
+  constructor(
+    device: Device,
+    trained: readonly Trained[],
+    added?: (address: number) => void,
+    outside?: ReadonlyMap<number, number>,
+  ) {
     this.#device = device;
+    this.#added = added;
     this.#outside = outside;
     this.#trained = trained;
     for (const { value, gradient } of trained) {
@@ -181,6 +189,9 @@ export class Tape implements Disposable {
       }
     }
     for (const t of outputs) this.#gradients.delete(t.address);
+    if (!this.#added) return;
+    for (const [i, t] of inputs.entries())
+      if (t && wanted(i) && this.#parameters.has(t.address)) this.#added(t.address);
   }
 
   /** The block again, on a tape of its own, whose memory ends with it. */
@@ -194,7 +205,7 @@ export class Tape implements Disposable {
       .map((x) => [x, this.#device.temporary({ dtype: gradientType(x), shape: x.shape })] as const);
     {
       using _scope = this.#device.scope();
-      using inner = new Tape(this.#device, this.#trained, this.#flows);
+      using inner = new Tape(this.#device, this.#trained, this.#added, this.#flows);
       for (const [address, x] of flowing) {
         inner.watch(x);
         const present = this.#gradients.get(address);

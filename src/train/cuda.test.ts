@@ -8,14 +8,14 @@ import { openDevice } from "../backends/index.ts";
 import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
 import { type Windows, windowsOf } from "../data/batches.ts";
 import { referenceCorpus } from "../data/reference_corpus.ts";
-import type { AppliedCall, Device } from "../runtime/device.ts";
+import { type AppliedCall, Device } from "../runtime/device.ts";
 import type { TrainedModel } from "./model.ts";
 import { compactDecoder, compactDecoderPilot } from "./models/compact_decoder.ts";
 import { golf } from "./models/golf.ts";
 import { gptOss } from "./models/gpt_oss.ts";
 import { gpt2 } from "./models/gpt2.ts";
 import { adamWGroups, muonGroups } from "./optimizer/config.ts";
-import { Trainer, type TrainerConfig } from "./trainer.ts";
+import { NotFiniteError, Trainer, type TrainerConfig } from "./trainer.ts";
 
 setDefaultTimeout(60_000);
 
@@ -111,6 +111,55 @@ describe.skipIf(!cudaLibrary)("training on CUDA", () => {
       const most = tolerance[precision][name === "golf" ? "muon" : "update"];
       expect(apart(got.update, want.update)).toBeLessThan(most);
       if (steps > 4) expect(got.losses.at(-1)!).toBeLessThan(got.losses[0]! - (name === "golf" ? 0.02 : 0.3));
+    }
+  });
+
+  test("from the third on a step is one recording, with the bits of steps that are called one by one", () => {
+    const called = new Device({ ...cuda.backend, captures: false });
+    try {
+      for (const [model, groups] of [
+        [tiny.gpt2, config.groups],
+        [tiny.golf, muonGroups(5, 0.1, 3)],
+      ] as const) {
+        const changed = { precision: "bf16", accumulation: 2, groups } as const;
+        const steps = onFibers ? 3 : 8;
+        using recorded = new Trainer(cuda, model, windows, { ...config, ...changed });
+        const calls: number[] = [];
+        const hear = (): void => void calls[calls.length - 1]!++;
+        cuda.listeners.add(hear);
+        const records = Array.from({ length: steps }, () => {
+          calls.push(0);
+          return recorded.step();
+        });
+        cuda.listeners.delete(hear);
+        expect(calls[0]!).toBeGreaterThan(50);
+        expect(calls.slice(2).every((n) => n === 0)).toBeTrue();
+        const got = cuda.download(recorded.parameters.values);
+        const want = run(called, model, steps, changed);
+        expect(records.map((r) => r.loss)).toEqual(want.losses);
+        expect(got).toEqual(want.bytes);
+      }
+    } finally {
+      called.arena.free();
+    }
+  });
+
+  test("a recorded step whose loss is no number changes nothing", () => {
+    const changed = { precision: "bf16", learningRate: 1e30, clip: Number.POSITIVE_INFINITY } as const;
+    const schedule = { kind: "constant" } as const;
+    using trainer = new Trainer(cuda, tiny.gpt2, windows, { ...config, ...changed, schedule });
+    const { values } = trainer.parameters;
+    const { first, second } = trainer.optimizer;
+    const state = (): Uint8Array[] => [values, first, second!].map((t) => cuda.download(t));
+    trainer.step();
+    cuda.upload(values, cuda.downloadF32(values).fill(1e30, 0, 2000));
+    trainer.parameters.refresh();
+    // the second is recorded before it runs, the third is launched
+    for (const _ of [2, 3]) {
+      const before = state();
+      expect(() => trainer.step()).toThrow(NotFiniteError);
+      expect(state()).toEqual(before);
+      expect(trainer.completedSteps).toBe(1);
     }
   });
 

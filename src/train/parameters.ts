@@ -104,6 +104,11 @@ export class Parameters implements Disposable {
     }
   }
 
+  /** Whether the forward pass sees what has a block format as that holds it. */
+  get rounds(): boolean {
+    return this.#rounds;
+  }
+
   /** From now on the forward pass sees what has a block format as that holds it. */
   round(): void {
     if (this.#rounds) return;

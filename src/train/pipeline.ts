@@ -187,13 +187,19 @@ export class StageTrainer implements Disposable {
   update({ step, loss, windows, begun }: Learned, all: readonly number[]): StageStep {
     using _scope = this.device.scope();
     if (!Number.isFinite(loss)) throw new NotFiniteError(step, "loss", String(loss));
-    const { norm, factor } = this.#limited ? this.optimizer.limited(all) : this.optimizer.norm();
+    const norm = this.#limited ? this.optimizer.limitTo(all) : this.#norm();
     if (!Number.isFinite(norm)) throw new NotFiniteError(step, "gradients", String(norm));
     const learningRate = rateAt(this.config.schedule, this.config.learningRate, step);
-    this.optimizer.step(step, learningRate, factor);
+    this.optimizer.setRates(step, learningRate);
+    this.optimizer.update();
     this.#step = step;
     this.device.backend.synchronize();
     return { step, loss, gradientNorm: norm, learningRate, windows, durationMs: performance.now() - begun };
+  }
+
+  #norm(): number {
+    this.optimizer.limit();
+    return this.optimizer.norms().norm;
   }
 
   /** The step's loss, and the sums of squares of the later stages. */

@@ -49,6 +49,15 @@ const tiny = {
   }),
 } as const;
 
+const sgdGroups: ParameterGroup[] = [
+  {
+    id: "all",
+    has: () => true,
+    optimizer: { kind: "sgd", momentum: 0.9, weight_decay: 0 },
+    rateScale: 30,
+  },
+];
+
 const windows: Windows = windowsOf(
   referenceCorpus().train.map((s) => s.tokens),
   16,
@@ -111,28 +120,30 @@ describe.each(Object.entries(tiny))("%s", (_name, model) => {
   test("muon and SGD train it too", () => {
     const muon = run(model, 8, { groups: muonGroups(5) });
     expect(muon.losses.at(-1)!).toBeLessThan(muon.losses[0]! - 0.1);
-    const groups: ParameterGroup[] = [
-      {
-        id: "all",
-        has: () => true,
-        optimizer: { kind: "sgd", momentum: 0.9, weight_decay: 0 },
-        rateScale: 30,
-      },
-    ];
-    const sgd = run(model, 8, { groups });
+    const sgd = run(model, 8, { groups: sgdGroups });
     expect(sgd.losses.at(-1)!).toBeLessThan(sgd.losses[0]! - 0.1);
   });
 });
 
 describe("what stops a run", () => {
-  test("a loss that is no number names step and tensor and changes nothing", () => {
+  test.each([
+    ["AdamW", adamWGroups(0.1)],
+    ["Muon", muonGroups(5, 0.1)],
+    ["SGD", sgdGroups],
+  ])("a loss that is no number names step and tensor and changes nothing (%s)", (_name, groups) => {
     using trainer = new Trainer(device, tiny.compact, windows, {
       ...config,
+      groups,
       learningRate: 1e30,
       clip: Number.POSITIVE_INFINITY,
     });
+    const { parameters, optimizer } = trainer;
+    const state = (): Uint8Array[] =>
+      [parameters.values, optimizer.first, optimizer.second].flatMap((t) => (t ? [device.download(t)] : []));
     let error: unknown;
+    let before: Uint8Array[] = [];
     for (let i = 0; i < 6 && !error; i++) {
+      before = state();
       try {
         trainer.step();
       } catch (e) {
@@ -143,6 +154,7 @@ describe("what stops a run", () => {
     const { message, details } = error as NotFiniteError;
     expect(message).toMatch(/at step \d+, got \S+ in (parameter|gradient) \w+|in loss/);
     expect(details.step).toBe(trainer.completedSteps + 1);
+    expect(state()).toEqual(before);
   });
 
   test("data of another tokenizer, sequences too long, settings that make no sense", () => {
@@ -156,7 +168,7 @@ describe("what stops a run", () => {
     expect(make(short, {})).toThrow(/at most 8 tokens, got 16/);
     expect(make(tiny.gpt2, { learningRate: Number.NaN })).toThrow(/learning rate above 0/);
     expect(make(tiny.gpt2, { sequences: 0 })).toThrow(/sequences of at least 1/);
-    const group = { rank: 0, count: 2, sum: () => {} };
+    const group = { rank: 0, count: 2, sum() {}, start() {}, join() {} };
     const uneven = { ...config, accumulation: 3 };
     expect(() => new Trainer(device, tiny.gpt2, windows, uneven, "seed", group)).toThrow(/multiples of 2/);
     expect(make(tiny.gpt2, { schedule: { kind: "warm_down", total_steps: 4, warm_down_steps: 0 } })).toThrow(

@@ -3,14 +3,15 @@ import { batchOf, type HostBatch, type Windows } from "../data/batches.ts";
 import type { RoundingFormat } from "../ir/ops/block_round.ts";
 import type { Device } from "../runtime/device.ts";
 import { Tape } from "../runtime/tape.ts";
-import type { Tensor } from "../runtime/tensor.ts";
-import { crossEntropy, headLoss, mix, sum } from "../runtime/training.ts";
+import { reshape, rowsOf, type Tensor } from "../runtime/tensor.ts";
+import { crossEntropy, fill, headLoss, mix, sum } from "../runtime/training.ts";
+import { GradientBuckets, type Replicas } from "./gradient_buckets.ts";
 import type { Batch, ParameterSpec, Scene, TrainedModel } from "./model.ts";
 import { type AverageConfig, WeightAverage } from "./optimizer/average.ts";
 import type { ParameterGroup } from "./optimizer/config.ts";
-import { Optimizer } from "./optimizer/optimizer.ts";
+import { Optimizer, type StepNorms } from "./optimizer/optimizer.ts";
 import { Parameters, part } from "./parameters.ts";
-import { type PassLosses, RecordedPass } from "./recorded_pass.ts";
+import { Recordings, sizeOf } from "./recordings.ts";
 import { budgetOf, checkSchedule, progressAt, rateAt, type Schedule } from "./schedule.ts";
 import { WindowOrder } from "./window_order.ts";
 
@@ -88,13 +89,11 @@ export class NotFiniteError extends PsionicError {
   }
 }
 
-/** Devices that train one model together, each on its share of a step's microbatches. */
-export type Replicas = {
-  readonly rank: number;
-  readonly count: number;
-  /** Sums a tensor over all, in place. */
-  sum(t: Tensor): void;
-};
+/** What a microbatch gives: its share of the mean loss [1], and of what is added to it. */
+type PassLosses = { readonly mean: Tensor; readonly extra?: Tensor };
+
+/** The losses of a microbatch as the host reads them. */
+type HostLosses = { readonly loss: number; readonly extra?: number };
 
 /** Trains one model on one device, or on each of several the same; the state after a step is a function of config, data and the number of the step. */
 export class Trainer implements Disposable {
@@ -106,8 +105,13 @@ export class Trainer implements Disposable {
   readonly average: WeightAverage | undefined;
   readonly #windows: Windows;
   /** Where launches are worth recording. */
-  readonly #recorded: RecordedPass | undefined;
+  readonly #recorded: Recordings | undefined;
   readonly #group: Replicas | undefined;
+  readonly #buckets: GradientBuckets | undefined;
+  /** Two of each microbatch of a step: its share of the loss, and of what is added to it. */
+  readonly #losses: Tensor;
+  /** Whether the model's losses have a second part. */
+  #hasExtra = false;
   #step = 0;
   #elapsedMs = 0;
   readonly #order: WindowOrder;
@@ -135,7 +139,9 @@ export class Trainer implements Disposable {
     this.parameters = new Parameters(device, model, config.precision, config.rounding?.formatOf);
     this.optimizer = new Optimizer(this.parameters, config.groups, config.clip);
     const { captures, asynchronous } = device.backend;
-    this.#recorded = captures && asynchronous ? new RecordedPass(device) : undefined;
+    this.#recorded = captures && asynchronous ? new Recordings(device) : undefined;
+    this.#buckets = group && new GradientBuckets(this.parameters, group);
+    this.#losses = device.empty("f32", [config.accumulation, 2]);
     this.average = config.average && new WeightAverage(this.parameters, config.average);
     if (initial === "seed") this.parameters.initialise(config.seed);
   }
@@ -184,91 +190,139 @@ export class Trainer implements Disposable {
     return this.stepOn(micro.map((i) => () => batchOf(this.#windows, this.#indices(i))));
   }
 
-  /** The sum over all replicas. */
-  #total(numbers: readonly number[]): readonly number[] {
-    if (!this.#group) return numbers;
+  /** The mean over all replicas of what each has measured. */
+  #mean(value: number): number {
+    if (!this.#group) return value;
     using _scope = this.device.scope();
-    const t = this.device.fromHost("f64", [numbers.length], Float64Array.from(numbers));
+    const t = this.device.fromHost("f64", [1], Float64Array.of(value));
     this.#group.sum(t);
-    return [...new Float64Array(this.device.download(t).buffer)];
+    return new Float64Array(this.device.download(t).buffer)[0]! / this.#group.count;
   }
 
   /** One optimiser step on given microbatches of one size; with replicas each takes every so-manieth of them. */
   stepOn(microbatches: readonly (() => HostBatch)[]): StepRecord {
     const begun = performance.now();
     const step = this.#step + 1;
+    const { accumulation, schedule } = this.config;
+    if (microbatches.length !== accumulation)
+      throw unexpected("invalid_argument", "train", `${accumulation} microbatches`, microbatches.length);
     this.#roundFrom(step);
-    this.parameters.clearGradients();
-    let loss = 0;
-    let extraLoss: number | undefined;
-    let tokens = 0;
+    const learningRate = rateAt(schedule, this.config.learningRate, step, this.#elapsedMs);
+    this.optimizer.setRates(step, learningRate);
     const { rank, count } = this.#group ?? { rank: 0, count: 1 };
-    for (const [i, make] of microbatches.entries()) {
-      if (i % count !== rank) continue;
-      const host = make();
-      tokens += host.tokens.length;
-      const part = this.accumulate(host, 1 / (host.tokens.length * microbatches.length));
-      loss += part.loss;
-      if (part.extra !== undefined) extraLoss = (extraLoss ?? 0) + part.extra;
-      // replicas go on to their next meeting first: none of them may wait for one that has stopped
-      if (!this.#group && !Number.isFinite(part.loss + (part.extra ?? 0)))
-        throw this.#notFinite(step, "loss", part.loss);
+    const own = microbatches.flatMap((make, i) => (i % count === rank ? [[i, make] as const] : []));
+    const recorded = this.#recorded;
+    let tokens = 0;
+    if (recorded) {
+      const sizes: string[] = [];
+      // a loader's batch is good until the next one is asked for
+      const placed = own.map(([i, make]) => {
+        const host = make();
+        sizes.push(sizeOf(host));
+        tokens = host.tokens.length;
+        const batch = recorded.place(i, host);
+        return [i, () => batch] as const;
+      });
+      recorded.run(`step ${sizes.join()} ${this.parameters.rounds}`, () => this.#wholeStep(placed));
+    } else {
+      const uploaded = (make: () => HostBatch) => (): Batch => {
+        const host = make();
+        tokens = host.tokens.length;
+        return upload(this.device, host);
+      };
+      this.#wholeStep(own.map(([i, make]) => [i, uploaded(make)] as const));
     }
-    if (this.#group) {
-      this.#group.sum(this.parameters.gradients);
-      const [allLoss, allExtra, allTokens] = this.#total([loss, extraLoss ?? 0, tokens]);
-      loss = allLoss!;
-      tokens = allTokens!;
-      if (extraLoss !== undefined) extraLoss = allExtra;
-      if (!Number.isFinite(loss + (extraLoss ?? 0))) throw this.#notFinite(step, "loss", loss);
-    }
-    using _scope = this.device.scope();
-    const { norm, factor, groups } = this.optimizer.norm();
-    if (!Number.isFinite(norm)) throw this.#notFinite(step, "gradients", norm);
-    const learningRate = rateAt(this.config.schedule, this.config.learningRate, step, this.#elapsedMs);
-    this.optimizer.step(step, learningRate, factor);
+    const norms = this.optimizer.norms();
+    const { loss, extra } = this.#readLosses(accumulation);
+    if (!Number.isFinite(loss + (extra ?? 0))) throw this.#notFinite(step, "loss", loss);
+    if (!Number.isFinite(norms.norm)) throw this.#notFinite(step, "gradients", norms.norm);
     this.average?.update(step);
     this.#step = step;
     this.device.backend.synchronize();
     // rates may depend on it, and must be those of all replicas
-    const durationMs = this.#total([performance.now() - begun])[0]! / count;
+    const durationMs = this.#mean(performance.now() - begun);
     this.#elapsedMs += durationMs;
     return {
       step,
       loss,
-      ...(extraLoss !== undefined && { extraLoss }),
-      gradientNorm: norm,
+      ...(extra !== undefined && { extraLoss: extra }),
+      gradientNorm: norms.norm,
       learningRate,
-      tokens,
+      tokens: accumulation * tokens,
       durationMs,
-      groups: this.#groupRecords(groups, learningRate, this.#number(factor)),
+      groups: this.#groupRecords(norms, learningRate),
     };
   }
 
-  #groupRecords(norms: readonly number[], learningRate: number, factor: number): GroupRecord[] {
-    const parameterNorms = this.optimizer.parameterNorms();
+  /**
+   * Everything a step does on the device, which waits for nothing from the host: where a loss or the norm is not finite, the
+   * update changes nothing.
+   */
+  #wholeStep(microbatches: readonly (readonly [number, () => Batch])[]): void {
+    this.parameters.clearGradients();
+    if (this.#group) fill(this.#losses, 0);
+    for (const [at, [i, batchHere]] of microbatches.entries()) {
+      using _scope = this.device.scope();
+      const batch = batchHere();
+      const scale = 1 / (batch.sequences * batch.length * this.config.accumulation);
+      const last = at === microbatches.length - 1 ? this.#buckets : undefined;
+      last?.begin();
+      this.#keepLosses(i, this.#pass(batch, scale, last?.added));
+      if (last) {
+        this.#group!.start(this.#losses);
+        last.end();
+      }
+    }
+    this.optimizer.limit(this.#losses);
+    this.optimizer.update();
+    this.optimizer.measure();
+  }
+
+  #keepLosses(i: number, { mean, extra }: PassLosses): void {
+    this.#hasExtra = extra !== undefined;
+    const place = reshape(rowsOf(this.#losses, i, 1), [2]);
+    for (const [k, t] of [mean, extra].entries())
+      if (t) mix(t, undefined, 1, 0, undefined, undefined, rowsOf(place, k, 1));
+  }
+
+  /** The sums of the first `count` microbatches' losses. */
+  #readLosses(count: number): HostLosses {
+    const all = this.device.downloadF32(this.#losses).subarray(0, 2 * count);
+    const sumOf = (k: number): number => all.reduce((sum, v, i) => (i % 2 === k ? sum + v : sum), 0);
+    return { loss: sumOf(0), ...(this.#hasExtra && { extra: sumOf(1) }) };
+  }
+
+  #groupRecords({ groups, parameterGroups, factor }: StepNorms, learningRate: number): GroupRecord[] {
     return this.optimizer.groups.map(({ id, optimizer, rateScale }, i) => ({
       id,
       optimizer: optimizer.kind,
       learningRate: learningRate * rateScale,
       weightDecay: optimizer.weight_decay,
-      gradientNorm: norms[i]!,
-      clippedGradientNorm: norms[i]! * factor,
-      parameterNorm: parameterNorms[i]!,
+      gradientNorm: groups[i]!,
+      clippedGradientNorm: groups[i]! * factor,
+      parameterNorm: parameterGroups[i]!,
     }));
   }
 
   /** Adds the gradients of one microbatch, its losses weighed by `scale`; its share of the step's loss. */
-  accumulate(host: HostBatch, scale: number): { readonly loss: number; readonly extra?: number } {
-    if (this.#recorded) return this.#recorded.run(host, scale, (batch) => this.#pass(batch, scale));
+  accumulate(host: HostBatch, scale: number): HostLosses {
+    const pass = (batch: Batch): void => {
+      using _scope = this.device.scope();
+      this.#keepLosses(0, this.#pass(batch, scale));
+    };
     using _scope = this.device.scope();
-    const { mean, extra } = this.#pass(upload(this.device, host), scale);
-    return { loss: this.#number(mean), ...(extra && { extra: this.#number(extra) }) };
+    const recorded = this.#recorded;
+    if (!recorded) pass(upload(this.device, host));
+    else {
+      const batch = recorded.place(0, host);
+      recorded.run(`pass ${sizeOf(host)} ${scale}`, () => pass(batch));
+    }
+    return this.#readLosses(1);
   }
 
-  /** Forward and backward; the caller's scope owns the losses. */
-  #pass(batch: Batch, scale: number): PassLosses {
-    using tape = new Tape(this.device, this.parameters.trained);
+  /** Forward and backward; the caller's scope owns the losses. `added` is told of gradients, as a tape tells it. */
+  #pass(batch: Batch, scale: number, added?: (address: number) => void): PassLosses {
+    using tape = new Tape(this.device, this.parameters.trained, added);
     const block = this.config.recompute ? tape.checkpoint.bind(tape) : runBlock;
     let summed = false;
     const loss: Scene["loss"] = (x, w, bias, targets, params = { softcap: 0 }) => {
@@ -340,6 +394,7 @@ export class Trainer implements Disposable {
   [Symbol.dispose](): void {
     this.average?.[Symbol.dispose]();
     this.#recorded?.[Symbol.dispose]();
+    this.device.free(this.#losses);
     this.optimizer[Symbol.dispose]();
     this.parameters[Symbol.dispose]();
   }

@@ -43,6 +43,16 @@ export class DeviceGroup implements Disposable {
     call("psi_all_reduce", t.address, dtypes[t.dtype].id, elementCount(t.shape));
   }
 
+  /** The same beside what is called after it, once what was called before it is done. */
+  start(t: Tensor): void {
+    call("psi_all_reduce_start", t.address, dtypes[t.dtype].id, elementCount(t.shape));
+  }
+
+  /** What is called from now on waits for all sums that were started. */
+  join(): void {
+    call("psi_all_reduce_join");
+  }
+
   [Symbol.dispose](): void {
     call("psi_collective_close");
   }

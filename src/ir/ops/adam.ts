@@ -3,7 +3,10 @@ import type { Op, TensorSpec } from "../op.ts";
 import { elementWise, plainSpec, trainingBackends } from "../real.ts";
 import { expectSpec } from "../spec.ts";
 
-/** Asserts that p and everything of its shape are f32, and the two scalars that live on the device. */
+/**
+ * Asserts that p and everything of its shape are f32, and the two scalars that live on the device. A factor that is NaN, as
+ * clip_factor makes it of what is not finite, changes nothing.
+ */
 function checked(
   where: string,
   p: TensorSpec | undefined,
@@ -14,8 +17,8 @@ function checked(
 ): readonly [TensorSpec] {
   const spec = expectSpec(where, p, "f32", p?.shape ?? []);
   for (const t of like) if (t) expectSpec(where, t, "f32", spec.shape);
-  if (factor) expectSpec(`${where} factor`, factor, "f32", [1]);
-  if (rates) expectSpec(`${where} rates`, rates, "f64", [rateCount]);
+  expectSpec(`${where} factor`, factor, "f32", [1]);
+  expectSpec(`${where} rates`, rates, "f64", [rateCount]);
   return [plainSpec("f32", ...spec.shape)];
 }
 
@@ -68,19 +71,19 @@ export const sgd: Op<{ readonly momentum: number; readonly decay: number }> = {
   ],
 };
 
-/** buffer = momentum buffer + g in place; returns buffer, or g + momentum buffer (Nesterov). */
-export const momentum: Op<{ readonly momentum: number; readonly nesterov: boolean }> = {
+/** buffer = momentum buffer + g in place; returns buffer, or g + momentum buffer (Nesterov). rates f64 [2]: lr, momentum. */
+export const momentum: Op<{ readonly nesterov: boolean }> = {
   name: "momentum",
   summary: "momentum of Muon, the buffer in place",
   backends: trainingBackends,
-  inputs: [{ name: "buffer" }, { name: "g" }, { name: "factor" }],
-  params: ["momentum", "nesterov"],
-  signature: ["ptr", "ptr", "ptr", "ptr", "i32", "f64", "f64"],
-  outputs: ([buffer, g, factor]) => checked("momentum", buffer, [g], factor, undefined, 0),
+  inputs: [{ name: "buffer" }, { name: "g" }, { name: "factor" }, { name: "rates" }],
+  params: ["nesterov"],
+  signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "i32", "f64"],
+  outputs: ([buffer, g, factor, rates]) => checked("momentum", buffer, [g], factor, rates, 2),
   cost: elementWise(5, 1),
-  arguments: ([y], [buffer, g, factor], a) => [
-    ...[y!.address, buffer!.address, g!.address, factor!.address],
-    ...[a.nesterov ? 1 : 0, elementCount(y!.shape), a.momentum],
+  arguments: ([y], [buffer, g, factor, rates], a) => [
+    ...[y!.address, buffer!.address, g!.address, factor!.address, rates!.address],
+    ...[a.nesterov ? 1 : 0, elementCount(y!.shape)],
   ],
 };
 
@@ -99,18 +102,18 @@ export const unitNorm: Op<{ readonly eps: number }> = {
   ],
 };
 
-/** p = p (1 - lr decay) - lr scale y, in place. rates f64 [1]: lr. */
+/** p = p (1 - lr decay) - lr scale y, in place. rates f64 [2]: lr, momentum. */
 export const muonUpdate: Op<{ readonly scale: number; readonly decay: number }> = {
   name: "muon_update",
   summary: "the step of Muon along an orthogonalised direction, in place",
   backends: trainingBackends,
-  inputs: [{ name: "p" }, { name: "y" }, { name: "rates" }],
+  inputs: [{ name: "p" }, { name: "y" }, { name: "factor" }, { name: "rates" }],
   params: ["scale", "decay"],
-  signature: ["ptr", "ptr", "ptr", "f64", "f64", "f64"],
+  signature: ["ptr", "ptr", "ptr", "ptr", "f64", "f64", "f64"],
   inPlace: 0,
-  outputs: ([p, y, rates]) => checked("muon_update", p, [y], undefined, rates, 1),
+  outputs: ([p, y, factor, rates]) => checked("muon_update", p, [y], factor, rates, 2),
   cost: elementWise(3),
-  arguments: ([p], [, y, rates], a) => [
-    ...[p!.address, y!.address, rates!.address, elementCount(p!.shape), a.scale, a.decay],
+  arguments: ([p], [, y, factor, rates], a) => [
+    ...[p!.address, y!.address, factor!.address, rates!.address, elementCount(p!.shape), a.scale, a.decay],
   ],
 };

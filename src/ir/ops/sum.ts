@@ -62,20 +62,25 @@ export const sumSquares: Op<Record<string, never>> = {
   ],
 };
 
-/** factor f32 [1] = min(1, limit / norm) and norm f64 [1], the root of the sum of f64 `squares` [N]. */
+/**
+ * factor f32 [1] = min(1, limit / norm) and norm f64 [1], the root of the sum of f64 `squares` [N]; the factor is NaN where the
+ * norm or one of `losses` is not finite, and then optimisers change nothing.
+ */
 export const clipFactor: Op<{ readonly limit: number }> = {
   name: "clip_factor",
   summary: "global norm and what gradients are multiplied by to keep to a limit",
   backends: trainingBackends,
-  inputs: [{ name: "squares" }],
+  inputs: [{ name: "squares" }, { name: "losses", optional: true }],
   params: ["limit"],
-  signature: ["ptr", "ptr", "ptr", "i32", "f64"],
-  outputs([squares]) {
+  signature: ["ptr", "ptr", "ptr", "ptr", "i32", "i32", "f64"],
+  outputs([squares, losses]) {
     expectSpec("clip_factor", squares, "f64", [-1]);
+    if (losses) expectSpec("clip_factor losses", losses, "f32", losses.shape);
     return [plainSpec("f32", 1), plainSpec("f64", 1)];
   },
   cost: ([squares]) => ({ flops: squares!.shape[0]!, bytes: totalBytes(squares) }),
-  arguments: ([factor, norm], [squares], p) => [
-    ...[factor!.address, norm!.address, squares!.address, squares!.shape[0]!, p.limit],
+  arguments: ([factor, norm], [squares, losses], p) => [
+    ...[factor!.address, norm!.address, squares!.address, losses!.address, squares!.shape[0]!],
+    ...[losses!.address === 0 ? 0 : elementCount(losses!.shape), p.limit],
   ],
 };

@@ -63,10 +63,11 @@ function stepped(groups: readonly ParameterGroup[], clip: number, steps = 1) {
   let norm = 0;
   let groupNorms: readonly number[] = [];
   for (let step = 1; step <= steps; step++) {
-    using _scope = device.scope();
-    const found = optimizer.norm();
+    optimizer.setRates(step, 0.01);
+    optimizer.limit();
+    optimizer.update();
+    const found = optimizer.norms();
     [norm, groupNorms] = [found.norm, found.groups];
-    optimizer.step(step, 0.01, found.factor);
   }
   return { before, after: read("values"), gradients: read("gradients"), norm, groupNorms };
 }
