@@ -57,7 +57,7 @@ __device__ __forceinline__ NormPiece added(const NormPiece& a, const NormPiece& 
 /* The weighted sum of a token's experts, a few of which are read at once. */
 template <int THREADS, int KEPT>
 __device__ __forceinline__ void combine_row(NormPiece (&e)[KEPT], const JoinedNorms& p, i64 row, int thread) {
-  constexpr int AT_ONCE = 4;
+  constexpr int AT_ONCE = KEPT > 3 ? 4 : 8; /* as registers allow */
 #pragma unroll
   for (int i = 0; i < KEPT; i++) e[i] = {};
 #pragma unroll 1
@@ -92,11 +92,11 @@ __device__ __forceinline__ void join_norms(const JoinedNorms& p, i64 row, int th
     read_row<THREADS>(experts_w, p.experts_w, p.width, thread);
   }
   wait_for_inputs();
+  NormPiece e[KEPT];
+  if constexpr (BRANCHES) combine_row<THREADS>(e, p, row, thread);
   read_row<THREADS>(o, p.delta + at, p.width, thread);
   read_row<THREADS>(s, p.x + at, p.width, thread);
   if constexpr (BRANCHES) {
-    NormPiece e[KEPT];
-    combine_row<THREADS>(e, p, row, thread);
     const float dense = norm_scale<THREADS>(o, p.width, p.eps, thread, shared[0]);
     const float experts = norm_scale<THREADS>(e, p.width, p.eps, thread, shared[1]);
     each_piece<THREADS, KEPT>(p.width, thread, [&](int i, i32) { o[i] = added(normed(o[i], dense, dense_w[i]), normed(e[i], experts, experts_w[i])); });
@@ -141,6 +141,7 @@ i32 launch_joined_norms(const char* op, const JoinedNorms& p, i32 rows) {
   if (all % 16 != 0) return fail(PSI_INVALID, "[%s] expected rows aligned to 16 bytes.", op);
   if (p.width <= NORM_NARROW)
     return launch(op, narrow_joined_norms_kernel<BRANCHES>, dim3((unsigned)PSI_DIVIDE_UP(rows, 4)), dim3(128), 0, p, rows);
+  if (BRANCHES && p.width <= held_width(3)) return launch(op, joined_norms_kernel<3, BRANCHES>, dim3((unsigned)rows), dim3(NORM_THREADS), 0, p);
   if constexpr (!BRANCHES)
     if (p.width > held_width(NORM_KEPT)) return launch(op, joined_norms_kernel<MOST, false>, dim3((unsigned)rows), dim3(NORM_THREADS), 0, p);
   return launch(op, joined_norms_kernel<NORM_KEPT, BRANCHES>, dim3((unsigned)rows), dim3(NORM_THREADS), 0, p);

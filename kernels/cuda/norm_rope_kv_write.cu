@@ -10,7 +10,9 @@
 
 namespace psi {
 
+/* Warps of a block: one of few heads, with little shared memory, so that it finds room beside the product before it. */
 constexpr int ROPE_WARPS = 4;
+constexpr i64 FEW_ROPE_TASKS = 4096;
 
 struct NormRopeKvWrite {
   CacheTarget cache;
@@ -25,13 +27,12 @@ struct NormRopeKvWrite {
 };
 
 __global__ void __launch_bounds__(32 * ROPE_WARPS) norm_rope_kv_write_kernel(const __grid_constant__ NormRopeKvWrite o) {
-  __shared__ float heads[ROPE_WARPS][NORM_NARROW];
-  __shared__ float2 turns[ROPE_WARPS][NORM_NARROW / 2];
+  PSI_DYNAMIC_SHARED(shared);
   let_next_start();
   const Rotation& r = o.rotation;
   const CacheTarget& c = o.cache;
   const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, width = c.head_dim;
-  const i64 task = (i64)blockIdx.x * ROPE_WARPS + warp;
+  const i64 task = (i64)blockIdx.x * (blockDim.x / 32) + warp;
   if (task >= o.tasks) {
     wait_for_inputs();
     return;
@@ -41,8 +42,8 @@ __global__ void __launch_bounds__(32 * ROPE_WARPS) norm_rope_kv_write_kernel(con
   const i32 head = query ? place : value ? place - o.heads - c.kv_heads : place - o.heads;
   const float* from = (query ? o.q + token * o.q_stride : value ? o.v + token * o.v_stride : o.k + token * o.k_stride) + (i64)head * width;
   const float* w = query ? o.q_norm : value ? nullptr : o.k_norm;
-  float* own = heads[warp];
-  float2* turn = turns[warp]; /* cosine and sine of each pair */
+  float* own = (float*)shared + warp * 2 * width;
+  float2* turn = (float2*)(own + width); /* cosine and sine of each pair */
 
   /* before the inputs are there: weights, sines, the place in the cache */
   const bool whole = ((uintptr_t)from | (uintptr_t)w) % 16 == 0;
@@ -136,5 +137,6 @@ PSI_API i32 psi_norm_rope_kv_write(void* q, void* k_cache, void* v_cache, const 
   o.heads = heads, o.tasks_of_token = alone ? heads : heads + 2 * kv_heads;
   o.tasks = (i64)tokens * o.tasks_of_token;
   o.norm_values = norm_values, o.eps = eps;
-  return launch(where, norm_rope_kv_write_kernel, dim3((unsigned)PSI_DIVIDE_UP(o.tasks, ROPE_WARPS)), dim3(32 * ROPE_WARPS), 0, o);
+  const int warps = o.tasks <= FEW_ROPE_TASKS ? 1 : ROPE_WARPS;
+  return launch(where, norm_rope_kv_write_kernel, dim3((unsigned)PSI_DIVIDE_UP(o.tasks, warps)), dim3(32 * warps), (size_t)warps * 2 * head_dim * 4, o);
 }
