@@ -1,5 +1,6 @@
 /** The part of a validation that costs time: steps are drawn, done again, and held against what the worker says came out. */
 
+import { float32Text } from "../core/json.ts";
 import type { Reexecution } from "./reexecution.ts";
 import { boundsOf, type ReplayBounds } from "./replay_bounds.ts";
 import { type ReplayPlan, replayPlan, stepsOf } from "./replay_plan.ts";
@@ -97,12 +98,13 @@ function missed(plan: ReplayPlan, { steps }: Comparison): Difference[] {
     .map((step) => ({ what: `steps.${step}`, expected: "done again", observed: "nothing" }));
 }
 
-/** Of two numbers as text; infinite where one is none. */
+/** Of two numbers as evidence writes them; infinite where the claimed one is none, or stands there in other words. */
 function relative(claimed: string, observed: string): number {
   if (claimed === observed) return 0;
   const [a, b] = [Number(claimed), Number(observed)];
+  const isWritten = Number.isFinite(Math.fround(a)) && float32Text(a) === claimed;
   const distance = Math.abs(a - b) / Math.max(Math.abs(b), Number.MIN_VALUE);
-  return Number.isNaN(distance) || claimed.trim() === "" ? Number.POSITIVE_INFINITY : distance;
+  return isWritten && !Number.isNaN(distance) ? distance : Number.POSITIVE_INFINITY;
 }
 
 function stepDifferences(

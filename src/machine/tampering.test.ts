@@ -303,6 +303,14 @@ describe("files of this machine", () => {
   }, 30_000);
 });
 
+test("a link to a contribution is as good as its folder", () => {
+  const folder = bench.contribute("demo");
+  const link = join(bench.folder, "link");
+  symlinkSync(folder, link);
+  expect(bench.validate(link).detail).toContain("accepted with 10000");
+  bench.fresh();
+}, 30_000);
+
 test("two validators on one run root: one works, the other is refused, to be tried again", async () => {
   const folder = bench.contribute("demo");
   const main = join(import.meta.dir, "..", "main.ts");

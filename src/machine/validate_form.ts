@@ -1,4 +1,5 @@
 /** `validate_contribution` of a folder: the manifest that a supervisor would have written, made from the contribution itself. */
+import { existsSync, realpathSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { laneContract, refuse, runtimeSurfaceId } from "./contract.ts";
 import { parsed } from "./documents.ts";
@@ -29,7 +30,9 @@ export function composeValidation(form: ValidateForm, environment: NodeJS.Proces
   for (const [name, text] of Object.entries(form)) {
     if (isBlank(text)) refuse("bad_config", `${name} must not be blank`);
   }
-  const folder = resolve(form.contribution);
+  const given = resolve(form.contribution);
+  // its run root is found from where it lies, whatever link leads there
+  const folder = existsSync(given) ? realpathSync(given) : given;
   const receiptFile = foundFile(join(folder, "contribution_receipt.json"));
   const listFile = foundFile(join(folder, "artifact_manifest.json"));
   const receipt = replayed(contributionReceipt, receiptFile);

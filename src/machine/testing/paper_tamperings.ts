@@ -154,6 +154,16 @@ const retaining: Readonly<Record<string, PaperForgery>> = {
       },
     }),
   },
+  "a loss in other words, on other kernels": {
+    found: "reexecution_mismatch",
+    edits: () => ({
+      execution_evidence: (value) => {
+        const e = value as unknown as ExecutionEvidence;
+        const steps = e.steps.map((s, i) => (i === 0 ? { ...s, loss: `${s.loss}e0` } : s));
+        return { ...e, steps, kernel_library_digest: zeros };
+      },
+    }),
+  },
   "work without kernels": {
     found: "reexecution_mismatch",
     edits: () => ({ execution_evidence: edit({ kernel_library_digest: null }) }),
