@@ -124,6 +124,9 @@ PSI_API i32 psi_quantize(void* y, const void* x, i32 rows, i32 columns, i32 dtyp
    weights x, y and bias are f64 (reference loops). Scratch: X(rows) + 64, 0 for F32 and F64 (and, on the CPU, F16
    and BF16), with X(n) = n*ceil(columns/64)*256 for F16 and BF16, which CUDA multiplies by x in two parts, else n*columns*2. */
 PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
+/* CUDA. y[t,n] = act(gate, up) with gate = x[t] . w[n] (+ bias[n]) and up the same of row features + n: the bits of psi_matmul and
+   psi_glu, whose kinds these are. w packed [2*features,columns], not F32. Scratch: psi_matmul's + 64 + rows*features*8. */
+PSI_API i32 psi_matmul_glu(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 features, i32 columns, i32 dtype, i32 kind, f32 alpha, f32 limit, f64 scratch_bytes);
 /* y[s,n] = x[row(s)] . w[e(s)][n] (+ bias[e(s),n]) for slots s = token*used + j; row(s) = s if x_per_slot, else token.
    w: `experts` packed matrices one after the other. expert_ids i32 [tokens,used].
    Scratch: X(inputs) (psi_matmul) + 64 + 4*(tokens*used + 3*experts + 16), inputs = tokens*used if x_per_slot, else tokens. */
@@ -147,6 +150,10 @@ PSI_API i32 psi_moe_combine_add(void* y, const void* base, const void* x, const 
 /* CUDA and Metal. sum[t] = base[t] + the above, y = RMS norm of sum times w [width]: the bits of psi_moe_combine_add and
    psi_rms_norm. sum may be base. */
 PSI_API i32 psi_moe_combine_norm(void* sum, void* y, const void* base, const void* x, const void* weights, const void* w, i32 tokens, i32 used, i32 width, f32 eps);
+/* CUDA. The same with a shared expert: sum[t] = base[t] + the above, then + sigmoid(b[t] . gate_w) * shared[t]; y = RMS norm of sum
+   times w: the bits of psi_moe_combine_add, psi_matmul over the F32 gate_w [1,width], psi_add_gated and psi_rms_norm. b and
+   shared f32 [tokens,width]; width 516 to 4096 in fours. sum may be base. */
+PSI_API i32 psi_moe_combine_shared_norm(void* sum, void* y, const void* base, const void* x, const void* weights, const void* shared, const void* b, const void* gate_w, const void* w, i32 tokens, i32 used, i32 width, f32 eps);
 /* For each row and group g: RMS norm of x[row*stride + offset + g*width ...]; w f32 [width] or NULL; y has x's layout. */
 PSI_API i32 psi_rms_norm(void* y, const void* x, const void* w, i32 rows, i32 stride, i32 offset, i32 groups, i32 width, f32 eps);
 /* sum = x + delta; y = RMS norm of sum. sum may be x. */
@@ -234,6 +241,12 @@ PSI_API i32 psi_gated_delta_rule(void* y, void* state, const void* qkv, const vo
 /* y = x / sqrt(mean(x^2) + eps) * w * silu(gate) over heads of `width`: x, y f32 [rows, heads*width], w f32 [width], gate
    f32 rows of gate_stride with its heads one after the other from gate_offset. y may be x. */
 PSI_API i32 psi_rms_norm_gated(void* y, const void* x, const void* gate, const void* w, i32 rows, i32 heads, i32 width, i32 gate_stride, i32 gate_offset, f32 eps);
+/* CUDA, for generation. psi_causal_conv1d of q, k [key_heads,key_dim] and v [value_heads,value_dim], which stand one after the
+   other from `offset` in rows of `stride`, psi_gated_delta_rule of the result, psi_rms_norm_gated of that by norm_w [value_dim]
+   and the gate z: the bits of the three. taps_state and state as there, taps 2..4; a sequence may have several tokens, which
+   take their time. value_dim 32, 64, 96 or 128, key_dim in fours up to 128 and 1.5 value_dim; at most 64 tokens, sequences and
+   key heads. */
+PSI_API i32 psi_gated_delta_step(void* y, void* taps_state, void* state, const void* qkv, const void* z, const void* a, const void* b, const void* conv_w, const void* decay, const void* dt_bias, const void* norm_w, const void* token_sequence, const void* token_position, const void* sequence_slot, i32 tokens, i32 stride, i32 offset, i32 z_stride, i32 z_offset, i32 a_stride, i32 a_offset, i32 b_stride, i32 b_offset, i32 key_heads, i32 value_heads, i32 key_dim, i32 value_dim, i32 taps, i32 sequences, i32 slots, i32 tiled, f32 eps);
 /* y = x * sigmoid(gate): x, y f32 [rows, heads*width]; the gate of head h from gate_offset + h*head_stride of rows of
    gate_stride. y may be x. */
 PSI_API i32 psi_sigmoid_gate(void* y, const void* x, const void* gate, i32 rows, i32 heads, i32 width, i32 gate_stride, i32 gate_offset, i32 head_stride);

@@ -10,7 +10,7 @@
  * lengths of k and q being factors of P, O, u. Sums over rows: a thread's in order, then a tree over its 8 neighbours,
  * the same for any number of tokens; decode and prefill are this one kernel.
  */
-#include "recurrent.cuh"
+#include "delta.cuh"
 
 namespace psi {
 
@@ -23,11 +23,6 @@ struct DeltaArguments {
   i64 stride, a_stride, b_stride;
   i32 key_heads, value_heads, key_dim, value_dim, blocks; /* blocks of columns in a head */
   bool tiled;
-};
-
-/* Factors of a token; the lengths of k and q are in them. */
-struct alignas(16) DeltaFactors {
-  float decay, predict, write, read, direct;
 };
 
 template <int ROWS>
@@ -64,21 +59,6 @@ __device__ __forceinline__ void load_tokens(const DeltaArguments& p, DeltaToken<
   if constexpr (WHOLE) copy_async_commit();
 }
 
-/* The raw gates of a token, and k.k, q.q, k.q */
-__device__ __forceinline__ DeltaFactors delta_factors(float a, float b, float decay, float dt_bias, float kk, float qq, float kq, i32 key_dim) {
-  const float raw = __fadd_rn(a, dt_bias);
-  const float softplus = raw > 20.0f ? raw : log1pf(expf(raw));
-  const float beta = __fdividef(1.0f, __fadd_rn(1.0f, expf(-b)));
-  const float k_scale = rsqrtf(__fadd_rn(kk, 1e-6f)), q_scale = rsqrtf(__fmul_rn(__fadd_rn(qq, 1e-6f), (float)key_dim));
-  DeltaFactors f;
-  f.decay = expf(__fmul_rn(decay, softplus));
-  f.predict = __fmul_rn(f.decay, k_scale);
-  f.write = __fmul_rn(beta, k_scale);
-  f.read = __fmul_rn(f.decay, q_scale);
-  f.direct = __fmul_rn(kq, q_scale);
-  return f;
-}
-
 /* Factors of N tokens of this warp; lane i has the raw gates of the i-th. */
 template <int ROWS, int N>
 __device__ __forceinline__ void make_factors(const DeltaToken<ROWS>* tokens, DeltaFactors* factors, i32 count, float a, float b, float decay, float dt_bias, i32 key_dim) {
@@ -109,9 +89,6 @@ struct DeltaVectors {
   DeltaFactors factors;
 };
 
-/* The column, of the thread's two, that its lane has after the sums over rows. */
-__device__ __forceinline__ int own_column() { return threadIdx.x / 2 % 2; }
-
 template <int ROWS>
 __device__ __forceinline__ DeltaVectors<ROWS> read_token(const DeltaToken<ROWS>& token, const DeltaFactors& factors) {
   DeltaVectors<ROWS> d;
@@ -127,62 +104,14 @@ __device__ __forceinline__ DeltaVectors<ROWS> read_token(const DeltaToken<ROWS>&
   return d;
 }
 
-/* One token: s = this thread's part of S, y of the block's columns. `meanwhile` is for loads: it runs beside the sums. */
+/* One token: s = this thread's part of S, y of the block's columns. */
 template <int ROWS, class F>
 __device__ __forceinline__ void delta_step(float (*s)[2], const DeltaVectors<ROWS>& d, float* y, int columns, F&& meanwhile) {
-  const int lane = threadIdx.x % 32;
-  const bool has_o = lane & 4, second = own_column();
-  float p[2] = {}, o[2] = {};
-#pragma unroll
-  for (int i = 0; i < ROWS; i++)
-#pragma unroll
-    for (int c = 0; c < 2; c++) p[c] = __fmaf_rn(s[i][c], d.k[i], p[c]), o[c] = __fmaf_rn(s[i][c], d.q[i], o[c]);
-  meanwhile();
-  /* four sums over 8 lanes: the first two exchanges halve what a lane has, to one of p[0], p[1], o[0], o[1] */
-#pragma unroll
-  for (int c = 0; c < 2; c++) p[c] = __fadd_rn(has_o ? o[c] : p[c], __shfl_xor_sync(~0u, has_o ? p[c] : o[c], 4));
-  float sum = __fadd_rn(second ? p[1] : p[0], __shfl_xor_sync(~0u, second ? p[0] : p[1], 2));
-  sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
-  const float change = __fmul_rn(d.factors.write, __fmaf_rn(-d.factors.predict, sum, d.v));
-  const float u[2] = {__shfl_sync(~0u, change, lane & 24), __shfl_sync(~0u, change, (lane & 24) | 2)};
-  const i32 column = threadIdx.x / 8 * 2 + own_column();
-  if (has_o && lane % 2 == 0 && column < columns) y[column] = __fmaf_rn(d.factors.direct, second ? u[1] : u[0], __fmul_rn(d.factors.read, sum));
-#pragma unroll
-  for (int i = 0; i < ROWS; i++)
-#pragma unroll
-    for (int c = 0; c < 2; c++) s[i][c] = __fmaf_rn(d.k[i], u[c], __fmul_rn(d.factors.decay, s[i][c]));
-}
-
-/* Reads or writes this thread's part of S. */
-template <int ROWS, bool WHOLE, bool WRITE>
-__device__ __forceinline__ void move_state(float (*s)[2], float* state, i32 key_dim, i32 value_dim, i32 column) {
-  if (column >= value_dim) return;
-  const i32 first = threadIdx.x % 8 * 4;
-  state += (i64)first * value_dim + column;
-#pragma unroll
-  for (int i = 0; i < ROWS; i += 4) {
-    /* key_dim is a multiple of 4 where all is in whole pieces */
-    if (first + i * 8 >= key_dim) break;
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-      float* at = state + (i64)(i * 8 + j) * value_dim;
-      float* own = s[i + j];
-      if constexpr (WHOLE) {
-        if constexpr (WRITE) *(float2*)at = make_float2(own[0], own[1]);
-        else {
-          const float2 f = *(const float2*)at;
-          own[0] = f.x, own[1] = f.y;
-        }
-      } else {
-#pragma unroll
-        for (int c = 0; c < 2; c++) {
-          if (first + i * 8 + j >= key_dim || column + c >= value_dim) continue;
-          if constexpr (WRITE) at[c] = own[c];
-          else own[c] = at[c];
-        }
-      }
-    }
-  }
+  const float sum = delta_sums<ROWS>(s, HeldRows{d.k}, HeldRows{d.q}, meanwhile);
+  const float2 change = delta_change(sum, d.v, d.factors, [&](i32 column, float value) {
+    if (column < columns) y[column] = value;
+  });
+  delta_move<ROWS>(s, HeldRows{d.k}, change, d.factors.decay);
 }
 
 /* Tokens of a tile: two tiles stay under 40 KiB. */

@@ -1,9 +1,10 @@
 /*
  * y[t, n] = sum_k x[t, k] w[n, k] (+ bias[n]), x and y f32, w packed (weights.cuh).
  *
- * - Up to 16 rows (generation): a block reads a tile of 16 outputs once, to registers, or on Hopper for up to 8 rows to
+ * - Up to 16 rows (generation): a block reads a tile of 16 outputs once, to registers, or on Hopper for one or two rows to
  *   shared memory. Its 8 warps take a segment of the columns each, weights are asked for before the step's inputs are
  *   ready, and 16 outputs x 8 rows are multiplied at a time; the segments are added in order through shared memory.
+ * - On Hopper 3 to 8 rows, and one or two where a tile is too long for that: matmul_ring.cuh.
  * - Up to 64 rows of a matrix that has too few outputs to fill the device with product.h's tiles: the same with 32 outputs
  *   x 32 rows to a block; x, rounded to bf16, passes through a ring in shared memory, a unit of 64 columns at a time.
  * - Else: x rounded to bf16, then product.h. All with the same bits.
@@ -11,24 +12,10 @@
  * - F32 weights (routers): f32 throughout. 256 threads sum every 256th group of 4 columns each; a tree adds the lanes of a
  *   warp, then the warps from the first to the last. One or 8 x 8 values per block, always in this order.
  */
-#include "instructions.h"
-#include "product.h"
-#include "round.cuh"
-#include "weights.cuh"
+#include "matmul_ring.cuh"
 
 namespace psi {
 
-struct MatmulArguments {
-  float* y;
-  const float* x;
-  const u16* rounded; /* x as bf16 (round.cuh), for more than 8 rows; aligned to 16 bytes */
-  const u8* w;
-  const float* bias;
-  i32 rows, outputs, columns;
-  i32 units, segment_units, segments;
-};
-
-constexpr int MATMUL_SEGMENTS = 8, MATMUL_THREADS = 32 * MATMUL_SEGMENTS;
 constexpr int MATMUL_STREAMED_ROWS = 16;
 
 /* Units under way per warp: all of a segment, as far as registers go. */
@@ -36,30 +23,6 @@ template <class W, int GROUPS>
 constexpr int matmul_depth() {
   constexpr int fit = (GROUPS == 1 ? 200 : 160) / (int)sizeof(typename W::Raw);
   return fit < 1 ? 1 : fit > 6 ? 6 : fit;
-}
-
-__host__ __device__ constexpr i32 matmul_row_bytes(i32 units) { return units * 128 + 16; } /* shifted against bank conflicts */
-
-/* A warp's columns of every row, as bf16 in shared memory: from f32, 16 bytes a lane, three loads at once. */
-template <class W>
-__device__ __forceinline__ void stage_floats(const MatmulArguments& p, u8* shared, i32 row_bytes, i32 first, i32 end) {
-  const i32 lane = threadIdx.x % 32;
-  for (i32 row = 0; row < p.rows; row++) {
-    const float* from = p.x + (i64)row * p.columns;
-    u8* to = shared + row * row_bytes;
-#pragma unroll 1
-    for (i32 base = first * 64 + lane * 4; base < end * 64; base += 384) {
-      float4 v[3];
-#pragma unroll
-      for (int i = 0; i < 3; i++) {
-        v[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if (base + 128 * i < min(end * 64, p.columns)) v[i] = *(const float4*)(from + base + 128 * i);
-      }
-#pragma unroll
-      for (int i = 0; i < 3; i++)
-        if (base + 128 * i < end * 64) store_rounded<W::PARTS>(to, base + 128 * i, v[i]);
-    }
-  }
 }
 
 /* The same from rows that are bf16 already. */
@@ -140,9 +103,9 @@ __global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_st
   p.y[(i64)row * p.outputs + output] = p.bias ? total + p.bias[output] : total;
 }
 
-/* ---- up to 8 rows on Hopper: the tile comes by one bulk copy, which needs no registers and little code ---- */
+/* ---- one or two rows on Hopper: the tile comes by one bulk copy, which needs no registers and little code ---- */
 
-constexpr i32 BULK_ROWS = 8, BULK_FLOAT_ROWS = 2, BULK_MOST_SHARED = 110 << 10; /* two blocks to a multiprocessor */
+constexpr i32 BULK_MOST_SHARED = 110 << 10; /* two blocks to a multiprocessor */
 
 /* In shared memory: the tile, the rows of x, the segments' sums, the copy's arrival. */
 struct BulkPlaces {
@@ -158,8 +121,7 @@ __host__ __device__ BulkPlaces bulk_places(i32 units, i32 rows) {
   return b;
 }
 
-/* STAGED: x comes by bulk copies too, rounded before; else every block rounds it. */
-template <class W, bool STAGED>
+template <class W>
 __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __grid_constant__ MatmulArguments p) {
   PSI_DYNAMIC_SHARED(shared);
   let_next_start();
@@ -167,26 +129,14 @@ __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __gri
   u64* arrival = (u64*)(shared + at.arrival);
   if (threadIdx.x == 0) {
     bulk_start(arrival);
-    bulk_start(arrival + 1);
     bulk_expect(arrival, (u32)at.rows);
     bulk_copy(shared, p.w + (i64)blockIdx.x * at.rows, (u32)at.rows, arrival);
   }
   const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units * W::PARTS);
   const i32 first = min(warp * p.segment_units, p.units), end = min(first + p.segment_units, p.units);
-  const i32 pitch = rounded_columns<W>(p.columns);
-  if (STAGED) { /* past the last column the copies leave what is there */
-    const i32 pad = p.units * W::PARTS * 64 - pitch;
-    for (i32 i = threadIdx.x; i < p.rows * pad; i += MATMUL_THREADS) *(u16*)(shared + at.rows + i / pad * row_bytes + (pitch + i % pad) * 2) = 0;
-  }
-  wait_for_inputs();
-  if (STAGED && warp == 0) {
-    if (lane == 0) bulk_expect(arrival + 1, (u32)(p.rows * pitch * 2));
-    __syncwarp();
-    if (lane < p.rows) bulk_copy(shared + at.rows + lane * row_bytes, p.rounded + (i64)lane * pitch, (u32)pitch * 2, arrival + 1);
-  }
-  if (!STAGED) stage_floats<W>(p, shared + at.rows, row_bytes, first, end);
+  if (!p.ready) wait_for_inputs();
+  stage_floats<W>(p, shared + at.rows, row_bytes, first, end);
   __syncthreads();
-  if (STAGED) bulk_wait(arrival + 1);
   bulk_wait(arrival);
 
   float sum[4] = {};
@@ -217,6 +167,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __gri
     if (row < p.rows) sums[(warp * p.rows + row) * 16 + lane / 4 + i / 2 * 8] = sum[i];
   }
   __syncthreads();
+  if (p.ready) wait_for_inputs();
   const i32 row = threadIdx.x / 16, output = blockIdx.x * 16 + threadIdx.x % 16;
   if (row >= p.rows || output >= p.outputs) return;
   const float* from = sums + row * 16 + threadIdx.x % 16;
@@ -422,16 +373,16 @@ i32 coded_matmul(MatmulArguments p, u16* rounded) {
   const bool whole = p.columns % 8 == 0 && (uintptr_t)p.x % 16 == 0; /* rows of x are read 16 bytes at a time */
   const bool streams = p.rows <= MATMUL_STREAMED_ROWS && whole && (i64)shared <= device.largest_shared;
   p.rounded = rounded;
-  if (streams && p.rows <= BULK_ROWS && bulk_copies()) {
+  if (bulk_copies() && p.rows <= MATMUL_FLOAT_ROWS) {
     const i32 bytes = bulk_places<W>(p.units, p.rows).bytes;
-    const dim3 grid((unsigned)PSI_DIVIDE_UP(p.outputs, 16));
     const bool fits = bytes <= BULK_MOST_SHARED && bytes <= device.largest_shared; /* some devices after Hopper have less */
-    if (fits && p.rows <= BULK_FLOAT_ROWS)
-      return launch("psi_matmul", matmul_bulk_kernel<W, false>, grid, dim3(MATMUL_THREADS), (size_t)bytes, p);
-    if (fits) {
-      PSI_TRY(round_rows<W>(rounded, p));
-      return launch("psi_matmul", matmul_bulk_kernel<W, true>, grid, dim3(MATMUL_THREADS), (size_t)bytes, p);
-    }
+    if (streams && fits) return launch("psi_matmul", matmul_bulk_kernel<W>, dim3((unsigned)PSI_DIVIDE_UP(p.outputs, 16)), dim3(MATMUL_THREADS), (size_t)bytes, p);
+    const i32 stages = matmul_ring_stages<W, 1, false>(p);
+    if (stages > 1) return launch_matmul_ring<W, 1, false, false>("psi_matmul", p, rounded, {-1, 0, 0}, stages);
+  } else if (bulk_copies() && p.rows <= MATMUL_RING_ROWS) {
+    constexpr int TOGETHER = 2; /* tiles of an item: rows of x come once for both */
+    const i32 stages = matmul_ring_stages<W, TOGETHER, true>(p);
+    if (stages > 1) return launch_matmul_ring<W, TOGETHER, true, false>("psi_matmul", p, rounded, {-1, 0, 0}, stages);
   }
   if (!streams || p.rows > 8) PSI_TRY(round_rows<W>(rounded, p));
   const dim3 wide((unsigned)PSI_DIVIDE_UP(p.outputs, WIDE_OUTPUTS), (unsigned)PSI_DIVIDE_UP(p.rows, WIDE_ROWS));
@@ -461,9 +412,8 @@ PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, 
   const f64 needed = rounded_bytes(id, rows, columns) + 64;
   if (!scratch || !(scratch_bytes >= needed))
     return fail(PSI_INVALID, "[psi_matmul] expected %.0f bytes of scratch, got %.0f.", needed, scratch ? scratch_bytes : 0);
-  MatmulArguments p = {(float*)y, (const float*)x, nullptr, (const u8*)w, (const float*)bias, rows, outputs, columns, PSI_DIVIDE_UP(columns, 64), 0, 0};
-  p.segment_units = PSI_DIVIDE_UP(p.units, MATMUL_SEGMENTS);
-  p.segments = PSI_DIVIDE_UP(p.units, p.segment_units);
+  MatmulArguments p = matmul_arguments(y, x, w, bias, rows, outputs, columns);
+  p.ready = rows <= MATMUL_FLOAT_ROWS && shared_after == launches && shared_rows == x;
   u16* rounded = (u16*)(((uintptr_t)scratch + 15) & ~(uintptr_t)15);
   return with_weight_type("psi_matmul", id, [&](auto w) { return coded_matmul<decltype(w)>(p, rounded); });
 }

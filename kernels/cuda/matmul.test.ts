@@ -130,6 +130,29 @@ describe("a row's bits do not depend on how many rows there are", () => {
       expectSums(last, expected(m, end, bias));
     });
 
+  /** Rows too long for a tile of them, or for them beside it, in shared memory: the ring of matmul_ring.cuh. */
+  const long: readonly (readonly [DType, number, number])[] = [
+    ["q8_0", 33, 7232],
+    ["q4_k", 16, 12_288],
+    ["q4_k", 20, 14_592],
+    ["bf16", 40, 3520],
+    ["mxfp4", 17, 14_400],
+    ["q6_k", 18, 8192],
+  ];
+  for (const [dtype, outputs, columns] of long)
+    test(`${dtype} [${outputs}, ${columns}], too long for shared memory`, () => {
+      const m = matrix(dtype, outputs, columns);
+      const x = randomFloats(9 * columns, 5);
+      const bias = randomFloats(outputs, 6);
+      const all = product(m, x, bias);
+      for (const rows of [1, 2, 3, 5, 8]) {
+        const got = product(m, first(m, x, rows), bias);
+        expect(bits(got)).toEqual(bits(all.slice(0, rows * outputs)));
+      }
+      const want = expected(m, first(m, x, 1), bias);
+      expectSums(product(m, first(m, x, 1), bias), want);
+    });
+
   test("nor on where x lies", () => {
     for (const [dtype, columns] of [["q8_0", 96] as const, ["f32", 96] as const]) {
       const m = matrix(dtype, 20, columns);

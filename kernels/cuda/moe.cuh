@@ -30,6 +30,7 @@ struct MoeArguments {
   i32 columns;
   ProductGate gate; /* kind -1: none */
   i32 ids_ready; /* expert_ids were there before the kernel before this one began */
+  i32 lets_late; /* the next kernel begins when this one's inputs are there, and relies on it */
 };
 
 /* What the launcher works out for the blocks. */
@@ -156,13 +157,13 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
   constexpr int DEPTH = moe_depth<W, GROUPS>();
   PSI_DYNAMIC_SHARED(shared);
   __shared__ MoeSlots own;
-  if (!GATED) let_next_start(); /* what comes after a gated one may rely on expert_ids */
+  if (!GATED && !p.lets_late) let_next_start(); /* what comes after a gated one may rely on expert_ids */
   const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = moe_row_bytes(s.units * W::PARTS);
   const i32 first = min(warp * s.segment_units, s.units), end = min(first + s.segment_units, s.units);
   const i32 tile[2] = {GATED ? (i32)blockIdx.x : 2 * (i32)blockIdx.x, GATED ? (i32)blockIdx.x + s.tiles / 2 : min(2 * (i32)blockIdx.x + 1, s.tiles - 1)};
   if (!p.ids_ready) {
     wait_for_inputs();
-    if (GATED) let_next_start();
+    if (GATED || p.lets_late) let_next_start();
   }
   const MoeGroup group = find_moe_group(p, own);
   if (group.count == 0) {
@@ -189,7 +190,7 @@ __global__ void __launch_bounds__(MOE_THREADS, GROUPS == 1 ? 3 : 2) moe_decode_k
         for (int m = 0; m < 2; m++) W::load(raw[d][m], weights[m], s.units, first + d, lane);
     if (p.ids_ready && done == 0) {
       wait_for_inputs();
-      if (GATED) let_next_start();
+      if (GATED || p.lets_late) let_next_start();
     }
     __syncthreads(); /* own is written; the sums of the round before are read */
     const i32 count = min(group.count - done, s.columns_at_once);

@@ -13,7 +13,7 @@ PSI_API i32 psi_moe_glu(void* y, const void* x, const void* w, const void* bias,
   if (features < 16 || features % 16 != 0 || features > INT32_MAX / 2)
     return fail(PSI_UNSUPPORTED, "[%s] expected features in multiples of 16, got %d.", op, features);
   if (kind < 0 || kind > 2) return fail(PSI_INVALID, "[%s] expected kind 0, 1 or 2, got %d.", op, kind);
-  MoeArguments p = {(float*)y, (const float*)x, nullptr, (const u8*)w, (const float*)bias, (const i32*)expert_ids, 0, used, experts, 2 * features, columns, {kind, alpha, limit}, 0};
+  MoeArguments p = {(float*)y, (const float*)x, nullptr, (const u8*)w, (const float*)bias, (const i32*)expert_ids, 0, used, experts, 2 * features, columns, {kind, alpha, limit}, 0, 0};
   PSI_TRY(check_moe(op, p, scratch, scratch_bytes, tokens, used, dtype));
   p.slots = tokens * used;
   if (p.slots == 0) return PSI_OK;

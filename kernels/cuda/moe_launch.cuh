@@ -25,6 +25,9 @@ i32 launch_moe_decode(const char* op, const MoeArguments& p, i32 columns_at_once
 /* expert_ids of the last psi_moe_glu whose kernel let the next one start only when they were there, and its launch. */
 extern const i32* ready_ids;
 extern u64 ready_launch;
+/* matmul_ring.cuh: a shared expert beside the routed ones */
+extern const void *shared_rows, *ready_rows;
+extern u64 shared_launch, shared_after;
 
 template <class W, bool GATED>
 i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
@@ -34,7 +37,8 @@ i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
   p.rounded = rounded;
   p.ids_ready = ready_launch == launches && ready_ids == p.expert_ids;
   const auto note = [&](i32 status) {
-    if (GATED && status == PSI_OK) ready_ids = p.expert_ids, ready_launch = launches;
+    if (GATED && status == PSI_OK) ready_ids = p.expert_ids, ready_rows = p.x, ready_launch = launches;
+    if (!GATED && p.lets_late && status == PSI_OK) shared_after = launches;
     return status;
   };
   if (p.slots >= FEWEST_RING_SLOTS) {
@@ -47,7 +51,9 @@ i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
     p.ids_ready = 0;
     return note(launch_moe_decode<W, 2, GATED>(op, p, columns));
   }
+  p.lets_late = !GATED && shared_launch == launches;
   if (columns > 0) return note(launch_moe_decode<W, 1, GATED>(op, p, columns));
+  p.lets_late = 0;
   i32* arrays = (i32*)(((uintptr_t)(rounded + inputs * rounded_columns<W>(p.columns)) + 3) & ~(uintptr_t)3);
   const SortedSlots groups = {arrays, arrays + p.experts + 1};
   PSI_TRY(sort_slots(op, groups, p.expert_ids, p.slots, p.experts, {rounded, p.x, inputs, p.columns, W::PARTS}));

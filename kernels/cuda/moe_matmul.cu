@@ -10,7 +10,7 @@ PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bi
   using namespace psi;
   const char* op = "psi_moe_matmul";
   if (x_per_slot != 0 && x_per_slot != 1) return fail(PSI_INVALID, "[%s] expected x_per_slot 0 or 1, got %d.", op, x_per_slot);
-  MoeArguments p = {(float*)y, (const float*)x, nullptr, (const u8*)w, (const float*)bias, (const i32*)expert_ids, 0, x_per_slot ? 1 : used, experts, outputs, columns, {-1, 0, 0}, 0};
+  MoeArguments p = {(float*)y, (const float*)x, nullptr, (const u8*)w, (const float*)bias, (const i32*)expert_ids, 0, x_per_slot ? 1 : used, experts, outputs, columns, {-1, 0, 0}, 0, 0};
   PSI_TRY(check_moe(op, p, scratch, scratch_bytes, tokens, used, dtype));
   p.slots = tokens * used;
   if (p.slots == 0) return PSI_OK;

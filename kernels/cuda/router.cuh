@@ -43,15 +43,75 @@ struct RouterArguments {
 /* Words of shared memory of a warp. */
 __host__ __device__ constexpr i32 router_words(i32 experts, i32 used) { return experts + 2 * used; }
 
+/* The chosen experts' weights from `chosen`, in shared memory, in the order of choice. */
+__device__ __forceinline__ void weigh_chosen(const RouterArguments& r, float* weights, float* chosen, const i32* own) {
+  const int lane = threadIdx.x % 32;
+  __syncwarp();
+  const float divide = divisor(chosen, r.used, r.mode, r.normalize != 0, lane);
+  for (i32 j = lane; j < r.used; j += 32) {
+    float w = chosen[j];
+    if (r.mode == 3 || r.normalize) w /= divide;
+    if (r.scale != 1.0f) w *= r.scale;
+    weights[j] = r.expert_scale ? w * r.expert_scale[own[j]] : w;
+  }
+}
+
+/* Lane l has the logits z[i] and keys of experts l + 32 i, as far as there are any, in registers. */
+template <int COUNT>
+__device__ __forceinline__ void route_held(const RouterArguments& r, i32* ids, float* weights, const float* z, float* chosen, i32* own) {
+  const int lane = threadIdx.x % 32;
+  float p[COUNT], top = -INFINITY, sum = 0.0f;
+  u32 keys[COUNT];
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) p[i] = lane + 32 * i < r.experts ? z[lane + 32 * i] : -INFINITY;
+  if (r.mode == 1) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) top = p[i] > top ? p[i] : top;
+    top = warp_max(top);
+  }
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) {
+    p[i] = raw_weight(r.mode, p[i], top);
+    if (lane + 32 * i < r.experts) sum += p[i];
+  }
+  if (r.mode == 1) sum = warp_sum(sum);
+#pragma unroll
+  for (int i = 0; i < COUNT; i++) {
+    if (r.mode == 1) p[i] /= sum;
+    const i32 e = lane + 32 * i;
+    keys[i] = e < r.experts ? sortable(r.bias ? p[i] + r.bias[e] : p[i]) : 0;
+  }
+#pragma unroll 1
+  for (i32 j = 0; j < r.used; j++) {
+    u32 best = 0, at = ~0u;
+    float value = 0.0f;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+      if (keys[i] > best) best = keys[i], at = (u32)(lane + 32 * i), value = p[i];
+    const u32 greatest = warp_max_u32(best);
+    const u32 first = warp_min_u32(best == greatest ? at : ~0u);
+    if (at == first) { /* of one lane alone */
+      chosen[j] = value;
+      ids[j] = own[j] = (i32)first;
+#pragma unroll
+      for (int i = 0; i < COUNT; i++)
+        if (lane + 32 * i == (i32)first) keys[i] = 0;
+    }
+  }
+  weigh_chosen(r, weights, chosen, own);
+}
+
 /* z f32 [experts]; ids and weights of the token. `words` is the warp's shared memory. */
 __device__ inline void route_token(const RouterArguments& r, i32* ids, float* weights, const float* z, u32* words) {
   const int lane = threadIdx.x % 32;
-  const i32 experts = r.experts, used = r.used, mode = r.mode, normalize = r.normalize;
-  const float scale = r.scale;
-  const float *bias = r.bias, *expert_scale = r.expert_scale;
+  const i32 experts = r.experts, used = r.used, mode = r.mode;
+  const float* bias = r.bias;
   u32* keys = words;
   float* chosen = (float*)(keys + experts);
   i32* own = (i32*)(chosen + used);
+  if (experts <= 32) return route_held<1>(r, ids, weights, z, chosen, own);
+  if (experts <= 128) return route_held<4>(r, ids, weights, z, chosen, own);
+  if (experts <= 256) return route_held<8>(r, ids, weights, z, chosen, own);
   float top = -INFINITY, sum = 1.0f;
   if (mode == 1) {
     for (i32 e = lane; e < experts; e += 32) top = z[e] > top ? z[e] : top;
@@ -83,14 +143,7 @@ __device__ inline void route_token(const RouterArguments& r, i32* ids, float* we
       ids[j] = own[j] = (i32)at;
     }
   }
-  __syncwarp();
-  float divide = divisor(chosen, used, mode, normalize != 0, lane);
-  for (i32 j = lane; j < used; j += 32) {
-    float w = chosen[j];
-    if (mode == 3 || normalize) w /= divide;
-    if (scale != 1.0f) w *= scale;
-    weights[j] = expert_scale ? w * expert_scale[own[j]] : w;
-  }
+  weigh_chosen(r, weights, chosen, own);
 }
 
 }  // namespace psi

@@ -109,6 +109,14 @@ struct CodedWeight {
   __host__ __device__ static i64 records_at(i32 units) { return scales_at(units) + (i64)units * SCALE_BYTES; }
   __host__ __device__ static i64 tile_bytes(i32 units) { return aligned64(records_at(units) + (RECORDS ? (i64)PSI_DIVIDE_UP(units, 4) * 64 : 0)); }
 
+  /* RECORDS: the units share one. Where units first ... first + count - 1 lie in a tile and go in one of `room` units that begins with them: piece(from, to, bytes). */
+  template <class F>
+  __device__ __forceinline__ static void pieces(i32 units, i32 first, i32 count, i32 room, F&& piece) {
+    piece((i64)first * LOW_BYTES, (i64)0, count * LOW_BYTES);
+    if constexpr (HIGH > 0) piece((i64)units * LOW_BYTES + (i64)first * HIGH_BYTES, (i64)room * LOW_BYTES, count * HIGH_BYTES);
+    piece(scales_at(units) + (i64)first * SCALE_BYTES, scales_at(room), count * SCALE_BYTES);
+    if constexpr (RECORDS) piece(records_at(units) + (i64)(first / 4) * 64, records_at(room), 64);
+  }
   template <bool SHARED = false>
   __device__ __forceinline__ static void load(Raw& r, const u8* tile, i32 units, i32 unit, i32 lane) {
     const u8* low = tile + (i64)unit * LOW_BYTES;
@@ -204,6 +212,7 @@ using WeightIQ4_XS = CodedWeight<IQ4_XS, 4, 0, 0, true, ScalesRecord<false, true
  */
 struct WeightMXFP4 {
   static constexpr int ID = MXFP4, PARTS = 1;
+  static constexpr bool RECORDS = false;
   static constexpr int CODE_BYTES = 512, SCALE_BYTES = 32; /* of a unit */
   struct Raw {
     u32 code[4];
@@ -216,6 +225,12 @@ struct WeightMXFP4 {
   __device__ static int sign_bit(int j) { return (0xabc9 >> (4 * (j / 2)) & 15) + 16 * (j % 2); }
   __device__ static u32 scale_byte(u32 e) { return (max(e, 1u) + 126) % 255; }
 
+  /* Where units first ... first + count - 1 lie in a tile and go in one of `room` units that begins with them: piece(from, to, bytes). */
+  template <class F>
+  __device__ __forceinline__ static void pieces(i32 units, i32 first, i32 count, i32 room, F&& piece) {
+    piece((i64)first * CODE_BYTES, (i64)0, count * CODE_BYTES);
+    piece(scales_at(units) + (i64)first * SCALE_BYTES, scales_at(room), count * SCALE_BYTES);
+  }
   template <bool SHARED = false>
   __device__ __forceinline__ static void load(Raw& r, const u8* tile, i32 units, i32 unit, i32 lane) {
     uint4 v = load_part16<SHARED>(tile + (i64)unit * CODE_BYTES + lane * 16);
@@ -262,11 +277,17 @@ struct WeightMXFP4 {
 template <int ID_>
 struct FloatWeight {
   static constexpr int ID = ID_, PARTS = 2;
+  static constexpr bool RECORDS = false;
   static constexpr int CODE_BYTES = 2048;
   struct Raw {
     u32 pair[16];
   };
   __host__ __device__ static i64 tile_bytes(i32 units) { return (i64)units * CODE_BYTES; }
+  /* Where units first ... first + count - 1 lie in a tile and go in one of `room` units that begins with them: piece(from, to, bytes). */
+  template <class F>
+  __device__ __forceinline__ static void pieces(i32, i32 first, i32 count, i32, F&& piece) {
+    piece((i64)first * CODE_BYTES, (i64)0, count * CODE_BYTES);
+  }
   template <bool SHARED = false>
   __device__ __forceinline__ static void load(Raw& r, const u8* tile, i32, i32 unit, i32 lane) {
 #pragma unroll

@@ -94,13 +94,33 @@ export function copyState(device: Device, pool: StatePool, from: number, to: num
   }
 }
 
+/** The same of one layer, by its place among the recurrent ones. */
+export function copyLayerState(
+  device: Device,
+  pool: StatePool,
+  place: number,
+  from: number,
+  to: number,
+): void {
+  const { convolution, memory } = pool.shape;
+  for (const [tensors, one] of [
+    [pool.convolutions, convolution],
+    [pool.memories, memory],
+  ] as const) {
+    const bytes = 4 * elementCount(one);
+    const { address } = tensors[place]!;
+    device.backend.copy(address + stateRow(pool, to) * bytes, address + stateRow(pool, from) * bytes, bytes);
+  }
+}
+
 /** A step's states, for sequences that have these slots; the table is a temporary of the innermost scope. */
 export function stepStates(
   device: Device,
   pool: StatePool,
   sequences: Tensor,
   slots: ArrayLike<number>,
+  keeps: StepStates["keeps"] = [],
 ): StepStates {
   const rows = Int32Array.from(slots, (slot) => stateRow(pool, slot));
-  return { pool, sequences, rows: device.fromHost("i32", [rows.length], rows) };
+  return { pool, sequences, rows: device.fromHost("i32", [rows.length], rows), keeps };
 }

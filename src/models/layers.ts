@@ -1,6 +1,7 @@
 /** Parts that several families share, written over tensors; a family's own file says how they are put together. */
 
 import { routesFused } from "../ir/ops/add_norm_router.ts";
+import { glusFused } from "../ir/ops/matmul_glu.ts";
 import type { MoeGluParams } from "../ir/ops/moe_glu.ts";
 import { normsFused } from "../ir/ops/norm_add_norm.ts";
 import type { RouterParams } from "../ir/ops/router.ts";
@@ -14,6 +15,7 @@ import {
   headNorm,
   kvWrite,
   matmul,
+  matmulGlu,
   moeCombine,
   moeCombineAdd,
   moeCombineNorm,
@@ -139,8 +141,15 @@ export type GateUp = readonly [Linear] | readonly [Linear, Linear];
 
 /** down(act(gate x) * (up x)) for x [T, D]. */
 export function gatedMlp(x: Tensor, gateUp: GateUp, down: Linear, kind: "silu" | "gelu"): Tensor {
-  const [gate, up] = gateUp;
-  return linear(glu(linear(x, gate), up ? linear(x, up) : undefined, { kind }), down);
+  return linear(gated(x, gateUp, kind), down);
+}
+
+/** act(gate x) * (up x) */
+export function gated(x: Tensor, [gate, up]: GateUp, kind: "silu" | "gelu"): Tensor {
+  const { weight, bias, adapter } = gate;
+  const fused = !up && !adapter && x.device.backend.supports("matmul_glu") && glusFused(x, weight);
+  if (fused) return matmulGlu(x, weight, bias, { kind });
+  return glu(linear(x, gate), up ? linear(x, up) : undefined, { kind });
 }
 
 /** A normed stream b [T, D] and the experts chosen for it, [T, k]. */
@@ -168,16 +177,16 @@ export type Experts = { readonly gateUp: GateUp; readonly down: Linear };
 
 /** down(act(gate x) * (up x)) of each chosen expert: x [T, D], ids [T, k] -> [T * k, D]. */
 export function chosenExperts(x: Tensor, ids: Tensor, w: Experts, params: MoeGluParams): Tensor {
-  const [gate, up] = w.gateUp;
+  return moeMatmul(gatedExperts(x, ids, w, params), w.down.weight, w.down.bias, ids);
+}
+
+/** act(gate x) * (up x) of each chosen expert, [T * k, F]. */
+export function gatedExperts(x: Tensor, ids: Tensor, { gateUp }: Experts, params: MoeGluParams): Tensor {
+  const [gate, up] = gateUp;
   const fused = !up && gate.weight.shape[1]! % 32 === 0 && x.device.backend.supports("moe_glu");
-  const gated = fused
-    ? moeGlu(x, gate.weight, gate.bias, ids, params) // [T * k, F]
-    : glu(
-        moeMatmul(x, gate.weight, gate.bias, ids),
-        up ? moeMatmul(x, up.weight, up.bias, ids) : undefined,
-        params,
-      );
-  return moeMatmul(gated, w.down.weight, w.down.bias, ids);
+  if (fused) return moeGlu(x, gate.weight, gate.bias, ids, params);
+  const other = up ? moeMatmul(x, up.weight, up.bias, ids) : undefined;
+  return glu(moeMatmul(x, gate.weight, gate.bias, ids), other, params);
 }
 
 /** h [T, D] + the experts' results [T * k, D], weighted by [T, k]. */

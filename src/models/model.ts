@@ -54,6 +54,9 @@ export type StatePool = {
   readonly memories: readonly Tensor[];
 };
 
+/** A state to be copied in the middle of a step: as it is before row `row` of the batch, from one slot to another. */
+export type StateKeep = { readonly row: number; readonly from: number; readonly to: number };
+
 /** The states of a step's sequences. A sequence whose first token has position 0 starts from a state of zeros. */
 export type StepStates = {
   readonly pool: StatePool;
@@ -61,6 +64,8 @@ export type StepStates = {
   readonly sequences: Tensor;
   /** i32 [S], row of each sequence's state in the pool's tensors */
   readonly rows: Tensor;
+  /** By row, ascending; absent: none. */
+  readonly keeps?: readonly StateKeep[];
 };
 
 /**

@@ -10,29 +10,36 @@
  *   sparse:     h += experts(b) + sigmoid(w b) * shared(b)
  *   logits = W RMS(h)
  */
+import { stepsFused } from "../ir/ops/gated_delta_step.ts";
+import { sharedFused } from "../ir/ops/moe_combine_shared_norm.ts";
 import type { RouterParams } from "../ir/ops/router.ts";
 import {
-  add,
   addGated,
   addRmsNorm,
   causalConv1d,
   embedding,
   gatedDeltaRule,
+  gatedDeltaStep,
   gatherRows,
+  moeCombineSharedNorm,
+  moeMatmul,
   rmsNorm,
   rmsNormGated,
 } from "../runtime/functions.ts";
-import type { Tensor } from "../runtime/tensor.ts";
+import { rowsOf, type Tensor } from "../runtime/tensor.ts";
+import { copyLayerState } from "./cache.ts";
 import {
   type AttentionShape,
   type AttentionWeights,
   addCombined,
+  addCombinedAndNorm,
   attend,
   type CachePlace,
   cacheGroups,
-  chosenExperts,
   type Experts,
   type GateUp,
+  gated,
+  gatedExperts,
   gatedMlp,
   type Linear,
   linear,
@@ -240,33 +247,35 @@ function loadSparse(c: Qwen35Config, w: Weights, i: number): Sparse {
 
 /** Normed hidden states f32 [R, D] of the wanted rows. */
 function hidden(c: Qwen35Config, parts: Parts, step: Step): Tensor {
+  const { layers } = parts;
   let h = embedding(parts.table, step.tokens); // [T, D]
   const device = h.device;
-  for (const [i, { mixer, mixerNorm, mlpNorm, mlp }] of parts.layers.entries()) {
-    const last = i === parts.layers.length - 1;
-    // Past the last layer's mixer only the wanted rows go on.
-    const kept = last ? device.temporary({ dtype: "f32", shape: [step.outputRows.shape[0]!, c.width] }) : h;
-    {
-      using _layer = device.scope();
-      const a = rmsNorm(h, mixerNorm, c.eps);
-      let mixed =
-        mixer.kind === "full"
-          ? attend(a, mixer.weights, parts.attention, step, mixer.place)
-          : deltaRule(c, mixer, a, step);
-      if (last) {
-        mixed = gatherRows(mixed, step.outputRows);
-        h = gatherRows(h, step.outputRows);
-      }
-      const output = mixer.kind === "full" ? mixer.weights.output : mixer.output;
-      const o = linear(mixed, output);
-      if (mlp.kind === "dense") {
-        const b = addRmsNorm(h, o, mlpNorm, c.eps); // h += o
-        add(h, gatedMlp(b, mlp.gateUp, mlp.down, "silu"), kept);
-      } else addExperts(mlp, h, normAndRoute(h, o, mlpNorm, mlp.router, routing(c), c.eps), kept);
+  const a = rmsNorm(h, layers[0]!.mixerNorm, c.eps); // each layer leaves the next one's
+  const result = device.temporary({ dtype: "f32", shape: [step.outputRows.shape[0]!, c.width] });
+  for (const [i, { mixer, mlpNorm, mlp }] of layers.entries()) {
+    const last = i === layers.length - 1;
+    const [norm, normed] = last ? [parts.outputNorm, result] : [layers[i + 1]!.mixerNorm, a];
+    using _layer = device.scope();
+    let mixed =
+      mixer.kind === "full"
+        ? attend(a, mixer.weights, parts.attention, step, mixer.place)
+        : deltaRule(c, mixer, a, step);
+    if (last) {
+      // past the last layer's mixer only the wanted rows go on
+      mixed = gatherRows(mixed, step.outputRows);
+      h = gatherRows(h, step.outputRows);
     }
-    h = kept;
+    const output = mixer.kind === "full" ? mixer.weights.output : mixer.output;
+    const o = linear(mixed, output);
+    if (mlp.kind === "dense") {
+      const b = addRmsNorm(h, o, mlpNorm, c.eps); // h += o
+      addRmsNorm(h, gatedMlp(b, mlp.gateUp, mlp.down, "silu"), norm, c.eps, normed); // h += mlp
+    } else {
+      const routed = normAndRoute(h, o, mlpNorm, mlp.router, routing(c), c.eps); // h += o
+      addExperts(mlp, h, routed, norm, c.eps, normed);
+    }
   }
-  return rmsNorm(h, parts.outputNorm, c.eps);
+  return result;
 }
 
 /** What the value heads read from their memories, normed and gated, f32 [T, Hv * Ev], for the normed stream a [T, D]. */
@@ -275,26 +284,58 @@ function deltaRule(c: Qwen35Config, w: DeltaRule, a: Tensor, step: Step): Tensor
   const outputs = w.inputs.map((part) => linear(a, part));
   const [qkv, z, alpha, beta] = w.at.map(({ part, offset }) => ({ tensor: outputs[part]!, offset }));
   const at = { sequences, positions: step.positions, slots: rows };
-  const state = pool.convolutions[w.place]!;
-  const mixed = causalConv1d(qkv!.tensor, w.convolution, state, at, qkv!.offset); // [T, C]
-  const keys = c.keyHeads * c.keyDim;
-  const gates = { a: alpha!.tensor, b: beta!.tensor };
-  const read = gatedDeltaRule(mixed, gates, w, pool.memories[w.place]!, at, {
-    ...{ qOffset: 0, kOffset: keys, vOffset: 2 * keys, aOffset: alpha!.offset, bOffset: beta!.offset },
-    ...{ keyHeads: c.keyHeads, keyDim: c.keyDim, tiled: c.tiledValueHeads },
-  });
-  return rmsNormGated(read, z!.tensor, w.norm, { eps: c.eps, gateOffset: z!.offset });
+  const [convolution, memory] = [pool.convolutions[w.place]!, pool.memories[w.place]!];
+  const { keyHeads, keyDim, eps } = c;
+  const offsets = { aOffset: alpha!.offset, bOffset: beta!.offset };
+  const heads = { keyHeads, keyDim, tiled: c.tiledValueHeads };
+  const tokens = a.shape[0]!;
+  const fused = a.device.backend.supports("gated_delta_step") && !step.states!.keeps?.length;
+  if (fused && stepsFused(tokens, rows, w.convolution, memory, keyHeads)) {
+    const projections = { qkv: qkv!.tensor, z: z!.tensor, a: alpha!.tensor, b: beta!.tensor };
+    const columns = { offset: qkv!.offset, zOffset: z!.offset };
+    const params = { ...columns, ...offsets, ...heads, eps };
+    return gatedDeltaStep(projections, w, { convolution, memory }, at, params);
+  }
+  const keys = keyHeads * keyDim;
+  const params = { qOffset: 0, kOffset: keys, vOffset: 2 * keys, ...offsets, ...heads };
+  const read = a.device.temporary({ dtype: "f32", shape: [tokens, c.valueHeads * c.valueDim] });
+  let first = 0;
+  for (const keep of [...(step.states!.keeps ?? []), undefined]) {
+    const count = (keep?.row ?? tokens) - first;
+    const part = (t: Tensor): Tensor => rowsOf(t, first, count);
+    const own = { sequences: part(at.sequences), positions: part(at.positions), slots: rows };
+    const mixed = causalConv1d(part(qkv!.tensor), w.convolution, convolution, own, qkv!.offset); // [T, C]
+    const gates = { a: part(alpha!.tensor), b: part(beta!.tensor) };
+    gatedDeltaRule(mixed, gates, w, memory, own, params, part(read));
+    if (keep) copyLayerState(a.device, pool, w.place, keep.from, keep.to);
+    first += count;
+  }
+  return rmsNormGated(read, z!.tensor, w.norm, { eps, gateOffset: z!.offset });
 }
 
 const routing = (c: Qwen35Config): RouterParams => ({
   ...{ mode: "softmax", used: c.expertsUsed, normalize: true, scale: c.expertScale },
 });
 
-/** h + the chosen experts' results + the shared expert's by its own gate. */
-function addExperts(mlp: Sparse, h: Tensor, routed: Routed, into: Tensor): void {
+/** h += the chosen experts' results + the shared expert's by its own gate; the norm of that, [T, D], goes to `into`. */
+function addExperts(mlp: Sparse, h: Tensor, routed: Routed, norm: Tensor, eps: number, into: Tensor): void {
   const { b, ids, weights } = routed;
-  addCombined(h, chosenExperts(b, ids, mlp.experts, { kind: "silu" }), weights, into);
-  const { shared } = mlp;
-  if (!shared) return;
-  addGated(into, gatedMlp(b, shared.gateUp, shared.down, "silu"), linear(b, shared.gate), into);
+  const { experts, shared } = mlp;
+  const gatedResults = gatedExperts(b, ids, experts, { kind: "silu" });
+  // between the products of the routed experts, beside which CUDA runs it
+  const gatedShared = shared && gated(b, shared.gateUp, "silu");
+  const results = moeMatmul(gatedResults, experts.down.weight, experts.down.bias, ids);
+  if (!shared) {
+    addCombinedAndNorm(h, results, weights, norm, eps, into);
+    return;
+  }
+  const own = linear(gatedShared!, shared.down);
+  const { weight: gate, adapter } = shared.gate;
+  if (!adapter && h.device.backend.supports("moe_combine_shared_norm") && sharedFused(gate)) {
+    moeCombineSharedNorm(h, results, weights, { results: own, b, gate }, norm, eps, into);
+    return;
+  }
+  addCombined(h, results, weights, h);
+  addGated(h, own, linear(b, shared.gate), h);
+  rmsNorm(h, norm, eps, into);
 }

@@ -10,14 +10,17 @@ import { type AttentionParams, attention as attentionOp } from "../ir/ops/attent
 import { causalConv1d as causalConv1dOp } from "../ir/ops/causal_conv1d.ts";
 import { embedding as embeddingOp } from "../ir/ops/embedding.ts";
 import { type GatedDeltaRuleParams, gatedDeltaRule as gatedDeltaRuleOp } from "../ir/ops/gated_delta_rule.ts";
+import { type GatedDeltaStepParams, gatedDeltaStep as gatedDeltaStepOp } from "../ir/ops/gated_delta_step.ts";
 import { gatherRows as gatherRowsOp } from "../ir/ops/gather_rows.ts";
 import { type GluParams, glu as gluOp } from "../ir/ops/glu.ts";
 import { type KvWriteParams, kvWrite as kvWriteOp } from "../ir/ops/kv_write.ts";
 import { logSumExp as logSumExpOp } from "../ir/ops/log_sum_exp.ts";
 import { matmul as matmulOp } from "../ir/ops/matmul.ts";
+import { matmulGlu as matmulGluOp } from "../ir/ops/matmul_glu.ts";
 import { moeCombine as moeCombineOp } from "../ir/ops/moe_combine.ts";
 import { moeCombineAdd as moeCombineAddOp } from "../ir/ops/moe_combine_add.ts";
 import { moeCombineNorm as moeCombineNormOp } from "../ir/ops/moe_combine_norm.ts";
+import { moeCombineSharedNorm as moeCombineSharedNormOp } from "../ir/ops/moe_combine_shared_norm.ts";
 import { type MoeGluParams, moeGlu as moeGluOp } from "../ir/ops/moe_glu.ts";
 import { moeMatmul as moeMatmulOp } from "../ir/ops/moe_matmul.ts";
 import { type NormAddNormParams, normAddNorm as normAddNormOp } from "../ir/ops/norm_add_norm.ts";
@@ -45,6 +48,10 @@ export const embedding = (table: Tensor, ids: Tensor, scale = 1): Tensor =>
 /** f32 [T, N] from x [T, K] and a packed weight [N, K] */
 export const matmul = (x: Tensor, w: Tensor, bias?: Tensor): Tensor => apply(matmulOp, [x, w, bias], {})[0]!;
 
+/** f32 [T, F]: act(gate x, up x) for a packed weight [2F, K], the gate's rows first */
+export const matmulGlu = (x: Tensor, w: Tensor, bias: Tensor | undefined, params: MoeGluParams): Tensor =>
+  apply(matmulGluOp, [x, w, bias], params)[0]!;
+
 /** f32 [T, D] */
 export const rmsNorm = (x: Tensor, w: Tensor | undefined, eps: number, into?: Tensor): Tensor =>
   apply(rmsNormOp, [x, w], { eps, offset: 0, groups: 1, width: x.shape[1]! }, into ? [into] : [])[0]!;
@@ -70,8 +77,8 @@ export const headNorm = (
 ): Tensor => apply(headNormOp, [x, w], { eps, offset, groups: heads, width: headDim })[0]!;
 
 /** x += delta in place; returns the norm of the sum. */
-export const addRmsNorm = (x: Tensor, delta: Tensor, w: Tensor, eps: number): Tensor =>
-  apply(addRmsNormOp, [x, delta, w], { eps })[1]!;
+export const addRmsNorm = (x: Tensor, delta: Tensor, w: Tensor, eps: number, into?: Tensor): Tensor =>
+  apply(addRmsNormOp, [x, delta, w], { eps }, into ? [x, into] : [])[1]!;
 
 /** x += delta in place; the norm y of the sum and the experts chosen for it; where the backend supports `add_norm_router` */
 export const addNormRouter = (
@@ -244,6 +251,20 @@ export const moeCombineNorm = (
   into: Tensor,
 ): Tensor => apply(moeCombineNormOp, [base, x, weights, w], { eps }, [base, into])[1]!;
 
+/** The same with a shared expert: base += sigmoid(b . gate) * shared too. */
+export const moeCombineSharedNorm = (
+  base: Tensor,
+  x: Tensor,
+  weights: Tensor,
+  shared: { readonly results: Tensor; readonly b: Tensor; readonly gate: Tensor },
+  w: Tensor,
+  eps: number,
+  into: Tensor,
+): Tensor => {
+  const inputs = [base, x, weights, shared.results, shared.b, shared.gate, w];
+  return apply(moeCombineSharedNormOp, inputs, { eps }, [base, into])[1]!;
+};
+
 export const add = (a: Tensor, b: Tensor, into?: Tensor): Tensor =>
   apply(addOp, [a, b], {}, into ? [into] : [])[0]!;
 
@@ -270,12 +291,31 @@ export const gatedDeltaRule = (
   state: Tensor,
   at: RecurrentPlaces,
   params: GatedDeltaRuleParams,
+  into?: Tensor,
 ): Tensor =>
   apply(
     gatedDeltaRuleOp,
     [qkv, gates.a, gates.b, weights.decay, weights.dtBias, state, at.sequences, at.positions, at.slots],
     params,
+    into ? [into] : [],
   )[0]!;
+
+/** What a gated delta rule layer's input projections give: tensors with a column offset each. */
+export type DeltaProjections = Readonly<Record<"qkv" | "z" | "a" | "b", Tensor>>;
+
+/** f32 [T, Hv * Ev]: convolution, delta rule and gated norm of a generation step; both states move on. */
+export const gatedDeltaStep = (
+  x: DeltaProjections,
+  w: Readonly<Record<"convolution" | "decay" | "dtBias" | "norm", Tensor>>,
+  states: { readonly convolution: Tensor; readonly memory: Tensor },
+  at: RecurrentPlaces,
+  params: GatedDeltaStepParams,
+): Tensor => {
+  const weights = [w.convolution, w.decay, w.dtBias, w.norm];
+  const places = [at.sequences, at.positions, at.slots];
+  const inputs = [x.qkv, x.z, x.a, x.b, ...weights, states.convolution, states.memory, ...places];
+  return apply(gatedDeltaStepOp, inputs, params)[0]!;
+};
 
 /** f32 [T, H * E]: RMS norm of each head of x times silu of the gate's columns */
 export const rmsNormGated = (x: Tensor, gate: Tensor, w: Tensor, params: RmsNormGatedParams): Tensor =>

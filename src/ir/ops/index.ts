@@ -10,14 +10,17 @@ import { attention } from "./attention.ts";
 import { causalConv1d } from "./causal_conv1d.ts";
 import { embedding } from "./embedding.ts";
 import { gatedDeltaRule } from "./gated_delta_rule.ts";
+import { gatedDeltaStep } from "./gated_delta_step.ts";
 import { gatherRows } from "./gather_rows.ts";
 import { glu } from "./glu.ts";
 import { kvWrite } from "./kv_write.ts";
 import { logSumExp } from "./log_sum_exp.ts";
 import { matmul } from "./matmul.ts";
+import { matmulGlu } from "./matmul_glu.ts";
 import { moeCombine } from "./moe_combine.ts";
 import { moeCombineAdd } from "./moe_combine_add.ts";
 import { moeCombineNorm } from "./moe_combine_norm.ts";
+import { moeCombineSharedNorm } from "./moe_combine_shared_norm.ts";
 import { moeGlu } from "./moe_glu.ts";
 import { moeMatmul } from "./moe_matmul.ts";
 import { normAddNorm } from "./norm_add_norm.ts";
@@ -41,6 +44,7 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   addRmsNorm,
   normAddNorm,
   matmul,
+  matmulGlu,
   rope,
   kvWrite,
   ropeKvWrite,
@@ -56,11 +60,13 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   moeCombineAdd,
   moeCombineNorm,
   addBranchesNorm,
+  moeCombineSharedNorm,
   add,
   addScaled,
   addGated,
   causalConv1d,
   gatedDeltaRule,
+  gatedDeltaStep,
   rmsNormGated,
   sigmoidGate,
   gatherRows,
