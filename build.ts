@@ -195,6 +195,7 @@ export async function buildExecutable({ target, outfile, cuda }: BuildExecutable
       join(root, "src", "main.ts"),
       join(root, "src", "serve", "engine", "worker.ts"),
       join(root, "src", "serve", "grammar", "worker.ts"),
+      join(root, "src", "serve", "prefix_store", "reader.ts"),
       join(root, "src", "serve", "prefix_store", "writer.ts"),
       join(root, "src", "data", "loader", "worker.ts"),
     ],

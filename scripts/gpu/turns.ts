@@ -9,6 +9,7 @@ import { type Check, lastLines, psionic, ran, type Served, served } from "./chec
 const first = Number(process.env.GPU_CHECK_CONTEXT ?? 8192);
 const added = 256;
 const repeats = 5;
+const pauseMs = 1000;
 
 export async function turns({ backend, largeModel, folder, report }: Check): Promise<void> {
   const store = join(folder, "prefixes");
@@ -17,14 +18,17 @@ export async function turns({ backend, largeModel, folder, report }: Check): Pro
   const server = await served([...words, "--prefix-disk", "40GiB", "--prefix-disk-dir", store], 120);
   await digestKnown(server); // what is kept in files goes by it, and a large file takes seconds to read
   const said = prompt(1, first);
-  await firstToken(server, prompt(2, 64), 1); // steps of a short prompt are not what is measured
+  await firstToken(server, prompt(2, added), 1); // what a process does the first time is not what is measured
   const cold = await firstToken(server, said, 16);
-  const warm = await median((i) => firstToken(server, [...said, ...prompt(100 + i, added)], 1));
+  const warm = await median(async (i) => {
+    await Bun.sleep(pauseMs); // somebody reads the answer, while its pages are written to files
+    return firstToken(server, [...said, ...prompt(100 + i, added)], 1);
+  });
   await Bun.sleep(3000); // files are written behind the answers
   await server.stop();
 
   const again = await served([...words, "--prefix-disk", "40GiB", "--prefix-disk-dir", store], 120);
-  await firstToken(again, prompt(2, 64), 1);
+  await firstToken(again, prompt(2, added), 1);
   const restarted = await firstToken(again, [...said, ...prompt(200, added)], 1);
   await again.stop();
 

@@ -6,8 +6,9 @@ import type { CacheType, Model } from "../../models/model.ts";
 import type { Device } from "../../runtime/device.ts";
 import { record } from "../../runtime/recorder.ts";
 import { backendLimits } from "../engine/backend_limits.ts";
-import type { Batch } from "../engine/batch.ts";
+import type { Batch, StartedStep } from "../engine/batch.ts";
 import { ModelExecutor } from "../engine/executor.ts";
+import { type SamplingSettings, samplingSettings } from "../engine/sampling_settings.ts";
 import { ExpertReads } from "./bench_experts.ts";
 
 /** What one test of the bench runs: a prompt, or generation behind a prompt of `depth` tokens, in `batch` sequences. */
@@ -79,6 +80,7 @@ export class CaseRunner {
   private readonly pages: number;
   private readonly perStep: number;
   private readonly executor: ModelExecutor;
+  private readonly greedy: SamplingSettings;
   private readonly tables = new Map<string, Int32Array>();
   private state = 1;
 
@@ -91,6 +93,7 @@ export class CaseRunner {
     const groups = model.cacheGroups.map(({ window }) => ({ window, pages: this.pages * test.batch }));
     const limits = { slots: test.batch, maxPages: this.pages };
     this.executor = new ModelExecutor(device, model, groups, cacheType, limits);
+    this.greedy = samplingSettings({ temperature: 0 }, model.config.vocabularySize);
   }
 
   free(): void {
@@ -121,9 +124,23 @@ export class CaseRunner {
     }
   }
 
+  /** Each step is started before the one before it is read, where the device lets one, as the engine does. */
   generation(): void {
     const { depth, tokens } = this.test;
-    for (let i = 0; i < tokens; i++) this.step(depth + i);
+    let running: StartedStep | undefined;
+    for (let i = 0; i < tokens; i++) {
+      const step = this.started(depth + i);
+      running?.results();
+      running = step;
+      if (!step) this.step(depth + i);
+    }
+    running?.results();
+  }
+
+  private started(position: number): StartedStep | undefined {
+    const sequences = Array.from({ length: this.test.batch }, (_, i) => i);
+    const choices = sequences.map((row) => ({ row, settings: this.greedy, place: 0, logprob: false }));
+    return this.executor.start({ ...this.batchOf(sequences, position, 1, this.pages), choices });
   }
 
   /** A shorter run before the clock starts: pages are touched, threads are awake. */

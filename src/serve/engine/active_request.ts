@@ -115,7 +115,7 @@ export function openRequest(
   const cacheMode = request.embedding ? "bypass" : (request.prefixCache ?? "auto");
   const active: ActiveRequest = {
     id,
-    prompt: Int32Array.from(request.prompt),
+    prompt: new Int32Array(request.prompt),
     limit: maxTokens === undefined ? limits.contextLength : request.prompt.length + maxTokens,
     endsWithContext: maxTokens === undefined,
     client: request.client ?? "",

@@ -1,5 +1,6 @@
 import { unexpected } from "../../core/error.ts";
 import type { SampleEntry } from "../../ir/ops/sample.ts";
+import type { StateKeep } from "../../models/model.ts";
 import type { CacheMemory } from "./cache_memory.ts";
 import type { PoolingPlan } from "./pooling.ts";
 import type { SamplingSettings } from "./sampling_settings.ts";
@@ -33,6 +34,8 @@ export type Batch = {
   readonly pageTables: readonly Int32Array[];
   /** Of models with recurrent layers: the state slot of each sequence, [S]. */
   readonly stateSlots?: Int32Array;
+  /** States to keep as they are inside the step, by row; absent: none. */
+  readonly stateKeeps?: readonly StateKeep[];
   readonly sequenceCount: number;
   readonly maxPages: number;
   /** [R], ascending */
@@ -97,6 +100,8 @@ export interface StepExecutor {
    * read; undefined, with nothing done, where the batch is another kind of step or the device cannot: then it is run.
    */
   start?(batch: Batch): StartedStep | undefined;
+  /** Whether states can be kept inside a step; absent: only after one. */
+  readonly keepsInside?: boolean;
   /** Copies the recurrent state of one slot to another, after the steps that were run. */
   copyState(from: number, to: number): void;
 }

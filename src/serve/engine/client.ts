@@ -157,7 +157,7 @@ export class EngineClient implements Engine {
     );
     const sampling = logitBias ? { ...request.sampling, logitBias } : request.sampling;
     const sent = { ...rest, sampling, ...(constraint ? { constraint: this.sendable(constraint) } : {}) };
-    this.send({ type: "submit", id, request: sent }, Int32Array.from(prompt));
+    this.send({ type: "submit", id, request: sent }, new Int32Array(prompt));
   }
 
   /** The part of a constraint that travels each time; what the worker has not got goes before it. */

@@ -1,6 +1,8 @@
 import { closeSync, openSync, readSync } from "node:fs";
 import { type BlockName, blockFault, headerBytes, statePart } from "../prefix_store/block.ts";
+import type { BlockJob } from "../prefix_store/read_ahead.ts";
 import type { CacheMemory } from "./cache_memory.ts";
+import type { BlockReaders, Fetch } from "./disk_fetching.ts";
 import type { Shelf } from "./disk_shelf.ts";
 import { pageSize, windowPages } from "./pages.ts";
 import type { CachedPage, PrefixTree, TreeGroup } from "./prefix_tree.ts";
@@ -28,8 +30,16 @@ type Restore = {
   before: CachedPage | undefined;
   beforeLast: CachedPage | undefined;
   pagesRead: number;
-  state?: { readonly slot: number; readonly bytes: Uint8Array; readonly file: number; copied: number };
+  state?: RestoredState;
+  /** Blocks that other threads read ahead; absent: this one reads them all. */
+  readonly fetch: Fetch | undefined;
 };
+
+/** A state on its way: `payload` is whole already, or `bytes` are read from a file first. */
+type RestoredState = { readonly slot: number; copied: number } & (
+  | { readonly payload: Uint8Array }
+  | { readonly payload?: undefined; readonly bytes: Uint8Array; readonly file: number }
+);
 
 /** What is read of a state between two looks at the clock. */
 const pieceBytes = 4 * 2 ** 20;
@@ -38,6 +48,7 @@ const pieceBytes = 4 * 2 ** 20;
 export class DiskReader {
   private readonly shelf: Shelf;
   private readonly cache: Caches;
+  private readonly readers: BlockReaders;
   private restoring: Restore | undefined;
   private staging = new Uint8Array(0);
   /** Blocks that were read, for the writer to count as used. */
@@ -48,9 +59,10 @@ export class DiskReader {
   cachedTokens = 0;
   readBytes = 0;
 
-  constructor(shelf: Shelf, cache: Caches) {
+  constructor(shelf: Shelf, cache: Caches, readers: BlockReaders) {
     this.shelf = shelf;
     this.cache = cache;
+    this.readers = readers;
   }
 
   /**
@@ -79,8 +91,9 @@ export class DiskReader {
   drop(): void {
     const { restoring } = this;
     this.restoring = undefined;
+    restoring?.fetch?.cancel();
     if (!restoring?.state) return;
-    closeSync(restoring.state.file);
+    if (!restoring.state.payload) closeSync(restoring.state.file);
     this.cache.states!.release(restoring.state.slot);
   }
 
@@ -130,7 +143,7 @@ export class DiskReader {
     const addresses: string[] = [];
     const runs = groups.map(() => 0);
     let end = resumable;
-    for (const address of this.shelf.addresses(tenant, tokens, limit)) {
+    for (const address of this.shelf.addresses(tenant, tokens, limit, nodes)) {
       const i = addresses.push(address) - 1;
       const has = (g: number) =>
         (nodes[i]?.pages[g] ?? -1) >= 0 ||
@@ -156,7 +169,35 @@ export class DiskReader {
     );
     const at = Math.min(...from, end);
     const before = nodes[at - 1];
-    return { tenant, tokens, addresses, end, from, at, before, beforeLast: nodes[at - 2], pagesRead: 0 };
+    const fetch = this.fetch(addresses.slice(0, end), at, from, nodes);
+    const place = { tenant, tokens, addresses, end, from, at, before, beforeLast: nodes[at - 2] };
+    return { ...place, pagesRead: 0, fetch };
+  }
+
+  /** Has the blocks from page `at` on read ahead, in the order in which `readNext` wants them. */
+  private fetch(
+    addresses: readonly string[],
+    at: number,
+    from: readonly number[],
+    nodes: readonly CachedPage[],
+  ): Fetch | undefined {
+    const { groups, states, memory } = this.cache;
+    const job = (address: string, part: number, bytes: number): BlockJob => {
+      const name = { address, part };
+      return { name, path: this.shelf.path(name), bytes };
+    };
+    const pages = addresses.flatMap((address, i) =>
+      groups.flatMap((_, g) => {
+        const wanted = i >= at && i >= from[g]! && (nodes[i]?.pages[g] ?? -1) < 0;
+        return wanted ? [job(address, g, memory.pageBytes[g]!)] : [];
+      }),
+    );
+    const last = addresses.length - 1;
+    const wantsState = states && (nodes[last]?.state ?? -1) < 0;
+    return this.readers.fetch(
+      pages,
+      wantsState ? job(addresses[last]!, statePart, memory.stateBytes) : undefined,
+    );
   }
 
   /** Reads the next page, or a piece of the state behind the last; false when there is nothing more to be had. */
@@ -171,7 +212,7 @@ export class DiskReader {
       if (!good || at < from[g]! || (node?.pages[g] ?? -1) >= 0) return;
       const page = pool.allocate(() => tree.evict(g));
       pages[g] = page;
-      good = page >= 0 && this.readPage({ address: restore.addresses[at]!, part: g }, page);
+      good = page >= 0 && this.readPage(restore, { address: restore.addresses[at]!, part: g }, page);
     });
     const grafted = good ? tree.graft(restore.before, { tenant, tokens, index: at }, pages) : undefined;
     pages.forEach((page, g) => {
@@ -193,9 +234,14 @@ export class DiskReader {
     return this.staging;
   }
 
-  private readPage(name: BlockName, page: number): boolean {
+  private readPage({ fetch }: Restore, name: BlockName, page: number): boolean {
     const { memory } = this.cache;
     const bytes = memory.pageBytes[name.part]!;
+    const fetched = fetch?.page(this.shelf.path(name), (block) => {
+      memory.writePage(name.part, page, block.subarray(headerBytes));
+      this.readBytes += block.length;
+    });
+    if (fetched) return true;
     let file: number;
     try {
       file = openSync(this.shelf.path(name), "r");
@@ -219,52 +265,62 @@ export class DiskReader {
     }
   }
 
-  /** Reads a piece of the state behind the last page; false when it is whole, or cannot be had. */
+  /** Reads or copies a piece of the state behind the last page; false when it is whole, or cannot be had. */
   private readState(restore: Restore, reserved: number): boolean {
-    const { tree, states, memory } = this.cache;
-    const { tenant, tokens, end } = restore;
-    const name = { address: restore.addresses[end - 1]!, part: statePart };
-    const size = headerBytes + memory.stateBytes;
-    if (!restore.state) {
-      if (!restore.before || restore.before.state >= 0) return false;
-      const slot = states!.spare(tree, reserved);
-      if (slot < 0) return false;
+    const { memory } = this.cache;
+    const name = { address: restore.addresses[restore.end - 1]!, part: statePart };
+    restore.state ??= this.openState(restore, name, reserved);
+    const { state } = restore;
+    if (!state) return false;
+    if (state.payload) {
+      const piece = state.payload.subarray(state.copied, state.copied + pieceBytes);
+      memory.writeState(state.slot, state.copied, piece);
+      state.copied += piece.length;
+      if (state.copied < state.payload.length) return true;
+      this.readBytes += headerBytes + state.payload.length;
+    } else {
+      const { slot, bytes, file, copied } = state;
+      let length: number;
       try {
-        restore.state = {
-          slot,
-          bytes: new Uint8Array(size + 1),
-          file: openSync(this.shelf.path(name), "r"),
-          copied: 0,
-        };
-      } catch {
-        // given up since it was found
-        states!.release(slot);
+        length = readSync(file, bytes, copied, Math.min(pieceBytes, bytes.length - copied), copied);
+      } catch (error) {
+        this.refuse(name, error instanceof Error ? error.message : String(error));
         return false;
       }
+      state.copied += length;
+      if (length > 0 && state.copied < headerBytes + memory.stateBytes) return true;
+      const read = bytes.subarray(0, state.copied);
+      const payload = read.subarray(headerBytes);
+      if (this.refuse(name, blockFault(name, read, memory.stateBytes, payload))) return false;
+      memory.writeState(slot, 0, payload);
+      this.readBytes += read.length;
     }
-    const { slot, bytes, file, copied } = restore.state;
-    let length: number;
-    try {
-      length = readSync(file, bytes, copied, Math.min(pieceBytes, bytes.length - copied), copied);
-    } catch (error) {
-      this.refuse(name, error instanceof Error ? error.message : String(error));
-      return false;
-    }
-    restore.state.copied += length;
-    if (length > 0 && restore.state.copied < size) return true;
-    const read = bytes.subarray(0, restore.state.copied);
-    const payload = read.subarray(headerBytes);
-    if (this.refuse(name, blockFault(name, read, memory.stateBytes, payload))) return false;
-    memory.writeState(slot, 0, payload);
-    this.readBytes += read.length;
-    const place = { tenant, tokens, index: end - 1 };
-    const node = tree.graft(
-      restore.beforeLast,
-      place,
-      this.cache.groups.map(() => -1),
-      slot,
-    );
-    if (node) node.keptParts |= 1 << this.cache.groups.length;
+    this.graftState(restore, state.slot);
     return false;
+  }
+
+  private openState(restore: Restore, name: BlockName, reserved: number): RestoredState | undefined {
+    const { tree, states, memory } = this.cache;
+    if (!restore.before || restore.before.state >= 0) return undefined;
+    const slot = states!.spare(tree, reserved);
+    if (slot < 0) return undefined;
+    const path = this.shelf.path(name);
+    const payload = restore.fetch?.statePayload(path);
+    if (payload) return { slot, payload, copied: 0 };
+    try {
+      const bytes = new Uint8Array(headerBytes + memory.stateBytes + 1);
+      return { slot, bytes, file: openSync(path, "r"), copied: 0 };
+    } catch {
+      // given up since it was found
+      states!.release(slot);
+      return undefined;
+    }
+  }
+
+  private graftState({ tenant, tokens, end, beforeLast }: Restore, slot: number): void {
+    const { tree, groups } = this.cache;
+    const none = groups.map(() => -1);
+    const node = tree.graft(beforeLast, { tenant, tokens, index: end - 1 }, none, slot);
+    if (node) node.keptParts |= 1 << groups.length;
   }
 }

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { nextAddress, rootAddress, type StoreFacts } from "../prefix_store/address.ts";
 import { type BlockName, blockFile, statePart } from "../prefix_store/block.ts";
 import { pageSize } from "./pages.ts";
+import type { CachedPage } from "./prefix_tree.ts";
 
 export type ShelfOptions = {
   readonly folder: string;
@@ -31,12 +32,19 @@ export class Shelf {
     this.facts = { ...this.options.facts, model };
   }
 
-  /** Addresses of the first pages of a prompt. */
-  *addresses(tenant: string, tokens: Int32Array, pages: number): Generator<string, void, void> {
+  /** Addresses of the first pages of a prompt, of which the tree knows some: theirs are made once. */
+  *addresses(
+    tenant: string,
+    tokens: Int32Array,
+    pages: number,
+    known: readonly Pick<CachedPage, "address">[] = [],
+  ): Generator<string, void, void> {
     if (!this.facts) return;
     let address = rootAddress(this.facts, tenant);
     for (let i = 0; i < pages; i++) {
-      address = nextAddress(address, pageOf(tokens, i));
+      const node = known[i];
+      address = node?.address || nextAddress(address, pageOf(tokens, i));
+      if (node) node.address = address;
       yield address;
     }
   }

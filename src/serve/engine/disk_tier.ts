@@ -1,5 +1,6 @@
 import { nextAddress, rootAddress, type StoreFacts } from "../prefix_store/address.ts";
 import { type BlockName, statePart } from "../prefix_store/block.ts";
+import { BlockReaders } from "./disk_fetching.ts";
 import { type Caches, DiskReader } from "./disk_reading.ts";
 import { pageOf, Shelf, type ShelfOptions } from "./disk_shelf.ts";
 import { BlockWriter } from "./disk_writing.ts";
@@ -20,8 +21,9 @@ type SaveJob = {
   state?: { readonly slot: number; readonly bytes: Uint8Array; copied: number };
 };
 
-/** What is copied or read between two looks at the clock. */
+/** What is copied between two looks at the clock, and where nothing else runs, so that a request that comes need not wait long. */
 const pieceBytes = 4 * 2 ** 20;
+const idlePieceBytes = 2 ** 20;
 /** What going past a page that is in files counts for among them. */
 const addressedBytes = 16 * 1024;
 /** Copies that wait for the disk; beyond them copying waits too. */
@@ -38,6 +40,7 @@ export class DiskTier {
   private readonly shelf: Shelf;
   private readonly reader: DiskReader;
   private readonly writer: BlockWriter;
+  private readonly readers = new BlockReaders();
   private jobs: SaveJob[] = [];
   private failures = 0;
   /** Damaged files that have been told of. */
@@ -46,7 +49,7 @@ export class DiskTier {
   constructor(options: DiskTierOptions, cache: Caches) {
     this.cache = cache;
     this.shelf = new Shelf(options);
-    this.reader = new DiskReader(this.shelf, cache);
+    this.reader = new DiskReader(this.shelf, cache, this.readers);
     this.writer = new BlockWriter(options.folder, options.limitBytes);
   }
 
@@ -54,6 +57,7 @@ export class DiskTier {
   open(model: string): void {
     this.shelf.open(model);
     this.writer.open();
+    this.readers.open();
   }
 
   /** `DiskReader.warm` */
@@ -105,7 +109,7 @@ export class DiskTier {
   }
 
   /** Copies some megabytes of what waits to be written; false when nothing does, or not now. */
-  advance(): boolean {
+  advance(busy = false): boolean {
     this.reportFailures();
     const { used } = this.reader;
     if (used.length > 0) this.writer.use(used.splice(0));
@@ -113,8 +117,9 @@ export class DiskTier {
     const [job] = this.jobs;
     if (!facts || !job || this.writer.counts.get("pendingBytes") > mostPendingBytes) return false;
     let copied = 0;
-    while (copied < pieceBytes) {
-      const bytes = this.copyNext(job, facts);
+    const most = busy ? pieceBytes : idlePieceBytes;
+    while (copied < most) {
+      const bytes = this.copyNext(job, facts, most);
       if (bytes < 0) {
         this.jobs = this.jobs.filter((other) => other !== job);
         break;
@@ -136,6 +141,7 @@ export class DiskTier {
       this.shelf.warn("The prefix cache's files were not all written before the end");
     this.reportFailures();
     this.writer.close();
+    this.readers.close();
   }
 
   /** Parts of a node that are not on disk: groups by number, the state as the last. */
@@ -147,16 +153,16 @@ export class DiskTier {
   }
 
   /** Copies one part of a job and gives its bytes; -1 when the job is done. */
-  private copyNext(job: SaveJob, facts: StoreFacts): number {
+  private copyNext(job: SaveJob, facts: StoreFacts, most: number): number {
     const { groups, memory } = this.cache;
     if (job.address === "") job.address = rootAddress(facts, job.tenant);
     const node = job.nodes[job.at];
     if (node) {
       // given up meanwhile: what follows would never be found
       if (groups.some(({ window }, g) => window === 0 && node.pages[g]! < 0)) return -1;
-      const here = nextAddress(job.address, pageOf(job.tokens, job.at));
+      const here = this.addressOf(node, job);
       const [part] = this.unsavedParts(node);
-      if (part === groups.length) return this.copyState(job, node, here);
+      if (part === groups.length) return this.copyState(job, node, here, most);
       if (part !== undefined) {
         node.keptParts |= 1 << part;
         return this.keep({ address: here, part }, memory.readPage(part, node.pages[part]!), job.at);
@@ -169,6 +175,11 @@ export class DiskTier {
     return -1;
   }
 
+  private addressOf(node: CachedPage, { address, tokens, at }: SaveJob): string {
+    if (node.address === "") node.address = nextAddress(address, pageOf(tokens, at));
+    return node.address;
+  }
+
   /** Blocks of a page that are in files: all of a prefix count as used when one of its pages is. */
   private keptNames({ keptParts }: CachedPage, address: string, depth: number) {
     const { length } = this.cache.groups;
@@ -177,12 +188,12 @@ export class DiskTier {
     );
   }
 
-  private copyState(job: SaveJob, node: CachedPage, address: string): number {
+  private copyState(job: SaveJob, node: CachedPage, address: string, most: number): number {
     const { memory, groups } = this.cache;
     if (job.state?.slot !== node.state)
       job.state = { slot: node.state, bytes: new Uint8Array(memory.stateBytes), copied: 0 };
     const { slot, bytes, copied } = job.state;
-    const length = Math.min(pieceBytes, bytes.length - copied);
+    const length = Math.min(most, bytes.length - copied);
     bytes.set(memory.readState(slot, copied, length), copied);
     job.state.copied += length;
     if (job.state.copied < bytes.length) return length;

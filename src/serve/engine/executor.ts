@@ -35,6 +35,7 @@ export class ModelExecutor implements StepExecutor {
   /** Of models with recurrent layers. */
   readonly states: StatePool | undefined;
   readonly chooses: boolean;
+  readonly keepsInside = true;
   private readonly device: Device;
   private readonly model: Model;
   /** Where the device can record steps. */
@@ -136,7 +137,7 @@ export class ModelExecutor implements StepExecutor {
       sequences,
       pageTables: batch.pageTables.map((table) => ints(table, batch.sequenceCount, batch.maxPages)),
       pools,
-      ...(states && { states: stepStates(device, states, sequences, slotsOf(batch)) }),
+      ...(states && { states: stepStates(device, states, sequences, slotsOf(batch), batch.stateKeeps) }),
       outputRows: ints(rows, rows.length),
     };
     if (!hiddenRows) return { logits: model.forward(step) };

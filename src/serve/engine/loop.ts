@@ -120,7 +120,7 @@ class SaveWork {
     const now = performance.now();
     if (busy && now - this.last < msBetweenCopies) return true;
     this.last = now;
-    return this.disk.advance();
+    return this.disk.advance(busy);
   }
 }
 

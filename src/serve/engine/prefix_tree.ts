@@ -12,12 +12,14 @@ type Node = {
   state: number;
   /** Which parts of it have been kept on disk, for whoever does that: a bit each. */
   keptParts: number;
+  /** What it is called there; empty: not known yet. */
+  address: string;
   /** It is not in the tree any more. */
   removed: boolean;
 };
 
 /** A node as others see it; it changes when something of it is given up. */
-export type CachedPage = Readonly<Node> & Pick<Node, "keptParts">;
+export type CachedPage = Readonly<Node> & Pick<Node, "keptParts" | "address">;
 
 /** What the tree needs to know of a cache group. */
 export type TreeGroup = { readonly window: number; readonly pool: PagePool };
@@ -262,6 +264,7 @@ export class PrefixTree {
       pages: new Int32Array(this.groups.length).fill(-1),
       state: -1,
       keptParts: 0,
+      address: "",
       removed: false,
     };
   }
@@ -338,12 +341,11 @@ function isEmpty({ pages, state }: Node): boolean {
   return state < 0 && pages.every((page) => page < 0);
 }
 
-/** Two UTF-16 units per token: exact, so different pages never meet under one key. */
+/** A character for each byte of the page's tokens: exact, so different pages never meet under one key. */
 function pageKey(tokens: ArrayLike<number>, page: number): string {
-  const units: number[] = [];
-  for (let i = page * pageSize; i < (page + 1) * pageSize; i++) {
-    const token = tokens[i]!;
-    units.push(token & 0xffff, token >>> 16);
-  }
-  return String.fromCharCode(...units);
+  const at = page * pageSize;
+  const whole = tokens instanceof Int32Array;
+  const own = whole ? tokens : Int32Array.from({ length: pageSize }, (_, i) => tokens[at + i]!);
+  const start = own.byteOffset + (whole ? 4 * at : 0);
+  return Buffer.from(own.buffer, start, 4 * pageSize).toString("latin1");
 }

@@ -9,6 +9,7 @@ import type { Batch, GroupShape, Logits, StepExecutor } from "./batch.ts";
 import { PromptBudget } from "./budget.ts";
 import { choicesOf, chosenToken, largestRanking } from "./choices.ts";
 import { DiskTier, type DiskTierOptions } from "./disk_tier.ts";
+import { chooseStates, keptInside } from "./kept_states.ts";
 import type { SubmittedRequest } from "./messages.ts";
 import { PagePool, pageSize } from "./pages.ts";
 import type { Pool } from "./pooling.ts";
@@ -45,14 +46,6 @@ const busyReadMs = 4;
 const idleReadMs = 20;
 /** How long it may be put off to look for tokens that grammars allow. */
 const mostSearchMs = 4;
-
-/**
- * Tokens at the end of a prompt that open the answer (`<|im_start|>assistant`, `<think>`): the next turn's prompt may go on
- * differently there, so the state to keep is one before them.
- */
-const openingTokens = 8;
-/** To keep a state inside a prompt ends a step there: not worth it for fewer tokens, which are read again as fast. */
-const leastSaved = 64;
 
 /**
  * Continuous batching over a paged cache: every step mixes chunks of prompts with one token of each generating
@@ -107,7 +100,9 @@ export class Scheduler {
     this.disk =
       options.prefixDisk && memory && new DiskTier(options.prefixDisk, { groups, tree, states, memory });
     this.grammars = new Grammars(executor.vocabularySize);
-    this.shareLimits = shareLimits(executor, options.slots, states !== undefined);
+    // beside a state go the pages of a window before it, which are there where a step ends
+    const inside = executor.keepsInside === true && groups.every(({ window }) => window === 0);
+    this.shareLimits = shareLimits(executor, options.slots, states !== undefined, inside);
   }
 
   get idle(): boolean {
@@ -243,7 +238,10 @@ export class Scheduler {
   }
 
   private batchOf(parts: readonly Part[], ahead = 0): Batch {
-    const batch = assemble(parts, this.groups.length, ahead);
+    const { states, tree, shareLimits } = this;
+    const inside = states && shareLimits.keepsInside && ahead === 0;
+    const stateKeeps = inside ? keptInside(parts, states, tree, this.spareStates) : [];
+    const batch = { ...assemble(parts, this.groups.length, ahead), ...(inside && { stateKeeps }) };
     if (!this.options.executor.chooses) return batch;
     return { ...batch, ...choicesOf(parts, ahead, (sequence) => this.maskOf(sequence)) };
   }
@@ -302,22 +300,11 @@ export class Scheduler {
       sequence.close(this.groups);
       return false;
     }
-    if (this.states) {
-      sequence.openState(this.states, this.tree);
-      this.chooseStates(sequence, match?.matched ?? 0);
-    } else sequence.branchPage = match?.matched ?? 0;
+    if (this.states) sequence.openState(this.states, this.tree);
+    if (this.states) chooseStates(sequence, match?.matched ?? 0, this.keeps(request));
+    else sequence.branchPage = match?.matched ?? 0;
     if (leads && request.startedAt === undefined) this.begin(sequence, match?.known ?? false);
     return true;
-  }
-
-  /** Where the prompt parted from a known one, and before its end, if that is far enough from what is cached. */
-  private chooseStates(sequence: Sequence, matched: number): void {
-    const keeps = this.keeps(sequence.request);
-    const least = leastSaved / pageSize;
-    const cached = sequence.computed / pageSize;
-    const end = Math.floor((sequence.length - openingTokens) / pageSize);
-    sequence.branchPage = keeps && matched - cached >= least ? matched : 0;
-    sequence.statePage = keeps && end - Math.max(cached, sequence.branchPage) >= least ? end : 0;
   }
 
   /** Accounts for the prefix cache and reports the first progress, once per request. */
@@ -409,6 +396,9 @@ export class Scheduler {
       if (pool && states) pool.add(states);
       if (part.outputs === "all") this.takePromptLogprobs(sequence, reader, row, from, count);
       row += outputCount(part);
+      // before the state at the step's end takes its place
+      if (sequence.keptInside) this.record(sequence);
+      sequence.keptInside = false;
       if (this.states) this.keepState(sequence, this.states);
       const { branchPage, statePage, computed } = sequence;
       const page = computed / pageSize;
@@ -422,7 +412,12 @@ export class Scheduler {
   /** At a page boundary: every answer leaves the state at its last one, so that the next turn begins there. */
   private keepState(sequence: Sequence, states: StateSlots): void {
     if (sequence.computed % pageSize !== 0 || !this.keeps(sequence.request)) return;
-    sequence.keepState(states, this.tree, this.options.slots - this.active.length);
+    sequence.keepState(states, this.tree, this.spareStates);
+  }
+
+  /** Slots that stay for sequences that may begin to run. */
+  private get spareStates(): number {
+    return this.options.slots - this.active.length;
   }
 
   private takePromptLogprobs(

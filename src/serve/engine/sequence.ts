@@ -29,6 +29,8 @@ export class Sequence {
   stateSlot = -1;
   /** The last state that was kept and is not in the prefix tree yet. */
   private kept: Checkpoint | undefined;
+  /** The step under way keeps the state at `statePage`. */
+  keptInside = false;
   promptDone = false;
   finished = false;
 
@@ -100,6 +102,15 @@ export class Sequence {
     if (slot < 0) return;
     states.copy(this.stateSlot, slot);
     this.kept = { slot, pages: this.computed / pageSize };
+  }
+
+  /** A slot for the state at `statePage`, which a step keeps on its way past it; -1 where none is to be had. */
+  keepInside(states: StateSlots, tree: PrefixTree, reserved: number): number {
+    const slot = this.kept?.slot ?? states.spare(tree, reserved);
+    if (slot < 0) return -1;
+    this.kept = { slot, pages: this.statePage };
+    this.keptInside = true;
+    return slot;
   }
 
   /** Enters what is computed into the tree: whole pages, and the state that was kept. */

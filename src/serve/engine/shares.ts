@@ -15,14 +15,22 @@ export type ShareLimits = {
   readonly largestHidden: number;
   /** States of recurrent layers are kept at page boundaries, so steps end there. */
   readonly recurrent: boolean;
+  /** Such a state can be kept in the middle of a step, so that a prompt's need not end there. */
+  readonly keepsInside: boolean;
 };
 
-export function shareLimits(executor: StepExecutor, slots: number, recurrent: boolean): ShareLimits {
+export function shareLimits(
+  executor: StepExecutor,
+  slots: number,
+  recurrent: boolean,
+  keepsInside: boolean,
+): ShareLimits {
   const rowBytes = executor.vocabularySize * 4;
   return {
     largestOutput: Math.max(slots, Math.floor(outputBytesPerStep / rowBytes)),
     largestHidden: Math.max(1, Math.floor(outputBytesPerStep / (4 * (executor.pooling?.width ?? 1)))),
     recurrent,
+    keepsInside,
   };
 }
 
@@ -57,10 +65,10 @@ function share(
   sequence: Sequence,
   left: number,
   rows: number,
-  { largestHidden, recurrent }: ShareLimits,
+  { largestHidden, recurrent, keepsInside }: ShareLimits,
 ): Part | undefined {
   const all = sequence.request.wantsPromptLogprobs && sequence.choice === 0 && !sequence.promptDone;
-  const stop = nextStop(sequence);
+  const stop = nextStop(sequence, keepsInside);
   const { pool } = sequence.request;
   const most = Math.min(sequence.pending, left, stop, all ? rows : pool ? largestHidden : Infinity);
   const count = recurrent ? wholePages(sequence, most) : most;
@@ -74,8 +82,9 @@ function share(
 }
 
 /** Tokens up to the next place of a prompt that is to be recorded. */
-function nextStop({ branchPage, statePage, computed }: Sequence): number {
-  const ahead = [branchPage, statePage].map((page) => page * pageSize - computed).filter((n) => n > 0);
+function nextStop({ branchPage, statePage, computed }: Sequence, keepsInside: boolean): number {
+  const stops = keepsInside ? [branchPage] : [branchPage, statePage];
+  const ahead = stops.map((page) => page * pageSize - computed).filter((n) => n > 0);
   return Math.min(...ahead);
 }
 
