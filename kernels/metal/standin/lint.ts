@@ -26,7 +26,8 @@ const copiesStruct = /no matching constructor for initialization of|no viable ov
 /** What is wrong with a kernel file, a line each; empty when nothing is. */
 export async function lint(path: string): Promise<string[]> {
   const stem = basename(path, ".metal");
-  const { text, fault } = await expanded(await flattenedKernels(path), stem);
+  const source = await flattenedKernels(path);
+  const { text, fault } = await expanded(source, stem);
   if (fault) return [fault];
   const found = [...forbidden(text), ...recursion(text)].map((line) => `${stem}.metal: ${line}`);
   const file = join(cache, "metal", `${stem}.${process.pid}.clcpp`);
@@ -36,11 +37,22 @@ export async function lint(path: string): Promise<string[]> {
   const code = await child.exited;
   if (code !== 0) {
     const lines = errors.split("\n").filter((line) => /\b(?:fatal )?error: /.test(line));
-    found.push(...lines.filter((line) => !copiesStruct.test(line)));
+    const named = lines.map((line) => line + functionAt(source, Number(/\.metal:(\d+):/.exec(line)?.[1])));
+    found.push(...named.filter((line) => !copiesStruct.test(line)));
     if (lines.length === 0) found.push(`${stem}.metal: clang ended with ${code}: ${errors.trim()}`);
   }
   await Bun.file(file).delete();
   return found;
+}
+
+/** The kernel or function that a line of the flattened file belongs to, as an ending of a finding. */
+function functionAt(source: string, line: number): string {
+  const before = source.split("\n").slice(0, line).reverse();
+  for (const text of before) {
+    const header = /^(?!using|constant|struct|enum|typedef|return|else)\w[^;=(]*[\s*&>](\w+)\s*\(/.exec(text);
+    if (header) return ` [${/\bkernel\b/.test(text) ? "kernel" : "function"} ${header[1]}]`;
+  }
+  return "";
 }
 
 /** The text with its macros expanded; line numbers are those of the flattened file. Or why there is none. */
