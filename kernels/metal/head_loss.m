@@ -11,9 +11,12 @@ PSI_API i32 psi_head_loss(void* loss, void* dx, void* dw, const void* x, const v
   const i64 losses = PSI_DIVIDE_UP(tokens, 16) * 64;
   PSI_TRY(psi_check_scratch("psi_head_loss", scratch, scratch_bytes, (f64)losses + 2.0 * rows * (f64)(PSI_DIVIDE_UP(vocabulary, 64) * 64)));
   const PsiNumbers in = {x, true}, out = {dx, true}, head = {w, true}, logits = {(u8*)scratch + losses, true}, gradient = {dw, false};
+  /* so many that a product is one command buffer's work: macOS ends one that takes some seconds */
+  const f64 fits = PSI_MOST_WORK / ((f64)vocabulary * width);
+  const i32 most = fits >= rows ? rows : fits < 32 ? 32 : (i32)fits / 32 * 32, at_once = most < rows ? most : rows;
   f32* row_losses = scratch;
-  for (i64 row = 0; row < tokens; row += rows) {
-    const i32 count = tokens - row < rows ? (i32)(tokens - row) : rows;
+  for (i64 row = 0; row < tokens; row += at_once) {
+    const i32 count = tokens - row < at_once ? (i32)(tokens - row) : at_once;
     const PsiNumbers some = psi_numbers_from(in, row * width);
     PsiGemm forward = {.c = logits, .a = some, .b = head, .batch = 1, .m = count, .n = vocabulary, .k = width, .trans_b = true};
     PSI_TRY(psi_gemm_product(&forward));

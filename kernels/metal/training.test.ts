@@ -13,10 +13,10 @@ import {
   type TrainingCall,
 } from "./training_calls.ts";
 
-/** optimizers.test.ts has them. */
+/** optimizers.test.ts has them, halves.test.ts the last. */
 const elsewhere = [
   ...["cast", "fill", "sum", "spread", "sum_squares", "clip_factor", "adam", "sgd", "momentum"],
-  ...["unit_norm", "muon_update"],
+  ...["unit_norm", "muon_update", "block_round"],
 ];
 /** Places of scratch that Metal's kernels do not use. */
 const unused: Readonly<Record<string, number>> = { gemm: 4, grouped_gemm: 5 };
