@@ -104,7 +104,7 @@ describe("validation", () => {
     expect(artifacts).toMatchObject({
       validator_score_receipt_path: join(scene.root, at, "validator_score_receipt.json"),
     });
-  });
+  }, 30_000);
 
   test("forgeries whose digests agree are found by doing the work again", () => {
     const zeros = "0".repeat(64);
@@ -158,7 +158,7 @@ describe("validation", () => {
     );
     expect(scene.validate(folder, "window-0001").outcome).toBe("succeeded");
     expect(scene.verdict("window-0001").receipt.reason_codes).toEqual(["reexecution_mismatch"]);
-  });
+  }, 30_000);
 
   test("stale, absent, drifted and refused inputs", () => {
     using scene = new Validated();
@@ -182,7 +182,7 @@ describe("validation", () => {
     const path = join(folder, "contribution_receipt.json");
     writeFileSync(path, readFileSync(path, "utf8").replace('"exit_code": 0', '"exit_code": 1'));
     expect(scene.validate(folder, "window-0001").refusal_class).toBe("artifact_digest_mismatch");
-  });
+  }, 30_000);
 
   test("a refused contribution is rejected, and the next window's verdict regressed", () => {
     using scene = new Validated();
@@ -210,7 +210,7 @@ describe("validation", () => {
     expect(scene.read(`${at}/validator_rollback_signal.json`)).toMatchObject({
       ...{ rollback_posture: "candidate", rollback_baseline_window_id: "window-0001" },
     });
-  });
+  }, 30_000);
 });
 
 test("verdicts in sequence", () => {

@@ -60,7 +60,7 @@ test("every document that runs leave has a schema and fits it: the demo lane and
     scene.run("start", { lane_id: "none" }),
   ];
   for (const id of checked([...documentsBelow(scene.root), ...packets])) written.add(id);
-});
+}, 30_000);
 
 test("the actual lane, whatever it does, and a peer that joins", () => {
   using scene = new LaneScene(actualLane);

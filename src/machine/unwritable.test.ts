@@ -31,7 +31,7 @@ test("a root that no folder can be is bad_config, one that cannot be written now
   expect(failedWrite(new Error("x"))).toBeUndefined();
   expect(() => refuseRoot("run", Object.assign(new Error(), { code: "EROFS" }))).toThrow("got EROFS");
   expect(() => refuseRoot("run", new Error("something else"))).toThrow("something else");
-});
+}, 30_000);
 
 test.each(["status", "windows", "checkpoints", "logs", "manifests", "evidence"])(
   "a link in the place of %s carries nothing out of the root, no folder either",
@@ -45,6 +45,7 @@ test.each(["status", "windows", "checkpoints", "logs", "manifests", "evidence"])
     expect(detail).toContain("a place below the run root");
     expect(readdirSync(outside)).toEqual([]);
   },
+  30_000,
 );
 
 test("a lock that is a file or a link is called so", () => {
