@@ -98,5 +98,8 @@ test("another base, another device, a file that was changed on the way: refused 
     trained.replace(/"base_digest": "[0-9a-f]{64}"/, `"base_digest": "${"1".repeat(64)}"`),
   );
   await expect(startEngine(asked)).rejects.toThrow("the base that it was trained on");
+  expect(() => fileSource(defaultModelPath(), options, { adapter })).toThrow(
+    "the base that it was trained on",
+  );
   writeFileSync(config, trained);
 }, 60_000);

@@ -15,24 +15,30 @@ export function engineAdapter({ adapter, backend }: EngineOptions): Adapter | un
   throw unexpected("unsupported", `adapter ${adapter.name}`, "backend cpu", backend, { fix });
 }
 
-/** The base is hashed as a whole, since a served adapter names it. Throws `digest_mismatch` where it is another than it was trained on. */
-export function boundAdapter(
+/** Throws `digest_mismatch` where the base is another than the adapter was trained on, where its settings tell; the base's digest. */
+export function checkBase(
   { name }: NonNullable<EngineOptions["adapter"]>,
-  { path, rank, alpha, parameters, digest, baseDigest }: Adapter,
+  { baseDigest }: Pick<Adapter, "baseDigest">,
+  digest: ContentDigest,
+): string {
+  while (digest.value === undefined) digest.advance();
+  const served = digest.value;
+  if (baseDigest === undefined || served === `sha256:${baseDigest}`) return served;
+  const expected = `the base that it was trained on, sha256:${baseDigest}`;
+  throw unexpected("digest_mismatch", `adapter ${name}`, expected, served, {
+    fix: "Serve it with its own base",
+  });
+}
+
+/** The base is hashed as a whole, since a served adapter names it. Throws `digest_mismatch` as `checkBase`. */
+export function boundAdapter(
+  named: NonNullable<EngineOptions["adapter"]>,
+  adapter: Adapter,
   base: { readonly files: ModelFiles; readonly name: string; readonly digest: ContentDigest },
 ): AdapterFacts {
-  while (base.digest.value === undefined) base.digest.advance();
-  const served = base.digest.value;
-  if (baseDigest !== undefined && served !== `sha256:${baseDigest}`)
-    throw unexpected(
-      "digest_mismatch",
-      `adapter ${name}`,
-      `the base that it was trained on, sha256:${baseDigest}`,
-      served,
-      {
-        fix: "Serve it with its own base",
-      },
-    );
+  const { name } = named;
+  const { path, rank, alpha, parameters, digest } = adapter;
+  const served = checkBase(named, adapter, base.digest);
   const of = [base.name, served, served];
   // what the weights are multiplied by is part of what is served, so a revision is of both
   const revision = `${digest}:${rank}:${alpha}`;

@@ -2,12 +2,14 @@ import { readdirSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { openDevice } from "../../backends/index.ts";
 import { PsionicError, unexpected } from "../../core/error.ts";
-import { type Adapter, openAdapter } from "../../models/adapter.ts";
+import { openAdapter } from "../../models/adapter.ts";
+import { ContentDigest } from "../../models/files/content_digest.ts";
 import { indexName } from "../../models/files/shards.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import { splitName } from "../../models/files/split.ts";
 import { loadModel, supportedArchitectures } from "../../models/registry.ts";
 import { pullSuffix, readStored } from "../../models/store/manifest.ts";
+import { checkBase } from "../engine/adapter.ts";
 import type { OnProgress, OnWarning } from "../engine/index.ts";
 import { quantization } from "../engine/quantization.ts";
 import { backendTruths } from "../engine/truth.ts";
@@ -26,6 +28,8 @@ export type SharedOptions = Omit<
 
 /** Whom loading and running engines tell. */
 type Told = { readonly onProgress?: OnProgress; readonly onWarning?: OnWarning };
+
+type AdapterChoice = NonNullable<EngineOptions["adapter"]>;
 
 type SourceOptions = Told &
   Pick<EngineOptions, "adapter"> & {
@@ -59,7 +63,7 @@ export function fileSource(
   { aliases = [], adapter, ...told }: SourceOptions = {},
 ): ModelSource {
   const files = openModelFiles(path);
-  if (adapter) checkFits(files, openAdapter(adapter.path), options);
+  if (adapter) checkFits(files, adapter, options);
   const name = basename(files.path);
   const others = adapter ? [name.replace(/\.gguf$/i, ""), ...named(aliases)] : named(aliases);
   return {
@@ -73,14 +77,21 @@ export function fileSource(
   };
 }
 
-/** An adapter whose matrices are not the model's is refused before a request asks for it; of the model the headers are enough. */
-function checkFits(files: ModelFiles, adapter: Adapter, { backend }: SharedOptions): void {
+/**
+ * An adapter of another base, by its digest or by its matrices, is refused before a request asks for it. Of the model the
+ * headers are enough, but for a digest, which is made once.
+ */
+function checkFits(files: ModelFiles, named: AdapterChoice, { backend }: SharedOptions): void {
+  const adapter = openAdapter(named.path);
   const device = openDevice("meta", { like: backend });
   try {
     loadModel(device, files, { adapter }).free();
   } finally {
     device.close();
   }
+  if (adapter.baseDigest === undefined) return;
+  using digest = new ContentDigest(files.files);
+  checkBase(named, adapter, digest);
 }
 
 /** Opens a model in an engine that shares no library with others. */
