@@ -323,6 +323,10 @@ PSI_API i32 psi_info(void* out, i32 capacity) {
              (unsigned long long)[psi_device recommendedMaxWorkingSetSize],
              (unsigned long long)free_bytes(), [psi_device maxBufferLength], [psi_device maxThreadgroupMemoryLength], has_residency(),
              (unsigned long long)committed, psi_metallib_bytes > 0 ? "compiled" : "source");
+#ifdef PSI_STANDIN
+    const size_t length = strlen(out);
+    snprintf((char*)out + length, (size_t)capacity - length, "standin=1\n");
+#endif
   }
   return PSI_OK;
 }

@@ -107,6 +107,15 @@ describe("where Metal is not", () => {
   test.skipIf(!metalStandin)("a machine without a GPU is refused in Metal's words", () => {
     expect(run("metal-standin", { PSI_STANDIN_NONE: "1" })).toContain("expected a Metal device, got none");
   });
+  test.skipIf(!metalStandin)("the stand-in's library under the name of Metal's is refused", () => {
+    const code = 'require("./src/backends/index.ts").openDevice("metal")';
+    const { stderr, exitCode } = Bun.spawnSync([process.execPath, "-e", code], {
+      cwd: root,
+      env: { ...process.env, PSIONIC_METAL_LIBRARY: metalStandin! },
+    });
+    expect(stderr.toString()).toContain("expected a library of metal, got one of metal-standin at ");
+    expect(exitCode).not.toBe(0);
+  });
   test("without a library the error says where it was looked for", () => {
     const text = run("metal-standin", { PSIONIC_METAL_STANDIN_LIBRARY: "/nowhere/lib.so" });
     expect(text).toContain("expected the metal-standin kernel library at /nowhere/lib.so");

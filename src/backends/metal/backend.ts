@@ -1,9 +1,10 @@
 import { checkStatus } from "../../../ffi/call.ts";
 import type { NativeFunction } from "../../../ffi/load.ts";
 import { dtypes } from "../../core/dtype.ts";
+import { unexpected } from "../../core/error.ts";
 import { hasBackend } from "../../ir/op.ts";
 import { ops } from "../../ir/ops/index.ts";
-import type { Backend } from "../../runtime/device.ts";
+import type { Backend, DeviceInfo } from "../../runtime/device.ts";
 import { readInfo } from "../info.ts";
 import { kernelLibrary } from "../library.ts";
 import { filePackedBytes } from "./packed_bytes.ts";
@@ -11,15 +12,22 @@ import { filePackedBytes } from "./packed_bytes.ts";
 /**
  * Opens the GPU of a Mac, or the stand-in that runs its kernels on the CPU. One device per process. Work is encoded in
  * order into command buffers; `read` and `synchronize` commit the last and wait. Memory is the machine's, so weights stay
- * where their file is mapped. Throws `file_not_found` without the library, `unsupported` with Metal's words without a GPU.
+ * where their file is mapped. Throws `file_not_found` without the library, `unsupported` with Metal's words without a GPU, or
+ * where the library is the stand-in's and a GPU was asked for.
  */
 export function metalBackend(name: "metal" | "metal-standin"): Backend {
-  const { functions, lastError } = kernelLibrary(name);
+  const { functions, lastError, path } = kernelLibrary(name);
   const native = (symbol: string): NativeFunction => functions.get(symbol)!;
   const check = (status: number, symbol: string): void => {
     if (status !== 0) checkStatus(status, symbol, lastError);
   };
   check(native("psi_open")("", 0), "psi_open");
+  const info = (): DeviceInfo => readInfo(native("psi_info"), check);
+  const opened = info().standin === 1 ? "metal-standin" : "metal";
+  if (opened !== name) {
+    native("psi_close")();
+    throw unexpected("unsupported", "backend", `a library of ${name}`, `one of ${opened} at ${path}`);
+  }
   const own = ops.filter((op) => hasBackend(op, "metal") && functions.has(`psi_${op.name}`));
   const calls = new Map(own.map((op) => [op.name, native(`psi_${op.name}`)]));
   const [allocate, release] = [native("psi_alloc"), native("psi_free")];
@@ -32,7 +40,7 @@ export function metalBackend(name: "metal" | "metal-standin"): Backend {
     captures: false,
     halfTensors: true,
     asynchronous: true,
-    info: () => readInfo(native("psi_info"), check),
+    info,
     memory() {
       check(native("psi_device_memory")(sizes, sizes.subarray(1)), "psi_device_memory");
       return { free: sizes[0]!, total: sizes[1]! };

@@ -21,8 +21,7 @@ export function openLaneDevice(backend: string): Device {
     const why = cause instanceof Error ? cause.message : String(cause);
     return refuse("unsupported_topology", `${missing(backend)}: ${why}`, cause);
   }
-  const stands = backend.startsWith("metal") && device.name.startsWith("metal");
-  if (device.name === backend || stands) return device;
+  if (device.name === backend) return device;
   device.close();
   return refuse("unsupported_topology", `${missing(backend)} in this build`);
 }
