@@ -87,10 +87,9 @@ test("one that fits the base nowhere is refused when it is named, not when a req
   writeFileSync(config, trained);
 });
 
-test("another base, another device, a file that was changed on the way: refused by name", async () => {
+test("another base, a file that was changed on the way: refused by name", async () => {
   const adapter = { name: "lane", path: exported };
   const asked = { ...options, modelPath: defaultModelPath(), adapter };
-  await expect(startEngine({ ...asked, backend: "metal-standin" })).rejects.toThrow("backend cpu");
   const config = join(exported, "adapter_config.json");
   const trained = readFileSync(config, "utf8");
   writeFileSync(

@@ -7,6 +7,8 @@ import { openDevice } from "../backends/index.ts";
 import { cudaLibrary, onFibers } from "../backends/testing/cuda_library.ts";
 import { fileTypes } from "../core/dtype.ts";
 import type { Device } from "../runtime/device.ts";
+import { openAdapter } from "./adapter.ts";
+import { writeAdapter } from "./testing/adapters.ts";
 import { goldenFolder } from "./testing/golden_folder.ts";
 import { normalisedSquaredError, openSession } from "./testing/session.ts";
 import { dequantisedTwin, temporaryFolder, writeModel } from "./testing/variants.ts";
@@ -44,8 +46,13 @@ describe.skipIf(!cudaLibrary)("models on CUDA", () => {
   });
 
   /** Logits of every position, in the given parts. */
-  function logits(device: Device, path: string, parts: readonly (readonly number[])[]): Float32Array {
-    const session = openSession(device, path);
+  function logits(
+    device: Device,
+    path: string,
+    parts: readonly (readonly number[])[],
+    adapter?: string,
+  ): Float32Array {
+    const session = openSession(device, path, adapter === undefined ? {} : { adapter: openAdapter(adapter) });
     const result = session.run(parts);
     session.close();
     return result;
@@ -61,6 +68,17 @@ describe.skipIf(!cudaLibrary)("models on CUDA", () => {
     expect(cuda.live()).toEqual({ tensors: 0, bytes: 0, scopes: 0 });
     return normalisedSquaredError(whole, logits(cpu, write(dequantisedTwin(model)), [ids]));
   }
+
+  test("adapters add to their matrices, at once and in parts", () => {
+    const model = randomModel({ shape: shapes["tiny-qwen3"]!, dtype: "bf16", seed: 7 });
+    const path = write(model);
+    const parts = ["attn_q", "attn_v", "attn_output", "ffn_down"];
+    const adapter = writeAdapter(join(folder.path, "adapter"), model, parts, 3);
+    const whole = logits(cuda, path, [ids], adapter);
+    expect(logits(cuda, path, [ids.slice(0, 1), ids.slice(1)], adapter)).toEqual(whole);
+    expect(normalisedSquaredError(whole, logits(cpu, path, [ids], adapter))).toBeLessThan(limit);
+    expect(normalisedSquaredError(whole, logits(cpu, path, [ids]))).toBeGreaterThan(1e-2);
+  });
 
   test("gpt-oss against transformers, at once and in chunks", () => {
     const tokens = goldenIds.slice(0, onFibers ? 12 : goldenIds.length);

@@ -6,7 +6,9 @@ import { openDevice } from "../backends/index.ts";
 import { metalStandin } from "../backends/testing/metal_library.ts";
 import type { DType } from "../core/dtype.ts";
 import type { Device } from "../runtime/device.ts";
+import { openAdapter } from "./adapter.ts";
 import { defaultModelPath } from "./default_model.ts";
+import { writeAdapter } from "./testing/adapters.ts";
 import { golden, relativeError, sameChoices, session } from "./testing/golden.ts";
 import { normalisedSquaredError, openSession } from "./testing/session.ts";
 import { dequantisedTwin, temporaryFolder, writeModel } from "./testing/variants.ts";
@@ -43,8 +45,13 @@ describe.skipIf(!metalStandin)("models on Metal's kernels", () => {
 
   const write = (model: RandomModel): string => writeModel(join(folder.path, `${files++}.gguf`), model);
 
-  function logits(device: Device, path: string, parts: readonly (readonly number[])[]): Float32Array {
-    const s = openSession(device, path);
+  function logits(
+    device: Device,
+    path: string,
+    parts: readonly (readonly number[])[],
+    adapter?: string,
+  ): Float32Array {
+    const s = openSession(device, path, adapter === undefined ? {} : { adapter: openAdapter(adapter) });
     const result = s.run(parts);
     s.close();
     return result;
@@ -58,6 +65,17 @@ describe.skipIf(!metalStandin)("models on Metal's kernels", () => {
     expect(metal.live()).toEqual({ tensors: 0, bytes: 0, scopes: 0 });
     return normalisedSquaredError(whole, logits(cpu, write(dequantisedTwin(model)), [ids]));
   }
+
+  test("adapters add to their matrices, at once and in parts", () => {
+    const model = randomModel({ shape: shapes["tiny-qwen3"]!, dtype: "f32", seed: 7 });
+    const path = write(model);
+    const parts = ["attn_q", "attn_v", "attn_output", "ffn_down"];
+    const adapter = writeAdapter(join(folder.path, "adapter"), model, parts, 3);
+    const whole = logits(metal, path, [ids], adapter);
+    expect(logits(metal, path, [ids.slice(0, 1), ids.slice(1)], adapter)).toEqual(whole);
+    expect(normalisedSquaredError(whole, logits(cpu, path, [ids], adapter))).toBeLessThan(limit);
+    expect(normalisedSquaredError(whole, logits(cpu, path, [ids]))).toBeGreaterThan(1e-2);
+  });
 
   for (const name of goldens) {
     const reference = golden(name);

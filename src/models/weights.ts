@@ -45,6 +45,9 @@ export interface WeightSource {
   close(): void;
 }
 
+/** Ranks of adapters are filled up to a multiple of this. */
+const rankStep = 32;
+
 /**
  * Puts a model's weights on a device and owns them: matrices in the backend's packed layout, vectors as f32, embedding
  * tables left mapped where the file is if the device can read them there. Every shape is checked here, once.
@@ -274,7 +277,8 @@ export class Weights {
     if (!adapter || count === 0) return undefined;
     const { rank, path } = adapter;
     const outputs = layers.reduce((sum, l) => sum + l.outputs, 0);
-    const all = rank * count;
+    // kernels of GPUs read several columns at once; what is added is zeros
+    const all = Math.ceil((rank * count) / rankStep) * rankStep;
     const [down, up] = [new Float32Array(all * inputs), new Float32Array(outputs * all)];
     let [row, column] = [0, 0];
     for (const [i, { name, outputs: own }] of layers.entries()) {

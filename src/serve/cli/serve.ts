@@ -1,5 +1,4 @@
 import { parseArgs } from "citty";
-import { unexpected } from "../../core/error.ts";
 import { version } from "../../core/version.ts";
 import { modelPath } from "../../models/model_option.ts";
 import { type AnyCommand, command } from "../../terminal/command.ts";
@@ -49,8 +48,6 @@ async function servePlan(args: ServeArgs, settings: readonly Setting[], log: Ser
   tellMetalMode(args, log);
   const folder = args["models-dir"];
   const engine = engineSettings(args);
-  if (adapters.length > 0 && engine.backend !== "cpu")
-    throw unexpected("unsupported", "--adapter", "--backend cpu", engine.backend);
   return {
     models: (models.length > 0 || folder !== undefined ? models : [undefined]).map((asked) => ({
       path: modelPath(asked),

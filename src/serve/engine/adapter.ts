@@ -1,19 +1,11 @@
 /** The adapter of an engine: opened, held against its base, and what is told of it. */
 import { sha256 } from "../../core/digest.ts";
 import { unexpected } from "../../core/error.ts";
-import { type Adapter, openAdapter } from "../../models/adapter.ts";
+import type { Adapter } from "../../models/adapter.ts";
 import type { ContentDigest } from "../../models/files/content_digest.ts";
 import type { ModelFiles } from "../../models/files/source.ts";
 import type { AdapterFacts, EngineOptions } from "../protocol.ts";
 import { quantization } from "./quantization.ts";
-
-/** Adapters are computed on the CPU alone; anything else is refused, naming the adapter. */
-export function engineAdapter({ adapter, backend }: EngineOptions): Adapter | undefined {
-  if (!adapter) return undefined;
-  if (backend === "cpu") return openAdapter(adapter.path);
-  const fix = "Take --backend cpu, or leave --adapter out";
-  throw unexpected("unsupported", `adapter ${adapter.name}`, "backend cpu", backend, { fix });
-}
 
 /** Throws `digest_mismatch` where the base is another than the adapter was trained on, where its settings tell; the base's digest. */
 export function checkBase(

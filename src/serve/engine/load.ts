@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { kernelLibraryPath, openDevice, useLibrary } from "../../backends/index.ts";
 import { unexpected } from "../../core/error.ts";
+import { openAdapter } from "../../models/adapter.ts";
 import { ContentDigest } from "../../models/files/content_digest.ts";
 import { type ModelFiles, openModelFiles } from "../../models/files/source.ts";
 import type { CacheType, Model } from "../../models/model.ts";
@@ -9,7 +10,7 @@ import { loadModel } from "../../models/registry.ts";
 import type { Device } from "../../runtime/device.ts";
 import { makeStore } from "../prefix_store/files.ts";
 import type { AdapterFacts, EngineInfo, EngineOptions, PrefixDisk } from "../protocol.ts";
-import { boundAdapter, engineAdapter } from "./adapter.ts";
+import { boundAdapter } from "./adapter.ts";
 import { backendLimits } from "./backend_limits.ts";
 import type { DiskTierOptions } from "./disk_tier.ts";
 import { ModelExecutor } from "./executor.ts";
@@ -39,7 +40,7 @@ export async function loadEngine(
 ): Promise<LoadedEngine> {
   const start = performance.now();
   const files = openModelFiles(options.modelPath);
-  const adapter = engineAdapter(options);
+  const adapter = options.adapter && openAdapter(options.adapter.path);
   const device = openEngineDevice(options);
   const { backend } = device;
   try {
