@@ -13,7 +13,7 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-const payloadOf = (i: number): Uint8Array => new Uint8Array(1000 + 7 * i).fill(i + 1);
+const payloadOf = (i: number) => new Uint8Array(1000 + 7 * i).fill(i + 1);
 
 function written(i: number, part = 0, payload = payloadOf(i)): BlockJob {
   const name: BlockName = { address: i.toString(16).padStart(64, "0"), part };
