@@ -57,16 +57,22 @@ __global__ void __launch_bounds__(FOLD_THREADS) attention_fold(const Attention a
   const i32 count = tiles_of(a, position_of(a, token), first);
   const i64 record = ((i64)token * a.heads + head) * a.tiles;
   const float *parts = a.partial + record * a.head_dim + begin, *sums = a.partial_sums + record * 2;
-  const i32 each = FOLD_FLOATS / FOLD_PART, row_threads = e / 4; /* tiles of a stage */
+  const i32 each = a.head_dim <= FOLD_PART / 2 ? 2 * FOLD_FLOATS / FOLD_PART : FOLD_FLOATS / FOLD_PART; /* tiles of a stage */
+  const i32 row_threads = e / 4;
   const i32 stages = PSI_DIVIDE_UP(count, each);
   wait_for_inputs();
   auto issue = [&](i32 stage) {
     if (stage < stages) {
       const i32 tiles = min(each, count - stage * each);
       float* to = ring + stage % FOLD_BUFFERS * FOLD_FLOATS;
-      for (i32 i = threadIdx.x; i < tiles * row_threads; i += FOLD_THREADS) {
-        const i32 tile = i / row_threads, at = i % row_threads * 4;
-        copy_async16(to + tile * e + at, parts + (i64)(stage * each + tile) * a.head_dim + at);
+      const float* from = parts + (i64)stage * each * a.head_dim;
+      if (e == a.head_dim) { /* all of the head: one stretch */
+        for (i32 i = threadIdx.x; i < tiles * row_threads; i += FOLD_THREADS) copy_async16(to + i * 4, from + i * 4);
+      } else {
+        for (i32 i = threadIdx.x; i < tiles * row_threads; i += FOLD_THREADS) {
+          const i32 tile = i / row_threads, at = i % row_threads * 4;
+          copy_async16(to + tile * e + at, from + (i64)tile * a.head_dim + at);
+        }
       }
     }
     copy_async_commit();
