@@ -124,6 +124,15 @@ test("kill -9 at any moment loses no more than the steps since the last checkpoi
   expect(kills).toBeGreaterThan(0);
 }, 120_000);
 
+test("a run root that cannot be made is a typed refusal", async () => {
+  const file = join(folder, "file");
+  writeFileSync(file, "");
+  const refused = await train(["start", "--output-root", join(file, "run"), "--max-steps", "1", ...tiny]);
+  expect(refused.code).toBe(1);
+  expect(refused.err).toContain("[train] expected files that can be made");
+  expect(refused.err).toContain(file);
+});
+
 test("SIGTERM ends after a step with a checkpoint, exit code 130, and resume goes on", async () => {
   const root = join(folder, "signal");
   let sent = false;

@@ -46,10 +46,10 @@ const models: Readonly<Record<string, (config: unknown) => TrainedModel>> = {
 };
 
 /**
- * Parameters of this model are so large that rounding its matrices to bf16, and nothing else, moves gradients by up to 2e-2:
- * there bf16 may be off as far as PyTorch's own.
+ * Whether bf16 may be off as far as PyTorch's own: for the model whose parameters are so large that rounding its matrices, and
+ * nothing else, moves gradients by up to 2e-2; and on devices whose attention computes in bf16 throughout.
  */
-const sensitive = "gpt_oss";
+const isLoose = (name: string): boolean => name === "gpt_oss" || device.backend.halfTensors === true;
 
 function tensorsOf(path: string): ReadonlyMap<string, Float32Array> {
   using source = openFile(path);
@@ -132,7 +132,7 @@ describe.each(Object.keys(models))("%s against PyTorch", (name) => {
       return Math.sqrt(squares);
     };
     const total = lengthOf([...wanted].map(([key, g]) => (key === "loss" ? 0 : lengthOf(g))));
-    const noise = precision === "bf16" && name === sensitive ? (truth!.bf16_noise ?? 0) : 0;
+    const noise = precision === "bf16" && isLoose(name) ? (truth!.bf16_noise ?? 0) : 0;
     const tolerance = Math.max(gradientTolerance[precision], noise);
     expect(Math.abs(loss / wanted.get("loss")![0]! - 1)).toBeLessThan(tolerance);
     let worst = { off: 0, name: "" };

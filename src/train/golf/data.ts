@@ -13,6 +13,7 @@ import {
   splitNamed,
   verifyDataset,
 } from "../../data/shards/dataset.ts";
+import { tokenizerFromSentencePiece } from "../../models/tokenizer/index.ts";
 import { readPieceModel } from "../../models/tokenizer/sentence_piece_model.ts";
 import type { GolfSettings } from "./settings.ts";
 
@@ -35,6 +36,35 @@ export const golfContract = (s: GolfSettings): LoaderContract => ({
 });
 
 const baselineVocabulary = 1024;
+
+/** Tokens of a document that are decoded and encoded again, and the share of them that must come back. */
+const compared = { least: 32, most: 256, share: 0.5 } as const;
+
+/**
+ * Throws for a tokenizer that does not make the tokens of shards that do not name theirs: a document of theirs is decoded and
+ * encoded again, which but for the cut at its end gives the same tokens where the tokenizer is that of the shards.
+ */
+function checkEncoding(tokens: Int32Array, place: string, model: Uint8Array): void {
+  const tokenizer = tokenizerFromSentencePiece(model);
+  let from = 0;
+  let document = tokens.subarray(0, compared.most);
+  for (let i = 0; i <= tokens.length; i++) {
+    if (i < tokens.length && tokens[i] !== tokenizer.bos) continue;
+    document = tokens.subarray(from, Math.min(i, from + compared.most));
+    if (document.length >= compared.least) break;
+    from = i + 1;
+  }
+  const again = tokenizer.encode(tokenizer.decode(document), { special: false, bos: false, eos: false });
+  let same = 0;
+  while (same < document.length && document[same] === again[same]) same++;
+  if (same >= compared.share * document.length) return;
+  throw unexpected(
+    "invalid_request",
+    place,
+    "the tokenizer that made the shards",
+    `one that encodes ${same} of ${document.length} tokens of a document of theirs as they are`,
+  );
+}
 
 /** Opens both, checks every shard and that they belong together. */
 export async function openGolfData(
@@ -78,10 +108,12 @@ export async function openGolfData(
       `more than ${s.length} tokens to validate on`,
       split.token_count,
     );
+  const validation = allTokens(dataset, split.split_name);
+  if (stated === "") checkEncoding(validation, s.tokenizer, file);
   return {
     ...{ dataset, identity: datasetIdentity(dataset), vocabularySize, tokenizerDigest },
     trainTokens: splitNamed(dataset, "train").token_count,
-    validation: allTokens(dataset, split.split_name),
+    validation,
     bytes: byteTableOfPieces(pieces),
   };
 }

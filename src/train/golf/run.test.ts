@@ -200,6 +200,16 @@ describe("refused", () => {
     const tokenizer = join(other, "tokenizer");
     await expect(refusal(runOf("r3", { tokenizer }))).rejects.toThrow("expected the tokenizer of the shards");
     expect(refusal(runOf("r4", { model: "baseline_sp1024_9x512" }))).rejects.toThrow("1024 pieces, got 400");
+    // shards without a manifest do not name theirs
+    const bare = join(folder, "bare");
+    cpSync(join(folder, "dataset"), bare, { recursive: true });
+    rmSync(join(bare, "manifest.json"));
+    const foreign = join(mkdtempSync(join(folder, "foreign-")), "tokenizer");
+    writeGolfData(join(foreign, ".."), 400, "reversed");
+    const wrong = runOf("r7", { dataset: bare, tokenizer: foreign, max_steps: 1 });
+    await expect(refusal(wrong)).rejects.toThrow("expected the tokenizer that made the shards");
+    const right = runOf("r8", { dataset: bare, max_steps: 1, final_validation: "live_only" });
+    expect((await startGolf(right, options)).executed_steps).toBe(1);
   });
 
   test("a machine that the profile does not allow, with a report that says so", async () => {

@@ -12,9 +12,15 @@ import { pieceModelBytes } from "../../../models/tokenizer/sentence_piece_model.
 
 const bos = 1;
 
-/** Writes `dataset/` and `tokenizer/` below `folder`; bytes of the validation text. */
-export function writeGolfData(folder: string, vocabulary = 400): number {
-  const texts = referenceCorpus().sections.map(({ text }) => text);
+/** Writes `dataset/` and `tokenizer/` below `folder`, of the corpus or of its letters in reverse; bytes of the validation text. */
+export function writeGolfData(
+  folder: string,
+  vocabulary = 400,
+  order: "as_is" | "reversed" = "as_is",
+): number {
+  const texts = referenceCorpus().sections.map(({ text }) =>
+    order === "as_is" ? text : [...text].reverse().join(""),
+  );
   const trainer = new SentencePieceTrainer({ ...usualSentencePiece, size: vocabulary });
   for (const text of texts) trainer.add(text);
   const model = pieceModelBytes(trainer.finish());
