@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import {
   cpSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -222,7 +223,12 @@ describe("refused", () => {
 
   test("a run root that holds a run, a resume with other steps, and one whose checkpoint is damaged", async () => {
     const run = runOf("r6", { max_steps: 2, final_validation: "live_only" });
+    // what a start left that died while it wrote its settings is no run
+    mkdirSync(run.root);
+    const part = join(run.root, `${golfPaths.settings}.123.part`);
+    writeFileSync(part, "{");
     await startGolf(run, options);
+    expect(existsSync(part)).toBe(false);
     expect(refusal(run)).rejects.toThrow("expected an empty folder as run root");
     const seeded = { ...run, settings: { ...run.settings, seed: 1 } };
     expect(resumeGolf(seeded, options)).rejects.toThrow("settings_digest");

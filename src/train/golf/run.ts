@@ -1,5 +1,5 @@
 /** A Parameter Golf run from its first step, or from its last checkpoint, to its report. */
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { measureRoofline, measureTensorCores, openDevice } from "../../backends/index.ts";
 import { unexpected } from "../../core/error.ts";
@@ -19,12 +19,17 @@ import { type GolfOptions, type GolfRun, golfPaths, lastCheckpoint, writeSetting
 
 /** Begins a run in a root that holds none. */
 export async function startGolf(run: GolfRun, options: GolfOptions): Promise<GolfReport> {
-  if (existsSync(run.root) && readdirSync(run.root).some((name) => name !== golfPaths.lock))
+  // a start that died before its settings were whole was no run yet
+  const unfinished = (name: string): boolean =>
+    name.startsWith(`${golfPaths.settings}.`) && name.endsWith(".part");
+  const isForeign = (name: string): boolean => name !== golfPaths.lock && !unfinished(name);
+  if (existsSync(run.root) && readdirSync(run.root).some(isForeign))
     throw unexpected("invalid_request", "train golf", "an empty folder as run root", run.root, {
       fix: "psionic train golf resume --run-root goes on with a run",
     });
   mkdirSync(run.root, { recursive: true });
   using _lock = lockFolder(join(run.root, golfPaths.lock), run.root);
+  for (const name of readdirSync(run.root).filter(unfinished)) rmSync(join(run.root, name));
   const data = await openGolfData(run.settings, options.watcher.shards);
   writeSettings(run);
   return await trained(run, data, options);
