@@ -212,11 +212,12 @@ i32 launch_matmul_ring(const char* op, MatmulArguments p, u16* rounded, const Pr
 }
 
 /*
- * A shared expert beside the routed ones: psi_moe_glu, then psi_matmul_glu of the same x, psi_moe_matmul, psi_matmul of what the
- * second made. Each lets the next begin when its own inputs are there, so that the second and the last need not wait for the
- * one before them until they end. What the second made, and the launch of the third; what psi_moe_glu read (moe_launch.cuh).
+ * A dense MLP or a shared expert beside the routed ones: psi_moe_glu, then psi_matmul_glu of what was there before that, psi_moe_matmul,
+ * psi_matmul of what the second made. Each lets the next begin when its own inputs are there, so that the second and the last
+ * need not wait for the one before them until they end. What the second made, and the launch of the third; what psi_moe_glu
+ * made, which the second may therefore not read (moe_launch.cuh).
  */
-extern const void *shared_rows, *ready_rows;
+extern const void *shared_rows, *gated_rows;
 extern u64 shared_launch, shared_after;
 
 /* What a launcher is called with, as the kernels take it. */

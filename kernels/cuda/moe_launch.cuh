@@ -25,8 +25,8 @@ i32 launch_moe_decode(const char* op, const MoeArguments& p, i32 columns_at_once
 /* expert_ids of the last psi_moe_glu whose kernel let the next one start only when they were there, and its launch. */
 extern const i32* ready_ids;
 extern u64 ready_launch;
-/* matmul_ring.cuh: a shared expert beside the routed ones */
-extern const void *shared_rows, *ready_rows;
+/* matmul_ring.cuh: a dense MLP beside the routed experts */
+extern const void *shared_rows, *gated_rows;
 extern u64 shared_launch, shared_after;
 
 template <class W, bool GATED>
@@ -37,7 +37,7 @@ i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
   p.rounded = rounded;
   p.ids_ready = ready_launch == launches && ready_ids == p.expert_ids;
   const auto note = [&](i32 status) {
-    if (GATED && status == PSI_OK) ready_ids = p.expert_ids, ready_rows = p.x, ready_launch = launches;
+    if (GATED && status == PSI_OK) ready_ids = p.expert_ids, gated_rows = p.y, ready_launch = launches;
     if (!GATED && p.lets_late && status == PSI_OK) shared_after = launches;
     return status;
   };

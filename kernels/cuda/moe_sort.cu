@@ -16,9 +16,9 @@ extern u64 ready_launch;
 const i32* ready_ids = nullptr;
 u64 ready_launch = 0;
 /* matmul_ring.cuh */
-extern const void *shared_rows, *ready_rows;
+extern const void *shared_rows, *gated_rows;
 extern u64 shared_launch, shared_after;
-const void *shared_rows = nullptr, *ready_rows = nullptr;
+const void *shared_rows = nullptr, *gated_rows = nullptr;
 u64 shared_launch = 0, shared_after = 0;
 
 constexpr int SORT_THREADS = 1024, SORT_WARPS = SORT_THREADS / 32;

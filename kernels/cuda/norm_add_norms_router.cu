@@ -68,6 +68,12 @@ __global__ void __launch_bounds__(NORM_THREADS) route_rows_kernel(const __grid_c
   const i32 first = blockIdx.y * ROUTE_TOGETHER, count = min(ROUTE_TOGETHER, p.rows - first);
   NormPiece router[NORM_KEPT];
   read_row<NORM_THREADS>(router, p.router_w + (i64)expert * width, width, thread);
+  float* scales = (float*)memory; /* read now, since the choice would wait for them */
+  RouterArguments choice = p.router;
+  if (choice.expert_scale) {
+    for (i32 e = thread; e < experts; e += NORM_THREADS) scales[e] = choice.expert_scale[e];
+    choice.expert_scale = scales;
+  }
   wait_for_inputs();
 #pragma unroll 1
   for (i32 base = 0; base < count; base += AT_ONCE) {
@@ -100,12 +106,12 @@ __global__ void __launch_bounds__(NORM_THREADS) route_rows_kernel(const __grid_c
   if (before != gridDim.x - 1) return;
   if (thread == 0) route_arrived[blockIdx.y] = 0;
   if (warp >= count) return;
-  u32* own = (u32*)memory + warp * (experts + router_words(experts, p.router.used));
+  u32* own = (u32*)memory + experts + warp * (experts + router_words(experts, choice.used));
   float* logits = (float*)own;
   const i64 row = first + warp;
   for (i32 e = lane; e < experts; e += 32) logits[e] = *(volatile const float*)(route_logits + row * ROUTE_EXPERTS + e); /* of other multiprocessors: not from L1 */
   __syncwarp();
-  route_token(p.router, p.ids + row * p.router.used, p.weights + row * p.router.used, logits, own + experts);
+  route_token(choice, p.ids + row * choice.used, p.weights + row * choice.used, logits, own + experts);
 }
 
 }  // namespace psi
@@ -126,6 +132,6 @@ PSI_API i32 psi_norm_add_norms_router(void* sum, void* y, void* z, void* ids, vo
   PSI_TRY(launch(op, norm_add_norms_kernel, dim3((unsigned)rows), dim3(NORM_THREADS), 0, norms));
   const RouteRows p = {(const float*)router_w, (i32*)ids, (float*)weights, rows, width, {experts, used, mode, normalize, scale, nullptr, (const float*)expert_scale}};
   const dim3 grid((unsigned)experts, (unsigned)PSI_DIVIDE_UP(rows, ROUTE_TOGETHER));
-  const size_t bytes = (size_t)min(rows, ROUTE_TOGETHER) * (experts + router_words(experts, used)) * 4;
+  const size_t bytes = (size_t)(experts + min(rows, ROUTE_TOGETHER) * (experts + router_words(experts, used))) * 4;
   return launch(op, rows == 1 ? route_rows_kernel<1> : route_rows_kernel<4>, grid, dim3(NORM_THREADS), bytes, p);
 }

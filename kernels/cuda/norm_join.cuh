@@ -43,6 +43,23 @@ __device__ __forceinline__ float norm_scale(const NormPiece (&v)[KEPT], i32 widt
   return 1.0f / sqrtf(squares / (float)width + eps);
 }
 
+/* The same of two rows, with one barrier. */
+template <int THREADS, int KEPT>
+__device__ __forceinline__ float2 norm_scales(const NormPiece (&a)[KEPT], const NormPiece (&b)[KEPT], i32 width, float eps, int thread, float (*shared)[32]) {
+  float2 squares = make_float2(0.0f, 0.0f);
+  each_piece<THREADS, KEPT>(width, thread, [&](int i, i32) {
+    for (int j = 0; j < 4; j++) squares = make_float2(fmaf(a[i].v[j], a[i].v[j], squares.x), fmaf(b[i].v[j], b[i].v[j], squares.y));
+  });
+  squares = make_float2(warp_sum(squares.x), warp_sum(squares.y));
+  if (THREADS != 32) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    if (lane == 0) shared[0][warp] = squares.x, shared[1][warp] = squares.y;
+    __syncthreads();
+    squares = make_float2(warp_sum(lane < THREADS / 32 ? shared[0][lane] : 0.0f), warp_sum(lane < THREADS / 32 ? shared[1][lane] : 0.0f));
+  }
+  return make_float2(1.0f / sqrtf(squares.x / (float)width + eps), 1.0f / sqrtf(squares.y / (float)width + eps));
+}
+
 __device__ __forceinline__ NormPiece normed(const NormPiece& v, float scale, const NormPiece& w) {
   NormPiece y;
   for (int j = 0; j < 4; j++) y.v[j] = __fmul_rn(__fmul_rn(v.v[j], scale), w.v[j]);
@@ -80,7 +97,7 @@ __device__ __forceinline__ void combine_row(NormPiece (&e)[KEPT], const JoinedNo
   }
 }
 
-/* One row by THREADS threads. `shared`: two norms' sums in turn, each read before the barrier of the one after it. */
+/* One row by THREADS threads. `shared`: for the norms' sums, read before the barrier of those after them. */
 template <int THREADS, int KEPT, bool BRANCHES>
 __device__ __forceinline__ void join_norms(const JoinedNorms& p, i64 row, int thread, float (*shared)[32]) {
   const i64 at = row * p.width;
@@ -97,24 +114,23 @@ __device__ __forceinline__ void join_norms(const JoinedNorms& p, i64 row, int th
   read_row<THREADS>(o, p.delta + at, p.width, thread);
   read_row<THREADS>(s, p.x + at, p.width, thread);
   if constexpr (BRANCHES) {
-    const float dense = norm_scale<THREADS>(o, p.width, p.eps, thread, shared[0]);
-    const float experts = norm_scale<THREADS>(e, p.width, p.eps, thread, shared[1]);
-    each_piece<THREADS, KEPT>(p.width, thread, [&](int i, i32) { o[i] = added(normed(o[i], dense, dense_w[i]), normed(e[i], experts, experts_w[i])); });
+    const float2 scales = norm_scales<THREADS>(o, e, p.width, p.eps, thread, shared);
+    each_piece<THREADS, KEPT>(p.width, thread, [&](int i, i32) { o[i] = added(normed(o[i], scales.x, dense_w[i]), normed(e[i], scales.y, experts_w[i])); });
   }
-  const float scale = norm_scale<THREADS>(o, p.width, p.eps, thread, shared[0]);
+  const float scale = norm_scale<THREADS>(o, p.width, p.eps, thread, shared[2]);
   each_piece<THREADS, KEPT>(p.width, thread, [&](int i, i32 k) {
     s[i] = added(s[i], normed(o[i], scale, w[i]));
     for (int j = 0; j < 4; j++) s[i].v[j] = __fmul_rn(s[i].v[j], p.scale);
     write_piece(p.sum + at, k, p.width, true, s[i]);
   });
   if (!p.y) return;
-  const float last = norm_scale<THREADS>(s, p.width, p.eps, thread, shared[1]);
+  const float last = norm_scale<THREADS>(s, p.width, p.eps, thread, shared[0]);
   each_piece<THREADS, KEPT>(p.width, thread, [&](int i, i32 k) { write_piece(p.y + at, k, p.width, true, normed(s[i], last, next[i])); });
 }
 
 template <int KEPT, bool BRANCHES>
 __global__ void __launch_bounds__(NORM_THREADS) joined_norms_kernel(const __grid_constant__ JoinedNorms p) {
-  __shared__ float shared[2][32];
+  __shared__ float shared[3][32];
   let_next_start();
   join_norms<NORM_THREADS, KEPT, BRANCHES>(p, blockIdx.x, threadIdx.x, shared);
 }

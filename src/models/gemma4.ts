@@ -21,6 +21,7 @@ import {
   headNorm,
   kvWrite,
   moeCombine,
+  moeMatmul,
   normAddNormsRouter,
   normRopeKvWrite,
   rmsNorm,
@@ -35,9 +36,10 @@ import {
   addNormed,
   type CachePlace,
   cacheGroups,
-  chosenExperts,
   type Experts,
   type GateUp,
+  gated,
+  gatedExperts,
   gatedMlp,
   type Linear,
   linear,
@@ -266,15 +268,19 @@ function addDense(
     return;
   }
   addNormed(h, m, postMlpNorm, undefined, plain);
-  const gated = glu(linear(h, perLayer.gate), p.rows, { kind: "gelu", upOffset: p.offset });
-  addNormed(h, linear(gated, perLayer.projection), perLayer.postNorm, end.norm, scaled, end.into);
+  const inner = glu(linear(h, perLayer.gate), p.rows, { kind: "gelu", upOffset: p.offset });
+  addNormed(h, linear(inner, perLayer.projection), perLayer.postNorm, end.norm, scaled, end.into);
 }
 
 /** The same with experts beside the dense MLP, which read h by norms of their own. */
 function addSparse(c: Gemma4Config, layer: Layer, sparse: Sparse, h: Tensor, o: Tensor, end: End): void {
   const { b, x, ids, weights } = routed(c, layer, sparse, h, o);
-  const dense = gatedMlp(b, layer.gateUp, layer.down, "gelu");
-  const experts = chosenExperts(x, ids, sparse.experts, { kind: "gelu" });
+  const gatedExpert = gatedExperts(x, ids, sparse.experts, { kind: "gelu" });
+  // between the products of the experts, beside which CUDA runs it
+  const gatedDense = gated(b, layer.gateUp, "gelu");
+  const { down } = sparse.experts;
+  const experts = moeMatmul(gatedExpert, down.weight, down.bias, ids);
+  const dense = linear(gatedDense, layer.down);
   const params = { eps: c.eps, scale: layer.scale };
   if (h.device.backend.supports("add_branches_norm") && normsFused(h, 2)) {
     const [ofDense, ofExperts] = [sparse.postNorm1, sparse.postNorm2];
