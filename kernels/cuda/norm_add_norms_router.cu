@@ -2,7 +2,8 @@
  * sum = x + N(delta; w); y = N(sum; y_w), z = N(sum; z_w); ids and weights: the experts chosen by logits N(sum; r_w) . router_w. N(a; b)
  * is the RMS norm of a times b. For few rows, with the bits of rms_norm, add_rms_norm, two rms_norm, matmul over F32 weights and
  * router. Two kernels: a block per row for the norms; then a block per expert and 8 rows, which has the expert's weights before
- * the norms are there, makes the logits, and, where it is the last to finish, chooses for its rows, a warp for each.
+ * the norms are there, makes the logits, and, where it is the last to finish, chooses for its rows, a warp for each. For a row or
+ * two one kernel, each of whose blocks makes the norms for itself.
  */
 #include "norm_join.cuh"
 #include "router.cuh"
@@ -10,7 +11,7 @@
 namespace psi {
 
 constexpr i32 ROUTE_WIDEST = held_width(NORM_KEPT); /* rows that the norms keep in registers */
-constexpr i32 ROUTE_ROWS = 64, ROUTE_EXPERTS = 1024, ROUTE_TOGETHER = NORM_THREADS / 32; /* rows of a block */
+constexpr i32 FEW_ROUTE_ROWS = 2, ROUTE_ROWS = 64, ROUTE_EXPERTS = 1024, ROUTE_TOGETHER = NORM_THREADS / 32; /* rows of a block */
 
 static __device__ float route_normed[ROUTE_ROWS * ROUTE_WIDEST]; /* what the router reads */
 static __device__ float route_logits[ROUTE_ROWS * ROUTE_EXPERTS];
@@ -57,9 +58,76 @@ struct RouteRows {
   RouterArguments router;
 };
 
-/* AT_ONCE: rows whose sums are made side by side. */
-template <int AT_ONCE>
+/* Scales of experts in shared memory, read before the choice, which would wait for them. For all threads, before a barrier. */
+__device__ __forceinline__ RouterArguments with_scales(RouterArguments r, float* scales) {
+  if (!r.expert_scale) return r;
+  for (i32 e = threadIdx.x; e < r.experts; e += NORM_THREADS) scales[e] = r.expert_scale[e];
+  r.expert_scale = scales;
+  return r;
+}
+
+/* A warp's choice for a row, `own` being its shared memory. */
+__device__ __forceinline__ void choose(const RouteRows& p, const RouterArguments& choice, i64 row, u32* own) {
+  const i32 lane = threadIdx.x % 32, experts = choice.experts;
+  float* logits = (float*)own;
+  for (i32 e = lane; e < experts; e += 32) logits[e] = *(volatile const float*)(route_logits + row * ROUTE_EXPERTS + e); /* of other multiprocessors: not from L1 */
+  __syncwarp();
+  route_token(choice, p.ids + row * choice.used, p.weights + row * choice.used, logits, own + experts);
+}
+
+/* A block per expert and row; the last of a row writes sum, for then all have read what it may lie over. */
+__global__ void __launch_bounds__(NORM_THREADS) norm_and_route_kernel(const __grid_constant__ NormAddNorms n, const __grid_constant__ RouteRows p) {
+  PSI_DYNAMIC_SHARED(memory);
+  __shared__ float shared[2][32], products[NORM_THREADS / 32];
+  __shared__ u32 before;
+  let_next_start();
+  const i32 thread = threadIdx.x, expert = blockIdx.x, row = blockIdx.y, width = n.width;
+  const i64 at = (i64)row * width;
+  NormPiece w[NORM_KEPT], y_w[NORM_KEPT], z_w[NORM_KEPT], r_w[NORM_KEPT], router[NORM_KEPT], s[NORM_KEPT], delta[NORM_KEPT];
+  read_row<NORM_THREADS>(router, p.router_w + (i64)expert * width, width, thread);
+  read_row<NORM_THREADS>(w, n.w, width, thread);
+  read_row<NORM_THREADS>(r_w, n.r_w, width, thread);
+  if (expert == 0) {
+    read_row<NORM_THREADS>(y_w, n.y_w, width, thread);
+    read_row<NORM_THREADS>(z_w, n.z_w, width, thread);
+  }
+  const RouterArguments choice = with_scales(p.router, (float*)memory);
+  wait_for_inputs();
+  read_row<NORM_THREADS>(delta, n.delta + at, width, thread);
+  read_row<NORM_THREADS>(s, n.x + at, width, thread);
+  const float of_delta = norm_scale<NORM_THREADS>(delta, width, n.eps, thread, shared[0]);
+  each_piece<NORM_THREADS, NORM_KEPT>(width, thread, [&](int i, i32) { s[i] = added(s[i], normed(delta[i], of_delta, w[i])); });
+  const float scale = norm_scale<NORM_THREADS>(s, width, n.eps, thread, shared[1]);
+  float dot = 0.0f;
+  each_piece<NORM_THREADS, NORM_KEPT>(width, thread, [&](int i, i32) {
+    const NormPiece r = normed(s[i], scale, r_w[i]);
+    for (int j = 0; j < 4; j++) dot = fmaf(r.v[j], router[i].v[j], dot);
+  });
+  dot = warp_sum(dot);
+  if (thread % 32 == 0) products[thread / 32] = dot;
+  __syncthreads();
+  if (thread == 0) {
+    float z = products[0];
+    for (int v = 1; v < NORM_THREADS / 32; v++) z += products[v];
+    route_logits[row * ROUTE_EXPERTS + expert] = z;
+    __threadfence();
+    before = atomicAdd(route_arrived + row, 1u);
+    __threadfence();
+  }
+  if (expert == 0)
+    each_piece<NORM_THREADS, NORM_KEPT>(width, thread, [&](int i, i32 k) {
+      write_piece(n.y + at, k, width, true, normed(s[i], scale, y_w[i]));
+      write_piece(n.z + at, k, width, true, normed(s[i], scale, z_w[i]));
+    });
+  __syncthreads();
+  if (before != gridDim.x - 1) return;
+  if (thread == 0) route_arrived[row] = 0;
+  each_piece<NORM_THREADS, NORM_KEPT>(width, thread, [&](int i, i32 k) { write_piece(n.sum + at, k, width, true, s[i]); });
+  if (thread < 32) choose(p, choice, row, (u32*)memory + choice.experts);
+}
+
 __global__ void __launch_bounds__(NORM_THREADS) route_rows_kernel(const __grid_constant__ RouteRows p) {
+  constexpr int AT_ONCE = 4; /* rows whose sums are made side by side */
   PSI_DYNAMIC_SHARED(memory);
   __shared__ float products[ROUTE_TOGETHER][NORM_THREADS / 32];
   __shared__ u32 before;
@@ -68,12 +136,7 @@ __global__ void __launch_bounds__(NORM_THREADS) route_rows_kernel(const __grid_c
   const i32 first = blockIdx.y * ROUTE_TOGETHER, count = min(ROUTE_TOGETHER, p.rows - first);
   NormPiece router[NORM_KEPT];
   read_row<NORM_THREADS>(router, p.router_w + (i64)expert * width, width, thread);
-  float* scales = (float*)memory; /* read now, since the choice would wait for them */
-  RouterArguments choice = p.router;
-  if (choice.expert_scale) {
-    for (i32 e = thread; e < experts; e += NORM_THREADS) scales[e] = choice.expert_scale[e];
-    choice.expert_scale = scales;
-  }
+  const RouterArguments choice = with_scales(p.router, (float*)memory);
   wait_for_inputs();
 #pragma unroll 1
   for (i32 base = 0; base < count; base += AT_ONCE) {
@@ -106,12 +169,7 @@ __global__ void __launch_bounds__(NORM_THREADS) route_rows_kernel(const __grid_c
   if (before != gridDim.x - 1) return;
   if (thread == 0) route_arrived[blockIdx.y] = 0;
   if (warp >= count) return;
-  u32* own = (u32*)memory + experts + warp * (experts + router_words(experts, choice.used));
-  float* logits = (float*)own;
-  const i64 row = first + warp;
-  for (i32 e = lane; e < experts; e += 32) logits[e] = *(volatile const float*)(route_logits + row * ROUTE_EXPERTS + e); /* of other multiprocessors: not from L1 */
-  __syncwarp();
-  route_token(choice, p.ids + row * choice.used, p.weights + row * choice.used, logits, own + experts);
+  choose(p, choice, first + warp, (u32*)memory + experts + warp * (experts + router_words(experts, choice.used)));
 }
 
 }  // namespace psi
@@ -129,9 +187,10 @@ PSI_API i32 psi_norm_add_norms_router(void* sum, void* y, void* z, void* ids, vo
   const uintptr_t all = (uintptr_t)sum | (uintptr_t)y | (uintptr_t)z | (uintptr_t)x | (uintptr_t)delta | (uintptr_t)w | (uintptr_t)y_w | (uintptr_t)z_w | (uintptr_t)r_w | (uintptr_t)router_w;
   if (all % 16 != 0) return fail(PSI_INVALID, "[%s] expected rows aligned to 16 bytes.", op);
   const NormAddNorms norms = {(float*)sum, (float*)y, (float*)z, (const float*)x, (const float*)delta, (const float*)w, (const float*)y_w, (const float*)z_w, (const float*)r_w, width, eps};
-  PSI_TRY(launch(op, norm_add_norms_kernel, dim3((unsigned)rows), dim3(NORM_THREADS), 0, norms));
   const RouteRows p = {(const float*)router_w, (i32*)ids, (float*)weights, rows, width, {experts, used, mode, normalize, scale, nullptr, (const float*)expert_scale}};
   const dim3 grid((unsigned)experts, (unsigned)PSI_DIVIDE_UP(rows, ROUTE_TOGETHER));
   const size_t bytes = (size_t)(experts + min(rows, ROUTE_TOGETHER) * (experts + router_words(experts, used))) * 4;
-  return launch(op, rows == 1 ? route_rows_kernel<1> : route_rows_kernel<4>, grid, dim3(NORM_THREADS), bytes, p);
+  if (rows <= FEW_ROUTE_ROWS) return launch(op, norm_and_route_kernel, dim3((unsigned)experts, (unsigned)rows), dim3(NORM_THREADS), bytes, norms, p);
+  PSI_TRY(launch(op, norm_add_norms_kernel, dim3((unsigned)rows), dim3(NORM_THREADS), 0, norms));
+  return launch(op, route_rows_kernel, grid, dim3(NORM_THREADS), bytes, p);
 }

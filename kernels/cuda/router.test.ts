@@ -157,6 +157,7 @@ describe("norm_add_norms_router", () => {
   test.each([
     [3, 516, 9, 2],
     [1, 2816, 128, 8],
+    [2, 516, 70, 3],
     [12, 520, 93, 5], // four experts a block, one in the last
   ])("%i rows of %i, %i experts: the bits of the ops apart", (rows, width, experts, used) => {
     const [x, delta] = [randomFloats(rows * width, 1), onDevice(randomFloats(rows * width, 2))];
