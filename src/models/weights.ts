@@ -1,3 +1,4 @@
+import { allocateHost } from "../backends/index.ts";
 import { type DType, isQuantised, rowBytes } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
@@ -304,11 +305,10 @@ export class Weights {
   /** Data made here, in the backend's packed layout. */
   #packed(data: Float32Array, [rows, columns]: readonly [number, number]): Tensor {
     const { backend } = this.#device;
-    const plain = this.#device.empty("f32", [rows, columns]);
-    this.#device.upload(plain, data);
     const weight = this.#device.empty("f32", [rows, columns], { packed: true, kind: "weight" });
-    backend.pack(weight.address, plain.address, rows, columns, "f32");
-    this.#device.free(plain);
+    const host = allocateHost(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    backend.pack(weight.address, host.address, rows, columns, "f32");
+    host.free();
     this.#own(weight, backend.packedBytes("f32", rows, columns));
     return weight;
   }
