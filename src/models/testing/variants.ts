@@ -5,12 +5,40 @@ import { join } from "node:path";
 import type { RandomModel } from "../../../scripts/random-model.ts";
 import { cpuLibrary } from "../../backends/cpu/library.ts";
 import { type DType, dtypes } from "../../core/dtype.ts";
-import { type TensorToWrite, writeGguf } from "../files/gguf_writer.ts";
+import { openFile } from "../files/bytes.ts";
+import { parseGguf } from "../files/gguf.ts";
+import { type MetadataValue, type TensorToWrite, writeGguf } from "../files/gguf_writer.ts";
 
 /** A folder that is removed at the end of the scope. */
 export function temporaryFolder(): { readonly path: string } & Disposable {
   const path = mkdtempSync(join(tmpdir(), "psionic-test-"));
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/** A GGUF file of one part, with integers below 2^53 in its metadata, to be written in another way. */
+export function readModel(path: string): RandomModel {
+  const source = openFile(path);
+  const { metadata, tensors } = parseGguf(source);
+  const values = [...metadata].map(([key, value]): [string, MetadataValue] => {
+    if (value.type === "string" || value.type === "bool") return [key, value];
+    if (value.type !== "array") return [key, { type: value.type, value: Number(value.value) }];
+    const list = value.elementType === "string" ? value.value.toArray() : Array.from(value.value, Number);
+    return [key, { type: "array", elementType: value.elementType, value: list }];
+  });
+  const read = (offset: number, bytes: number): Uint8Array => {
+    const data = new Uint8Array(bytes);
+    source.read(offset, data);
+    return data;
+  };
+  return {
+    metadata: Object.fromEntries(values),
+    tensors: [...tensors].map(([name, { dtype, shape, offset, bytes }]) => ({
+      name,
+      dtype,
+      shape,
+      chunks: () => [read(offset, bytes)],
+    })),
+  };
 }
 
 export function tensorBytes(tensor: TensorToWrite): Uint8Array {
