@@ -2,6 +2,8 @@
  * Builds libpsionic_cuda.so with nvcc, and libpsionic_cuda_standin.so, the same kernels compiled by g++ to run on fibers
  * of the CPU (kernels/standin), which is what tests use where there is no device.
  * Usage: bun kernels/build_cuda.ts [development|release|standin]; prints the path.
+ *        bun kernels/build_cuda.ts check; reads every kernel as each architecture of a release does, without machine code: a
+ *        minute where the release takes an hour.
  */
 import { basename, join } from "node:path";
 import { cache, cached, inParallel, install, kernels, run, sourceClosure, strictness } from "./compile.ts";
@@ -107,6 +109,16 @@ export async function buildCudaLibrary(outDir: string, kind: "development" | "re
   return install(library, join(outDir, "libpsionic_cuda.so"));
 }
 
+/** Refuses what warns or fails for an architecture of a release before its machine code is made. */
+async function checkArchitectures(): Promise<void> {
+  const files = await sources();
+  const jobs = Object.keys(releaseTargets).flatMap((arch) => files.map((file) => ({ arch, file })));
+  await inParallel(jobs, ({ arch, file }) =>
+    run(["nvcc", ...deviceFlags, `-arch=compute_${arch}`, "-Xcicc", "-O0", "-ptx", file, "-o", "/dev/null"]),
+  );
+  console.log(`${files.length} files for compute_${Object.keys(releaseTargets).join(", ")}: no warnings`);
+}
+
 /** Builds the library that runs on fibers into `outDir`. */
 export async function buildCudaStandin(outDir: string): Promise<string> {
   const version = await run(["g++", "--version"]);
@@ -134,6 +146,7 @@ if (import.meta.main) {
   const kind = process.argv[2] ?? "development";
   const out = join(cache, "native");
   if (kind === "standin") console.log(await buildCudaStandin(out));
+  else if (kind === "check") await checkArchitectures();
   else if (kind === "development" || kind === "release") console.log(await buildCudaLibrary(out, kind));
-  else throw new Error(`[kernels/build_cuda] expected development, release or standin, got ${kind}`);
+  else throw new Error(`[kernels/build_cuda] expected development, release, standin or check, got ${kind}`);
 }

@@ -39,6 +39,7 @@ emulator >/dev/null || skip "kernels for arm64 under an emulator: no qemu-aarch6
 
 if command -v nvcc >/dev/null; then
   step "kernels for CUDA" .tools/bun kernels/build_cuda.ts development
+  step "kernels for CUDA's other architectures" .tools/bun kernels/build_cuda.ts check
 else
   skip "kernels for CUDA: no nvcc"
 fi

@@ -16,7 +16,8 @@ namespace psi {
 
 constexpr int HEAD = 64, WARPGROUP = 128, FORWARD_GROUPS = 2, FORWARD_STAGES = 4, KEYS_STAGES = 3, ROWS_STAGES = 2;
 constexpr int FORWARD_ROWS = FORWARD_GROUPS * TILE, FORWARD_THREADS = FORWARD_GROUPS * WARPGROUP;
-constexpr u32 BLOCK = TILE * BOX_LINE, K_STEP = 32, LINE_STEP = 16 * BOX_LINE; /* bytes: a tile; 16 ks in its lines, or 16 lines */
+constexpr u32 BLOCK = TILE * BOX_LINE; /* bytes of a tile */
+[[maybe_unused]] constexpr u32 K_STEP = 32, LINE_STEP = 16 * BOX_LINE; /* bytes of 16 ks in its lines, of 16 lines; used by sm_90a only */
 constexpr u32 FACT_BYTES = TILE * sizeof(float2);
 
 /* A ring of stages that one thread fills; STAGES pairs of arrivals in shared memory. */

@@ -169,7 +169,14 @@ __device__ __forceinline__ void cluster_wait() {
 #endif
 }
 
-__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_cluster_kernel(const __grid_constant__ DeltaStepArguments p) {
+/* Older cards have no clusters, and their machine code of this kernel is never launched. */
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define CLUSTERED
+#else
+#define CLUSTERED __cluster_dims__(CLUSTER, 1, 1)
+#endif
+
+__global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_cluster_kernel(const __grid_constant__ DeltaStepArguments p) {
   __shared__ __align__(16) float q[STEP_WIDTH], k[STEP_WIDTH], v[CLUSTER_COLUMNS], read[2][STEP_WIDTH];
   __shared__ DeltaFactors factors;
   __shared__ u32 before;
