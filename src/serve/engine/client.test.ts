@@ -169,7 +169,7 @@ describe("engine client", () => {
     const signals = controllers.map((c) => c.signal);
     const done: unknown[] = [];
     for await (const event of e.generate(
-      request([1, 2], { choices: 2, maxTokens: 300 }),
+      request([1, 2], { choices: 2, maxTokens: 20_000 }),
       undefined,
       signals,
     )) {
