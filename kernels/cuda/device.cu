@@ -32,6 +32,14 @@ cudaDeviceProp properties;
 constexpr size_t BOUNCE = 1 << 20;
 void* bounce = nullptr;
 
+/* Leaves nothing of a device that did not open. */
+i32 given_up(i32 status) {
+  if (bounce) cudaFreeHost(bounce);
+  if (stream) cudaStreamDestroy(stream);
+  bounce = nullptr, stream = nullptr;
+  return status;
+}
+
 i32 open_device(i32 wanted) {
   int count = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
@@ -48,26 +56,16 @@ i32 open_device(i32 wanted) {
   if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, wanted);
   if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
   if (error == cudaSuccess) error = cudaHostAlloc(&bounce, BOUNCE, cudaHostAllocDefault);
-  if (error != cudaSuccess) {
-    stream = nullptr;
-    return fail(PSI_UNSUPPORTED, "[cuda] expected device %d to open, got: %s.", wanted, cudaGetErrorString(error));
-  }
+  if (error != cudaSuccess)
+    return given_up(fail(PSI_UNSUPPORTED, "[cuda] expected device %d to open, got: %s.", wanted, cudaGetErrorString(error)));
   number = wanted;
   device = {properties.multiProcessorCount, 10 * properties.major + properties.minor, (i64)properties.sharedMemPerBlockOptin,
             (i64)properties.l2CacheSize};
-  if (device.compute < 80) {
-    cudaStreamDestroy(stream);
-    stream = nullptr;
-    return fail(PSI_UNSUPPORTED, "[cuda] expected a device of compute capability 8.0 or newer, got %s with %d.%d.", properties.name,
-                properties.major, properties.minor);
-  }
+  if (device.compute < 80)
+    return given_up(fail(PSI_UNSUPPORTED, "[cuda] expected a device of compute capability 8.0 or newer, got %s with %d.%d.", properties.name,
+                         properties.major, properties.minor));
   const i32 status = open_columns("psi_open");
-  if (status != PSI_OK) {
-    cudaFreeHost(bounce);
-    cudaStreamDestroy(stream);
-    stream = nullptr;
-  }
-  return status;
+  return status == PSI_OK ? status : given_up(status);
 }
 
 i32 checked(const char* where, cudaError_t error) { return error == cudaSuccess ? PSI_OK : cuda_failed(where, error); }
@@ -137,10 +135,7 @@ PSI_API i32 psi_close(void) {
   close_transfers();
   close_columns();
   close_cublaslt();
-  cudaFreeHost(bounce);
-  cudaStreamDestroy(stream);
-  stream = nullptr;
-  return checked("psi_close", error);
+  return given_up(checked("psi_close", error));
 }
 
 PSI_API i32 psi_info(void* out, i32 capacity) {

@@ -13,7 +13,7 @@ import { availableMemory } from "../serve/engine/index.ts";
 import { command } from "../terminal/command.ts";
 import { print, printJson } from "../terminal/output.ts";
 import { readableBytes, table } from "../terminal/table.ts";
-import { measuredHere, productsVariable } from "../train/products.ts";
+import { askedMode, measuredHere, productsVariable } from "../train/products.ts";
 import type { Claim } from "./validation.ts";
 
 type Finding = {
@@ -110,22 +110,29 @@ function kernels(measure: boolean): Finding[] {
 /** Each CUDA device with its driver; where there is none, why. */
 function cuda(measure: boolean): Finding[] {
   const name = "backend cuda";
-  const { hardware, library, devices, reason } = findCuda();
+  const { hardware, library, devices, refused, reason } = findCuda();
   const there = hardware ? "an NVIDIA device is there, but: " : "no NVIDIA device is there; ";
   if (devices.length === 0) return [{ name, state: "not used", text: `${there}${reason}` }];
   const findings: Finding[] = devices.map((facts) => ({ name, state: "ready", text: factsText(facts) }));
-  findings.push({ name: "cuda library", state: "ready", text: String(library) }, cublaslt());
-  if (measure) findings.push(...devices.map((_, number) => copySpeed(number)));
+  for (const text of refused) findings.push({ name, state: "not used", text });
+  const numbers = devices.map(({ device_number: number }) => Number(number));
+  findings.push({ name: "cuda library", state: "ready", text: String(library) }, cublaslt(numbers[0]!));
+  if (measure) findings.push(...numbers.map(copySpeed));
   return findings;
 }
 
 /** Whether NVIDIA's cuBLASLt is here, and which products it makes: some of training's, never those that serve. */
-function cublaslt(): Finding {
+function cublaslt(number: number): Finding {
   const name = "cublaslt";
-  const device = openDevice("cuda");
+  let mode: ReturnType<typeof askedMode>;
+  try {
+    mode = askedMode() ?? "measure";
+  } catch (error) {
+    return { name, state: "not used", text: `training on CUDA is refused; ${(error as Error).message}` };
+  }
+  const device = openDevice("cuda", { number });
   try {
     using library = new Cublaslt();
-    const mode = process.env[productsVariable] || "measure";
     const { products, cublaslt: theirs } = measuredHere(device, library);
     const measured =
       products > 0

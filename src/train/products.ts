@@ -76,7 +76,8 @@ export class ProductShapes {
   }
 }
 
-function askedMode(): Mode | undefined {
+/** What the environment asks for; throws where that is no mode. */
+export function askedMode(): Mode | undefined {
   const asked = process.env[productsVariable];
   if (!asked) return undefined;
   const found = modes.find((mode) => mode === asked);

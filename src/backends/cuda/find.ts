@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { PsionicError } from "../../core/error.ts";
 import type { DeviceInfo } from "../../runtime/device.ts";
 import { kernelLibrary } from "../library.ts";
 import { cudaBackend } from "./backend.ts";
@@ -11,6 +12,8 @@ export type CudaFindings = {
   readonly library?: string;
   /** Every device that opens. */
   readonly devices: readonly DeviceInfo[];
+  /** Why others beside them do not. */
+  readonly refused: readonly string[];
   /** Why there is no library, or no device. */
   readonly reason?: string;
 };
@@ -26,19 +29,34 @@ export function hasNvidiaHardware(): boolean {
 /** Opens the library and up to `most` devices, one after the other, and closes them again. */
 export function findCuda(most = mostDevices): CudaFindings {
   const hardware = hasNvidiaHardware();
-  const devices: DeviceInfo[] = [];
   try {
     const library = kernelLibrary("cuda").path;
-    try {
-      for (let number = 0; number < most; number++) devices.push(infoOf(number));
-    } catch (error) {
-      // past the last device psi_open says so
-      if (devices.length === 0) return { hardware, library, devices, reason: textOf(error) };
-    }
-    return { hardware, library, devices };
+    const { devices, refused } = probe(most, infoOf);
+    if (devices.length > 0) return { hardware, library, devices, refused };
+    return { hardware, library, devices, refused: [], reason: refused.join("; ") };
   } catch (error) {
-    return { hardware, devices, reason: textOf(error) };
+    return { hardware, devices: [], refused: [], reason: textOf(error) };
   }
+}
+
+/** What opens of devices 0, 1, ..., and why others do not: an old card must not hide one behind it. */
+export function probe(
+  most: number,
+  open: (number: number) => DeviceInfo,
+): { readonly devices: readonly DeviceInfo[]; readonly refused: readonly string[] } {
+  const devices: DeviceInfo[] = [];
+  const refused: string[] = [];
+  for (let number = 0; number < most; number++) {
+    try {
+      devices.push(open(number));
+    } catch (error) {
+      // past the last device psi_open says that there is none of that number, without a driver the same of each
+      if (number > 0 && error instanceof PsionicError && error.code === "invalid_argument") break;
+      if (refused.at(-1) === textOf(error)) break;
+      refused.push(textOf(error));
+    }
+  }
+  return { devices, refused };
 }
 
 function infoOf(number: number): DeviceInfo {

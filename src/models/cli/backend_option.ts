@@ -73,7 +73,7 @@ export function metalRefusal(
 
 /** The first device; nothing is loaded where the system shows none. */
 function hardwareFindings(): ReturnType<typeof findCuda> {
-  return hasNvidiaHardware() ? findCuda(1) : { hardware: false, devices: [] };
+  return hasNvidiaHardware() ? findCuda(1) : { hardware: false, devices: [], refused: [] };
 }
 
 type DeviceArgs = {
