@@ -1,9 +1,11 @@
 /**
  * Everything that the CUDA backend must show, as sections of a table; scripts/gpu-check.sh prepares the machine first.
- * Usage: bun scripts/gpu-check.ts [SECTION]... [--backend cuda|cpu] [--shape gpt-oss-20b] [--large-model FILE]
+ * Usage: bun scripts/gpu-check.ts [SECTION]... [--backend cuda|cpu] [--shape gpt-oss-20b] [--large-model FILE] [--arguments]
  *        Sections: ops golden replay batch chat sanitizer soak bench streams turns errors train; absent: all, in that order.
+ *        The large model is a random file of --shape, written where --large-model says unless something is there.
  * Output: the table, last on stdout and in OUT/gpu-check.txt; progress on stderr; rows in OUT/gpu-check.jsonl, logs of
- *         ops, sanitizer and train beside it. OUT is the environment's or .cache/gpu-check. Exits 1 when a row is not as required.
+ *         ops, sanitizer and train beside it. OUT is the environment's or .cache/gpu-check. Exits 1 when a row is not as
+ *         required, 2 on wrong arguments. --arguments checks them, prints the backend and ends.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,6 +13,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { table } from "../src/terminal/table.ts";
 import { builtCudaLibrary, lastLines, type Row, ran, root } from "./gpu/check.ts";
+import { shapes } from "./random-model.ts";
 
 /** Seconds that each may take. */
 const limits = {
@@ -20,22 +23,38 @@ const limits = {
 type Name = keyof typeof limits;
 type SectionRow = Row & { readonly section: Name };
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    backend: { type: "string", default: "cuda" },
-    shape: { type: "string", default: "gpt-oss-20b" },
-    "large-model": { type: "string" },
-  },
-});
-const backend = values.backend;
-if (backend !== "cuda" && backend !== "cpu")
-  throw new Error(`[gpu-check] expected --backend cuda or cpu, got ${backend}`);
+function wrong(message: string): never {
+  console.error(`[gpu-check] ${message}`);
+  process.exit(2);
+}
+
+function parsed() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        backend: { type: "string", default: "cuda" },
+        shape: { type: "string", default: "gpt-oss-20b" },
+        "large-model": { type: "string" },
+        arguments: { type: "boolean", default: false },
+      },
+    });
+  } catch (error) {
+    wrong(error instanceof Error ? error.message : String(error));
+  }
+}
+
+const { values, positionals } = parsed();
+const { backend, shape } = values;
+if (backend !== "cuda" && backend !== "cpu") wrong(`expected --backend cuda or cpu, got ${backend}`);
+if (!Object.hasOwn(shapes, shape))
+  wrong(`expected --shape of ${Object.keys(shapes).join(", ")}, got ${shape}`);
 const unknown = positionals.filter((name) => !Object.hasOwn(limits, name));
-if (unknown.length > 0) {
-  throw new Error(
-    `[gpu-check] expected sections of ${Object.keys(limits).join(", ")}, got ${unknown.join(", ")}`,
-  );
+if (unknown.length > 0)
+  wrong(`expected sections of ${Object.keys(limits).join(", ")}, got ${unknown.join(", ")}`);
+if (values.arguments) {
+  console.log(backend);
+  process.exit(0);
 }
 /** What reads the large model; on the CPU, where this script is tried out, refusals of devices are left out. */
 const needLarge: readonly Name[] =
@@ -54,7 +73,7 @@ function roomIn(path: string): number {
 /** Memory where there is room for the file, which is then in the page cache whatever happens. */
 function largeModelPath(): string {
   if (values["large-model"]) return values["large-model"];
-  const name = `psionic-${values.shape}-random.gguf`;
+  const name = `psionic-${shape}-random.gguf`;
   const needed = 20 * 2 ** 30;
   return join(roomIn("/dev/shm") > needed ? "/dev/shm" : tmpdir(), name);
 }
@@ -63,11 +82,25 @@ function largeModelPath(): string {
 async function writeLarge(path: string): Promise<string> {
   if (existsSync(path)) return `${path}: already there`;
   const script = join(root, "scripts", "make-random-gguf.ts");
-  const command = [process.execPath, script, "--shape", values.shape, "--out", path];
+  const command = [process.execPath, script, "--shape", shape, "--out", path];
   const { code, err } = await ran(command, { limit: 180 });
-  if (code !== 0) throw new Error(`[gpu-check] ${lastLines(err)}`);
+  if (code !== 0) throw new Error(lastLines(err));
   return err.trim();
 }
+
+/** Why the large model is not there; undefined where it is. */
+async function lacking(writing: Promise<void> | undefined): Promise<string | undefined> {
+  try {
+    await writing;
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
+}
+
+const failed = (section: Name, got: string): SectionRow => ({
+  ...{ section, what: "the section itself", required: "runs to its end", got, ok: false },
+});
 
 /** Runs a section in its own process group, which ends at the limit with everything it started. */
 async function run(name: Name, largeModel: string): Promise<SectionRow[]> {
@@ -85,10 +118,7 @@ async function run(name: Name, largeModel: string): Promise<SectionRow[]> {
     text === "" ? [] : text.split("\n").map((line) => ({ section: name, ...(JSON.parse(line) as Row) }));
   if (code === 0) return found;
   const got = code === 124 || code === 137 ? `stopped after ${limit} s` : `exit ${code}`;
-  return [
-    ...found,
-    { section: name, what: "the section itself", required: "runs to its end", got, ok: false },
-  ];
+  return [...found, failed(name, got)];
 }
 
 /** One line on what was tested and where. */
@@ -121,13 +151,13 @@ const largeModel = largeModelPath();
 const writing = names.some((name) => needLarge.includes(name))
   ? writeLarge(largeModel).then((text) => console.error(text))
   : undefined;
-// its failure is the first section's that needs the file
+// its failure is a row of the sections that need the file
 writing?.catch(() => {});
 const all: SectionRow[] = [];
 for (const name of names) {
-  if (needLarge.includes(name)) await writing;
   const start = performance.now();
-  all.push(...(await run(name, largeModel)));
+  const why = needLarge.includes(name) ? await lacking(writing) : undefined;
+  all.push(...(why === undefined ? await run(name, largeModel) : [failed(name, `no large model: ${why}`)]));
   console.error(`[${name}] took ${((performance.now() - start) / 1000).toFixed(0)} s`);
   writeFileSync(join(out, "gpu-check.jsonl"), all.map((row) => `${JSON.stringify(row)}\n`).join(""));
 }

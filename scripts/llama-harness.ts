@@ -50,10 +50,11 @@ export function harnessOptions(args: readonly string[], platform: string): Harne
     if (allowed.includes(value)) return value;
     throw new FlagError(`--${flag}: expected ${allowed.join(", ")}, got ${value}`);
   };
-  const whole = (flag: string, least: number): number => {
-    const value = Number(values[flag]);
-    if (Number.isInteger(value) && value >= least) return value;
-    throw new FlagError(`--${flag}: expected a whole number from ${least}, got ${values[flag]}`);
+  const whole = (flag: string, least: number, most = Number.MAX_SAFE_INTEGER): number => {
+    const value = Number(values[flag] || Number.NaN);
+    if (Number.isInteger(value) && value >= least && value <= most) return value;
+    const range = most === Number.MAX_SAFE_INTEGER ? `from ${least}` : `from ${least} to ${most}`;
+    throw new FlagError(`--${flag}: expected a whole number ${range}, got ${values[flag]}`);
   };
   const backend = one("psionic-backend", "auto", "cpu", "cuda", "metal");
   const server = one("server", "both", "psionic", "llama");
@@ -63,7 +64,12 @@ export function harnessOptions(args: readonly string[], platform: string): Harne
   return {
     ...{ server, model: values.model, psionicBin: values["psionic-bin"], psionicBackend: backend },
     psionicMetalMode: one("psionic-metal-mode", "native", "proxy"),
-    ...{ llamaBin: values["llama-bin"], host: values.host!, port: whole("port", 1), ctx: whole("ctx", 1) },
+    ...{
+      llamaBin: values["llama-bin"],
+      host: values.host!,
+      port: whole("port", 1, 65_535),
+      ctx: whole("ctx", 1),
+    },
     // on the CPU there are no layers to place
     ngl: values.ngl === undefined ? (backend === "cpu" ? 0 : mac ? 4 : 999) : whole("ngl", 0),
     maxTokens: whole("max-tokens", 1),

@@ -4,8 +4,9 @@
  * compute on the same tokens. The cache keeps the last conversation, as one slot of llama-server does.
  * Usage: bun scripts/llama-peer.ts -m FILE [--host 127.0.0.1] [--port 8080] [-c 4096] [-ngl 0] [-t THREADS]
  *        llama-server's --reasoning-budget and --no-webui are accepted, and its LLAMA_ARG_THREADS in the environment.
- * Output: one line on stdout when it listens. Answers have usage and llama-server's `timings`.
+ * Output: one line on stdout when it listens. Answers have usage and llama-server's `timings`. Exits 1 on wrong options.
  */
+import { existsSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
 import type { ChatMessage } from "../src/models/chat/index.ts";
@@ -24,7 +25,7 @@ type Model = {
   createContext(options: object): Promise<Context>;
   isEogToken(token: number): boolean;
 };
-type Llama = { loadModel(options: object): Promise<Model> };
+type Llama = { readonly gpu: string | false; loadModel(options: object): Promise<Model> };
 type LlamaModule = { getLlama(options: object): Promise<Llama> };
 
 type Asked = {
@@ -35,40 +36,59 @@ type Asked = {
   readonly stream?: boolean;
 };
 
-// llama-server's options of several letters have one dash
-const words = process.argv.slice(2).map((word) => (word === "-ngl" ? "--ngl" : word));
-const { values } = parseArgs({
-  args: words,
-  options: {
-    model: { type: "string", short: "m" },
-    host: { type: "string", default: "127.0.0.1" },
-    port: { type: "string", default: "8080" },
-    "ctx-size": { type: "string", short: "c", default: "4096" },
-    ngl: { type: "string", default: "0" },
-    threads: { type: "string", short: "t", default: process.env.LLAMA_ARG_THREADS ?? "0" },
-    "reasoning-budget": { type: "string", default: "0" },
-    "no-webui": { type: "boolean" },
-  },
-});
-const modelPath = values.model;
-if (modelPath === undefined) throw new Error("[llama-peer] expected -m FILE, got none");
-const gpuLayers = Number(values.ngl);
-const threads = Number(values.threads);
+function fail(message: string): never {
+  console.error(`[llama-peer] ${message}`);
+  process.exit(1);
+}
+
+function options() {
+  // llama-server's options of several letters have one dash
+  const words = process.argv.slice(2).map((word) => (word === "-ngl" ? "--ngl" : word));
+  try {
+    return parseArgs({
+      args: words,
+      options: {
+        model: { type: "string", short: "m" },
+        host: { type: "string", default: "127.0.0.1" },
+        port: { type: "string", default: "8080" },
+        "ctx-size": { type: "string", short: "c", default: "4096" },
+        ngl: { type: "string", default: "0" },
+        threads: { type: "string", short: "t", default: process.env.LLAMA_ARG_THREADS ?? "0" },
+        "reasoning-budget": { type: "string", default: "0" },
+        "no-webui": { type: "boolean" },
+      },
+    }).values;
+  } catch (error) {
+    fail(error instanceof Error ? error.message : String(error));
+  }
+}
+
+const values = options();
+const whole = (name: "port" | "ctx-size" | "ngl" | "threads" | "reasoning-budget"): number =>
+  /^\d+$/.test(values[name])
+    ? Number(values[name])
+    : fail(`--${name}: expected a whole number, got ${values[name]}`);
+const [port, contextSize, gpuLayers] = [whole("port"), whole("ctx-size"), whole("ngl")];
+const [threads, budget] = [whole("threads"), whole("reasoning-budget")];
+const modelPath = values.model ?? fail("expected -m FILE, got none");
+if (!existsSync(modelPath)) fail(`expected a model, got no file at ${modelPath}`);
 
 const { getLlama } = (await import(pathToFileURL(await installPeer()).href)) as LlamaModule;
 const llama = await getLlama({
   ...{ gpu: gpuLayers > 0 ? "auto" : false, build: "never", skipDownload: true, logLevel: "error" },
   ...(threads > 0 ? { maxThreads: threads } : {}),
 });
+if (gpuLayers > 0 && llama.gpu === false)
+  fail(`expected a llama.cpp with a GPU for -ngl ${gpuLayers}, got one without`);
 const model = await llama.loadModel({ modelPath, gpuLayers });
 const context = await model.createContext({
-  ...{ contextSize: Number(values["ctx-size"]), batchSize: 512, flashAttention: true },
+  ...{ contextSize, batchSize: 512, flashAttention: true },
   ...(threads > 0 ? { threads: { ideal: threads, min: threads } } : {}),
 });
 const sequence = context.getSequence();
 const { tokenizer, chat } = openText(modelPath);
 const stops = new Set([...chat.stopTokens, ...tokenizer.stopTokens]);
-const effort = (["low", "medium", "high"] as const)[Math.min(Number(values["reasoning-budget"]), 2)];
+const effort = (["low", "medium", "high"] as const)[Math.min(budget, 2)];
 
 type Timings = {
   prompt_n: number;
@@ -120,8 +140,9 @@ const text = (tokens: readonly number[]) => tokenizer.decode(tokens, { special: 
 const common = (asked: Asked) => ({ id: `chatcmpl-${crypto.randomUUID()}`, model: asked.model ?? "llama" });
 
 async function answer(asked: Asked): Promise<Response> {
+  if (asked.temperature !== 0) throw new Error(`expected temperature 0, got ${asked.temperature}`);
   const prompt = chat.prompt(asked.messages, { reasoningEffort: effort });
-  const most = asked.max_tokens ?? Number(values["ctx-size"]) - prompt.length;
+  const most = asked.max_tokens ?? contextSize - prompt.length;
   if (asked.stream) return streamed(asked, prompt, most);
   const tokens: number[] = [];
   const timings = await inTurn(() => generate(prompt, most, (token) => tokens.push(token)));
@@ -163,7 +184,7 @@ function streamed(asked: Asked, prompt: readonly number[], most: number): Respon
 }
 
 const server = Bun.serve({
-  ...{ hostname: values.host, port: Number(values.port), idleTimeout: 255 },
+  ...{ hostname: values.host, port, idleTimeout: 255 },
   async fetch(request) {
     const { pathname } = new URL(request.url);
     if (pathname === "/health") return Response.json({ status: "ok" });

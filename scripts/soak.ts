@@ -10,8 +10,14 @@ import { Progress } from "../src/terminal/progress.ts";
 import { fuzzAll } from "./fuzz.ts";
 import { killTrials } from "./kill-trials.ts";
 
+const counts = process.argv.slice(2);
+const wrong = counts.find((word) => !/^\d+$/.test(word));
+if (wrong !== undefined) {
+  console.error(`[soak] expected whole numbers, got ${wrong}`);
+  process.exit(1);
+}
 const [mutants = 1_000_000, requests = 10_000, streams = 200, trainings = 200, flood = 1000, kills = 200] =
-  process.argv.slice(2).map(Number);
+  counts.map(Number);
 const root = join(import.meta.dir, "..");
 process.env.PSIONIC_BINARY = join(root, "dist", "psionic");
 const seed = 1;
