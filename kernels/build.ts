@@ -1,6 +1,6 @@
 /**
- * Builds the kernel library: every kernels/cpu/*.cpp once per instruction-set level, every kernels/common/*.cpp once,
- * linked into one libpsionic_cpu.so (.dylib for macOS). Objects and libraries are cached in .cache/ by the hash of
+ * Builds the kernel library: every kernels/cpu/*.cpp once per instruction-set level (avx_vnni: those with integer
+ * products), every kernels/common/*.cpp once, linked into one libpsionic_cpu.so (.dylib for macOS). Objects and libraries are cached in .cache/ by the hash of
  * compiler, flags, source and the headers it includes.
  * Usage: bun kernels/build.ts [native|linux-x64|linux-arm64|darwin-arm64]; prints the path.
  */
@@ -22,17 +22,21 @@ const compileFlags = [
   ],
   ...["-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra"],
 ];
-type Level = { readonly name: string; readonly flags: readonly string[] };
+/** `only`: files that have something of their own at this level. */
+type Level = { readonly name: string; readonly flags: readonly string[]; readonly only?: readonly string[] };
 
+const avx2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"];
 const levels: Record<"x64" | "arm64", readonly Level[]> = {
   x64: [
     // Vectors are arrays on the plain level: -O3 would unroll their loops into megabytes.
     { name: "plain", flags: ["-O2"] },
-    { name: "avx2", flags: ["-mavx2", "-mfma", "-mf16c", "-mbmi2"] },
+    // g++ 12 would put the additions of a tile's sums off, and spill every product.
+    { name: "avx2", flags: [...avx2, "-fno-tree-ter", "-fno-tree-reassoc"] },
+    { name: "avx_vnni", flags: [...avx2, "-mavxvnni"], only: ["product.cpp", "device.cpp"] },
     {
       name: "avx512",
       flags: [
-        ...["-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+        ...[...avx2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
         ...["-mavx512vnni", "-mprefer-vector-width=512"],
         // g++ 12 reports its own intrinsics headers (GCC bug 105593); the other levels keep the warnings.
         ...["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
@@ -55,6 +59,7 @@ async function jobs(architecture: "x64" | "arm64"): Promise<Job[]> {
   const list: Job[] = (await find("common")).map((source) => ({ source, flags: [] }));
   for (const source of await find("cpu")) {
     for (const level of levels[architecture]) {
+      if (level.only && !level.only.includes(basename(source))) continue;
       const launcher = level.name === "plain" ? ["-DPSI_LAUNCHER=1"] : [];
       list.push({ source, flags: [...level.flags, `-DPSI_ISA=${level.name}`, ...launcher] });
     }

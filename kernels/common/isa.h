@@ -3,6 +3,7 @@
  *
  * Every .cpp of kernels/cpu is compiled once per level with -DPSI_ISA=<level> and that level's machine flags:
  *   x86-64: plain (SSE2), avx2 (+FMA, F16C), avx512 (F, BW, DQ, VL, VNNI)     arm64: plain, neon (+dotprod)
+ * Integer products have one more, avx_vnni (avx2 with AVX-VNNI); files without them are the same there as on avx2.
  * The `plain` build alone also has PSI_LAUNCHER defined. So a file has three parts (embedding.cpp is an example):
  *
  *   #include "../common/simd.h"
@@ -52,12 +53,16 @@ const char* level_name(int index);
 }  // namespace psi
 
 #if defined(__x86_64__)
-#define PSI_LEVELS 3
+#define PSI_LEVELS 4
 #define PSI_DECLARE(name, ...)                    \
   namespace psi::plain { void name(__VA_ARGS__); }  \
   namespace psi::avx2 { void name(__VA_ARGS__); }   \
   namespace psi::avx512 { void name(__VA_ARGS__); }
-#define PSI_ENTRIES(name) plain::name, avx2::name, avx512::name
+#define PSI_ENTRIES(name) plain::name, avx2::name, avx2::name, avx512::name
+#define PSI_DECLARE_DOTS(name, ...) \
+  PSI_DECLARE(name, __VA_ARGS__)    \
+  namespace psi::avx_vnni { void name(__VA_ARGS__); }
+#define PSI_ENTRIES_DOTS(name) plain::name, avx2::name, avx_vnni::name, avx512::name
 #elif defined(__aarch64__)
 #define PSI_LEVELS 2
 #define PSI_DECLARE(name, ...)                   \
@@ -71,14 +76,26 @@ const char* level_name(int index);
 #define PSI_ENTRIES(name) plain::name
 #endif
 
+#ifndef PSI_DECLARE_DOTS
+#define PSI_DECLARE_DOTS PSI_DECLARE
+#define PSI_ENTRIES_DOTS PSI_ENTRIES
+#endif
+
 #ifdef PSI_LAUNCHER
-#define PSI_KERNEL(name, ...)     \
+#define PSI_TABLE(name, entries) \
+  namespace psi { static constexpr decltype(&plain::name) name##_levels[PSI_LEVELS] = {entries(name)}; }
+#define PSI_KERNEL(name, ...)    \
   PSI_DECLARE(name, __VA_ARGS__) \
-  namespace psi { static constexpr decltype(&plain::name) name##_levels[PSI_LEVELS] = {PSI_ENTRIES(name)}; }
+  PSI_TABLE(name, PSI_ENTRIES)
+/* A kernel with dot4 in it. */
+#define PSI_DOT_KERNEL(name, ...)     \
+  PSI_DECLARE_DOTS(name, __VA_ARGS__) \
+  PSI_TABLE(name, PSI_ENTRIES_DOTS)
 /* The kernel of the level in use; only after PSI_OPENED. */
 #define PSI_RUN(name) (::psi::name##_levels[::psi::level()])
 #define PSI_OPENED(where) \
   if (::psi::level() < 0) return ::psi::fail(PSI_INVALID, "[%s] expected an open device, got none. Call psi_open first.", where)
 #else
 #define PSI_KERNEL(name, ...) PSI_DECLARE(name, __VA_ARGS__)
+#define PSI_DOT_KERNEL(name, ...) PSI_DECLARE_DOTS(name, __VA_ARGS__)
 #endif

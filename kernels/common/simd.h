@@ -9,6 +9,8 @@
  *   16 smaller elements  load_f16 store_f16 load_bf16 store_bf16 (nearest even), load_u8 load_s8 -> vi, store_s8(vi)
  *   products             dot4_u8s8(acc, vb u8, vi s8x4): acc[i] += sum_j u8[4i+j] * s8[4i+j], exact
  *                        dot4_u7s8: the same where every u8 <= 127; dot4_s8s8: both signed, |s8| <= 127 on the right
+ *                        where WORD_SUMS: word_products(vb u8, vi s8x4), sums of two in i16, while they fit cheaper to add
+ *                        up (add_words) before they join the 32-bit sums (add_word_pairs(acc, words))
  *   across lanes         hsum hmax hmin hsumi: one fixed tree (8, 4, 2, 1 apart), the same order on every level
  *   functions            exp (about 1 ulp)
  *

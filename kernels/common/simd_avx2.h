@@ -1,4 +1,4 @@
-/* simd.h for AVX2 with FMA and F16C: two ymm registers a vector. */
+/* simd.h for AVX2 with FMA and F16C, and for AVX-VNNI beside them: two ymm registers a vector. */
 #pragma once
 #include <immintrin.h>
 
@@ -10,10 +10,14 @@ struct vf { __m256 a, b; };
 struct vi { __m256i a, b; };
 struct vb { __m256i a, b; };
 struct vm { __m256i a, b; };
-constexpr bool FAST_U8S8 = false;
+#ifdef __AVXVNNI__
+constexpr bool FAST_U8S8 = true, WORD_SUMS = false;
+#else
+constexpr bool FAST_U8S8 = false, WORD_SUMS = true;
+#endif
 constexpr int ACCUMULATORS = 6;
 /* Register tiles of products: panels of 16 outputs by rows of input, for integer and for float weights. */
-constexpr int TILE_PANELS = 1, TILE_ROWS = 4, FLOAT_PANELS = 2, FLOAT_ROWS = 2, DIRECT_ROWS = 4, DIRECT_PANELS = 1;
+constexpr int TILE_PANELS = 1, TILE_ROWS = 4, FLOAT_PANELS = 2, FLOAT_ROWS = 2, DIRECT_ROWS = 4, DIRECT_PANELS = 2;
 
 PSI_INLINE __m256i tail_mask(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -150,6 +154,16 @@ PSI_INLINE vb lookup16(vb index, const u8* table) {
   return {_mm256_shuffle_epi8(t, index.a), _mm256_shuffle_epi8(t, index.b)};
 }
 
+#ifdef __AVXVNNI__
+PSI_INLINE vi dot4_u8s8(vi acc, vb u, vi s) {
+  return {_mm256_dpbusd_avx_epi32(acc.a, u.a, s.a), _mm256_dpbusd_avx_epi32(acc.b, u.b, s.b)};
+}
+PSI_INLINE vi dot4_u7s8(vi acc, vb u, vi s) { return dot4_u8s8(acc, u, s); }
+PSI_INLINE vi dot4_s8s8(vi acc, vb x, vi s) {
+  vi sum = dot4_u8s8(zeroi(), set1b(1), s);
+  return subi(dot4_u8s8(acc, xorb(x, set1b(128)), s), shli<7>(sum));
+}
+#else
 /* maddubs saturates at 16 bits, so the unsigned side must stay within 128. */
 PSI_INLINE __m256i dot4_half(__m256i acc, __m256i u, __m256i s) {
   return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
@@ -161,6 +175,12 @@ PSI_INLINE __m256i dot4_signed_half(__m256i acc, __m256i x, __m256i s) {
 PSI_INLINE vi dot4_s8s8(vi acc, vb x, vi s) {
   return {dot4_signed_half(acc.a, x.a, s.a), dot4_signed_half(acc.b, x.b, s.b)};
 }
+PSI_INLINE vi word_products(vb u, vi s) { return {_mm256_maddubs_epi16(u.a, s.a), _mm256_maddubs_epi16(u.b, s.b)}; }
+PSI_INLINE vi add_words(vi x, vi y) { return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)}; }
+PSI_INLINE vi add_word_pairs(vi acc, vi x) {
+  __m256i one = _mm256_set1_epi16(1);
+  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, one)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, one))};
+}
 /* u*s by 16-bit products of the even and the odd bytes: exact for the whole range */
 PSI_INLINE __m256i dot4_unsigned_half(__m256i acc, __m256i u, __m256i s) {
   __m256i low = _mm256_set1_epi16(0xff);
@@ -171,6 +191,7 @@ PSI_INLINE __m256i dot4_unsigned_half(__m256i acc, __m256i u, __m256i s) {
 PSI_INLINE vi dot4_u8s8(vi acc, vb u, vi s) {
   return {dot4_unsigned_half(acc.a, u.a, s.a), dot4_unsigned_half(acc.b, u.b, s.b)};
 }
+#endif
 
 PSI_INLINE float hsum(vf x) {
   __m256 b = _mm256_add_ps(x.a, x.b);

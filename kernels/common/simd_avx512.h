@@ -12,7 +12,7 @@ typedef __m512i vi;
 typedef __m512i vb;
 typedef __mmask16 vm;
 /* True where dot4_u8s8 costs one instruction, so unsigned bytes above 127 need no detour. */
-constexpr bool FAST_U8S8 = true;
+constexpr bool FAST_U8S8 = true, WORD_SUMS = false;
 /* Independent accumulators that fit the registers with room for operands; divides 24. */
 constexpr int ACCUMULATORS = 12;
 /* Register tiles of products: panels of 16 outputs by rows of input, for integer and for float weights. */

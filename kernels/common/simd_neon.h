@@ -10,7 +10,7 @@ struct vf { float32x4_t a, b, c, d; };
 struct vi { int32x4_t a, b, c, d; };
 struct vb { uint8x16_t a, b, c, d; };
 struct vm { uint32x4_t a, b, c, d; };
-constexpr bool FAST_U8S8 = false;
+constexpr bool FAST_U8S8 = false, WORD_SUMS = false;
 constexpr int ACCUMULATORS = 6;
 /* Register tiles of products: panels of 16 outputs by rows of input, for integer and for float weights. */
 constexpr int TILE_PANELS = 1, TILE_ROWS = 4, FLOAT_PANELS = 2, FLOAT_ROWS = 2, DIRECT_ROWS = 4, DIRECT_PANELS = 1;

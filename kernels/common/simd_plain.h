@@ -11,7 +11,7 @@ struct vf { float v[16]; };
 struct vi { i32 v[16]; };
 struct vb { u8 v[64]; };
 struct vm { i32 v[16]; };
-constexpr bool FAST_U8S8 = true;
+constexpr bool FAST_U8S8 = true, WORD_SUMS = false;
 constexpr int ACCUMULATORS = 6;
 /* Register tiles of products: panels of 16 outputs by rows of input, for integer and for float weights. */
 constexpr int TILE_PANELS = 1, TILE_ROWS = 1, FLOAT_PANELS = 1, FLOAT_ROWS = 1, DIRECT_ROWS = 1, DIRECT_PANELS = 1;

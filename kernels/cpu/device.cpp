@@ -5,11 +5,11 @@
 #include "../common/simd.h"
 
 /* Sums `bytes` (a multiple of 4096) at p so that every cache line is read. */
-PSI_KERNEL(read_stream, const u8* p, i64 bytes, i64* sink)
+PSI_DOT_KERNEL(read_stream, const u8* p, i64 bytes, i64* sink)
 /* `rounds` times 24 independent 64-byte integer products (24 * 128 operations a round). */
-PSI_KERNEL(int8_rounds, i64 rounds, i64* sink)
+PSI_DOT_KERNEL(int8_rounds, i64 rounds, i64* sink)
 /* `rounds` times 24 independent 16-lane fused products (24 * 32 operations a round). */
-PSI_KERNEL(f32_rounds, i64 rounds, i64* sink)
+PSI_DOT_KERNEL(f32_rounds, i64 rounds, i64* sink)
 
 namespace psi::PSI_ISA {
 
@@ -68,6 +68,9 @@ void f32_rounds(i64 rounds, i64* sink) {
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -75,10 +78,16 @@ void f32_rounds(i64 rounds, i64* sink) {
 namespace psi {
 
 #if defined(__x86_64__)
-static const char* const names[PSI_LEVELS] = {"plain", "avx2", "avx512"};
+static const char* const names[PSI_LEVELS] = {"plain", "avx2", "avx_vnni", "avx512"};
+/* Leaf 7.1, which compilers older than the processors do not name. */
+static bool has_avx_vnni() {
+  unsigned a = 0, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
 static bool supported(int i) {
   if (i == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  if (i == 2)
+  if (i == 2) return supported(1) && has_avx_vnni();
+  if (i == 3)
     return supported(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
   return true;
@@ -113,7 +122,7 @@ static i32 find_level(const char* isa, int* out) {
     *out = i;
     return PSI_OK;
   }
-  return fail(PSI_INVALID, "[psi_open] expected isa \"\", plain, avx2, avx512 or neon as this build has, got \"%.40s\".", isa ? isa : "");
+  return fail(PSI_INVALID, "[psi_open] expected isa \"\", plain, avx2, avx_vnni, avx512 or neon as this build has, got \"%.40s\".", isa ? isa : "");
 }
 
 static double seconds() {

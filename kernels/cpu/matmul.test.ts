@@ -156,6 +156,19 @@ test("the levels agree with each other on quantised products up to the order of 
   }
 });
 
+test("whole sums of codes give every level with fused products the same bits, whatever it adds up in 16 bits", () => {
+  const fused = levels.filter((level) => level !== "plain");
+  for (const dtype of quantisedTypes) {
+    const s = { rows: 7, outputs: 40, columns: 768 };
+    const weights = new Uint8Array(randomWeights(dtype, s.outputs, s.columns, 12));
+    const x = randomFloats(s.rows * s.columns, 13).map((v, i) => (i % 3 === 0 ? Math.sign(v) : v));
+    const results = fused.map((level) =>
+      opened(level, 1, () => bits(product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s))),
+    );
+    for (const result of results) expect(result).toEqual(results[0]!);
+  }
+});
+
 test("a product with one hot weight and one hot input is exact", () => {
   const columns = 64;
   const weights = new Uint8Array(2048);
@@ -183,6 +196,44 @@ test("codes and inputs at their extremes neither saturate nor overflow", () => {
         const y = product("q8_0", x, packed("q8_0", weights, s.outputs, s.columns), null, s);
         expect(new Set(y)).toEqual(new Set([(fill === 0x80 ? -128 : 127) * 127 * s.columns]));
       });
+    }
+  }
+});
+
+test("the largest narrow codes with the largest inputs do not saturate sums of 16 bits", () => {
+  const s = { rows: 5, outputs: 16, columns: 1024 };
+  /** Bytes of a block of `columns`, with `codes` everywhere but in its scales. */
+  const block = (bytes: number, codes: number, scales: readonly (readonly [number, readonly number[]])[]) => {
+    const out = new Uint8Array(bytes).fill(codes);
+    for (const [at, values] of scales) out.set(values, at);
+    return out;
+  };
+  const one = [0x00, 0x3c];
+  const cases: readonly (readonly [DType, number, Uint8Array, number])[] = [
+    ["q4_0", 32, block(18, 0xff, [[0, one]]), 7],
+    ["q5_0", 32, block(22, 0xff, [[0, one]]), 15],
+    ["mxfp4", 32, block(17, 0x77, [[0, [127]]]), 6],
+    [
+      "q6_k",
+      256,
+      block(210, 0xff, [
+        [192, Array(16).fill(1)],
+        [208, one],
+      ]),
+      31,
+    ],
+  ];
+  for (const [dtype, columns, bytes, value] of cases) {
+    const weights = new Uint8Array(s.outputs * (s.columns / columns) * bytes.length);
+    for (let at = 0; at < weights.length; at += bytes.length) weights.set(bytes, at);
+    for (const sign of [1, -1]) {
+      const x = floats(s.rows * s.columns).fill(127 * sign);
+      for (const level of levels) {
+        const y = opened(level, 1, () =>
+          product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s),
+        );
+        expect(new Set(y)).toEqual(new Set([value * 127 * sign * s.columns]));
+      }
     }
   }
 });

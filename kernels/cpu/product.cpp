@@ -100,12 +100,25 @@ struct Expanded {
   PSI_INLINE vf min_of(const Expanded& s, i64 b, int h) { return load(s.mins + (b * T::HALVES + h) * 16); }
 };
 
+/* How many vectors of a block's codes are multiplied before their 16-bit sums join the 32-bit ones: a divisor of those
+   under one scale whose products with activations of at most 127 fit. */
+template <class T>
+constexpr int vectors_in_words() {
+  if (!WORD_SUMS || T::WIDE) return 1;
+  const int largest = T::ID == MXFP4 ? 24 : (1 << (T::LOW + T::HIGH)) - 1, fit = 32767 / (2 * 127 * largest);
+  int n = 8 / T::HALVES;
+  while (n > fit) n /= 2;
+  return n;
+}
+
 /* The properties that tile() depends on, so that types which share them share its code. */
-template <int HALVES_, bool MINS_, bool WIDE_>
+template <int HALVES_, bool MINS_, bool WIDE_, int IN_WORDS_>
 struct Shape {
-  static constexpr int HALVES = HALVES_;
+  static constexpr int HALVES = HALVES_, IN_WORDS = IN_WORDS_;
   static constexpr bool MINS = MINS_, WIDE = WIDE_;
 };
+template <class T>
+using ShapeOf = Shape<T::HALVES, T::MINS, T::WIDE, vectors_in_words<T>()>;
 
 template <class T>
 PSI_INLINE vi dot(vi acc, vb w, vi x) {
@@ -156,18 +169,38 @@ static void tile(const S* sources, i64 count, const InputBlock* const* x, float*
         vi start = set1i(x[r][b].start[h]);
         unroll<P>([&](auto p) PSI_LAMBDA { sum[p][r] = start; });
       });
-      unroll<GROUPS>([&](auto j) PSI_LAMBDA {
-        constexpr int G = FIRST + j;
-        vb codes[P];
-        unroll<P>([&](auto p) PSI_LAMBDA {
-          codes[p] = loadb(sources[p].codes + b * 512 + 64 * G);
-          if constexpr (as_signed<T>) codes[p] = xorb(codes[p], set1b(128));
+      if constexpr (T::IN_WORDS > 1) {
+        unroll<GROUPS / T::IN_WORDS>([&](auto k) PSI_LAMBDA {
+          vi words[P][R];
+          unroll<T::IN_WORDS>([&](auto j) PSI_LAMBDA {
+            constexpr int G = FIRST + k * T::IN_WORDS + j;
+            unroll<P>([&](auto p) PSI_LAMBDA {
+              auto codes = loadb(sources[p].codes + b * 512 + 64 * G);
+              unroll<R>([&](auto r) PSI_LAMBDA {
+                auto products = word_products(codes, four_inputs(x[r][b], G));
+                if constexpr (j == 0) words[p][r] = products;
+                else words[p][r] = add_words(words[p][r], products);
+              });
+            });
+          });
+          unroll<P>([&](auto p) PSI_LAMBDA {
+            unroll<R>([&](auto r) PSI_LAMBDA { sum[p][r] = add_word_pairs(sum[p][r], words[p][r]); });
+          });
         });
-        unroll<R>([&](auto r) PSI_LAMBDA {
-          vi in = four_inputs(x[r][b], G);
-          unroll<P>([&](auto p) PSI_LAMBDA { sum[p][r] = dot<T>(sum[p][r], codes[p], in); });
+      } else {
+        unroll<GROUPS>([&](auto j) PSI_LAMBDA {
+          constexpr int G = FIRST + j;
+          vb codes[P];
+          unroll<P>([&](auto p) PSI_LAMBDA {
+            codes[p] = loadb(sources[p].codes + b * 512 + 64 * G);
+            if constexpr (as_signed<T>) codes[p] = xorb(codes[p], set1b(128));
+          });
+          unroll<R>([&](auto r) PSI_LAMBDA {
+            vi in = four_inputs(x[r][b], G);
+            unroll<P>([&](auto p) PSI_LAMBDA { sum[p][r] = dot<T>(sum[p][r], codes[p], in); });
+          });
         });
-      });
+      }
       unroll<P>([&](auto p) PSI_LAMBDA { add_scaled<T, R>(total[p], sum[p], sources[p], b, h, x); });
     });
   }
@@ -306,7 +339,7 @@ static const u8* expand(const u8* panel, i64 blocks, i64 first, i64 count, u8* c
    that comes next, at block next_first of next_panel. */
 template <class T, int P>
 static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 panel, i64 first, i64 next_panel, i64 next_first, const i64* inputs, i64 rows, float* acc) {
-  typedef Expanded<Shape<T::HALVES, T::MINS, T::WIDE>> S;
+  typedef Expanded<ShapeOf<T>> S;
   const i64 blocks = t.columns / 32, count = blocks - first < PIECE ? blocks - first : PIECE;
   S sources[P];
   for (int p = 0; p < P; p++) {

@@ -78,6 +78,7 @@ function isaFindings(): Finding[] {
   );
   const wanted: readonly (readonly [string, readonly string[]])[] = [
     ["avx2", ["avx2", "fma", "f16c", "bmi2"]],
+    ["avx_vnni", ["avx2", "fma", "f16c", "bmi2", "avx_vnni"]],
     ["avx512", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"]],
   ];
   return wanted.map(([name, needs]) => {
