@@ -18,7 +18,7 @@ import { shapes } from "./random-model.ts";
 /** Seconds that each may take. */
 const limits = {
   ...{ ops: 150, golden: 90, replay: 60, batch: 60, chat: 90 },
-  ...{ sanitizer: 300, soak: 150, bench: 300, streams: 240, turns: 240, errors: 200, train: 560 },
+  ...{ sanitizer: 500, soak: 150, bench: 300, streams: 240, turns: 240, errors: 200, train: 560 },
 } as const;
 type Name = keyof typeof limits;
 type SectionRow = Row & { readonly section: Name };
