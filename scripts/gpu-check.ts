@@ -13,7 +13,8 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { table } from "../src/terminal/table.ts";
 import { builtCudaLibrary, lastLines, type Row, ran, root } from "./gpu/check.ts";
-import { shapes } from "./random-model.ts";
+import { tensorBytes } from "./random-layout.ts";
+import { publishedExperts, randomModel, shapes } from "./random-model.ts";
 
 /** Seconds that each may take. */
 const limits = {
@@ -73,9 +74,17 @@ function roomIn(path: string): number {
 /** Memory where there is room for the file, which is then in the page cache whatever happens. */
 function largeModelPath(): string {
   if (values["large-model"]) return values["large-model"];
-  const name = `psionic-${shape}-random.gguf`;
-  const needed = 20 * 2 ** 30;
-  return join(roomIn("/dev/shm") > needed ? "/dev/shm" : tmpdir(), name);
+  const known = shapes[shape]!;
+  const expertDtype = publishedExperts(known);
+  const { tensors } = randomModel({
+    shape: known,
+    dtype: "q8_0",
+    ...(expertDtype && { expertDtype }),
+    seed: 1,
+  });
+  const bytes = tensors.reduce((sum, tensor) => sum + tensorBytes(tensor), 0);
+  // the rest of the run writes there too
+  return join(roomIn("/dev/shm") > bytes + 8e9 ? "/dev/shm" : tmpdir(), `psionic-${shape}-random.gguf`);
 }
 
 /** Writes the large model beside the first sections. */

@@ -6,7 +6,7 @@
 import { parseArgs } from "node:util";
 import { type DType, fileTypes } from "../src/core/dtype.ts";
 import { writeLayout } from "./random-layout.ts";
-import { type RandomModelOptions, shapes } from "./random-model.ts";
+import { publishedExperts, type RandomModelOptions, shapes } from "./random-model.ts";
 
 function fail(message: string): never {
   console.error(`[make-random-gguf] ${message}`);
@@ -49,20 +49,15 @@ function write(path: string, asked: RandomModelOptions): number {
   }
 }
 
-/** As published files of the family have it. */
-function defaultExperts(architecture: string): string {
-  return architecture === "gpt-oss" ? "mxfp4" : "q4_0";
-}
-
 const values = options();
 if (values.list) console.log(Object.keys(shapes).join("\n"));
 else {
   const shape = shapes[values.shape ?? ""];
   if (!shape || !values.out) fail(`expected --out FILE and --shape of ${Object.keys(shapes).join(", ")}`);
-  const sparse = shape.experts !== undefined;
-  if (!sparse && values["expert-type"])
+  const published = publishedExperts(shape);
+  if (!published && values["expert-type"])
     fail(`expected no --expert-type for ${values.shape}, which has no experts`);
-  const expertDtype = values["expert-type"] ?? (sparse ? defaultExperts(shape.architecture) : undefined);
+  const expertDtype = values["expert-type"] ?? published;
   const start = performance.now();
   const asked = {
     ...{ shape, dtype: dtype(values.type), seed: seedOf(values.seed) },

@@ -84,6 +84,12 @@ export const shapes: Readonly<Record<string, ModelShape>> = {
   ...gemma4Shapes,
 };
 
+/** The type of a shape's experts in published files; undefined where it has none. */
+export function publishedExperts({ architecture, experts }: ModelShape): DType | undefined {
+  if (experts === undefined) return undefined;
+  return architecture === "gpt-oss" ? "mxfp4" : "q4_0";
+}
+
 export type RandomModelOptions = {
   readonly shape: ModelShape;
   /** Of the dense matrices. */
