@@ -5,6 +5,7 @@
 # Output: the answer, tokens per second, what computed it, and the digest of the model. Exits 0 when all of that worked.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ $# -le 1 ] || { echo "[quickstart] expected one question in quotes, got $# words" >&2; exit 1; }
 command -v g++ >/dev/null || { echo "[quickstart] expected g++ on PATH, got none; install g++" >&2; exit 1; }
 echo "Installing Bun and packages" >&2
 bash scripts/setup.sh

@@ -3,6 +3,7 @@
 # Usage: bash scripts/setup.sh            Output: .tools/bun, node_modules/
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ $# -eq 0 ] || { echo "[setup] expected no arguments, got $*" >&2; exit 1; }
 bun_version=1.4.5
 case "$(uname -s)-$(uname -m)" in
   Linux-x86_64) platform=linux-x64 ;;

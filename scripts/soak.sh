@@ -7,7 +7,7 @@
 # Usage: bash scripts/soak.sh [MUTANTS]          Output: a summary for docs/log.md on stdout. Exits 1 when something broke.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[[ "${1:-1000000}" =~ ^[0-9]+$ ]] || { echo "[soak] expected a number of mutants, got $1" >&2; exit 1; }
+[[ $# -le 1 && "${1:-1000000}" =~ ^[0-9]+$ ]] || { echo "[soak] expected a number of mutants, got $*" >&2; exit 1; }
 bash scripts/setup.sh
 .tools/bun build.ts >&2
 exec .tools/bun scripts/soak.ts "${1:-1000000}"

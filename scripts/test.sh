@@ -5,6 +5,7 @@
 # Output: a last line `N passed, N failed` (`, N skipped` may follow). Exits 1 when something failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+[ $# -eq 0 ] || { echo "[test] expected no arguments, got $*" >&2; exit 1; }
 passed=0 failed=0 skipped=0
 log=.cache/test.log
 
