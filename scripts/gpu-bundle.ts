@@ -89,7 +89,16 @@ async function bundlePackage(name: string): Promise<void> {
   await Bun.write(join(folder, "package.json"), `${JSON.stringify({ name, main })}\n`);
 }
 
-const { values } = parseArgs({ options: { "without-cuda": { type: "boolean", default: false } } });
+function options() {
+  try {
+    return parseArgs({ options: { "without-cuda": { type: "boolean", default: false } } }).values;
+  } catch (error) {
+    console.error(`[gpu-bundle] ${error instanceof Error ? error.message : error}`);
+    process.exit(1);
+  }
+}
+
+const values = options();
 rmSync(target, { recursive: true, force: true });
 mkdirSync(target);
 const native = join(cache, "native");
