@@ -1,7 +1,7 @@
 import { agreesWith, isProbed } from "./agreement.ts";
 import { declarationPieces, isMapping, mappingPieces, quoted } from "./gemma4_notation.ts";
 import { gemma4Parser } from "./gemma4_parser.ts";
-import { encodePieces, joinPieces, marked, plain, textOf } from "./pieces.ts";
+import { joinPieces, marked, plain, promptWriter, textOf } from "./pieces.ts";
 import { gemma4Shape } from "./shapes.ts";
 import { chatTemplate } from "./template.ts";
 import type {
@@ -86,8 +86,7 @@ export function gemma4Format(tokenizer: ChatTokenizer, options: Gemma4Options): 
     },
     render,
     // through a template the text of messages has been kept apart already
-    prompt: (messages, chat) =>
-      encodePieces(tokenizer, render(messages, chat), ours(messages, chat ?? {}) ? MARKS : []),
+    ...promptWriter(tokenizer, render, (messages, chat) => (ours(messages, chat) ? MARKS : [])),
     parser: (chat = {}, prompt) =>
       gemma4Parser(tokenizer, {
         ...(calls && chat.tools ? { tools: chat.tools } : {}),

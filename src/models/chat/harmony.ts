@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import { harmonyParser } from "./harmony_parser.ts";
 import { isBuiltIn, type ToolNames, toolNames, toolSection } from "./harmony_tools.ts";
-import { encodePieces, joinPieces, marked, plain } from "./pieces.ts";
+import { joinPieces, marked, plain, promptWriter } from "./pieces.ts";
 import { harmonyShape } from "./shapes.ts";
 import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
 
@@ -30,7 +30,7 @@ export function harmonyFormat(tokenizer: ChatTokenizer): ChatFormat {
     reads: (variable) => variable === "reasoning_effort",
     stopTokens: ["<|return|>", "<|call|>"].flatMap((text) => tokenizer.idOf(text) ?? []),
     render: renderHarmony,
-    prompt: (messages, options) => encodePieces(tokenizer, renderHarmony(messages, options), MARKS),
+    ...promptWriter(tokenizer, renderHarmony, () => MARKS),
     opening: (start, options = {}) => {
       if (start.kind === "content") return "<|channel|>final<|message|>";
       // the model goes on with a name of its choice

@@ -1,4 +1,5 @@
-import type { ChatTokenizer, PromptPiece } from "./types.ts";
+import { runAll, type Steps } from "../../core/steps.ts";
+import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
 
 /** Text of the format: control tokens in it become tokens. */
 export function marked(text: string): PromptPiece {
@@ -28,6 +29,20 @@ export function joinPieces(pieces: readonly PromptPiece[]): PromptPiece[] {
   return joined;
 }
 
+/** How a format makes prompts of the pieces it writes, `guarded` as for `encodePieces`. */
+export function promptWriter(
+  tokenizer: ChatTokenizer,
+  write: (messages: readonly ChatMessage[], options: ChatOptions) => readonly PromptPiece[],
+  guarded: (messages: readonly ChatMessage[], options: ChatOptions) => readonly string[] = () => [],
+): Pick<ChatFormat, "prompt" | "promptSteps"> {
+  function* promptSteps(messages: readonly ChatMessage[], options: ChatOptions = {}, most?: number) {
+    const pieces = write(messages, options);
+    yield;
+    return yield* encodeInSteps(tokenizer, pieces, guarded(messages, options), most);
+  }
+  return { promptSteps, prompt: (messages, options) => runAll(promptSteps(messages, options)) };
+}
+
 /**
  * Token ids of a prompt. Text between two control tokens is tokenised as one run, whoever wrote its parts, because
  * merges cross the border between `user\n` and what the user wrote. `guarded` are texts that the vocabulary always
@@ -38,28 +53,46 @@ export function encodePieces(
   pieces: readonly PromptPiece[],
   guarded: readonly string[] = [],
 ): number[] {
+  return runAll(encodeInSteps(tokenizer, pieces, guarded));
+}
+
+function* encodeInSteps(
+  tokenizer: ChatTokenizer,
+  pieces: readonly PromptPiece[],
+  guarded: readonly string[],
+  most = Number.POSITIVE_INFINITY,
+): Steps<number[]> {
   const ids: number[] = [];
+  const add = (part: readonly number[]): void => {
+    for (const id of part) ids.push(id);
+  };
   const guards = guarded.filter((text) => isGuardable(tokenizer, text));
   let run: PromptPiece[] = [];
-  const flush = (): void => {
+  function* flush(): Steps<void> {
     for (const text of cutAtGuards(run, guards)) {
-      for (const id of tokenizer.encode(text, { special: false, bos: false, eos: false })) ids.push(id);
+      const encoding = { special: false, bos: false, eos: false };
+      for (const part of yield* tokenizer.encodeSteps(text, encoding, most - ids.length)) {
+        add(part);
+        yield;
+      }
     }
     run = [];
-  };
+    yield;
+  }
   for (const piece of joinPieces(pieces)) {
-    if (piece.apart) flush();
-    const parts = piece.special ? splitAtControls(tokenizer, piece.text) : undefined;
-    if (parts === undefined) {
+    if (ids.length > most) break;
+    if (piece.apart) yield* flush();
+    const found = piece.special ? splitAtControls(tokenizer, piece.text) : undefined;
+    if (found === undefined) {
       run.push(piece);
       continue;
     }
-    run.push(marked(parts.head));
-    flush();
-    for (const id of parts.ids) ids.push(id);
-    run.push(marked(parts.tail));
+    run.push(marked(found.head));
+    yield* flush();
+    add(found.ids);
+    run.push(marked(found.tail));
   }
-  flush();
+  yield* flush();
   const { bos, addBos } = tokenizer;
   if (addBos && bos !== undefined && ids[0] !== bos) ids.unshift(bos);
   return ids;

@@ -1,6 +1,6 @@
 import { unexpected } from "../../core/error.ts";
 import { agreesWith, isProbed } from "./agreement.ts";
-import { encodePieces, joinPieces, marked, plain } from "./pieces.ts";
+import { joinPieces, marked, plain, promptWriter } from "./pieces.ts";
 import { qwen35Parser } from "./qwen35_parser.ts";
 import { qwen35Call, thinkShape } from "./shapes.ts";
 import { spacedJson } from "./spaced_json.ts";
@@ -114,8 +114,7 @@ export function qwen35Format(tokenizer: ChatTokenizer, options: Qwen35Options): 
     },
     render,
     // through a template the text of messages has been kept apart already
-    prompt: (messages, chat) =>
-      encodePieces(tokenizer, render(messages, chat), ours(messages, chat ?? {}) ? MARKS : []),
+    ...promptWriter(tokenizer, render, (messages, chat) => (ours(messages, chat) ? MARKS : [])),
     parser: (chat = {}, prompt) =>
       qwen35Parser(tokenizer, {
         ...(calls && chat.tools ? { tools: chat.tools } : {}),

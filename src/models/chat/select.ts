@@ -2,7 +2,7 @@ import { type PsionicError, unexpected } from "../../core/error.ts";
 import { gemma4Format } from "./gemma4.ts";
 import { harmonyFormat } from "./harmony.ts";
 import { gemma4Media, qwen35Media } from "./media.ts";
-import { encodePieces, textOf } from "./pieces.ts";
+import { promptWriter, textOf } from "./pieces.ts";
 import { qwen35Format } from "./qwen35.ts";
 import { templateFormat } from "./template.ts";
 import { plainParser } from "./think_parser.ts";
@@ -87,7 +87,7 @@ function formatOf(source: string, tokenizer: ChatTokenizer): ChatFormat {
     ...template,
     name: style.name,
     render,
-    prompt: (messages, options) => encodePieces(tokenizer, render(messages, options), style.marks),
+    ...promptWriter(tokenizer, render, () => style.marks),
   };
 }
 
@@ -159,7 +159,7 @@ function styleFormat(style: TurnStyle, tokenizer: ChatTokenizer): ChatFormat {
     stopTokens: stop === undefined ? [] : [stop],
     reasoningEnds: split ? ["\n</think>\n\n"] : [],
     render,
-    prompt: (messages, options) => encodePieces(tokenizer, render(messages, options), style.marks),
+    ...promptWriter(tokenizer, render, () => style.marks),
     parser: () => plainParser(tokenizer, { split }),
   };
 }

@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import { compileTemplate, isReserved, type Template } from "./jinja.ts";
 import { templateLimits } from "./jinja_limits.ts";
-import { encodePieces, textOf } from "./pieces.ts";
+import { promptWriter, textOf } from "./pieces.ts";
 import { type TemplateText, templateText } from "./template_text.ts";
 import { plainParser } from "./think_parser.ts";
 import type {
@@ -63,7 +63,7 @@ export function templateFormat(source: string, tokenizer: ChatTokenizer): ChatFo
     stopTokens: [],
     reasoningEnds: reasoning ? ["\n</think>\n\n"] : [],
     render,
-    prompt: (messages, options) => encodePieces(tokenizer, render(messages, options)),
+    ...promptWriter(tokenizer, render),
     parser: (options = {}) =>
       plainParser(tokenizer, { split: reasoning, thinking: reasoning && template.opensThought(options) }),
   };

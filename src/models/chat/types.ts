@@ -1,3 +1,5 @@
+import type { Steps } from "../../core/steps.ts";
+
 /** What chat formats need of a tokenizer. */
 export interface ChatTokenizer {
   readonly vocabularySize: number;
@@ -9,6 +11,11 @@ export interface ChatTokenizer {
     text: string,
     options: { readonly special: boolean; readonly bos?: boolean; readonly eos?: boolean },
   ): readonly number[];
+  encodeSteps(
+    text: string,
+    options: { readonly special: boolean; readonly bos?: boolean; readonly eos?: boolean },
+    most?: number,
+  ): Steps<readonly (readonly number[])[]>;
   idOf(token: string): number | undefined;
   isControl(id: number): boolean;
   /** The bytes a token adds to the text; those of its name for a control token. */
@@ -156,6 +163,8 @@ export interface ChatFormat {
   render(messages: readonly ChatMessage[], options?: ChatOptions): PromptPiece[];
   /** Token ids of a conversation, up to where the answer begins. */
   prompt(messages: readonly ChatMessage[], options?: ChatOptions): number[];
+  /** The same in steps, for conversations that may be long; ends beyond `most` tokens with some more than these. */
+  promptSteps(messages: readonly ChatMessage[], options?: ChatOptions, most?: number): Steps<number[]>;
   /**
    * Text, control tokens included, that an answer to `prompt` must begin with to go straight to what it says or to a
    * call; absent where the format has no such text.

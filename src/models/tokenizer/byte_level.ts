@@ -1,12 +1,14 @@
 import { unexpected } from "../../core/error.ts";
+import type { Steps } from "../../core/steps.ts";
 import { type MergeRules, mergeSymbols } from "./merge.ts";
 import { PairTable } from "./pairs.ts";
 import { PieceCache } from "./piece_cache.ts";
+import { eachPiece } from "./piece_windows.ts";
 import type { Split } from "./split.ts";
 import { isReserved, type Vocabulary } from "./vocabulary.ts";
 
 /** Turns text without special tokens into ids, appended to `out`. */
-export type EncodeText = (text: string, out: number[]) => void;
+export type EncodeText = (text: string, out: number[]) => Steps<void>;
 
 /** Merge rule `i` of a file: the texts of its two sides. */
 export type Merges = {
@@ -110,20 +112,14 @@ export function byteLevelEncoder(
     else for (const byte of Buffer.from(piece, "utf8")) add(byte);
     const left = mergeSymbols(symbols, count, rules);
     for (let i = 0; i < left; i++) out.push(symbols[i] as number);
-    if (scratch.length > MAX_KEPT_SCRATCH) scratch = new Int32Array(1024);
   };
 
   return (text, out) => {
     const encode = (piece: string): void => encodePiece(piece, out);
-    for (let start = 0; start < text.length; ) {
-      const end = split(text, start);
-      cache.append(text, start, end, out, encode);
-      start = end;
-    }
+    return eachPiece(text, split, (part, start, end) => cache.append(part, start, end, out, encode));
   };
 }
 
-const MAX_KEPT_SCRATCH = 1 << 16;
 const MAX_WHOLE_UNITS = 1024;
 
 /** The token that is the whole piece, if there is one. */

@@ -91,6 +91,9 @@ function sentencePiece(metadata: Metadata): Tokenizer {
   });
 }
 
+/** Short lines that are one step. */
+const LINES_A_STEP = 1024;
+
 const characterOptions = { fuseUnknown: false, byteFallback: true } as const;
 
 function gemma4(metadata: Metadata): Tokenizer {
@@ -104,11 +107,13 @@ function gemma4(metadata: Metadata): Tokenizer {
     ...readEnds(metadata, vocabulary, true),
     // Checkpoints say not to add it because their template prints it; the model needs exactly one either way.
     addBos: vocabulary.roles.bos !== undefined,
-    encodeText: (piece, out) => {
+    *encodeText(piece, out) {
+      let count = 0;
       for (const [line] of piece.replaceAll(" ", MARK).matchAll(/[^\n]+|\n+/g)) {
         const newlines = line.startsWith("\n") ? vocabulary.plainId(line) : undefined;
-        if (newlines === undefined) encode(line, out);
+        if (newlines === undefined) yield* encode(line, out);
         else out.push(newlines);
+        if (++count % LINES_A_STEP === 0) yield;
       }
     },
     bytesOf: markBytes,

@@ -8,7 +8,7 @@ import {
   MAX_NESTING,
   record,
 } from "./hugging_face_tables.ts";
-import { toNfc } from "./normal_form.ts";
+import { normalForm, toNfc } from "./normal_form.ts";
 import { MARK } from "./sentence_piece.ts";
 import { type PreTokenizer, preTokenizers } from "./split.ts";
 
@@ -28,7 +28,7 @@ export function readNormalizer(value: Json, depth = 0): Prepare {
     case "NFKC":
     case "NFKD": {
       const form = step.type;
-      return (text) => text.normalize(form);
+      return (text) => normalForm(text, form);
     }
     case "Prepend": {
       const prefix = string(step, "prepend", "normalizer");

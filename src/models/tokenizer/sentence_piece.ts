@@ -3,6 +3,7 @@ import type { EncodeText } from "./byte_level.ts";
 import { type MergeRules, mergeSymbols } from "./merge.ts";
 import { PairTable } from "./pairs.ts";
 import { PieceCache } from "./piece_cache.ts";
+import { eachPiece } from "./piece_windows.ts";
 import { TokenType, type Vocabulary } from "./vocabulary.ts";
 
 /** U+2581 stands for a blank in vocabularies over characters. */
@@ -80,11 +81,7 @@ export function characterEncoder(
 
   return (text, out) => {
     const encode = (piece: string): void => encodePiece(piece, out);
-    for (let start = 0; start < text.length; ) {
-      const end = cuts(text, start);
-      cache.append(text, start, end, out, encode);
-      start = end;
-    }
+    return eachPiece(text, cuts, (part, start, end) => cache.append(part, start, end, out, encode));
   };
 }
 

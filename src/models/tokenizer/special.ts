@@ -59,10 +59,14 @@ export class SpecialMatcher {
     this.#tokenAt[node] ??= token;
   }
 
-  /** The first match that starts at or after `from`, or undefined. */
-  next(text: string, from: number): { readonly start: number; readonly token: SpecialToken } | undefined {
+  /** The first match that starts at or after `from`, and before `until`; or undefined. */
+  next(
+    text: string,
+    from: number,
+    until = text.length,
+  ): { readonly start: number; readonly token: SpecialToken } | undefined {
     if (this.#edges.size === 0) return undefined;
-    for (let start = from; start < text.length; start++) {
+    for (let start = from; start < until; start++) {
       if (this.#starts[text.charCodeAt(start)] === 0) continue;
       const token = this.#longestAt(text, start);
       if (token !== undefined) return { start, token };

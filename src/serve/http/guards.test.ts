@@ -1,7 +1,6 @@
 /** What guards the server, asked of every route there is: one that is added later is asked as well. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { connect } from "node:net";
-import { excess } from "./body.ts";
 import type { ServedModel } from "./options.ts";
 import { routes } from "./routes/index.ts";
 import { parseApiKeys } from "./security.ts";
@@ -276,27 +275,6 @@ describe("oversized and malformed", () => {
       expect(typeof answer.error.message).toBe("string");
     }
     expect(server.errors).toEqual([]);
-  });
-
-  test("how deep values stand in one another is found before they are parsed", () => {
-    const many = { containers: 5000, texts: 10, values: 10 };
-    const nested = (text: string, nesting: number) =>
-      excess(new TextEncoder().encode(text), { ...many, nesting }) !== undefined;
-    expect(nested("[".repeat(1025), 1024)).toBe(true);
-    expect(nested("[".repeat(1024) + "]".repeat(1024), 1024)).toBe(false);
-    expect(nested('[{"a":[]},{"b":[]}]', 3)).toBe(false);
-    expect(nested('[{"a":[]},{"b":[]}]', 2)).toBe(true);
-    expect(nested('["[[[\\\\\\"[[[","\\\\"]', 1)).toBe(false);
-    expect(nested('["\\\\",[[]]]', 2)).toBe(true);
-  });
-
-  test("so are too many objects, texts and values", () => {
-    const limits = { nesting: 9, containers: 3, texts: 4, values: 5 };
-    const found = (text: string) => excess(new TextEncoder().encode(text), limits);
-    expect(found('[{},{},"{[,",1,"\\",2]')).toBeUndefined();
-    expect(found("[{},{},[]]")).toBe("more than 3 objects and arrays");
-    expect(found('{"a":"b","c":"d","e":1}')).toBe("more than 4 texts");
-    expect(found("[1,2,3,4,5,6,7]")).toBe("more than 5 values");
   });
 
   test("a body of nothing but brackets costs no more than another of its size", async () => {

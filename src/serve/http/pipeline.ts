@@ -131,6 +131,7 @@ async function route(
     client,
     keyIndex,
     authorized,
+    inSteps: (steps) => state.slices.run(client, steps, signal),
     allowSilence: arrival.allowSilence,
     keepOpen,
   });

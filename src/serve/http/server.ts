@@ -12,6 +12,7 @@ import { type Arrival, answer, type Guards, type PathRoutes } from "./pipeline.t
 import { ResponseStore } from "./responses/store.ts";
 import { routes } from "./routes/index.ts";
 import { checkBind, corsRule, hostRule } from "./security.ts";
+import { Slices } from "./slices.ts";
 
 export type RunningServer = {
   /** `http://host:port` */
@@ -76,6 +77,7 @@ function makeState(
     metrics: new ServerMetrics(models),
     models,
     grammars: new GrammarCompiler(),
+    slices: new Slices(),
     responses: new ResponseStore(),
     events: new ManagementEvents(),
     activity: new Activity(() => models.rows.flatMap(({ served }) => (served ? [served.engine] : []))),

@@ -26,7 +26,8 @@ export function markedTokenizer(
     vocabulary: makeVocabulary(texts, types, bos, []),
     addBos: options.addBos ?? false,
     addEos: false,
-    encodeText: (text, ids) => {
+    // biome-ignore lint/correctness/useYield: one step
+    *encodeText(text, ids) {
       // The one merge shows whether text on both sides of a border was tokenised together.
       for (const part of text.split(/(\n\n)/)) {
         if (part === "\n\n") ids.push(256);

@@ -42,9 +42,9 @@ export const chatCompletions: Route = {
   method: "POST",
   path: "/chat/completions",
   handle: async (context) => {
-    const { state, request, record } = context;
+    const { state, record } = context;
     const { limits } = state.settings;
-    const raw = await readJson(request, limits.bodyBytes);
+    const raw = await readJson(context);
     const entries = chatEntries(limits);
     const body = validate(v.object(entries), raw);
     const { model, name } = await context.take(body.model);

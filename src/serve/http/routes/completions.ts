@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import type { Steps } from "../../../core/steps.ts";
 import type { GenerationPlan } from "../../generation.ts";
 import { textParser } from "../../text_parser.ts";
 import { answerFrame } from "../answer_frame.ts";
@@ -9,7 +10,7 @@ import type { Route, RouteContext } from "../context.ts";
 import { badField } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
-import { checkFits } from "../prompt_length.ts";
+import { encodePrompt } from "../prompt_length.ts";
 import { respond } from "../respond.ts";
 import { engineRequest, stopStringsOf } from "../sampling.ts";
 import { flag, generationEntries, integer, maybe } from "../schema.ts";
@@ -35,16 +36,16 @@ export const completions: Route = {
   method: "POST",
   path: "/completions",
   handle: async (context) => {
-    const { state, request, record } = context;
+    const { state, record, inSteps } = context;
     const { limits } = state.settings;
-    const raw = await readJson(request, limits.bodyBytes);
+    const raw = await readJson(context);
     const entries = completionEntries(limits);
     const body = validate(v.object(entries), raw);
     const ignored = sortFields(raw as object, entries);
     record.ignored = ignored.length;
     const { model, name } = await context.take(body.model);
     const { info } = model.engine;
-    const prompts = readPrompts(body, model, limits);
+    const prompts = await inSteps(readPrompts(body, model, limits));
     const n = body.n ?? 1;
     const constrain = await constrainText(context, model, structuredOutput(body));
     return respond(context, {
@@ -95,7 +96,11 @@ function completionPlan(
 const promptForms = "a string, an array of token ids, or an array of these";
 
 /** The prompts as token ids: text, ids, or lists of either. */
-function readPrompts(body: CompletionFields, model: ServedModel, limits: RequestLimits): CompletionPrompt[] {
+function* readPrompts(
+  body: CompletionFields,
+  model: ServedModel,
+  limits: RequestLimits,
+): Steps<CompletionPrompt[]> {
   const { prompt } = body;
   if (prompt === undefined || prompt === null) throw badField("prompt", promptForms, "nothing");
   const single = typeof prompt === "string" || (Array.isArray(prompt) && typeof prompt[0] === "number");
@@ -103,19 +108,24 @@ function readPrompts(body: CompletionFields, model: ServedModel, limits: Request
   if (list.length === 0) throw badField("prompt", promptForms, describe(prompt));
   if (list.length > limits.prompts)
     throw badField("prompt", `at most ${limits.prompts} prompts`, String(list.length));
-  return list.map((one, i) => readPrompt(one, single ? "prompt" : `prompt[${i}]`, body, model));
+  const prompts: CompletionPrompt[] = [];
+  for (const [i, one] of list.entries()) {
+    prompts.push(yield* readPrompt(one, single ? "prompt" : `prompt[${i}]`, body, model));
+    yield;
+  }
+  return prompts;
 }
 
-function readPrompt(
+function* readPrompt(
   prompt: unknown,
   param: string,
   body: CompletionFields,
   model: ServedModel,
-): CompletionPrompt {
+): Steps<CompletionPrompt> {
   const { tokenizer } = model;
   if (typeof prompt === "string") {
-    checkFits(model, [prompt]);
-    const tokens = tokenizer.encode(prompt, { special: body.parse_special ?? false, bos: false, eos: false });
+    const special = body.parse_special ?? false;
+    const tokens = yield* encodePrompt(model, prompt, { special, bos: false, eos: false });
     const { addBos, bos } = tokenizer;
     if (addBos && bos !== undefined && tokens[0] !== bos) return { tokens: [bos, ...tokens], added: 1 };
     if (tokens.length > 0) return { tokens, added: 0 };

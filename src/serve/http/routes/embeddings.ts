@@ -1,10 +1,12 @@
 import * as v from "valibot";
+import type { Steps } from "../../../core/steps.ts";
 import { describe, readJson, validate } from "../body.ts";
 import type { Route } from "../context.ts";
-import { badField, HttpError, json } from "../errors.ts";
+import { badField, HttpError, jsonText } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
+import { listJson } from "../long_json.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
-import { checkFits } from "../prompt_length.ts";
+import { encodePrompt } from "../prompt_length.ts";
 import { flag, integer, maybe, oneOf, text } from "../schema.ts";
 import { embedAll, numbersOf, usageOf } from "../vectors.ts";
 import { checkTokens } from "./tokenize.ts";
@@ -23,29 +25,27 @@ export const embeddings: Route = {
   method: "POST",
   path: "/embeddings",
   handle: async (context) => {
-    const { state, request, record } = context;
+    const { state, record, inSteps } = context;
     const { limits } = state.settings;
-    const raw = await readJson(request, limits.bodyBytes);
+    const raw = await readJson(context);
     const body = validate(v.object(entries), raw);
     const ignored = sortFields(raw as object, entries);
     record.ignored = ignored.length;
     const { model, name } = await context.take(body.model);
     checkModel(model);
     const dimensions = dimensionsOf(body.dimensions, model);
-    const inputs = readInputs(body.input, body.parse_special ?? false, model, limits);
+    const inputs = await inSteps(readInputs(body.input, body.parse_special ?? false, model, limits));
     const { vectors, headers } = await embedAll(context, model, inputs, "input");
-    const data = vectors.base64.map((whole, index) => {
-      const base64 = dimensions === undefined ? whole : shortened(whole, dimensions);
-      return {
-        object: "embedding",
-        index,
-        embedding: body.encoding_format === "base64" ? base64 : numbersOf(base64),
-      };
-    });
-    return json({ object: "list", data, model: name, usage: usageOf(vectors) }, 200, {
-      ...headers,
-      ...ignoredHeaders(ignored),
-    });
+    function* data() {
+      for (const [index, whole] of vectors.base64.entries()) {
+        const base64 = dimensions === undefined ? whole : shortened(whole, dimensions);
+        const embedding = body.encoding_format === "base64" ? base64 : numbersOf(base64);
+        yield [{ object: "embedding", index, embedding }];
+      }
+    }
+    const usage = usageOf(vectors);
+    const text = await inSteps(listJson({ object: "list" }, "data", data(), { model: name, usage }));
+    return jsonText(text, 200, { ...headers, ...ignoredHeaders(ignored) });
   },
 };
 
@@ -77,26 +77,35 @@ function shortened(base64: string, dimensions: number): string {
 const inputForms = "a string, an array of strings, an array of token ids, or an array of these arrays";
 
 /** The inputs as token ids. */
-function readInputs(
+function* readInputs(
   input: unknown,
   special: boolean,
   model: ServedModel,
   limits: RequestLimits,
-): readonly (readonly number[])[] {
+): Steps<readonly (readonly number[])[]> {
   if (input === undefined || input === null) throw badField("input", inputForms, "nothing");
   const single = typeof input === "string" || (Array.isArray(input) && typeof input[0] === "number");
   const list: readonly unknown[] = single ? [input] : Array.isArray(input) ? input : [];
   if (list.length === 0) throw badField("input", inputForms, describe(input));
   if (list.length > limits.inputs)
     throw badField("input", `at most ${limits.inputs} inputs`, String(list.length));
-  return list.map((one, i) => readInput(one, single ? "input" : `input[${i}]`, special, model));
+  const inputs: (readonly number[])[] = [];
+  for (const [i, one] of list.entries()) {
+    inputs.push(yield* readInput(one, single ? "input" : `input[${i}]`, special, model));
+    yield;
+  }
+  return inputs;
 }
 
-function readInput(input: unknown, param: string, special: boolean, model: ServedModel): readonly number[] {
+function* readInput(
+  input: unknown,
+  param: string,
+  special: boolean,
+  model: ServedModel,
+): Steps<readonly number[]> {
   const { tokenizer } = model;
   if (typeof input === "string") {
-    checkFits(model, [input]);
-    const tokens = input === "" ? [] : tokenizer.encode(input, { special });
+    const tokens = input === "" ? [] : yield* encodePrompt(model, input, { special });
     if (tokens.length > 0) return tokens;
     throw badField(param, "a text of at least one token", describe(input));
   }

@@ -31,9 +31,9 @@ type Request = {
 };
 
 async function readRequest(context: RouteContext, counted: boolean): Promise<Request> {
-  const { state, request, record } = context;
+  const { state, record } = context;
   const { limits } = state.settings;
-  const raw = (await readJson(request, limits.bodyBytes)) as object;
+  const raw = (await readJson(context)) as object;
   const entries = anthropicEntries(limits, counted);
   const body = validate(v.object(entries), raw);
   const unknown = sortFields(raw, entries);

@@ -1,11 +1,12 @@
 import { basename } from "node:path";
 import * as v from "valibot";
+import type { Steps } from "../../../core/steps.ts";
 import { describe, readJson, validate } from "../body.ts";
 import type { Route } from "../context.ts";
 import { badField, HttpError, json } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
 import type { ServedModel } from "../options.ts";
-import { checkFits } from "../prompt_length.ts";
+import { encodePrompt, tooLong } from "../prompt_length.ts";
 import { flag, integer, maybe, text } from "../schema.ts";
 import { embedAll, numbersOf, usageOf } from "../vectors.ts";
 
@@ -22,16 +23,16 @@ export const rerank: Route = {
   method: "POST",
   path: "/rerank",
   handle: async (context) => {
-    const { state, request, record } = context;
+    const { state, record, inSteps } = context;
     const { limits } = state.settings;
-    const raw = await readJson(request, limits.bodyBytes);
+    const raw = await readJson(context);
     const body = validate(v.object(entries), raw);
     const ignored = sortFields(raw as object, entries);
     record.ignored = ignored.length;
     const documents = readDocuments(body.documents, limits.inputs);
     const { model, name } = await context.take(body.model);
     const pairs = pairTokens(model);
-    const inputs = documents.map((document) => pairs(body.query, document));
+    const inputs = await inSteps(pairs(body.query, documents));
     const { vectors, headers } = await embedAll(context, model, inputs, "documents");
     const scored = vectors.base64.map((base64, index) => ({
       index,
@@ -61,7 +62,7 @@ function readDocuments(documents: readonly unknown[], most: number): readonly st
 
 /** Writes a query and a document as the model was trained to read them. Control tokens in either stay text. */
 function pairTokens(served: ServedModel) {
-  const { engine, tokenizer, rerankTemplate } = served;
+  const { engine, rerankTemplate } = served;
   const { embedding, backend, model } = engine.info;
   if (embedding?.pooling !== "rank" || rerankTemplate === undefined) {
     const missing = embedding?.pooling === "rank" ? "has no template for it" : "has no reranker's head";
@@ -72,15 +73,22 @@ function pairTokens(served: ServedModel) {
     );
   }
   const parts = rerankTemplate.split(/(\{query\}|\{document\})/);
-  return (query: string, document: string): number[] => {
-    checkFits(served, [query, document]);
-    const tokens = parts.flatMap((part, i) => {
-      const special = part !== "{query}" && part !== "{document}";
-      const written = special ? part : part === "{query}" ? query : document;
-      const outer = i === 0 ? { eos: false } : { bos: false, eos: false };
-      return written === "" && i > 0 ? [] : tokenizer.encode(written, { special, ...outer });
-    });
-    if (tokens.length === 0) throw badField("query", "at least one token", "none");
-    return tokens;
+  return function* (query: string, documents: readonly string[]): Steps<number[][]> {
+    const pairs: number[][] = [];
+    for (const document of documents) {
+      const tokens: number[] = [];
+      for (const [i, part] of parts.entries()) {
+        const special = part !== "{query}" && part !== "{document}";
+        const written = special ? part : part === "{query}" ? query : document;
+        const outer = i === 0 ? { eos: false } : { bos: false, eos: false };
+        if (written === "" && i > 0) continue;
+        for (const id of yield* encodePrompt(served, written, { special, ...outer })) tokens.push(id);
+      }
+      if (tokens.length === 0) throw badField("query", "at least one token", "none");
+      if (tokens.length >= engine.info.contextLength) throw tooLong(served, tokens.length);
+      pairs.push(tokens);
+      yield;
+    }
+    return pairs;
   };
 }

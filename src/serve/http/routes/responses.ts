@@ -31,9 +31,9 @@ type Request = {
 
 /** Everything up to the generation; nothing is kept yet. */
 async function readRequest(context: RouteContext, counted: boolean): Promise<Request> {
-  const { state, request, record } = context;
+  const { state, record } = context;
   const { limits } = state.settings;
-  const raw = await readJson(request, limits.bodyBytes);
+  const raw = await readJson(context);
   const entries = responseEntries(limits);
   const body = validate(v.object(entries), raw);
   const unknown = sortFields(raw as object, entries);

@@ -1,8 +1,10 @@
 import * as v from "valibot";
-import { readJson, validate } from "../body.ts";
+import type { Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
+import { describe, readJson, validate } from "../body.ts";
 import type { Route } from "../context.ts";
-import { badField, json } from "../errors.ts";
-import { flag, integer, maybe, text } from "../schema.ts";
+import { badField, jsonText } from "../errors.ts";
+import { listJson, runsOf, textJson } from "../long_json.ts";
+import { flag, maybe, text } from "../schema.ts";
 
 const tokenizeSchema = v.object({
   content: text,
@@ -18,16 +20,26 @@ const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 export const tokenize: Route = {
   method: "POST",
   path: "/tokenize",
-  handle: async ({ state, request, take }) => {
-    const body = validate(tokenizeSchema, await readJson(request, state.settings.limits.bodyBytes));
+  handle: async (context) => {
+    const { take, inSteps } = context;
+    const body = validate(tokenizeSchema, await readJson(context));
     const { tokenizer } = (await take(body.model)).model;
     const special = body.parse_special ?? true;
     const outer = body.add_special ? {} : { bos: false, eos: false };
-    const tokens = tokenizer.encode(body.content, { special, ...outer });
-    if (!body.with_pieces) return json({ tokens });
-    return json({ tokens: tokens.map((id) => ({ id, piece: piece(tokenizer.tokenBytes(id)) })) });
+    const parts = await inSteps(tokenizer.encodeSteps(body.content, { special, ...outer }));
+    const runs = runsOf(parts, body.with_pieces ? RUN_TOKENS / 8 : RUN_TOKENS);
+    return jsonText(
+      await inSteps(listJson({}, "tokens", body.with_pieces ? withPieces(tokenizer, runs) : runs)),
+    );
   },
 };
+
+/** Tokens that are written, or read, in one step. */
+const RUN_TOKENS = 2048;
+
+function* withPieces(tokenizer: Tokenizer, runs: Iterable<readonly number[]>) {
+  for (const run of runs) yield run.map((id) => ({ id, piece: piece(tokenizer.tokenBytes(id)) }));
+}
 
 /** Text, or bytes where the token alone is not valid UTF-8. */
 function piece(bytes: Uint8Array): string | number[] {
@@ -40,21 +52,36 @@ function piece(bytes: Uint8Array): string | number[] {
 
 const detokenizeSchema = v.object({
   model: maybe(text),
-  tokens: v.array(integer(0, 2 ** 31 - 1), "an array of token ids"),
+  tokens: v.custom<readonly unknown[]>(Array.isArray, "an array of token ids"),
 });
 
 /** `{tokens}` to `{content}`; control tokens appear as their text. */
 export const detokenize: Route = {
   method: "POST",
   path: "/detokenize",
-  handle: async ({ state, request, take }) => {
-    const body = validate(detokenizeSchema, await readJson(request, state.settings.limits.bodyBytes));
-    const { tokenizer } = (await take(body.model)).model;
-    const { tokens } = body;
-    checkTokens(tokens, tokenizer.vocabularySize, "tokens");
-    return json({ content: tokenizer.decode(tokens, { special: true }) });
+  handle: async (context) => {
+    const body = validate(detokenizeSchema, await readJson(context));
+    const { tokenizer } = (await context.take(body.model)).model;
+    return jsonText(await context.inSteps(textJson("content", decoded(tokenizer, body.tokens))));
   },
 };
+
+function* decoded(tokenizer: Tokenizer, tokens: readonly unknown[]): Iterable<string> {
+  const decoder = tokenizer.streamDecoder({ special: true, continuation: false });
+  const expected = `a token id below ${tokenizer.vocabularySize}`;
+  for (let i = 0; i < tokens.length; ) {
+    let part = "";
+    for (const end = Math.min(tokens.length, i + RUN_TOKENS); i < end; i++) {
+      const token = tokens[i];
+      const isId = typeof token === "number" && Number.isInteger(token) && token >= 0;
+      if (!isId || token >= tokenizer.vocabularySize)
+        throw badField(`tokens[${i}]`, expected, isId ? String(token) : describe(token));
+      part += decoder.push(token);
+    }
+    yield part;
+  }
+  yield decoder.flush();
+}
 
 /** Throws 400 when an id is outside the vocabulary. */
 export function checkTokens(tokens: readonly number[], vocabularySize: number, param: string): void {

@@ -6,6 +6,7 @@ import {
   chatFormatFor,
   type ParsedEvent,
 } from "../../../models/chat/index.ts";
+import { promptWriter } from "../../../models/chat/pieces.ts";
 import { gemmaTokenizer, qwenTokenizer } from "../../../models/chat/testing/vocabulary.ts";
 import { makeTokenizer, type Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
 import { makeVocabulary, TokenType } from "../../../models/tokenizer/vocabulary.ts";
@@ -36,7 +37,8 @@ export function byteTokenizer(controls: readonly string[] = specials): Tokenizer
     vocabulary: makeVocabulary(texts, types, { eos: END }, []),
     addBos: false,
     addEos: false,
-    encodeText: (text, ids) => {
+    // biome-ignore lint/correctness/useYield: one step
+    *encodeText(text, ids) {
       for (const byte of Buffer.from(text, "utf8")) ids.push(byte);
     },
     bytesOf: (text) => Buffer.from(text, "utf8"),
@@ -59,7 +61,7 @@ export function lineFormat(tokenizer: Tokenizer): ChatFormat {
     reads: (variable) => variable === "reasoning_effort" || variable === "enable_thinking",
     stopTokens: [END],
     render: (messages) => [{ text: written(messages), special: false }],
-    prompt: (messages) => tokenizer.encode(written(messages), { special: false }),
+    ...promptWriter(tokenizer, (messages) => [{ text: written(messages), special: false }]),
     parser: () => {
       let kind: "content" | "reasoning" = "content";
       let marker = false;
