@@ -2,8 +2,8 @@
 
 /** What stands at a path; asked for at each request, and what it throws is told as `{error: {message}}`. */
 export type LiveFile = {
-  readonly type: "text/html" | "application/json" | "image/svg+xml";
-  read(): string;
+  readonly type: "text/html" | "application/json" | "image/svg+xml" | "image/png";
+  read(): string | Uint8Array<ArrayBuffer>;
 };
 
 const guard = {

@@ -1,5 +1,8 @@
-/** Loss, learning rate, throughput and memory over the steps of a run, drawn as an SVG of the run root. */
+/** Loss, learning rate, throughput and memory over the steps of a run, drawn as an SVG and a PNG of the run root. */
 import { join } from "node:path";
+import type { Drawing, Mark, Place } from "./chart/drawing.ts";
+import { pngOf } from "./chart/raster.ts";
+import { svgOf } from "./chart/svg.ts";
 import { writeWhole } from "./durable.ts";
 import { type HeldOutLoss, measuredIn } from "./evidence.ts";
 import { ownPaths, type Run } from "./run_root.ts";
@@ -31,40 +34,44 @@ export function thinned(points: readonly Point[], most = mostPoints): Point[] {
 
 /** Four significant digits without an exponent where that is short. */
 const label = (n: number): string => String(Number(n.toPrecision(4)));
-const place = (n: number): string => n.toFixed(1);
+/** From a line's height to the base line of the number beside it. */
+const middle = 4;
 
-function drawn(panel: Panel, offset: number, lastStep: number): string {
+function drawn(panel: Panel, offset: number, lastStep: number): Mark[] {
   const line = thinned(panel.line);
   const values = [...line, ...panel.dots].map(([, v]) => v);
   const high = Math.max(...values);
   const low = panel.fromZero ? 0 : Math.min(...values);
   const span = high > low ? high - low : Math.abs(high) || 1;
   const inner = { width: width - left - right, height: height - top - bottom };
-  const x = (step: number): string => place(left + (inner.width * step) / Math.max(1, lastStep));
-  const y = (v: number): string => place(offset + top + inner.height * (1 - (v - low) / span));
-  const axis = [0, 0.5, 1].map((share) => {
-    const v = low + share * span;
-    return `<line x1="${left}" x2="${width - right}" y1="${y(v)}" y2="${y(v)}" class="grid"/><text x="${left - 6}" y="${y(v)}" class="value">${label(v)}</text>`;
-  });
-  const path = line.map(([step, v]) => `${x(step)},${y(v)}`).join(" ");
-  const dots = panel.dots.map(([step, v]) => `<circle cx="${x(step)}" cy="${y(v)}" r="3.5" class="dot"/>`);
+  const x = (step: number): number => left + (inner.width * step) / Math.max(1, lastStep);
+  const y = (v: number): number => offset + top + inner.height * (1 - (v - low) / span);
+  const place = ([step, v]: Point): Place => [x(step), y(v)];
   const foot = offset + height - 8;
   return [
-    `<text x="${left}" y="${offset + 18}" class="title">${panel.title}</text>`,
-    ...axis,
-    `<polyline points="${path}" class="line"/>`,
-    ...dots,
-    `<text x="${left}" y="${foot}" class="step">0</text>`,
-    `<text x="${width - right}" y="${foot}" class="step" text-anchor="end">step ${lastStep}</text>`,
-  ].join("\n");
+    text([left, offset + 18], panel.title, "start", true),
+    ...[0, 0.5, 1].flatMap((share): Mark[] => {
+      const v = low + share * span;
+      const points = [left, width - right].map((at) => [at, y(v)] as const);
+      return [{ kind: "line", ink: "grid", points }, text([left - 6, y(v) + middle], label(v), "end")];
+    }),
+    { kind: "line", ink: "line", points: line.map(place) },
+    ...panel.dots.map((dot): Mark => ({ kind: "dot", at: place(dot) })),
+    text([left, foot], "0"),
+    text([width - right, foot], `step ${lastStep}`, "end"),
+  ];
 }
 
-/** The drawing as SVG text; undefined before the first step. */
-export function curvesSvg(
+const text = (at: Place, words: string, anchor: "start" | "end" = "start", bold = false): Mark => ({
+  ...{ kind: "text", at, text: words, anchor, bold },
+});
+
+/** A run's curves; undefined before the first step. */
+export function curvesOf(
   runId: string,
   steps: readonly TracedStep[],
   heldOut: readonly HeldOutLoss[],
-): string | undefined {
+): Drawing | undefined {
   const lastStep = steps.at(-1)?.step;
   if (lastStep === undefined) return undefined;
   const curve = (of: (s: TracedStep) => number): Point[] => steps.map((s) => [s.step, of(s)]);
@@ -81,18 +88,13 @@ export function curvesSvg(
     ...memoryPanel(steps),
   ];
   const all = panels.length * height + 24;
-  const style =
-    "text{font:12px sans-serif;fill:#444}.title{font-weight:bold}.value{text-anchor:end;dominant-baseline:middle}" +
-    ".grid{stroke:#ddd}.line{fill:none;stroke:#1f6fb2;stroke-width:1.5}.dot{fill:#c4501b}";
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${all}" width="${width}" height="${all}">`,
-    `<title>Training curves of ${escaped(runId)}</title>`,
-    `<style>${style}</style>`,
-    `<rect width="${width}" height="${all}" fill="#fff"/>`,
-    ...panels.map((panel, i) => drawn(panel, i * height, lastStep)),
-    `<text x="${left}" y="${all - 8}">${escaped(runId)}</text>`,
-    "</svg>\n",
-  ].join("\n");
+  return {
+    ...{ title: `Training curves of ${runId}`, width, height: all },
+    marks: [
+      ...panels.flatMap((panel, i) => drawn(panel, i * height, lastStep)),
+      text([left, all - 8], runId),
+    ],
+  };
 }
 
 /** None for runs whose memory was not measured. */
@@ -103,12 +105,15 @@ function memoryPanel(steps: readonly TracedStep[]): Panel[] {
   return line.length === 0 ? [] : [{ title: "Memory, MiB", line, dots: [], fromZero: true }];
 }
 
-const escaped = (text: string): string =>
-  text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-
 /** Draws what the run root's traces hold; nothing before the first step. */
 export function writeCurves(run: Run): void {
   const { steps, heldOut } = measuredIn(run.root);
-  const svg = curvesSvg(run.runId, steps, heldOut);
-  if (svg !== undefined) writeWhole(join(run.root, ownPaths.curves), [new TextEncoder().encode(svg)]);
+  writeDrawing(curvesOf(run.runId, steps, heldOut), run.root, ownPaths.curves, ownPaths.picture);
+}
+
+/** The same drawing as an SVG and as a PNG of a run root. */
+export function writeDrawing(drawing: Drawing | undefined, root: string, svg: string, png: string): void {
+  if (!drawing) return;
+  writeWhole(join(root, svg), [new TextEncoder().encode(svgOf(drawing))]);
+  writeWhole(join(root, png), [pngOf(drawing)]);
 }

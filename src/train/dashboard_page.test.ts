@@ -46,7 +46,10 @@ test("figures of a run: planned, trained, without its backup, damaged", async ()
   try {
     const at = (path: string, headers = {}) => fetch(`http://127.0.0.1:${server.port}${path}`, { headers });
     const svg = await (await at("/curves.svg")).text();
-    expect(svg.match(/<polyline/g)?.length).toBe(4);
+    expect(svg.match(/class="line"/g)?.length).toBe(4);
+    const picture = await at("/curves.png");
+    expect(picture.headers.get("content-type")).toBe("image/png");
+    expect((await picture.text()).slice(1, 4)).toBe("PNG");
     expect(svg).toContain("Memory, MiB");
     expect((await at("/", { host: "evil.example" })).status).toBe(403);
     expect((await at("/status/current_run_status.json")).status).toBe(404);
@@ -56,7 +59,7 @@ test("figures of a run: planned, trained, without its backup, damaged", async ()
   } finally {
     await server.stop(true);
   }
-}, 20_000);
+}, 120_000);
 
 test("as a process: its address on stdout, until it is told to end; wrong usage", async () => {
   const run = runOf("process");
@@ -74,7 +77,7 @@ test("as a process: its address on stdout, until it is told to end; wrong usage"
   expect(await (await fetch(`${url}snapshot.json`)).json()).toMatchObject({ run_id: "board-process" });
   child.kill("SIGTERM");
   expect(await child.exited).toBe(0);
-}, 20_000);
+}, 120_000);
 
 const reason =
   browserPath === undefined ? " (skipped: no Chromium on PATH; scripts/test.sh installs it)" : "";
@@ -115,5 +118,5 @@ test.skipIf(browserPath === undefined)(
       await browser.close();
     }
   },
-  60_000,
+  180_000,
 );

@@ -1,6 +1,10 @@
 /** The page of `train dashboard --web`: a run's figures and curves, read from its run root again and again. */
+import { unexpected } from "../core/error.ts";
 import { serveLive } from "../terminal/live_page.ts";
-import { curvesSvg } from "./curves.ts";
+import type { Drawing } from "./chart/drawing.ts";
+import { pngOf } from "./chart/raster.ts";
+import { svgOf } from "./chart/svg.ts";
+import { curvesOf } from "./curves.ts";
 import { documentIf, measuredIn, memberOf } from "./evidence.ts";
 import { readDocument, retainedPaths } from "./run_root.ts";
 
@@ -22,8 +26,9 @@ img{width:100%;height:auto;border-radius:.4rem}
 <h1 id="run">psionic train dashboard</h1><p id="state" role="status">reading</p>
 <ul id="alerts" aria-label="alerts"></ul><dl id="figures"></dl>
 <img id="curves" alt="" hidden>
+<a id="picture" href="curves.png" download="training_curves.png" hidden>Save the curves as PNG</a>
 <script>
-const [run,state,alerts,figures,curves]=["run","state","alerts","figures","curves"].map((id)=>document.getElementById(id));
+const [run,state,alerts,figures,curves,picture]=["run","state","alerts","figures","curves","picture"].map((id)=>document.getElementById(id));
 const made=(name,text,kind)=>{const e=document.createElement(name);e.textContent=text;if(kind)e.className=kind;return e};
 let drawn="";
 async function draw(){
@@ -37,7 +42,7 @@ async function draw(){
     figures.replaceChildren(...found.figures.map(([name,value])=>{
       const card=document.createElement("div");card.append(made("dt",name),made("dd",value));return card}));
     if(found.drawing!==drawn&&found.drawing!==""){
-      drawn=found.drawing;curves.src="curves.svg?"+drawn;curves.hidden=false;
+      drawn=found.drawing;curves.src="curves.svg?"+drawn;curves.hidden=picture.hidden=false;
       curves.alt="loss, learning rate, throughput and memory by step: "+found.figures.map((f)=>f.join(" ")).join(", ");
     }
   }catch(error){state.textContent="cannot be read: "+error.message}
@@ -111,10 +116,12 @@ export function dashboardSnapshot(root: string): DashboardSnapshot {
   };
 }
 
-function curves(root: string): string {
+function curves(root: string): Drawing {
   const { steps, heldOut } = measuredIn(root);
   const { run_id } = readDocument(root, retainedPaths.current_status_path);
-  return curvesSvg(String(run_id), steps, heldOut) ?? '<svg xmlns="http://www.w3.org/2000/svg"/>';
+  const drawing = curvesOf(String(run_id), steps, heldOut);
+  if (!drawing) throw unexpected("invalid_request", root, "a step of the run to draw", "none yet");
+  return drawing;
 }
 
 /** The page, its figures and its curves; the caller stops it. */
@@ -123,7 +130,8 @@ export function serveDashboard(root: string, port: number): Bun.Server<undefined
     {
       "/": { type: "text/html", read: () => page },
       "/snapshot.json": { type: "application/json", read: () => JSON.stringify(dashboardSnapshot(root)) },
-      "/curves.svg": { type: "image/svg+xml", read: () => curves(root) },
+      "/curves.svg": { type: "image/svg+xml", read: () => svgOf(curves(root)) },
+      "/curves.png": { type: "image/png", read: () => pngOf(curves(root)) },
     },
     port,
   );

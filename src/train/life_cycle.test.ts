@@ -4,8 +4,9 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "no
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PsionicError } from "../core/error.ts";
+import { svgOf } from "./chart/svg.ts";
 import { closeoutGates } from "./closeout.ts";
-import { curvesSvg, thinned } from "./curves.ts";
+import { curvesOf, thinned } from "./curves.ts";
 import { refreshDashboard } from "./dashboard.ts";
 import { comparisonRows, decideContinueRestart, type Observed, readinessOf } from "./decision.ts";
 import { judge, shareBps } from "./evaluation.ts";
@@ -350,8 +351,8 @@ describe("curves", () => {
   });
 
   test("three panels whose lines run from the first value to the last", () => {
-    const svg = curvesSvg("a<b", steps, [{ step: 5, loss: 2 }])!;
-    const lines = [...svg.matchAll(/<polyline points="([^"]+)"/g)].map(([, p]) => p!.split(" "));
+    const svg = svgOf(curvesOf("a<b", steps, [{ step: 5, loss: 2 }])!);
+    const lines = [...svg.matchAll(/<polyline points="([^"]+)" class="line"/g)].map(([, p]) => p!.split(" "));
     expect(lines.map((l) => l.length)).toEqual([5, 5, 5]);
     // the highest loss lies at the panel's top, the lowest at its foot
     expect(lines[0]![0]).toBe("200.8,30.0");
@@ -359,12 +360,13 @@ describe("curves", () => {
     expect(svg).toContain(">2000</text>");
     expect(svg.match(/<circle/g)?.length).toBe(1);
     expect(svg).toContain("a&lt;b");
-    expect(curvesSvg("none", [], [])).toBeUndefined();
+    expect(curvesOf("none", [], [])).toBeUndefined();
   });
 
   test("a run writes them", async () => {
     const run = runOf("drawn", { max_steps: 2 });
     await startRun(run, options);
     expect(readFileSync(join(run.root, ownPaths.curves), "utf8")).toStartWith("<svg ");
+    expect(readFileSync(join(run.root, ownPaths.picture)).subarray(1, 4).toString()).toBe("PNG");
   });
 });

@@ -46,6 +46,7 @@ export const ownPaths = {
   checkpoints: "metrics/checkpoints.jsonl",
   heldOut: "metrics/held_out.jsonl",
   curves: "dashboard/training_curves.svg",
+  picture: "dashboard/training_curves.png",
   recovery: "reference_pilot_recovery_drill.json",
   summary: "reference_pilot_operator_summary.json",
   operator_manifest: "reference_pilot_operator_manifest.json",

@@ -134,6 +134,7 @@ export async function dashboard(given: Given, root: string): Promise<void> {
     checkpoint_eval_state: card("checkpoint").checkpoint_eval_state ?? null,
     hardware_health_state: card("hardware").health_state ?? null,
     training_curves: existsSync(join(root, ownPaths.curves)) ? ownPaths.curves : null,
+    training_curves_png: existsSync(join(root, ownPaths.picture)) ? ownPaths.picture : null,
     active_alert_count: card("alerts").active_alert_count ?? null,
     highest_alert_severity: card("alerts").highest_severity ?? null,
   };

@@ -7,7 +7,7 @@ import { loaderState, streamCursor } from "../../data/loader/contract.ts";
 import { BatchLoader } from "../../data/loader/loader.ts";
 import { fill } from "../../runtime/training.ts";
 import { type RunIdentity, removeOldCheckpoints, saveCheckpoint } from "../checkpoint.ts";
-import { curvesSvg } from "../curves.ts";
+import { curvesOf, writeDrawing } from "../curves.ts";
 import { writeWhole } from "../durable.ts";
 import type { TrainedModel } from "../model.ts";
 import { keepSteps, type Live } from "../run.ts";
@@ -201,8 +201,8 @@ export class Course {
       ...{ learningRate: m.learning_rate_multiplier, tokens: m.tokens, durationMs: m.observed_wallclock_ms },
     }));
     const heldOut = this.validations.map((v) => ({ step: v.trigger_step, loss: v.summary.mean_loss }));
-    const svg = curvesSvg(this.#run.runId, steps, heldOut);
-    if (svg !== undefined) writeWhole(this.#path(golfPaths.curves), [new TextEncoder().encode(svg)]);
+    const drawing = curvesOf(this.#run.runId, steps, heldOut);
+    writeDrawing(drawing, this.#run.root, golfPaths.curves, golfPaths.picture);
   }
 }
 

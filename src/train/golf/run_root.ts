@@ -22,6 +22,7 @@ export const golfPaths = {
   steps: "metrics/steps.jsonl",
   validation: "metrics/validation.jsonl",
   curves: "training_curves.svg",
+  picture: "training_curves.png",
   report: "report.json",
   artifact: "artifact",
   submission: "submission",
