@@ -1,3 +1,5 @@
+import { unexpected } from "../../core/error.ts";
+
 /**
  * Waiting entries, served round-robin over clients and first come, first served inside one client: a client that sends
  * a hundred requests delays another's next one by one turn, not by a hundred.
@@ -73,4 +75,28 @@ export class FairQueue<T> {
     this.count -= taken.length;
     return taken;
   }
+}
+
+/** A client may have so many times as many waiting as there are places left. */
+const placesToOwn = 3;
+
+/**
+ * Throws `queue_full` where one more of the client may not wait, `most` being the places and `soon` how many of those who wait go on
+ * at once. One client gets three quarters of the places, the next one of those that are left, and so on, so that neither one nor
+ * some fill the queue. `details.ownWaiting`: what the client has, where others would get a place.
+ */
+export function checkPlace(
+  queue: FairQueue<unknown>,
+  client: string,
+  { most, soon }: { readonly most: number; readonly soon: number },
+): void {
+  const queued = queue.size - soon;
+  if (queued >= most) {
+    const details = { queued, maxQueue: most };
+    throw unexpected("queue_full", "queue", `fewer than ${most} waiting requests`, queued, { details });
+  }
+  const ownWaiting = queue.sizeOf(client) - soon;
+  if (ownWaiting <= 0 || ownWaiting < placesToOwn * (most - queued)) return;
+  const details = { queued, maxQueue: most, ownWaiting };
+  throw unexpected("queue_full", "queue", "a client with fewer waiting requests", ownWaiting, { details });
 }

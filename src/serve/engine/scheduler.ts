@@ -14,7 +14,7 @@ import type { SubmittedRequest } from "./messages.ts";
 import { PagePool, pageSize } from "./pages.ts";
 import type { Pool } from "./pooling.ts";
 import { PrefixTree, type TreeGroup } from "./prefix_tree.ts";
-import { FairQueue } from "./queue.ts";
+import { checkPlace, FairQueue } from "./queue.ts";
 import { HiddenReader, LogitReader } from "./reader.ts";
 import type { Sequence } from "./sequence.ts";
 import { type ShareLimits, shareLimits, stepShares } from "./shares.ts";
@@ -137,13 +137,8 @@ export class Scheduler {
       this.grammars,
     );
     // a free slot takes the first entry at the next step, so it does not count as waiting
-    const waiting = this.queue.size - Math.max(0, this.options.slots - this.active.length);
-    if (waiting >= maxQueue) {
-      const details = { queued: waiting, maxQueue };
-      throw unexpected("queue_full", "queue", `fewer than ${maxQueue} waiting requests`, waiting, {
-        details,
-      });
-    }
+    const soon = Math.max(0, this.options.slots - this.active.length);
+    checkPlace(this.queue, active.client, { most: maxQueue, soon });
     this.requests.set(id, active);
     this.queue.push(active.client, active.sequences[0]!);
   }

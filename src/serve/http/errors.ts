@@ -138,6 +138,7 @@ function fromPsionicError(error: PsionicError, promptField: string): HttpError |
     case "model_not_found":
       return new HttpError(404, error.message, { code: "model_not_found", param: "model" });
     case "queue_full":
+      if (typeof error.details.ownWaiting === "number") return ownQueueError(error.details.ownWaiting);
       return new HttpError(503, `The queue is full${queueFacts(error.details)}. Try again later.`, {
         ...overloaded,
         code: "queue_full",
@@ -152,6 +153,16 @@ function fromPsionicError(error: PsionicError, promptField: string): HttpError |
     default:
       return undefined;
   }
+}
+
+/** Others would get a place. Clients of OpenAI's API read how long to wait from the message, some of them. */
+function ownQueueError(waiting: number): HttpError {
+  const message = `${waiting} requests of this client are waiting already. Please try again in ${retryAfterSeconds}s.`;
+  return new HttpError(429, message, {
+    type: "rate_limit_error",
+    code: "rate_limit_exceeded",
+    headers: { "retry-after": retryAfterSeconds },
+  });
 }
 
 /** A form of answers that is not served, in a field of the request: what it fails on, and where that stands in a schema. */

@@ -196,6 +196,26 @@ test("a full queue is 503 with retry-after, also for streams", async () => {
   }
 });
 
+test("a client with too much in the queue is told so alone, in the form of each API", async () => {
+  const details = { maxQueue: 8, queued: 6, ownWaiting: 6 };
+  const refuse = unexpected("queue_full", "queue", "a client with fewer waiting requests", 6, { details });
+  await using server = await testServer(scriptedModel({ answers: ["x"], refuse }));
+  const asked: readonly (readonly [path: string, body: object])[] = [
+    ["/v1/chat/completions", { messages: user("hi") }],
+    ["/v1/chat/completions", { messages: user("hi"), stream: true }],
+    ["/v1/responses", { input: "hi" }],
+    ["/v1/messages", { messages: user("hi"), max_tokens: 5 }],
+    ["/v1/embeddings", { input: "hi" }],
+  ];
+  for (const [path, body] of asked) {
+    const response = await server.post(path, body);
+    expect([path, response.status, response.headers.get("retry-after")]).toEqual([path, 429, "1"]);
+    const { error } = await response.json();
+    expect(error.message).toBe("6 requests of this client are waiting already. Please try again in 1s.");
+    expect(error.type).toBe("rate_limit_error");
+  }
+});
+
 test("metrics show requests, tokens and ignored fields", async () => {
   await using server = await testServer(scriptedModel("hello"));
   await server.post("/v1/chat/completions", { messages: user("hi"), frobnicate: 1, "mad name\n": 2 });
