@@ -12,11 +12,11 @@ constant int KIND [[function_constant(0)]];
 constant bool HAS_UP [[function_constant(1)]];
 constant bool HAS_UP_GRADIENT [[function_constant(2)]];
 
-constant float GELU_SLOPE = 0.79788456080286535588f;
-constant float GELU_CUBE = 0.044715f;
+static constant float GELU_SLOPE = 0.79788456080286535588f;
+static constant float GELU_CUBE = 0.044715f;
 
 /* Value and slope of the activation without `up`; for `clamped` x is already clamped. */
-inline float2 value_and_slope(float x, float alpha) {
+static inline float2 value_and_slope(float x, float alpha) {
   if (KIND == ACTIVATION_GELU) {
     const float squared = x * x, t = tanh(GELU_SLOPE * x * fma(GELU_CUBE, squared, 1.0f));
     const float inner = GELU_SLOPE * fma(3.0f * GELU_CUBE, squared, 1.0f);

@@ -28,7 +28,7 @@ struct TilePlaces {
 };
 
 /* 32 elements from `d` on of a tile's keys or values to rows of `to`; zeros where nothing is. */
-inline void stage_cached(threadgroup float4* to, device const uchar* cache, TilePlaces at, constant CacheParams& c, int kv_head, int d, uint thread_index) {
+static inline void stage_cached(threadgroup float4* to, device const uchar* cache, TilePlaces at, constant CacheParams& c, int kv_head, int d, uint thread_index) {
   for (int i = int(thread_index); i < ATTENTION_TILE * ATTENTION_DEPTH / 4; i += ATTENTION_THREADS) {
     const int s = i / (ATTENTION_DEPTH / 4), part = i % (ATTENTION_DEPTH / 4), element = d + 4 * part, slot = at.slots[s];
     float4 v = float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -42,13 +42,13 @@ inline void stage_cached(threadgroup float4* to, device const uchar* cache, Tile
 struct RowPlace {
   int token, head;
 };
-inline RowPlace row_place(int row, int first_token, int first_head, int heads_end, constant AttentionParams& p) {
+static inline RowPlace row_place(int row, int first_token, int first_head, int heads_end, constant AttentionParams& p) {
   RowPlace at = {first_token + row / p.rows_heads, first_head + row % p.rows_heads};
   if (row >= p.rows_heads * p.rows_tokens || at.token >= p.cache.tokens || at.head >= heads_end) at.token = -1;
   return at;
 }
 
-inline float weight_of(float score, float top) { return isnan(score) ? score : score == -INFINITY ? 0.0f : precise::exp(score - top); }
+static inline float weight_of(float score, float top) { return isnan(score) ? score : score == -INFINITY ? 0.0f : precise::exp(score - top); }
 
 template <int BLOCKS, int CHUNKS>
 kernel void attention(device float* y [[buffer(0)]], device const float* q [[buffer(1)]], device const uchar* k_cache [[buffer(2)]],

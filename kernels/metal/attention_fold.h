@@ -8,13 +8,13 @@
 using namespace metal;
 
 /* exp(from - to), to >= from, neither NaN. */
-inline float fold_factor(float from, float to) { return from == -INFINITY ? 0.0f : from == to ? 1.0f : precise::exp(from - to); }
+static inline float fold_factor(float from, float to) { return from == -INFINITY ? 0.0f : from == to ? 1.0f : precise::exp(from - to); }
 /* `kept` and `added`: factors of what was and of the tile. */
-inline float fold(float before, float tile, float kept, float added) { return added == 0.0f ? before * kept : fma(tile, added, before * kept); }
+static inline float fold(float before, float tile, float kept, float added) { return added == 0.0f ? before * kept : fma(tile, added, before * kept); }
 /* Sums fold alike, but what is no number stays none. */
-inline float fold_sum(float before, float tile, float kept, float added) { return fma(tile, added, before * kept); }
+static inline float fold_sum(float before, float tile, float kept, float added) { return fma(tile, added, before * kept); }
 /* An element of the result. */
-inline float folded(float out, float m, float l, bool has_sink, float sink) {
+static inline float folded(float out, float m, float l, bool has_sink, float sink) {
   const float whole = has_sink ? fmax(m, sink) : m;
   const float factor = fold_factor(m, whole);
   float total = l * factor;

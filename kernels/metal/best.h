@@ -13,20 +13,20 @@ struct Best {
   int id;
 };
 
-inline Best better(Best a, float value, int id) {
+static inline Best better(Best a, float value, int id) {
   if (value > a.value || (value == a.value && id < a.id)) {
     a.value = value;
     a.id = id;
   }
   return a;
 }
-inline Best simd_best(Best b) {
+static inline Best simd_best(Best b) {
   const float top = simd_max(b.value);
   b.id = simd_min(b.value == top ? b.id : int(BEST_NONE));
   b.value = top;
   return b;
 }
-inline Best group_best(Best b, threadgroup float* values, threadgroup int* ids, uint lane, uint simd, uint simds) {
+static inline Best group_best(Best b, threadgroup float* values, threadgroup int* ids, uint lane, uint simd, uint simds) {
   b = simd_best(b);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   if (lane == 0) {

@@ -8,19 +8,19 @@
 using namespace metal;
 
 /* The largest size in the block; what is no number has none. */
-inline float largest_of(float x) {
+static inline float largest_of(float x) {
   const float size = fabs(x);
   return simd_max(size > 0.0f ? size : 0.0f);
 }
 
 /* e with 2^e <= x < 2^(e+1), for subnormal numbers too. */
-inline int place_of_highest_bit(float x) {
+static inline int place_of_highest_bit(float x) {
   const uint bits = as_type<uint>(x);
   return bits >= 0x00800000u ? int(bits >> 23) - 127 : -118 - int(clz(bits));
 }
 
 /* Twice the e2m1 value nearest to v; of two as near the one nearer to zero. What is too small for a scale's inverse is 0. */
-inline float nearest_fp4(float v) {
+static inline float nearest_fp4(float v) {
   const float a = fabs(v);
   if (!(a > 0.5f) || a > 3e38f) return 0.0f;
   const float level = a <= 1.5f ? 1.0f : a <= 2.5f ? 2.0f : a <= 3.5f ? 3.0f : a <= 5.0f ? 4.0f : a <= 7.0f ? 6.0f : a <= 10.0f ? 8.0f : 12.0f;

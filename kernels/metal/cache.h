@@ -19,7 +19,7 @@ struct CachePlace {
   int slot;   /* position in the page; -1: it has no place */
 };
 /* Where position `position` of a token's sequence lies: nowhere without a sequence, a page, or room in the table. */
-inline CachePlace cache_place(constant CacheParams& c, device const int* page_table, int sequence, int position) {
+static inline CachePlace cache_place(constant CacheParams& c, device const int* page_table, int sequence, int position) {
   CachePlace place = {0, -1};
   if (sequence < 0 || position < 0 || position / c.page_size >= c.max_pages) return place;
   const int page = page_table[ulong(sequence) * uint(c.max_pages) + uint(position / c.page_size)];
@@ -29,7 +29,7 @@ inline CachePlace cache_place(constant CacheParams& c, device const int* page_ta
   return place;
 }
 /* Elements i to i + 3 of a page, i a multiple of 4; type known when the pipeline is made. */
-inline float4 cached_four(int type, device const uchar* page, uint i, int scales_at) {
+static inline float4 cached_four(int type, device const uchar* page, uint i, int scales_at) {
   if (type == PSI_F32) return *(device const float4*)(page + 4 * i);
   if (type == PSI_F16) return float4(*(device const half4*)(page + 2 * i));
   if (type == PSI_BF16) {

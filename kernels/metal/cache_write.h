@@ -4,7 +4,7 @@
 
 /* `count` elements, from element `at` of a page on; with q8_0 a block of 32: scale = largest / 127, codes rounded half away from zero. */
 template <typename P>
-inline void write_piece(int type, device uchar* page, uint at, P x, int count, int scales_at) {
+static inline void write_piece(int type, device uchar* page, uint at, P x, int count, int scales_at) {
   if (type == PSI_Q8_0) {
     float largest = 0.0f;
     for (int i = 0; i < count; i++) largest = fmax(largest, fabs(x[i]));

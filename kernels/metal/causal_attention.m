@@ -64,7 +64,7 @@ typedef struct {
   const void *lse, *deltas, *first;
 } Given;
 
-static void bind(PsiLaunch* l, i32 at, const Causal* c, const Given* g) {
+static void bind_given(PsiLaunch* l, i32 at, const Causal* c, const Given* g) {
   psi_read_numbers(l, at, g->dy, c->wide);
   psi_read_numbers(l, at + 1, g->q, c->wide);
   psi_read_numbers(l, at + 2, g->k, c->narrow);
@@ -107,12 +107,12 @@ PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks
   PsiLaunch keys = causal("causal_dkv", &c);
   psi_write_numbers(&keys, 0, psi_numbers(dk, dtype, 1), c.narrow);
   psi_write_numbers(&keys, 1, psi_numbers(dv, dtype, 2), c.narrow);
-  bind(&keys, 2, &c, &g);
+  bind_given(&keys, 2, &c, &g);
   keys.work = work_of(&c, 2.0 * heads / kv_heads);
   PSI_TRY(psi_launch(&keys, PSI_DIVIDE_UP(length, CAUSAL_OWN), kv_heads, sequences, CAUSAL_THREADS, 1, 1));
   PsiLaunch rows = causal("causal_dq", &c);
   psi_write_numbers(&rows, 0, psi_numbers(dq, dtype, 0), c.wide);
-  bind(&rows, 1, &c, &g);
+  bind_given(&rows, 1, &c, &g);
   rows.work = work_of(&c, 1.5);
   return psi_launch(&rows, PSI_DIVIDE_UP(length, CAUSAL_OWN), heads, sequences, CAUSAL_THREADS, 1, 1);
 }

@@ -17,19 +17,19 @@ constant bool HAS_SINKS [[function_constant(0)]];
 constant bool HAS_FIRST [[function_constant(1)]];
 constant bool SOFTCAP [[function_constant(2)]];
 
-inline uint first_seen(device const int* first, constant CausalParams& p, uint sequence, uint row) {
+static inline uint first_seen(device const int* first, constant CausalParams& p, uint sequence, uint row) {
   uint from = 0;
   if (HAS_FIRST) from = uint(clamp(first[ulong(sequence) * p.length + row], 0, int(row)));
   if (p.window > 0 && row + 1 > p.window + from) from = row + 1 - p.window;
   return from;
 }
-inline float capped(float s, constant CausalParams& p) {
+static inline float capped(float s, constant CausalParams& p) {
   s = s * p.scale;
   return SOFTCAP ? p.softcap * tanh(s / p.softcap) : s;
 }
 
 /* to [rows][32] = columns chunk*32 .. of `rows` rows of a head from row r0, rows `wide` apart; zeros beyond. */
-inline void stage(threadgroup float* to, uint stride, device const float* from, uint buffer, ulong wide, uint rows, uint r0, uint length, uint chunk, uint head_dim,
+static inline void stage(threadgroup float* to, uint stride, device const float* from, uint buffer, ulong wide, uint rows, uint r0, uint length, uint chunk, uint head_dim,
                   uint thread_index) {
   for (uint i = thread_index; i < rows * CAUSAL_BLOCK; i += CAUSAL_THREADS) {
     const uint r = i / CAUSAL_BLOCK, e = chunk * CAUSAL_BLOCK + i % CAUSAL_BLOCK;
@@ -37,12 +37,12 @@ inline void stage(threadgroup float* to, uint stride, device const float* from, 
   }
 }
 /* The 8 own rows [8][stride] of all chunks. */
-inline void stage_own(threadgroup float* own, uint stride, device const float* from, uint buffer, ulong wide, uint r0, uint length, uint chunks, uint head_dim,
+static inline void stage_own(threadgroup float* own, uint stride, device const float* from, uint buffer, ulong wide, uint r0, uint length, uint chunks, uint head_dim,
                       uint thread_index) {
   for (uint chunk = 0; chunk < chunks; chunk++) stage(own + chunk * CAUSAL_BLOCK, stride, from, buffer, wide, CAUSAL_OWN, r0, length, chunk, head_dim, thread_index);
 }
 /* scores [8][32] = own . block^T over the whole head; the block passes through `tile`. Ends with a barrier. */
-inline void products(threadgroup float* scores, threadgroup float* own, uint stride, threadgroup float* tile, device const float* block, uint buffer, ulong wide,
+static inline void products(threadgroup float* scores, threadgroup float* own, uint stride, threadgroup float* tile, device const float* block, uint buffer, ulong wide,
                      uint b0, uint length, uint chunks, uint head_dim, uint thread_index, uint simd) {
   simdgroup_float8x8 sum = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   for (uint chunk = 0; chunk < chunks; chunk++) {
@@ -60,7 +60,7 @@ inline void products(threadgroup float* scores, threadgroup float* own, uint str
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 /* sums[chunk] += p [8][32] . block's columns of the chunk that are the simdgroup's. */
-inline void accumulate(thread simdgroup_float8x8* sums, threadgroup float* p, threadgroup float* tile, device const float* block, uint buffer, ulong wide, uint b0,
+static inline void accumulate(thread simdgroup_float8x8* sums, threadgroup float* p, threadgroup float* tile, device const float* block, uint buffer, ulong wide, uint b0,
                        uint length, uint chunks, uint head_dim, uint thread_index, uint simd) {
   for (uint chunk = 0; chunk < CAUSAL_CHUNKS; chunk++) {
     if (chunk >= chunks) break;
@@ -75,16 +75,16 @@ inline void accumulate(thread simdgroup_float8x8* sums, threadgroup float* p, th
     }
   }
 }
-/* Writes 8 rows of sums, each divided by its place in `by` (null: 1), through the own rows' memory. */
-inline void put_rows(device float* to, uint buffer, ulong wide, thread simdgroup_float8x8* sums, threadgroup float* own, uint stride, threadgroup const float* by,
-                     uint r0, uint length, uint chunks, uint head_dim, uint thread_index, uint simd) {
+/* Writes 8 rows of sums, each divided by its place in `by` if it divides, through the own rows' memory. No null: 0 is an address of threadgroup memory. */
+static inline void put_rows(device float* to, uint buffer, ulong wide, thread simdgroup_float8x8* sums, threadgroup float* own, uint stride, bool divides,
+                            threadgroup const float* by, uint r0, uint length, uint chunks, uint head_dim, uint thread_index, uint simd) {
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint chunk = 0; chunk < CAUSAL_CHUNKS; chunk++)
     if (chunk < chunks) simdgroup_store(sums[chunk], own + chunk * CAUSAL_BLOCK + 8 * simd, stride);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint i = thread_index; i < CAUSAL_OWN * head_dim; i += CAUSAL_THREADS) {
     const uint r = i / head_dim, e = i % head_dim;
-    if (r0 + r < length) put(to, ulong(r0 + r) * wide + e, buffer, by ? own[r * stride + e] / by[r] : own[r * stride + e]);
+    if (r0 + r < length) put(to, ulong(r0 + r) * wide + e, buffer, divides ? own[r * stride + e] / by[r] : own[r * stride + e]);
   }
 }
 
@@ -140,7 +140,7 @@ kernel void causal_forward(device float* y [[buffer(0)]], device float* lse [[bu
     accumulate(sums, scores, tile, values, 4, narrow, k0, p.length, chunks, E, thread_index, simd);
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  put_rows(places_from(y, base * wide + head * E, 0), 0, wide, sums, own, stride, total, r0, p.length, chunks, E, thread_index, simd);
+  put_rows(places_from(y, base * wide + head * E, 0), 0, wide, sums, own, stride, true, total, r0, p.length, chunks, E, thread_index, simd);
   if (thread_index < CAUSAL_OWN && r0 + thread_index < p.length)
     lse[(base + r0 + thread_index) * p.heads + head] = most[thread_index] + log(total[thread_index]);
 }
@@ -169,7 +169,7 @@ kernel void causal_dsinks(device float* dsinks [[buffer(0)]], device const float
 }
 
 /* p and ds of one row and key, from products q.k and dy.v; zeros where the row does not see the key. */
-inline float2 weight_and_slope(float score, float above, bool seen, float lse, float delta, constant CausalParams& p) {
+static inline float2 weight_and_slope(float score, float above, bool seen, float lse, float delta, constant CausalParams& p) {
   if (!seen) return float2(0.0f, 0.0f);
   const float s = capped(score, p), weight = exp(s - lse);
   float slope = p.scale;
@@ -211,7 +211,7 @@ kernel void causal_dq(device float* dq [[buffer(0)]], device const float* dy [[b
     accumulate(sums, scores, tile, keys, 3, narrow, k0, p.length, chunks, E, thread_index, simd);
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
-  put_rows(places_from(dq, base * wide + head * E, 0), 0, wide, sums, own, stride, 0, r0, p.length, chunks, E, thread_index, simd);
+  put_rows(places_from(dq, base * wide + head * E, 0), 0, wide, sums, own, stride, false, own, r0, p.length, chunks, E, thread_index, simd);
 }
 
 kernel void causal_dkv(device float* dk [[buffer(0)]], device float* dv [[buffer(1)]], device const float* dy [[buffer(2)]],
@@ -254,6 +254,6 @@ kernel void causal_dkv(device float* dk [[buffer(0)]], device float* dv [[buffer
       accumulate(of_keys, above, tile, rows, 3, wide, r0, p.length, chunks, E, thread_index, simd);
       threadgroup_barrier(mem_flags::mem_threadgroup);
     }
-  put_rows(places_from(dk, base * narrow + kv * E, 0), 0, narrow, of_keys, own, stride, 0, k0, p.length, chunks, E, thread_index, simd);
-  put_rows(places_from(dv, base * narrow + kv * E, 1), 1, narrow, of_values, own, stride, 0, k0, p.length, chunks, E, thread_index, simd);
+  put_rows(places_from(dk, base * narrow + kv * E, 0), 0, narrow, of_keys, own, stride, false, own, k0, p.length, chunks, E, thread_index, simd);
+  put_rows(places_from(dv, base * narrow + kv * E, 1), 1, narrow, of_values, own, stride, false, own, k0, p.length, chunks, E, thread_index, simd);
 }

@@ -13,7 +13,7 @@ using namespace metal;
 
 constant bool SOFTCAP [[function_constant(0)]];
 
-inline float capped(float z, float cap) { return SOFTCAP ? cap * tanh(z / cap) : z; }
+static inline float capped(float z, float cap) { return SOFTCAP ? cap * tanh(z / cap) : z; }
 
 kernel void cross_entropy_f32(device float* loss [[buffer(0)]], device float* lse [[buffer(1)]], device float* running [[buffer(2)]],
                               device float2* sums [[buffer(3)]], device const float* logits [[buffer(4)]], device const int* targets [[buffer(5)]],

@@ -17,7 +17,7 @@ constant bool ACCUMULATE [[function_constant(3)]];
 constant int GROUPS [[function_constant(4)]];
 
 /* [lines][length] of a matrix of rows of `width` from (line, at): 32 x 32 of it to `to`, zeros beyond. */
-inline void stage(threadgroup float* to, device const float* from, ulong base, uint width, uint line, uint lines, uint at, uint length, uint buffer,
+static inline void stage(threadgroup float* to, device const float* from, ulong base, uint width, uint line, uint lines, uint at, uint length, uint buffer,
                   uint thread_index) {
   for (uint i = thread_index; i < GEMM_SIDE * GEMM_DEPTH; i += GEMM_THREADS) {
     const uint r = i / 32, c = i % 32;

@@ -15,7 +15,7 @@ using namespace metal;
 constant bool SOFTCAP [[function_constant(0)]];
 constant bool ADDS [[function_constant(1)]];
 
-inline float capped(float z, float cap) { return SOFTCAP ? cap * tanh(z / cap) : z; }
+static inline float capped(float z, float cap) { return SOFTCAP ? cap * tanh(z / cap) : z; }
 
 kernel void head_loss_rows(device float* loss [[buffer(0)]], device float* logits [[buffer(1)]], device const int* targets [[buffer(2)]],
                            constant HeadLossParams& p [[buffer(3)]], uint row [[threadgroup_position_in_grid]],

@@ -47,7 +47,8 @@ kernel void matmul(device float* y [[buffer(0)]], device const float* x [[buffer
       }
     }
     for (uint r = 0; r < 4; r++)
-      for (uint o = 0; o < 2; o++) totals[r][o].thread_elements() += sums[r][o].thread_elements();
+      for (uint o = 0; o < 2; o++)
+        for (uint e = 0; e < 2; e++) totals[r][o].thread_elements()[e] += sums[r][o].thread_elements()[e];
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
   /* [MATMUL_ROWS][MATMUL_OUTPUTS] in the weights' place */

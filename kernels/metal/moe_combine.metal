@@ -10,7 +10,7 @@ using namespace metal;
 
 constant bool HAS_BASE [[function_constant(0)]];
 
-inline float combined(device const float* x, device const float* weights, ulong slot, uint column, constant MoeCombineParams& p) {
+static inline float combined(device const float* x, device const float* weights, ulong slot, uint column, constant MoeCombineParams& p) {
   float sum = 0.0f;
   for (int j = 0; j < p.used; j++) sum = fma(weights[slot + j], x[(slot + j) * p.width + column], sum);
   return sum;

@@ -18,7 +18,7 @@ constant bool HAS_BIAS [[function_constant(0)]];
 constant bool GLU [[function_constant(1)]];
 
 /* An element of y from sums of products; `second` is that of the up row. */
-inline float made(float first, float second, device const float* bias, ulong row, constant MoeMatmulParams& p) {
+static inline float made(float first, float second, device const float* bias, ulong row, constant MoeMatmulParams& p) {
   const float v = HAS_BIAS ? first + bias[row] : first;
   if (!GLU) return v;
   return gated(p.kind, v, HAS_BIAS ? second + bias[row + uint(p.outputs)] : second, p.alpha, p.limit);
@@ -151,7 +151,8 @@ kernel void moe_grouped(device float* y [[buffer(0)]], device const float* x [[b
         }
       }
       for (uint r = 0; r < 4; r++)
-        for (uint o = 0; o < 2; o++) totals[r][o].thread_elements() += sums[r][o].thread_elements();
+        for (uint o = 0; o < 2; o++)
+          for (uint e = 0; e < 2; e++) totals[r][o].thread_elements()[e] += sums[r][o].thread_elements()[e];
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     /* [MATMUL_ROWS][MATMUL_OUTPUTS], the last ones in the weights' place */

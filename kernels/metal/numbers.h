@@ -7,18 +7,18 @@
 
 constant uint HALVES [[function_constant(23)]];
 
-inline bool is_half(uint buffer) { return (HALVES >> buffer & 1) != 0; }
-inline float number(device const float* p, ulong i, uint buffer) {
+static inline bool is_half(uint buffer) { return (HALVES >> buffer & 1) != 0; }
+static inline float number(device const float* p, ulong i, uint buffer) {
   return is_half(buffer) ? bf16_value(((device const ushort*)p)[i]) : p[i];
 }
-inline void put(device float* p, ulong i, uint buffer, float v) {
+static inline void put(device float* p, ulong i, uint buffer, float v) {
   if (is_half(buffer)) ((device ushort*)p)[i] = ushort(bf16_bits(v));
   else p[i] = v;
 }
 /* The tensor from element i on. */
-inline device const float* numbers_from(device const float* p, ulong i, uint buffer) {
+static inline device const float* numbers_from(device const float* p, ulong i, uint buffer) {
   return is_half(buffer) ? (device const float*)((device const ushort*)p + i) : p + i;
 }
-inline device float* places_from(device float* p, ulong i, uint buffer) {
+static inline device float* places_from(device float* p, ulong i, uint buffer) {
   return is_half(buffer) ? (device float*)((device ushort*)p + i) : p + i;
 }

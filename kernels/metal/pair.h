@@ -7,32 +7,32 @@
 #include <metal_stdlib>
 using namespace metal;
 
-inline float2 pair_of_sum(float a, float b) {
+static inline float2 pair_of_sum(float a, float b) {
   const float sum = a + b, other = sum - a;
   return float2(sum, (a - (sum - other)) + (b - other));
 }
-inline float2 pair_add(float2 a, float2 b) {
+static inline float2 pair_add(float2 a, float2 b) {
   const float2 sum = pair_of_sum(a.x, b.x);
   return pair_of_sum(sum.x, sum.y + (a.y + b.y));
 }
-inline float2 pair_multiply(float2 a, float2 b) {
+static inline float2 pair_multiply(float2 a, float2 b) {
   const float product = a.x * b.x;
   return pair_of_sum(product, fma(a.x, b.x, -product) + fma(a.x, b.y, a.y * b.x));
 }
 /* The root of a number above 0. */
-inline float2 pair_root(float2 a) {
+static inline float2 pair_root(float2 a) {
   const float root = sqrt(a.x);
   const float2 rest = pair_add(a, pair_multiply(float2(-root, 0.0f), float2(root, 0.0f)));
   return pair_of_sum(root, rest.x / (2.0f * root));
 }
 /* a / b, rounded. */
-inline float pair_divide(float2 a, float2 b) {
+static inline float pair_divide(float2 a, float2 b) {
   const float quotient = a.x / b.x;
   return quotient + (fma(-quotient, b.x, a.x) + (a.y - quotient * b.y)) / b.x;
 }
 
 /* Sum over a threadgroup in a fixed order, the same in all threads; `partial` has one pair per simdgroup. */
-inline float2 group_pair_sum(float2 v, threadgroup float2* partial, uint lane, uint simd, uint simds) {
+static inline float2 group_pair_sum(float2 v, threadgroup float2* partial, uint lane, uint simd, uint simds) {
   for (ushort distance = 16; distance > 0; distance /= 2) {
     const float high = simd_shuffle_xor(v.x, distance), low = simd_shuffle_xor(v.y, distance);
     v = (lane & distance) == 0 ? pair_add(v, float2(high, low)) : pair_add(float2(high, low), v);
@@ -46,14 +46,14 @@ inline float2 group_pair_sum(float2 v, threadgroup float2* partial, uint lane, u
 }
 
 /* e with 2^e <= x < 2^(e+1); -127 below the smallest normal number, 128 for infinity and NaN. */
-inline int exponent_of(float x) { return int(as_type<uint>(x) >> 23 & 255) - 127; }
+static inline int exponent_of(float x) { return int(as_type<uint>(x) >> 23 & 255) - 127; }
 
-constant ulong DOUBLE_FRACTION = 0xfffffffffffff;
-constant ulong DOUBLE_INFINITY = 0x7ff0000000000000;
-constant ulong DOUBLE_NAN = 0x7ff8000000000000;
+static constant ulong DOUBLE_FRACTION = 0xfffffffffffff;
+static constant ulong DOUBLE_INFINITY = 0x7ff0000000000000;
+static constant ulong DOUBLE_NAN = 0x7ff8000000000000;
 
 /* 2^exponent (mantissa, 53 bits) to f64, where mantissa comes with 9 more bits below, the last of them sticky. */
-inline ulong double_rounded(ulong mantissa, int exponent) {
+static inline ulong double_rounded(ulong mantissa, int exponent) {
   if (mantissa == 0) return 0;
   while (mantissa >> 62 != 0) {
     mantissa = mantissa >> 1 | (mantissa & 1);
@@ -75,7 +75,7 @@ inline ulong double_rounded(ulong mantissa, int exponent) {
   return bits > DOUBLE_INFINITY ? DOUBLE_INFINITY : bits;
 }
 /* Bits of f64 2^exponent v, v at least 0. */
-inline ulong double_of(float2 v, int exponent) {
+static inline ulong double_of(float2 v, int exponent) {
   if (isnan(v.x) || isnan(v.y)) return DOUBLE_NAN;
   if (isinf(v.x)) return DOUBLE_INFINITY;
   if (v.x == 0.0f) return 0;
@@ -84,7 +84,7 @@ inline ulong double_of(float2 v, int exponent) {
   return double_rounded(ulong((high << 38) + low), exponent + power - 52);
 }
 /* a + b of f64 that are not negative. */
-inline ulong double_add(ulong a, ulong b) {
+static inline ulong double_add(ulong a, ulong b) {
   if (a < b) {
     const ulong other = a;
     a = b;
@@ -100,7 +100,7 @@ inline ulong double_add(ulong a, ulong b) {
   return double_rounded(large + small, first - 1075);
 }
 /* 2^-exponent times a finite f64, as a pair, with `exponent` such that the pair is in [1, 4) and exponent is even; 0 of 0. */
-inline float2 pair_of_double(ulong bits, thread int& exponent) {
+static inline float2 pair_of_double(ulong bits, thread int& exponent) {
   exponent = 0;
   ulong mantissa = bits & DOUBLE_FRACTION;
   int power = max(int(bits >> 52 & 2047), 1) - 1075;
@@ -117,7 +117,7 @@ inline float2 pair_of_double(ulong bits, thread int& exponent) {
   return float2(ldexp(high, scale), ldexp(low, scale));
 }
 /* f64 of either sign to f32, nearest even; what is beyond becomes infinity. */
-inline float float_of_double(ulong bits) {
+static inline float float_of_double(ulong bits) {
   const bool negative = bits >> 63 != 0;
   bits &= ~(ulong(1) << 63);
   float v;

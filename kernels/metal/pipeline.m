@@ -179,7 +179,7 @@ static i32 check_limits(const PsiLaunch* l, id<MTLComputePipelineState> pipeline
   return PSI_OK;
 }
 
-static i32 bind(const PsiLaunch* l, id<MTLComputeCommandEncoder> encoder) {
+static i32 bind_arguments(const PsiLaunch* l, id<MTLComputeCommandEncoder> encoder) {
   for (i32 i = 0; i < PSI_BUFFERS; i++) {
     const PsiBound* b = &l->buffers[i];
     if (!b->bound) continue;
@@ -208,7 +208,7 @@ static i32 encode(PsiLaunch* l, MTLSize groups, MTLSize threads) {
   id<MTLComputeCommandEncoder> encoder = psi_encoder(l->kernel, &status);
   if (!encoder) return status;
   [encoder setComputePipelineState:pipeline];
-  PSI_TRY(bind(l, encoder));
+  PSI_TRY(bind_arguments(l, encoder));
   [encoder dispatchThreadgroups:groups threadsPerThreadgroup:threads];
   return psi_encoded(l->kernel, l->work * (f64)(groups.width * threads.width) * (f64)(groups.height * threads.height) * (f64)(groups.depth * threads.depth));
 }

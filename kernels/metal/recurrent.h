@@ -2,7 +2,7 @@
 #pragma once
 
 /* The slot of a sequence; -1: it has none, begins from zeros and keeps nothing. */
-inline int slot_of(device const int* sequence_slot, int sequence, int sequences, int slots) {
+static inline int slot_of(device const int* sequence_slot, int sequence, int sequences, int slots) {
   if (sequence < 0 || sequence >= sequences) return -1;
   const int slot = sequence_slot[sequence];
   return slot >= 0 && slot < slots ? slot : -1;

@@ -7,7 +7,7 @@
 #include <metal_stdlib>
 using namespace metal;
 
-inline float group_sum(float x, threadgroup float* partial, uint lane, uint simd, uint simds) {
+static inline float group_sum(float x, threadgroup float* partial, uint lane, uint simd, uint simds) {
   x = simd_sum(x);
   if (simds == 1) return x;
   threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -15,7 +15,7 @@ inline float group_sum(float x, threadgroup float* partial, uint lane, uint simd
   threadgroup_barrier(mem_flags::mem_threadgroup);
   return simd_sum(lane < simds ? partial[lane] : 0.0f);
 }
-inline float group_max(float x, threadgroup float* partial, uint lane, uint simd, uint simds) {
+static inline float group_max(float x, threadgroup float* partial, uint lane, uint simd, uint simds) {
   x = simd_max(x);
   if (simds == 1) return x;
   threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -11,13 +11,13 @@ using namespace metal;
 constant int CACHE_TYPE [[function_constant(0)]];
 
 /* Cosine and sine of a pair of a token. */
-inline float2 turn(int position, float frequency, float mscale) {
+static inline float2 turn(int position, float frequency, float mscale) {
   const float angle = float(position) * frequency;
   return float2(precise::cos(angle) * mscale, precise::sin(angle) * mscale);
 }
 
 /* Element `d` of a head of k, turned. */
-inline float turned(device const float* head, int d, int position, device const float* inv_freq, constant RopeKvWriteParams& p) {
+static inline float turned(device const float* head, int d, int position, device const float* inv_freq, constant RopeKvWriteParams& p) {
   if (d >= 2 * p.pairs) return head[d];
   const int pair = p.neox != 0 ? d % p.pairs : d / 2;
   const bool second = p.neox != 0 ? d >= p.pairs : d % 2 == 1;

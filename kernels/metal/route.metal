@@ -13,13 +13,13 @@
 #include "route.h"
 using namespace metal;
 
-inline float largest_logit(device const float* z, uint experts, uint lane) {
+static inline float largest_logit(device const float* z, uint experts, uint lane) {
   float most = -INFINITY;
   for (uint e = lane; e < experts; e += 32) most = max(most, z[e]);
   return simd_max(most);
 }
 /* The softmax's denominator. */
-inline float logit_sum(device const float* z, uint experts, uint lane, float most) {
+static inline float logit_sum(device const float* z, uint experts, uint lane, float most) {
   float sum = 0.0f;
   for (uint e = lane; e < experts; e += 32) sum += exp(z[e] - most);
   return simd_sum(sum);
@@ -113,7 +113,7 @@ kernel void expert_place(device int* slots [[buffer(0)]], device int* places [[b
 }
 
 /* shares [experts]: slots of each; called by all threads. */
-inline void count_shares(threadgroup atomic_uint* shares, device const int* ids, uint experts, uint slots, uint thread_index, uint threads) {
+static inline void count_shares(threadgroup atomic_uint* shares, device const int* ids, uint experts, uint slots, uint thread_index, uint threads) {
   for (uint e = thread_index; e < experts; e += threads) atomic_store_explicit(&shares[e], 0, memory_order_relaxed);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint s = thread_index; s < slots; s += threads)
@@ -121,7 +121,7 @@ inline void count_shares(threadgroup atomic_uint* shares, device const int* ids,
   threadgroup_barrier(mem_flags::mem_threadgroup);
 }
 /* sum_e share_e p_e of one token. */
-inline float shared_mean(threadgroup atomic_uint* shares, device const float* z, uint experts, uint slots, uint lane, float most, float sum) {
+static inline float shared_mean(threadgroup atomic_uint* shares, device const float* z, uint experts, uint slots, uint lane, float most, float sum) {
   float mean = 0.0f;
   for (uint e = lane; e < experts; e += 32)
     mean = fma(float(atomic_load_explicit(&shares[e], memory_order_relaxed)) / float(slots), exp(z[e] - most) / sum, mean);

@@ -8,17 +8,17 @@
 #include "router.h"
 using namespace metal;
 
-inline float probability(int mode, float z, float top, float sum) {
+static inline float probability(int mode, float z, float top, float sum) {
   if (mode == 1) return precise::exp(z - top) / sum;
   return mode == 2 ? sigmoid(z) : z;
 }
-inline float choice(float probability, float bias) {
+static inline float choice(float probability, float bias) {
   const float key = probability + bias;
   return isnan(key) ? -INFINITY : key;
 }
 
 /* To ids[used], weights[used]; `bias` and `expert_scale` are read where there are such. */
-inline void choose_experts(device int* ids, device float* weights, device const float* z, bool has_bias, device const float* bias, bool has_scale,
+static inline void choose_experts(device int* ids, device float* weights, device const float* z, bool has_bias, device const float* bias, bool has_scale,
                            device const float* expert_scale, constant RouterParams& p, uint lane) {
   float top = -INFINITY, sum = 0.0f;
   for (int e = int(lane); e < p.experts; e += ROUTER_THREADS) top = z[e] > top ? z[e] : top;

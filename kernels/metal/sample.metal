@@ -11,7 +11,7 @@
 using namespace metal;
 
 /* In each step as the host: bias, repeat penalties, loss; rounded to f32 after each. */
-inline float changed(float logit, SampleEntry e, SampleRecord r) {
+static inline float changed(float logit, SampleEntry e, SampleRecord r) {
   if (!double_is_zero(e.bias)) logit = pair_plus(float2(logit, 0.0f), pair_of_bits(e.bias)).x;
   if (e.count > 0) {
     const float2 own = float2(logit, 0.0f), repeat = pair_of_bits(r.repeat), often = pair_times(pair_of_bits(r.frequency), float2(float(e.count), 0.0f));
@@ -25,7 +25,7 @@ inline float changed(float logit, SampleEntry e, SampleRecord r) {
   return logit;
 }
 
-inline device SampleWork* work_of(device uchar* work, uint record) { return (device SampleWork*)(work + ulong(record) * SAMPLE_WORK_BYTES); }
+static inline device SampleWork* work_of(device uchar* work, uint record) { return (device SampleWork*)(work + ulong(record) * SAMPLE_WORK_BYTES); }
 
 kernel void sample_scan(device float* logits [[buffer(0)]], device const SampleRecord* records [[buffer(1)]], device const SampleEntry* entries [[buffer(2)]],
                         device const uint* masks [[buffer(3)]], device uchar* works [[buffer(4)]], device float* saved [[buffer(5)]],
@@ -149,7 +149,7 @@ kernel void sample_list(device const float* logits [[buffer(0)]], device const S
 }
 
 /* The token of a record that draws. */
-inline int drawn_token(SampleRecord r, SampleRow row, device SampleWork* work, ulong best, threadgroup ulong* words, threadgroup ulong* room, SamplePlace at) {
+static inline int drawn_token(SampleRecord r, SampleRow row, device SampleWork* work, ulong best, threadgroup ulong* words, threadgroup ulong* room, SamplePlace at) {
   if (!narrows(r)) return draw_in_order(r, row, work->pieces, best, room, at);
   const ListCut cut = list_cut(r, work, best, room, at);
   if (cut.count > SAMPLE_LIST && !ranked(r)) return draw_from_many(r, row, best, words, room, at);

@@ -32,45 +32,45 @@ struct SampleWork {
 };
 
 /* Higher for higher logits, then for lower ids; 0 for NaN. */
-inline ulong score_of(float v, int id) {
+static inline ulong score_of(float v, int id) {
   if (isnan(v)) return 0;
   const uint bits = as_type<uint>(v + 0.0f); /* both zeros alike */
   const uint key = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
   return ulong(key) << 32 | (0xffffffffu - uint(id));
 }
-inline int id_of(ulong score) { return score == 0 ? 0 : int(0xffffffffu - uint(score)); }
-inline float logit_of(ulong score) {
+static inline int id_of(ulong score) { return score == 0 ? 0 : int(0xffffffffu - uint(score)); }
+static inline float logit_of(ulong score) {
   const uint key = uint(score >> 32);
   return as_type<float>((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 /* The lowest score of a logit that is at least `least`. */
-inline ulong score_from(float2 least) {
+static inline ulong score_from(float2 least) {
   float v = least.x;
   const uint bits = as_type<uint>(v);
   if (least.y > 0.0f && !isinf(v)) v = v == 0.0f ? as_type<float>(1u) : as_type<float>((bits & 0x80000000u) != 0 ? bits - 1 : bits + 1);
   return score_of(v, 0) & ~ulong(0xffffffff);
 }
-inline bool finite_top(ulong best) { return best != 0 && !isinf(logit_of(best)); }
+static inline bool finite_top(ulong best) { return best != 0 && !isinf(logit_of(best)); }
 /* Whole in that a higher logit never has a higher bin. */
-inline int bin_of(float top, float v) {
+static inline int bin_of(float top, float v) {
   const float distance = (top - v) * 32.0f;
   return distance < float(SAMPLE_BINS - 1) ? int(distance) : SAMPLE_BINS - 1;
 }
 
-inline bool usable(SampleRecord r, constant SampleParams& p) {
+static inline bool usable(SampleRecord r, constant SampleParams& p) {
   if (r.row < 0 || r.row >= p.rows || r.top_k < 0 || r.mask < -1 || r.mask >= p.mask_count || r.entries < 0 || r.first_entry < 0) return false;
   if (r.first_entry > p.entry_count || r.entries > p.entry_count - r.first_entry) return false;
   if ((r.flags & SAMPLE_GREEDY) != 0) return true;
   return p.draws != 0 && double_above_zero(r.temperature) && double_at_least_zero(r.top_p) && double_at_least_zero(r.min_p) &&
          (double_below_one(r.min_p) || r.min_p == DOUBLE_ONE) && double_below_one(r.place) && double_at_least_zero(r.place);
 }
-inline bool greedy(SampleRecord r) { return (r.flags & SAMPLE_GREEDY) != 0; }
+static inline bool greedy(SampleRecord r) { return (r.flags & SAMPLE_GREEDY) != 0; }
 /* Whether the k highest can be sorted. */
-inline bool ranked(SampleRecord r) { return r.top_k > 0 && r.top_k <= SAMPLE_LIST; }
-inline bool takes_top_p(SampleRecord r) { return double_below_one(r.top_p); }
-inline bool takes_min_p(SampleRecord r) { return double_above_zero(r.min_p); }
+static inline bool ranked(SampleRecord r) { return r.top_k > 0 && r.top_k <= SAMPLE_LIST; }
+static inline bool takes_top_p(SampleRecord r) { return double_below_one(r.top_p); }
+static inline bool takes_min_p(SampleRecord r) { return double_above_zero(r.min_p); }
 /* Whether anything but the draw chooses; if not, tokens are drawn in order of their ids. */
-inline bool narrows(SampleRecord r) { return r.top_k > 0 || takes_top_p(r) || takes_min_p(r); }
+static inline bool narrows(SampleRecord r) { return r.top_k > 0 || takes_top_p(r) || takes_min_p(r); }
 
 /* A row as a record sees it. */
 struct SampleRow {
@@ -79,11 +79,11 @@ struct SampleRow {
   bool masked;
   int width;
 };
-inline SampleRow row_of(SampleRecord r, device const float* logits, device const uint* masks, constant SampleParams& p) {
+static inline SampleRow row_of(SampleRecord r, device const float* logits, device const uint* masks, constant SampleParams& p) {
   SampleRow row = {logits + ulong(uint(r.row)) * uint(p.width), masks + ulong(uint(max(r.mask, 0))) * uint((p.width + 31) / 32), r.mask >= 0, p.width};
   return row;
 }
-inline float logit_at(SampleRow row, int id) {
+static inline float logit_at(SampleRow row, int id) {
   if (row.masked && (row.mask[id / 32] >> uint(id % 32) & 1) == 0) return -INFINITY;
   return row.logits[id];
 }
@@ -95,16 +95,16 @@ struct SamplePlace {
 };
 enum { SAMPLE_SIMDS = SAMPLE_THREADS / 32, SAMPLE_ROOM = SAMPLE_SIMDS + 2 };
 
-inline ulong shuffled_up(ulong v, ushort distance) {
+static inline ulong shuffled_up(ulong v, ushort distance) {
   const uint low = simd_shuffle_up(uint(v), distance), high = simd_shuffle_up(uint(v >> 32), distance);
   return ulong(high) << 32 | low;
 }
-inline ulong shuffled_xor(ulong v, ushort distance) {
+static inline ulong shuffled_xor(ulong v, ushort distance) {
   const uint low = simd_shuffle_xor(uint(v), distance), high = simd_shuffle_xor(uint(v >> 32), distance);
   return ulong(high) << 32 | low;
 }
 /* The highest of all threads. `room`: SAMPLE_ROOM words. */
-inline ulong group_highest(ulong v, threadgroup ulong* room, SamplePlace at) {
+static inline ulong group_highest(ulong v, threadgroup ulong* room, SamplePlace at) {
   for (ushort distance = 16; distance > 0; distance /= 2) {
     const ulong other = shuffled_xor(v, distance);
     if (other > v) v = other;
@@ -117,7 +117,7 @@ inline ulong group_highest(ulong v, threadgroup ulong* room, SamplePlace at) {
   return v;
 }
 /* The sum over the threads up to this one, and over all. */
-inline ulong group_scan(ulong v, threadgroup ulong* room, SamplePlace at, thread ulong& total) {
+static inline ulong group_scan(ulong v, threadgroup ulong* room, SamplePlace at, thread ulong& total) {
   for (ushort distance = 1; distance < 32; distance *= 2) {
     const ulong other = shuffled_up(v, distance);
     if (at.lane >= distance) v += other;
@@ -140,7 +140,7 @@ struct Crossing {
 };
 enum { SAMPLE_EACH = SAMPLE_BINS / SAMPLE_THREADS };
 /* Where sums over all threads' elements, SAMPLE_EACH one after the other each, reach `wanted`; `upto`: group_scan of this thread's sum. */
-inline Crossing crossing(thread const ulong* own, ulong sum, ulong upto, ulong wanted, threadgroup ulong* room, SamplePlace at) {
+static inline Crossing crossing(thread const ulong* own, ulong sum, ulong upto, ulong wanted, threadgroup ulong* room, SamplePlace at) {
   if (at.thread_index == 0) room[SAMPLE_SIMDS] = room[SAMPLE_SIMDS + 1] = 0;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   ulong before = upto - sum;
@@ -158,14 +158,14 @@ inline Crossing crossing(thread const ulong* own, ulong sum, ulong upto, ulong w
 
 /* Adds to a 64-bit sum of two words; which thread comes first changes nothing. */
 template <typename P>
-inline void add_wide(P words, ulong v) {
+static inline void add_wide(P words, ulong v) {
   const uint low = uint(v), old = atomic_fetch_add_explicit(words, low, memory_order_relaxed);
   const uint high = uint(v >> 32) + (old > ~low ? 1 : 0);
   if (high != 0) atomic_fetch_add_explicit(words + 1, high, memory_order_relaxed);
 }
 
 /* The highest score of a row by its pieces. */
-inline ulong row_best(device const SamplePiece* pieces, int count) {
+static inline ulong row_best(device const SamplePiece* pieces, int count) {
   ulong best = 0;
   for (int i = 0; i < count; i++)
     if (pieces[i].best > best) best = pieces[i].best;
@@ -177,7 +177,7 @@ struct ListCut {
   ulong count;
 };
 /* The bins that hold every token the record may keep. */
-inline ListCut list_cut(SampleRecord r, device const SampleWork* work, ulong best, threadgroup ulong* room, SamplePlace at) {
+static inline ListCut list_cut(SampleRecord r, device const SampleWork* work, ulong best, threadgroup ulong* room, SamplePlace at) {
   ListCut cut = {SAMPLE_BINS - 1, 0};
   ulong own[SAMPLE_EACH], sum = 0, total;
   const int first = int(at.thread_index) * SAMPLE_EACH;
@@ -203,14 +203,14 @@ inline ListCut list_cut(SampleRecord r, device const SampleWork* work, ulong bes
 }
 
 /* The weight of a logit beside the highest one, at the record's temperature where it is wanted. */
-inline ulong weight_beside(float v, float top, bool warm, float2 temperature) {
+static inline ulong weight_beside(float v, float top, bool warm, float2 temperature) {
   const float2 d = pair_of_sum(v, -top);
   if (isinf(v)) return 0;
   return weight_of(warm ? pair_over(d, temperature) : d);
 }
 
 /* Highest first; `count` a power of two. */
-inline void sort_scores(threadgroup ulong* scores, uint count, SamplePlace at) {
+static inline void sort_scores(threadgroup ulong* scores, uint count, SamplePlace at) {
   for (uint size = 2; size <= count; size *= 2)
     for (uint step = size / 2; step > 0; step /= 2) {
       threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -226,7 +226,7 @@ inline void sort_scores(threadgroup ulong* scores, uint count, SamplePlace at) {
 }
 
 /* Up to which of the first `count` scores the weights reach a share of `total`, or of their own sum where that is 0. */
-inline int list_share(threadgroup const ulong* scores, int count, bool warm, float2 temperature, ulong share, ulong total, bool above, threadgroup ulong* room,
+static inline int list_share(threadgroup const ulong* scores, int count, bool warm, float2 temperature, ulong share, ulong total, bool above, threadgroup ulong* room,
                       SamplePlace at) {
   ulong own[SAMPLE_EACH], sum = 0, all;
   const float top = logit_of(scores[0]);
@@ -244,7 +244,7 @@ inline int list_share(threadgroup const ulong* scores, int count, bool warm, flo
 }
 
 /* From a list of up to SAMPLE_LIST candidates; `row_mass`: the weights of the whole row. */
-inline int draw_from_list(SampleRecord r, device const ulong* list, int count, ulong row_mass, threadgroup ulong* scores, threadgroup ulong* room, SamplePlace at) {
+static inline int draw_from_list(SampleRecord r, device const ulong* list, int count, ulong row_mass, threadgroup ulong* scores, threadgroup ulong* room, SamplePlace at) {
   const float2 temperature = pair_of_bits(r.temperature);
   uint size = 1;
   while (size < uint(count)) size *= 2;
@@ -264,7 +264,7 @@ inline int draw_from_list(SampleRecord r, device const ulong* list, int count, u
 }
 
 /* In order of ids, nothing left out: the pieces' sums are known. */
-inline int draw_in_order(SampleRecord r, SampleRow row, device const SamplePiece* pieces, ulong best, threadgroup ulong* room, SamplePlace at) {
+static inline int draw_in_order(SampleRecord r, SampleRow row, device const SamplePiece* pieces, ulong best, threadgroup ulong* room, SamplePlace at) {
   const float top = logit_of(best);
   const float2 temperature = pair_of_bits(r.temperature);
   const int count = (row.width + SAMPLE_PIECE - 1) / SAMPLE_PIECE;
@@ -296,8 +296,8 @@ inline int draw_in_order(SampleRecord r, SampleRow row, device const SamplePiece
 enum SampleShare { SHARE_ONE, SHARE_MASS, SHARE_WARM };
 enum { SCORE_DIGITS = 5 };
 /* 32 bits of the logit, then 19 of the id; between them are ones. */
-inline uint digit_bits(int digit) { return digit < 2 ? 11 : digit < 4 ? 10 : 9; }
-inline uint digit_shift(int digit) { return digit == 0 ? 53 : digit == 1 ? 42 : digit == 2 ? 32 : digit == 3 ? 9 : 0; }
+static inline uint digit_bits(int digit) { return digit < 2 ? 11 : digit < 4 ? 10 : 9; }
+static inline uint digit_shift(int digit) { return digit == 0 ? 53 : digit == 1 ? 42 : digit == 2 ? 32 : digit == 3 ? 9 : 0; }
 
 struct WideCut {
   float top;
@@ -308,7 +308,7 @@ struct WideCut {
 /*
  * The score, in falling order, up to which the shares reach what is wanted: `count` of them, or a share (f64) of their sum. `sums`: SAMPLE_BINS.
  */
-inline ulong wide_search(SampleRow row, WideCut w, SampleShare kind, ulong count, ulong share, bool above, threadgroup ulong* sums, threadgroup ulong* room, SamplePlace at) {
+static inline ulong wide_search(SampleRow row, WideCut w, SampleShare kind, ulong count, ulong share, bool above, threadgroup ulong* sums, threadgroup ulong* room, SamplePlace at) {
   ulong known = 0, prefix = 0, wanted = 0;
   for (int digit = 0; digit < SCORE_DIGITS; digit++) {
     const uint shift = digit_shift(digit);
@@ -339,7 +339,7 @@ inline ulong wide_search(SampleRow row, WideCut w, SampleShare kind, ulong count
   return prefix | (ulong(0xffffffff) & ~ulong(SAMPLE_WIDEST - 1));
 }
 
-inline int draw_from_many(SampleRecord r, SampleRow row, ulong best, threadgroup ulong* sums, threadgroup ulong* room, SamplePlace at) {
+static inline int draw_from_many(SampleRecord r, SampleRow row, ulong best, threadgroup ulong* sums, threadgroup ulong* room, SamplePlace at) {
   const float top = logit_of(best);
   /* further down exp(x - top) is 0 in f64 */
   WideCut w = {top, pair_of_bits(r.temperature), score_from(pair_add(float2(top, 0.0f), float2(-745.13f, 0.0f)))};

@@ -5,27 +5,27 @@
 #pragma once
 #include "pair.h"
 
-constant float LN2_HIGH = 0.693145751953125f; /* 17 bits: its products with small whole numbers are exact */
-constant float LN2_MIDDLE = 1.428606765330187e-06f;
-constant float LN2_LOW = 5.497923148104107e-14f;
+static constant float LN2_HIGH = 0.693145751953125f; /* 17 bits: its products with small whole numbers are exact */
+static constant float LN2_MIDDLE = 1.428606765330187e-06f;
+static constant float LN2_LOW = 5.497923148104107e-14f;
 /* 1 / k! from k = 7 on, and the pairs for 6 to 3 */
-constant float EXP_TAIL[7] = {1.6059044372074283e-10f, 2.0876755879584152e-09f, 2.5052107943679403e-08f, 2.755731998149713e-07f,
+static constant float EXP_TAIL[7] = {1.6059044372074283e-10f, 2.0876755879584152e-09f, 2.5052107943679403e-08f, 2.755731998149713e-07f,
                               2.7557318844628753e-06f, 2.4801587642286904e-05f, 0.00019841270113829523f};
-constant float EXP_HIGH[7] = {0.0013888889225199819f, 0.008333333767950535f, 0.0416666679084301f, 0.1666666716337204f, 0.5f, 1.0f, 1.0f};
-constant float EXP_LOW[7] = {-3.3631094437103215e-11f, -4.34617203337595e-10f, -1.2417634698280722e-09f, -4.967053879312289e-09f, 0.0f, 0.0f, 0.0f};
+static constant float EXP_HIGH[7] = {0.0013888889225199819f, 0.008333333767950535f, 0.0416666679084301f, 0.1666666716337204f, 0.5f, 1.0f, 1.0f};
+static constant float EXP_LOW[7] = {-3.3631094437103215e-11f, -4.34617203337595e-10f, -1.2417634698280722e-09f, -4.967053879312289e-09f, 0.0f, 0.0f, 0.0f};
 
 /* Sum and product that stay what floats give where those are no finite numbers. */
-inline float2 pair_plus(float2 a, float2 b) {
+static inline float2 pair_plus(float2 a, float2 b) {
   const float plain = a.x + b.x;
   if (isnan(plain) || isinf(plain)) return float2(plain, 0.0f);
   return pair_add(a, b);
 }
-inline float2 pair_times(float2 a, float2 b) {
+static inline float2 pair_times(float2 a, float2 b) {
   const float plain = a.x * b.x;
   if (isnan(plain) || isinf(plain)) return float2(plain, 0.0f);
   return pair_multiply(a, b);
 }
-inline float2 pair_over(float2 a, float2 b) {
+static inline float2 pair_over(float2 a, float2 b) {
   const float plain = a.x / b.x;
   if (isnan(plain) || isinf(plain)) return float2(plain, 0.0f);
   const float2 rest = pair_add(a, pair_multiply(float2(-plain, 0.0f), b));
@@ -33,7 +33,7 @@ inline float2 pair_over(float2 a, float2 b) {
 }
 
 /* An f64 of either sign; what floats cannot hold becomes infinite or vanishes. */
-inline float2 pair_of_bits(ulong bits) {
+static inline float2 pair_of_bits(ulong bits) {
   const bool negative = bits >> 63 != 0;
   bits &= ~(ulong(1) << 63);
   float2 v = float2(bits > DOUBLE_INFINITY ? NAN : INFINITY, 0.0f);
@@ -47,7 +47,7 @@ inline float2 pair_of_bits(ulong bits) {
 }
 
 /* exp(x) = result * 2^power for -100 < x <= 0; some 2^-45 of it. */
-inline float2 pair_exp(float2 x, thread int& power) {
+static inline float2 pair_exp(float2 x, thread int& power) {
   const float n = rint(x.x * 1.4426950408889634f);
   float2 r = pair_add(x, float2(-n * LN2_HIGH, 0.0f));
   r = pair_add(r, pair_multiply(float2(-n, 0.0f), float2(LN2_MIDDLE, LN2_LOW)));
@@ -60,7 +60,7 @@ inline float2 pair_exp(float2 x, thread int& power) {
 }
 
 /* exp(x) in units of 2^-44 for x <= 0; NaN gives 0. */
-inline ulong weight_of(float2 x) {
+static inline ulong weight_of(float2 x) {
   if (!(x.x > -31.5f)) return 0;
   int power;
   const float2 e = pair_exp(x, power);
@@ -71,7 +71,7 @@ inline ulong weight_of(float2 x) {
 }
 
 /* log(x) of an f64 in (0, 1]. */
-inline float2 pair_log(ulong bits) {
+static inline float2 pair_log(ulong bits) {
   int exponent, power;
   const float2 part = pair_of_double(bits, exponent);
   const float near = precise::log(part.x);
@@ -82,23 +82,23 @@ inline float2 pair_log(ulong bits) {
   return pair_add(pair_multiply(float2(float(exponent), 0.0f), float2(0.6931471824645996f, -1.9046542121259336e-09f)), fraction);
 }
 
-constant ulong DOUBLE_ONE = 0x3ff0000000000000;
-constant ulong DOUBLE_SIGN = 0x8000000000000000;
+static constant ulong DOUBLE_ONE = 0x3ff0000000000000;
+static constant ulong DOUBLE_SIGN = 0x8000000000000000;
 /* f64 by their bits. */
-inline bool double_is_zero(ulong bits) { return (bits & ~DOUBLE_SIGN) == 0; }
-inline bool double_at_least_zero(ulong bits) { return bits <= DOUBLE_INFINITY || bits == DOUBLE_SIGN; }
-inline bool double_above_zero(ulong bits) { return bits != 0 && bits <= DOUBLE_INFINITY; }
-inline bool double_below_one(ulong bits) { return bits < DOUBLE_ONE || bits == DOUBLE_SIGN; }
+static inline bool double_is_zero(ulong bits) { return (bits & ~DOUBLE_SIGN) == 0; }
+static inline bool double_at_least_zero(ulong bits) { return bits <= DOUBLE_INFINITY || bits == DOUBLE_SIGN; }
+static inline bool double_above_zero(ulong bits) { return bits != 0 && bits <= DOUBLE_INFINITY; }
+static inline bool double_below_one(ulong bits) { return bits < DOUBLE_ONE || bits == DOUBLE_SIGN; }
 
 /* The upper 64 bits of a product. */
-inline ulong upper_product(ulong a, ulong b) {
+static inline ulong upper_product(ulong a, ulong b) {
   const ulong al = a & 0xffffffff, ah = a >> 32, bl = b & 0xffffffff, bh = b >> 32;
   const ulong middle = ah * bl + (al * bl >> 32), other = al * bh + (middle & 0xffffffff);
   return ah * bh + (middle >> 32) + (other >> 32);
 }
 
 /* What must be reached when a share, an f64 in [0, 1), of `total` is wanted: sums are whole, so "above" is "one more". */
-inline ulong needed(ulong share, ulong total, bool above) {
+static inline ulong needed(ulong share, ulong total, bool above) {
   const ulong field = share >> 52 & 2047, mantissa = (share & DOUBLE_FRACTION) | (field != 0 ? ulong(1) << 52 : 0);
   const uint shift = 1075 - max(uint(field), 1u); /* share = mantissa / 2^shift, shift above 52 */
   const ulong low = mantissa * total, high = upper_product(mantissa, total);

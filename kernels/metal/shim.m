@@ -66,13 +66,13 @@ typedef struct {
   char *begin, *end;
   id<MTLBuffer> buffer;
   const void* mapping; /* of a file, whose pages the buffer has without a copy; null: memory of its own */
-} Region;
+} BufferRange;
 
-static Region* regions; /* by begin, ascending; views of a mapping may overlap */
+static BufferRange* regions; /* by begin, ascending; views of a mapping may overlap */
 static i64 region_count, region_capacity;
 static i64 last_hit;
 
-static bool contains(const Region* r, const char* p, f64 bytes) {
+static bool contains(const BufferRange* r, const char* p, f64 bytes) {
   return p >= r->begin && p <= r->end && bytes <= (f64)(r->end - p);
 }
 
@@ -108,15 +108,15 @@ f64 psi_bytes_after(const void* address) {
 static i32 add_region(char* begin, NSUInteger bytes, id<MTLBuffer> buffer, const void* mapping) {
   if (region_count == region_capacity) {
     i64 capacity = region_capacity ? 2 * region_capacity : 256;
-    Region* more = realloc(regions, (size_t)capacity * sizeof(Region));
+    BufferRange* more = realloc(regions, (size_t)capacity * sizeof(BufferRange));
     if (!more) return psi_fail(PSI_NO_MEMORY, "[metal] expected room for %lld buffers, got none.", (long long)capacity);
     regions = more;
     region_capacity = capacity;
   }
   i64 at = region_count;
   while (at > 0 && regions[at - 1].begin > begin) at--;
-  memmove(regions + at + 1, regions + at, (size_t)(region_count - at) * sizeof(Region));
-  regions[at] = (Region){begin, begin + bytes, buffer, mapping};
+  memmove(regions + at + 1, regions + at, (size_t)(region_count - at) * sizeof(BufferRange));
+  regions[at] = (BufferRange){begin, begin + bytes, buffer, mapping};
   region_count++;
   keep_resident(buffer, true);
   return PSI_OK;
@@ -126,7 +126,7 @@ static void remove_region(i64 at) {
   keep_resident(regions[at].buffer, false);
   [regions[at].buffer release];
   region_count--;
-  memmove(regions + at, regions + at + 1, (size_t)(region_count - at) * sizeof(Region));
+  memmove(regions + at, regions + at + 1, (size_t)(region_count - at) * sizeof(BufferRange));
 }
 
 id<MTLBuffer> psi_nothing(void) { return nothing; }
@@ -393,8 +393,11 @@ PSI_API i32 psi_adopt(const void* mapping, f64 mapping_bytes, const void* addres
     NSUInteger length = all - from < largest ? all - from : largest;
     if ((NSUInteger)(p - begin) >= from && (f64)(p - begin - (i64)from) + bytes <= (f64)length) {
       id<MTLBuffer> view = [psi_device newBufferWithBytesNoCopy:begin + from length:length options:MTLResourceStorageModeShared deallocator:NULL];
-      if (!view)
-        return psi_fail(PSI_NO_MEMORY, "[psi_adopt] expected Metal to take %lu bytes of a mapped file, got none: a buffer has at most %lu.", length, largest);
+      if (!view || [view length] < length) { /* virtual machines give one of no length */
+        const NSUInteger given = view ? [view length] : 0;
+        [view release];
+        return psi_fail(PSI_NO_MEMORY, "[psi_adopt] expected Metal to take %lu bytes of a mapped file, got %lu: a buffer has at most %lu.", length, given, largest);
+      }
       i32 status = add_region(begin + from, length, view, mapping);
       if (status != PSI_OK) [view release];
       return status;

@@ -1,6 +1,7 @@
 /** The shim's memory and command buffers on a device with little memory, in a process of its own. */
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import { path as cpuPath } from "../cpu/library.ts";
 import {
   check,
   deviceBytes,
@@ -13,7 +14,7 @@ import {
 } from "./library.ts";
 
 /** Runs a module of test code with a small device: what it prints. */
-async function onSmallDevice(code: string): Promise<string> {
+async function onSmallDevice(code: string, environment: Record<string, string> = {}): Promise<string> {
   const here = (file: string): string => JSON.stringify(join(import.meta.dir, file));
   const source = [
     `import { metal, check, deviceBytes, fromDevice, floatsFromDevice } from ${here("library.ts")};`,
@@ -23,12 +24,14 @@ async function onSmallDevice(code: string): Promise<string> {
   ].join("\n");
   const child = Bun.spawn([process.execPath, "-e", source], {
     ...{ stdout: "pipe", stderr: "inherit", cwd: join(import.meta.dir, "..", "..") },
-    // the library that is open here, which somebody may be building anew
+    // the libraries that are open here, which somebody may be building anew
     env: {
       ...process.env,
       PSIONIC_METAL_LIBRARY: path,
+      PSIONIC_CPU_LIBRARY: cpuPath,
       PSI_STANDIN_MEMORY: String(4 << 20),
       PSI_STANDIN_BUFFER: String(256 << 10),
+      ...environment,
     },
   });
   return new Response(child.stdout).text();
@@ -119,6 +122,15 @@ describe.skipIf(!path)("the Metal shim", () => {
     expect(large).toMatch(/psi_(alloc|adopt)/);
     expect(outside).toContain("expected bytes inside of a mapping");
     expect(gone).toContain("expected device memory");
+  });
+
+  test.skipIf(!onFibers)("a device that gives no views of mapped files is refused", async () => {
+    const code = `
+      const out = new Float64Array(2);
+      checkCpu(native.psi_map(out, out.subarray(1), Buffer.from(${JSON.stringify(`${import.meta.path}\0`)})));
+      console.log(said(() => check(metal.psi_adopt(out[0], out[1], out[0], 8))));`;
+    const printed = await onSmallDevice(code, { PSI_STANDIN_NO_VIEWS: "1" });
+    expect(printed).toMatch(/psi_adopt.* expected Metal to take \d+ bytes of a mapped file, got 0/);
   });
 
   test("a number that is no device, and a second opening, are refused", () => {

@@ -17,22 +17,22 @@ using namespace metal;
 
 typedef device const uchar* Bytes;
 
-inline uint load2(Bytes p) { return *(device const ushort*)p; }
-inline uint load4(Bytes p) { return load2(p) | load2(p + 2) << 16; }
-inline float load_half(Bytes p) { return float(*(device const half*)p); }
-inline float bf16_value(uint bits) { return as_type<float>(bits << 16); }
+static inline uint load2(Bytes p) { return *(device const ushort*)p; }
+static inline uint load4(Bytes p) { return load2(p) | load2(p + 2) << 16; }
+static inline float load_half(Bytes p) { return float(*(device const half*)p); }
+static inline float bf16_value(uint bits) { return as_type<float>(bits << 16); }
 /* the nearest bf16, ties to even; NaN stays one */
-inline uint bf16_bits(float x) {
+static inline uint bf16_bits(float x) {
   uint u = as_type<uint>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) return u >> 16 | 64;
   return (u + 0x7fffu + (u >> 16 & 1)) >> 16;
 }
 
-constant float IQ4_LEVELS[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+static constant float IQ4_LEVELS[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 /* twice the values of E2M1 */
-constant float FP4_LEVELS[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+static constant float FP4_LEVELS[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 /* 2^(e-128), the two smallest as subnormals: E8M0 for twice the value of E2M1 */
-inline float mxfp4_scale(uint e) { return as_type<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23); }
+static inline float mxfp4_scale(uint e) { return as_type<float>(e < 2 ? 0x00200000u << e : (e - 1) << 23); }
 
 struct WeightF32 {
   enum { ID = PSI_F32, COLUMNS = 1, BYTES = 4 };
@@ -68,7 +68,7 @@ struct WeightQ8_0 {
   }
 };
 /* 16 nibbles from 16 bytes that begin at p, of their low or high half */
-inline void nibbles(Bytes p, bool high, thread uint* q) {
+static inline void nibbles(Bytes p, bool high, thread uint* q) {
   uint shift = high ? 4 : 0;
   for (uint i = 0; i < 8; i++) {
     uint two = load2(p + 2 * i) >> shift;
@@ -167,7 +167,7 @@ struct WeightQ3_K {
   }
 };
 /* scale and min number j of the 12 packed bytes of Q4_K and Q5_K */
-inline uint2 scale_and_min(Bytes s, uint j) {
+static inline uint2 scale_and_min(Bytes s, uint j) {
   if (j < 4) return uint2(s[j] & 63, s[j + 4] & 63);
   return uint2((s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4);
 }
@@ -224,7 +224,7 @@ struct WeightIQ4_XS {
 };
 /* Bytes of a row. */
 template <typename W>
-inline ulong weight_row_bytes(uint columns) {
+static inline ulong weight_row_bytes(uint columns) {
   return ulong(columns / W::COLUMNS) * W::BYTES;
 }
 /* All types, for instantiations: PSI_EACH_WEIGHT(X) makes X(name, struct) of each. */

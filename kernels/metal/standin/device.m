@@ -1,7 +1,8 @@
 /*
  * An emulated Metal device: objects with the methods that the shim calls, kernels run by executor.cpp when a command buffer
  * is committed. It refuses what a real device refuses, in the command buffer's error.
- * PSI_STANDIN_MEMORY and PSI_STANDIN_BUFFER (bytes) set its working set and its largest buffer; PSI_STANDIN_NONE=1: no device.
+ * PSI_STANDIN_MEMORY and PSI_STANDIN_BUFFER (bytes) set its working set and its largest buffer; PSI_STANDIN_NONE=1: no device;
+ * PSI_STANDIN_NO_VIEWS=1: buffers over memory that is there have no length, as on virtual machines.
  */
 #import <Metal/Metal.h>
 
@@ -435,7 +436,7 @@ static double seconds(void) {
                                   options:(MTLResourceOptions)options
                               deallocator:(void (^)(void*, NSUInteger))deallocator {
   if (deallocator || (uintptr_t)bytes % 4096 != 0 || length % 4096 != 0 || length == 0 || length > largest_buffer()) return nil;
-  return [self buffer:bytes length:length owned:NO];
+  return [self buffer:bytes length:getenv("PSI_STANDIN_NO_VIEWS") ? 0 : length owned:NO];
 }
 - (id<MTLLibrary>)newLibraryWithSource:(NSString*)source options:(MTLCompileOptions*)options error:(NSError**)error {
   const void* found = standin_library([source UTF8String]);

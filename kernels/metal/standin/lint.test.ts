@@ -38,7 +38,7 @@ const faults: readonly (readonly [string, string, RegExp, string?])[] = [
     "a helper of another address space",
     "y[i] = first(t);",
     /no matching function/,
-    "float first(device const float* a) { return a[0]; }",
+    "static inline float first(device const float* a) { return a[0]; }",
   ],
   [
     "an element that a vector lacks",
@@ -57,13 +57,13 @@ const faults: readonly (readonly [string, string, RegExp, string?])[] = [
     "recursion",
     "y[i] = down(x[i]);",
     /down calls itself/,
-    "inline float down(float v) { return v < 1.0f ? v : down(v - 1.0f); }",
+    "static inline float down(float v) { return v < 1.0f ? v : down(v - 1.0f); }",
   ],
   [
     "recursion by way of another",
     "y[i] = a(x[i]);",
     /[ab] calls itself/,
-    "float b(float);\ninline float a(float v) { return b(v); }\ninline float b(float v) { return v < 1.0f ? v : a(v - 1.0f); }",
+    "static float b(float);\nstatic inline float a(float v) { return b(v); }\nstatic inline float b(float v) { return v < 1.0f ? v : a(v - 1.0f); }",
   ],
   ["exceptions", "if (i > 3) throw 1; y[i] = 0;", /no exceptions/],
   ["allocation", "thread float* q = new float[3]; y[i] = q[0];", /allocates no memory/],
@@ -73,6 +73,52 @@ const faults: readonly (readonly [string, string, RegExp, string?])[] = [
     /preprocessor ended with 1: .*error: planted/s,
     "#error planted",
   ],
+  [
+    "a pointer to a variable of its own without an address space",
+    "float v = p; float* q = &v; y[i] = *q;",
+    /names its address space: "float\*".* \[kernel planted\]/,
+  ],
+  [
+    "a helper's reference without an address space",
+    "float v = p; grow(v); y[i] = v;",
+    /names its address space: "float&".* \[function grow\]/,
+    "static inline void grow(float& v) { v += 1.0f; }",
+  ],
+  ["clamp of a float between ints", "y[i] = clamp(x[i], 0, 1);", /no matching function/],
+  ["exp of an integer", "y[i] = float(exp(i));", /no matching function/],
+  ["a lane's 64 bits", "y[i] = float(simd_max(ulong(i)));", /no matching function/],
+  ["a null pointer", "threadgroup float* q = 0; y[i] = q[i];", /zero as null pointer/],
+  ["a null pointer by name", "threadgroup float* q = nullptr; y[i] = q[i];", /address of threadgroup memory/],
+  ["what C++17 brought", "if constexpr (sizeof(float) == 4) y[i] = 0.0f;", /C\+\+14/],
+  [
+    "a threadgroup variable inside of a block",
+    "if (i < 8) { threadgroup float u[8]; u[i] = p; y[i] = u[i]; }",
+    /beginning of a kernel: u/,
+  ],
+  [
+    "a threadgroup variable of a helper",
+    "y[i] = kept(p);",
+    /beginning of a kernel: u/,
+    "static inline float kept(float v) { threadgroup float u[8]; u[0] = v; return u[0]; }",
+  ],
+  [
+    "a function that other files see",
+    "y[i] = one();",
+    /function of a file is static: one/,
+    "inline float one() { return 1.0f; }",
+  ],
+  [
+    "a constant that other files see",
+    "y[i] = LEVELS[i & 1];",
+    /constant of a file is static: LEVELS/,
+    "constant float LEVELS[2] = {1, 2};",
+  ],
+  [
+    "positions as a scalar and a vector",
+    "y[i] = 0.0f;",
+    /one length, got 1 and 2 \[kernel mixed\]/,
+    "kernel void mixed(device float* y [[buffer(0)]], uint i [[thread_position_in_grid]], uint2 g [[threadgroup_position_in_grid]]) { y[i + g.x] = 0.0f; }",
+  ],
   ["a lambda", "auto f = [&](float v) { return v; }; y[i] = f(x[i]);", /lambda/],
 ];
 
@@ -81,7 +127,7 @@ describe.skipIf(missing)("the lint of Metal kernels", () => {
     const body =
       "threadgroup float u[8][4]; u[i][0] = x[i] * p; threadgroup_barrier(mem_flags::mem_threadgroup);\n" +
       "float4 v = float4(u[i][0]); y[i] = v.x + first(y) + t[0];";
-    expect(await found(body, "inline float first(device const float* a) { return a[0]; }")).toBe("");
+    expect(await found(body, "static inline float first(device const float* a) { return a[0]; }")).toBe("");
   });
   test.each(faults.map(([name, body, text, before]) => [name, body, text, before ?? ""] as const))(
     "%s is found",

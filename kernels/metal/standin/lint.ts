@@ -1,11 +1,12 @@
 /**
  * Reads Metal kernels for what compiles as C++ and not in Metal: address spaces that do not match, double, recursion,
- * exceptions. clang's C++ for OpenCL has Metal's rules of address spaces; the rest is looked for in the text.
+ * exceptions. clang's C++ for OpenCL has Metal's rules of address spaces; the rest is looked for in the text (rules.ts).
  * Usage: bun kernels/metal/standin/lint.ts [FILE.metal ...]   Absent: all. Prints what it found; exits 1 if anything.
  */
 import { basename, join } from "node:path";
 import { flattenedKernels, metalSources } from "../../build_metal.ts";
 import { cache } from "../../compile.ts";
+import { brokenRules } from "./rules.ts";
 
 const headers = join(import.meta.dir, "lint");
 
@@ -14,7 +15,7 @@ const flags = [
   ...["-D__METAL_VERSION__=300", "-Wno-unknown-attributes", "-Wno-unknown-pragmas", "-Wno-unused-value"],
   ...["-Xclang", "-cl-ext=+cl_khr_fp16,-cl_khr_fp64,-__opencl_c_fp64,-__opencl_c_generic_address_space"],
   ...["-Xclang", "-cl-ext=-__opencl_c_pipes,-__opencl_c_device_enqueue"],
-  ...["-cl-no-stdinc", "-Werror", "-ferror-limit=0", "-I", headers],
+  ...["-cl-no-stdinc", "-Werror", "-Wzero-as-null-pointer-constant", "-ferror-limit=0", "-I", headers],
 ];
 
 /**
@@ -29,7 +30,7 @@ export async function lint(path: string): Promise<string[]> {
   const source = await flattenedKernels(path);
   const { text, fault } = await expanded(source, stem);
   if (fault) return [fault];
-  const found = [...forbidden(text), ...recursion(text)].map((line) => `${stem}.metal: ${line}`);
+  const found = brokenRules(text).map((line) => `${stem}.metal: ${line}`);
   const file = join(cache, "metal", `${stem}.${process.pid}.clcpp`);
   await Bun.write(file, `#include <metal_stdlib>\n${asOpenCl(text)}`);
   const child = Bun.spawn(["clang-19", ...flags, file], { stdout: "pipe", stderr: "pipe" });
@@ -85,68 +86,6 @@ function asOpenCl(text: string): string {
     )
     .replace(/\[\[[^[\]]*(?:\([^)]*\))?\s*\]\]/g, "")
     .replace(/\bkernel\s+(?=void\b)/g, "");
-}
-
-const words: readonly (readonly [RegExp, string])[] = [
-  [/\b(?:long\s+)?double\b/, "Metal has no double"],
-  [/\b(?:try|catch|throw)\b/, "Metal has no exceptions"],
-  [/\b(?:new|delete)\b/, "Metal allocates no memory"],
-  [/\bvirtual\b/, "Metal has no virtual functions"],
-  [/\bdynamic_cast\b|\btypeid\b/, "Metal has no run-time types"],
-  [/\bgoto\b/, "Metal has no goto"],
-  [/\bbfloat\b/, "kernels here take bf16 as ushort bits: MSL 3.0 has no bfloat"],
-  [/\bthread_local\b/, "Metal has no thread_local"],
-  [/[=(,]\s*\[[&=\w\s,]*\]\s*(?:\([^)]*\))?\s*\{/, "MSL 3.0 has no lambda expressions"],
-  [/\b(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])/, "a literal without f is a double in C++"],
-  [/\b(?:printf|assert|malloc|memcpy|memset)\s*\(/, "Metal has no C library"],
-];
-
-function forbidden(text: string): string[] {
-  const found: string[] = [];
-  const code = text.replace(/"[^"\n]*"/g, '""');
-  for (const [i, line] of code.split("\n").entries()) {
-    if (line.startsWith("#")) continue;
-    for (const [pattern, why] of words) {
-      const match = pattern.exec(line);
-      if (match) found.push(`${why}: "${line.trim().slice(0, 100)}" (line ${i + 1} with macros expanded)`);
-    }
-  }
-  return found;
-}
-
-/** Functions that reach themselves, by name. */
-function recursion(text: string): string[] {
-  const calls = new Map<string, Set<string>>();
-  for (const match of text.matchAll(/\b(\w+)\s*\(([^;{}()]|\([^()]*\))*\)\s*(?:const\s*)?\{/g)) {
-    const name = match[1]!;
-    if (["if", "for", "while", "switch"].includes(name)) continue;
-    const body = blockFrom(text, match.index + match[0].length);
-    const own = calls.get(name) ?? new Set<string>();
-    for (const [, called] of body.matchAll(/\b(\w+)\s*(?:<[^;<>(]*>)?\s*\(/g)) own.add(called!);
-    calls.set(name, own);
-  }
-  const reaches = (from: string, to: string, seen: Set<string>): boolean => {
-    for (const next of calls.get(from) ?? []) {
-      if (next === to) return true;
-      if (seen.has(next) || !calls.has(next)) continue;
-      seen.add(next);
-      if (reaches(next, to, seen)) return true;
-    }
-    return false;
-  };
-  return [...calls.keys()]
-    .filter((name) => reaches(name, name, new Set()))
-    .map((name) => `Metal has no recursion: ${name} calls itself`);
-}
-
-/** Text up to the brace that closes the one before `from`. */
-function blockFrom(text: string, from: number): string {
-  let depth = 1;
-  for (let i = from; i < text.length; i++) {
-    if (text[i] === "{") depth++;
-    if (text[i] === "}" && --depth === 0) return text.slice(from, i);
-  }
-  return text.slice(from);
 }
 
 if (import.meta.main) {
