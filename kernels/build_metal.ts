@@ -56,11 +56,10 @@ export async function metalEmbedding(metallib?: Uint8Array, of?: MetalSources): 
   const sources = await Promise.all(
     files.map(async ({ stem, path }) => `{"${stem}",\n${cString(await flattenedKernels(path))}},`),
   );
-  const bytes = metallib ? Array.from(metallib).join(",") : "0";
   return [
     "typedef struct { const char *stem, *source; } PsiSource;",
     `const char psi_symbol_list[] = "${symbols.join("\\n")}";`,
-    `const unsigned char psi_metallib[] = {${bytes}};`,
+    `const unsigned char psi_metallib[] =\n${cBytes(metallib ?? new Uint8Array(0))};`,
     `const unsigned long psi_metallib_bytes = ${metallib?.length ?? 0};`,
     `const PsiSource psi_sources[] = {\n${sources.join("\n")}\n{0, 0}};`,
     "",
@@ -74,6 +73,17 @@ function cString(text: string): string {
     .map((line) => `"${escaped(line)}\\n"`)
     .join("\n")
     .replace(/\\n"$/, '"');
+}
+
+const octal = Array.from({ length: 256 }, (_, byte) => `\\${byte.toString(8).padStart(3, "0")}`);
+
+/** Bytes as a string of C, with one 0 more: a list of numbers takes clang 15 times as long, and a gigabyte. */
+function cBytes(bytes: Uint8Array): string {
+  const lines: string[] = [];
+  for (let at = 0; at === 0 || at < bytes.length; at += 128) {
+    lines.push(`"${Array.from(bytes.subarray(at, at + 128), (byte) => octal[byte]).join("")}"`);
+  }
+  return lines.join("\n");
 }
 
 /** Why the stand-in cannot be built here; undefined where it can. */

@@ -6,13 +6,18 @@
 import { existsSync, mkdirSync, renameSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { basename, dirname, join } from "node:path";
+import { oldestMacos } from "../kernels/toolchain.ts";
 
 const root = join(import.meta.dir, "..");
 const modules = join(root, "node_modules");
 const zstdPackage = join(modules, "zstd-napi");
 const cache = join(root, ".cache", "zstd-napi");
 
+/** For the oldest macOS that the executable runs on, whatever this one is. */
+const machine =
+  process.platform === "darwin" ? ["-arch", "arm64", `-mmacosx-version-min=${oldestMacos}`] : [];
 const both = [
+  ...machine,
   "-O2",
   "-fPIC",
   "-fvisibility=hidden",
@@ -30,7 +35,7 @@ const cxxFlags = [
     `-I${zstdPackage}/deps/zstd/lib`,
   ],
 ];
-const macLinkFlags = ["-bundle", "-undefined", "dynamic_lookup", "-Wl,-x"];
+const macLinkFlags = [...machine, "-bundle", "-undefined", "dynamic_lookup", "-Wl,-x"];
 const linuxLinkFlags = [
   "-shared",
   "-pthread",

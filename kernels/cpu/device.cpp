@@ -243,6 +243,13 @@ PSI_API i32 psi_copy(void* destination, const void* source, f64 bytes) {
   return PSI_OK;
 }
 
+/* What Metal's buffers without a copy are known to take is a shared mapping; elsewhere pages that nobody writes are the same either way. */
+#ifdef __APPLE__
+static const int FILE_MAPPING = MAP_SHARED;
+#else
+static const int FILE_MAPPING = MAP_PRIVATE;
+#endif
+
 PSI_API i32 psi_map(void* address, void* bytes, const char* path) {
   if (!address || !bytes || !path) return psi::fail(PSI_INVALID, "[psi_map] expected a path and places for address and bytes, got null.");
   int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -254,7 +261,7 @@ PSI_API i32 psi_map(void* address, void* bytes, const char* path) {
   else if (!S_ISREG(s.st_mode)) status = psi::fail(PSI_IO, "[psi_map] expected a regular file, got something else (%.300s).", path);
   else if (s.st_size == 0) status = psi::fail(PSI_IO, "[psi_map] expected a file with content, got 0 bytes (%.300s).", path);
   else {
-    p = mmap(nullptr, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    p = mmap(nullptr, (size_t)s.st_size, PROT_READ, FILE_MAPPING, fd, 0);
     if (p == MAP_FAILED) status = psi::fail(PSI_IO, "[psi_map] expected to map %lld bytes, got: %s (%.300s).", (long long)s.st_size, strerror(errno), path);
   }
   close(fd);
