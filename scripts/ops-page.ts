@@ -1,40 +1,30 @@
 /**
- * Writes docs/ops.md, the table of ops with the backends that have them, from the op table and the kernel folders.
+ * Writes docs/ops.md, the table of ops with the backends that have them, from the op table.
  * Usage: bun scripts/ops-page.ts [--check]     Output: docs/ops.md; with --check only whether it is up to date.
  */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { hasBackend } from "../src/ir/op.ts";
 import { ops } from "../src/ir/ops/index.ts";
 
 const root = join(import.meta.dir, "..");
 const page = join(root, "docs/ops.md");
 
-/** Kernel files that hold more than one op. */
-const stems: Readonly<Record<string, string>> = {
-  add_rms_norm: "rms_norm",
-  ...{ route_grad: "route", expert_order: "route", balance_loss: "route", balance_loss_grad: "route" },
-  ...{ expert_combine: "expert_rows", expert_combine_grad: "expert_rows" },
-  ...{ multiply: "mix", fill: "cast", spread: "sum", sum_squares: "sum", clip_factor: "sum" },
-  ...{ sgd: "adam", momentum: "adam", unit_norm: "adam", muon_update: "adam" },
-};
-
-/** The kernel file of an op; a gradient lies beside what it belongs to. */
-const stemOf = (name: string): string => stems[name] ?? name.replace(/_grad$/, "");
+const backends = ["cpu", "cuda", "metal"] as const;
 
 /** The page as it should stand. */
 export function opsPage(): string {
   const rows = ops.map((op) => {
     const inputs = op.inputs.map((i) => (i.optional ? `${i.name}?` : i.name)).join(", ");
-    const has = existsSync(join(root, "kernels/cpu", `${stemOf(op.name)}.cpp`));
-    return `| \`${op.name}\` | ${op.summary} | ${inputs} | ${op.params.join(", ") || "-"} | ${has ? "yes" : "no"} |`;
+    const has = backends.map((backend) => (hasBackend(op, backend) ? "yes" : "no")).join(" | ");
+    return `| \`${op.name}\` | ${op.summary} | ${inputs} | ${op.params.join(", ") || "-"} | ${has} |`;
   });
   return `# Ops
 Made from the op table (\`src/ir/ops\`) by \`bun scripts/ops-page.ts\`. Shapes, dtypes and the C prototypes:
 \`ffi/psionic.h\` and, for training, \`ffi/psionic_train.h\`. An op that a backend lacks is refused with the op's and the backend's name; nothing falls back. The
 meta backend (shapes only) takes every op.
 
-| op | what it does | inputs | parameters | cpu |
-|---|---|---|---|---|
+| op | what it does | inputs | parameters | ${backends.join(" | ")} |
+|---|---|---|---|---|---|---|
 ${rows.join("\n")}
 
 ## Weight types
