@@ -26,13 +26,15 @@ const compileFlags = [
 type Level = { readonly name: string; readonly flags: readonly string[]; readonly only?: readonly string[] };
 
 const avx2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"];
+/** Files with kernels of PSI_DOT_KERNEL. */
+const integerProducts = ["device.cpp", "matmul.cpp", "moe_matmul.cpp", "product.cpp", "product_float.cpp"];
 const levels: Record<"x64" | "arm64", readonly Level[]> = {
   x64: [
     // Vectors are arrays on the plain level: -O3 would unroll their loops into megabytes.
     { name: "plain", flags: ["-O2"] },
     // g++ 12 would put the additions of a tile's sums off, and spill every product.
     { name: "avx2", flags: [...avx2, "-fno-tree-ter", "-fno-tree-reassoc"] },
-    { name: "avx_vnni", flags: [...avx2, "-mavxvnni"], only: ["product.cpp", "device.cpp"] },
+    { name: "avx_vnni", flags: [...avx2, "-mavxvnni"], only: integerProducts },
     {
       name: "avx512",
       flags: [

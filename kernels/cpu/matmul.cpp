@@ -10,7 +10,7 @@
 #include "product.h"
 #include "rows.h"
 
-PSI_KERNEL(matmul, float* y, const float* x, const u8* w, const float* bias, u8* scratch, i64 rows, i64 outputs, i64 columns, i32 dtype)
+PSI_DOT_KERNEL(matmul, float* y, const float* x, const u8* w, const float* bias, u8* scratch, i64 rows, i64 outputs, i64 columns, i32 dtype)
 
 namespace psi::PSI_ISA {
 

@@ -26,7 +26,7 @@ struct MoeArguments {
 };
 }  // namespace psi
 
-PSI_KERNEL(moe_matmul, const psi::MoeArguments& a)
+PSI_DOT_KERNEL(moe_matmul, const psi::MoeArguments& a)
 
 namespace psi::PSI_ISA {
 

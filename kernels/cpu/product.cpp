@@ -10,13 +10,12 @@
 
 #include "../common/panel.h"
 #include "../common/pool.h"
+#include "product_rows.h"
 
 namespace psi::PSI_ISA {
 
-constexpr i64 PIECE = 16;        /* blocks of 32 columns expanded at a time; inputs lie piece by piece */
-constexpr i64 ROW_CHUNK = 128;   /* rows whose accumulators are kept at a time, */
-constexpr i64 PANEL_GROUP = 16;  /* for this many panels */
-constexpr i64 FLOAT_PIECE = 512; /* columns of float weights per pass over the rows */
+constexpr i64 PIECE = 16;       /* blocks of 32 columns expanded at a time; inputs lie piece by piece */
+constexpr i64 PANEL_GROUP = 16; /* panels whose accumulators are kept at a time */
 
 /* ---- activations ---- */
 
@@ -87,6 +86,18 @@ struct Direct {
     unroll<T::LOW>([&](auto i) PSI_LAMBDA { __builtin_prefetch(low + ahead + 64 * i); });
     T::codes(s.panel, s.blocks, s.first + b, w);
   }
+};
+
+/* Codes in the panel; scales and mins, which share records of many blocks, expanded for a piece. */
+template <class T_>
+struct Scaled {
+  typedef T_ T;
+  Direct<T> panel;
+  const float* scales;
+  const float* mins;
+  PSI_INLINE vf scale_of(const Scaled& s, i64 b, int h) { return load(s.scales + (b * T::HALVES + h) * 16); }
+  PSI_INLINE vf min_of(const Scaled& s, i64 b, int h) { return load(s.mins + (b * T::HALVES + h) * 16); }
+  PSI_INLINE void codes_of(const Scaled& s, i64 b, vb* w) { Direct<T>::codes_of(s.panel, b, w); }
 };
 
 /* One piece of a panel, expanded. Block b of the piece is block first + b of the input row. */
@@ -246,30 +257,23 @@ static void direct_tile_rows(const S* sources, i64 count, const InputBlock* cons
 
 /* ---- tasks ---- */
 
-PSI_INLINE i64 slot_of(const ProductTask& t, i64 i) { return t.slots ? t.slots[i] : t.first_row + i; }
-
 PSI_INLINE const InputBlock* input_of(const ProductTask& t, i64 i, i64 blocks, i64 first) {
   return t.in + input_place(t.input_rows, blocks, slot_of(t, i) / t.slots_per_input, first);
 }
 
-/* Writes 16 accumulators of row i and one panel. */
-PSI_INLINE void write_row(const ProductTask& t, i64 i, i64 panel, const float* acc) {
-  const i64 n = t.outputs - panel * 16;
-  float* y = t.y + slot_of(t, i) * t.outputs + panel * 16;
-  vf v = load(acc);
-  if (n >= 16) {
-    store(y, t.bias ? v + load(t.bias + panel * 16) : v);
-  } else {
-    store_n(y, t.bias ? v + load_n(t.bias + panel * 16, (int)n) : v, (int)n);
-  }
-}
-
-/* Rows up to which codes are best expanded in registers, as measured: with wide registers the other way is so fast that
-   it wins early where scales and mins are cut from shared records. */
+/* The scales and mins of blocks first..first+count. All blocks of a record are taken together: where their parts lie in
+   it is then known at compile time. */
 template <class T>
-constexpr int direct_rows() {
-  if (DIRECT_PANELS < 4 || T::COLUMNS == 32 || T::ID == Q2_K) return DIRECT_ROWS;
-  return T::MINS ? 1 : 3;
+static void expand_scales(const u8* panel, i64 blocks, i64 first, i64 count, float* scales, float* mins) {
+  constexpr int TOGETHER = T::COLUMNS / 32;
+  for (i64 from = 0; from < count; from += TOGETHER)
+    unroll<TOGETHER>([&](auto i) PSI_LAMBDA {
+      const i64 at = (from + i) * T::HALVES * 16, b = (first + from) / TOGETHER * TOGETHER + i;
+      unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
+        store(scales + at + h * 16, T::scale(panel, blocks, b, h));
+        if constexpr (T::MINS) store(mins + at + h * 16, T::min(panel, blocks, b, h));
+      });
+    });
 }
 
 /* Up to direct_rows() rows by P panels, read side by side: several streams from memory. */
@@ -282,9 +286,20 @@ static void few_rows(const ProductTask& t, i64 size, i64 panel) {
     const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
     const InputBlock* x[ROWS] = {};
     for (i64 i = 0; i < t.rows; i++) x[i] = input_of(t, i, blocks, first);
-    Direct<T> sources[P];
-    for (int p = 0; p < P; p++) sources[p] = {t.panels + (panel + p) * size, blocks, first};
-    direct_tile_rows<Direct<T>, P, MOST>(sources, count, x, acc, (int)t.rows);
+    auto panels = [&](int p) PSI_LAMBDA { return Direct<T>{t.panels + (panel + p) * size, blocks, first}; };
+    if constexpr (T::MINS && T::COLUMNS == 256) {
+      alignas(64) float scales[P][PIECE * T::HALVES * 16], mins[P][PIECE * T::HALVES * 16];
+      Scaled<T> sources[P];
+      for (int p = 0; p < P; p++) {
+        sources[p] = {panels(p), scales[p], mins[p]};
+        expand_scales<T>(sources[p].panel.panel, blocks, first, count, scales[p], mins[p]);
+      }
+      direct_tile_rows<Scaled<T>, P, MOST>(sources, count, x, acc, (int)t.rows);
+    } else {
+      Direct<T> sources[P];
+      for (int p = 0; p < P; p++) sources[p] = panels(p);
+      direct_tile_rows<Direct<T>, P, MOST>(sources, count, x, acc, (int)t.rows);
+    }
   }
   for (i64 i = 0; i < t.rows; i++)
     for (int p = 0; p < P; p++) write_row(t, i, panel + p, acc + (i * P + p) * 16);
@@ -305,21 +320,6 @@ PSI_INLINE Workspace workspace(u8* scratch) {
   w.mins = w.scales + TILE_PANELS * PIECE * 32;
   static_assert(ROW_CHUNK * PANEL_GROUP * 64 + (PIECE * 512 + 2 * PIECE * 128) * TILE_PANELS <= THREAD_SCRATCH, "scratch too small");
   return w;
-}
-
-/* The scales and mins of blocks first..first+count. All blocks of a record are taken together: where their parts lie in
-   it is then known at compile time. */
-template <class T>
-static void expand_scales(const u8* panel, i64 blocks, i64 first, i64 count, float* scales, float* mins) {
-  constexpr int TOGETHER = T::COLUMNS / 32;
-  for (i64 from = 0; from < count; from += TOGETHER)
-    unroll<TOGETHER>([&](auto i) PSI_LAMBDA {
-      const i64 at = (from + i) * T::HALVES * 16, b = (first + from) / TOGETHER * TOGETHER + i;
-      unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
-        store(scales + at + h * 16, T::scale(panel, blocks, b, h));
-        if constexpr (T::MINS) store(mins + at + h * 16, T::min(panel, blocks, b, h));
-      });
-    });
 }
 
 /* Expands blocks first..first+count of a panel; 8-bit codes stay where they are. */
@@ -416,64 +416,10 @@ static void block_product(const ProductTask& t, i64 size) {
   }
 }
 
-/* ---- float weights ---- */
-
-template <class T, int P, int R>
-static void float_tile(const u8* const* w, i64 count, const float* const* x, float* acc) {
-  vf total[P][R];
-  unroll<R>([&](auto r) PSI_LAMBDA { unroll<P>([&](auto p) PSI_LAMBDA { total[p][r] = load(acc + (r * P + p) * 16); }); });
-  for (i64 k = 0; k < count; k++) {
-    vf column[P];
-    unroll<P>([&](auto p) PSI_LAMBDA { column[p] = T::column(w[p] + k * (16 * T::BYTES)); });
-    unroll<R>([&](auto r) PSI_LAMBDA {
-      vf in = set1(x[r][k]);
-      unroll<P>([&](auto p) PSI_LAMBDA { total[p][r] = fma(column[p], in, total[p][r]); });
-    });
-  }
-  unroll<R>([&](auto r) PSI_LAMBDA { unroll<P>([&](auto p) PSI_LAMBDA { store(acc + (r * P + p) * 16, total[p][r]); }); });
-}
-
-template <class T, int P, int MAX_R>
-static void float_tile_rows(const u8* const* w, i64 count, const float* const* x, float* acc, int rows) {
-  if (rows == MAX_R) return float_tile<T, P, MAX_R>(w, count, x, acc);
-  if constexpr (MAX_R > 1) float_tile_rows<T, P, MAX_R - 1>(w, count, x, acc, rows);
-}
-
-template <class T, int P>
-static void float_rows(const ProductTask& t, i64 size, i64 panel, i64 from, i64 rows) {
-  static_assert(ROW_CHUNK * FLOAT_PANELS * 64 <= THREAD_SCRATCH, "scratch too small");
-  float* acc = (float*)t.scratch;
-  memset(acc, 0, (size_t)(rows * P * 64));
-  for (i64 first = 0; first < t.columns; first += FLOAT_PIECE) {
-    const i64 count = t.columns - first < FLOAT_PIECE ? t.columns - first : FLOAT_PIECE;
-    const u8* w[P];
-    for (int p = 0; p < P; p++) w[p] = t.panels + (panel + p) * size + first * 16 * T::BYTES;
-    for (i64 i = 0; i < rows; i += FLOAT_ROWS) {
-      const int n = (int)(rows - i < FLOAT_ROWS ? rows - i : FLOAT_ROWS);
-      const float* x[FLOAT_ROWS] = {};
-      for (int r = 0; r < n; r++) x[r] = t.x + slot_of(t, from + i + r) / t.slots_per_input * t.columns + first;
-      float_tile_rows<T, P, FLOAT_ROWS>(w, count, x, acc + i * P * 16, n);
-    }
-  }
-  for (i64 i = 0; i < rows; i++)
-    for (int p = 0; p < P; p++) write_row(t, from + i, panel + p, acc + (i * P + p) * 16);
-}
-
-template <class T>
-static void float_product(const ProductTask& t, i64 size) {
-  const i64 last = t.first_panel + t.panel_count;
-  for (i64 from = 0; from < t.rows; from += ROW_CHUNK) {
-    const i64 rows = t.rows - from < ROW_CHUNK ? t.rows - from : ROW_CHUNK;
-    i64 p = t.first_panel;
-    for (; p + FLOAT_PANELS <= last; p += FLOAT_PANELS) float_rows<T, FLOAT_PANELS>(t, size, p, from, rows);
-    for (; p < last; p++) float_rows<T, 1>(t, size, p, from, rows);
-  }
-}
-
 void product(const ProductTask& t) {
   const i64 size = panel_bytes(*find_type(t.dtype), t.columns);
   if (with_block_type(t.dtype, [&](auto type) { block_product<decltype(type)>(t, size); })) return;
-  with_float_type(t.dtype, [&](auto type) { float_product<decltype(type)>(t, size); });
+  float_product(t);
 }
 
 }  // namespace psi::PSI_ISA

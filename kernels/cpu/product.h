@@ -39,6 +39,8 @@ struct ProductTask {
 }  // namespace psi
 
 PSI_DOT_KERNEL(product, const psi::ProductTask& task)
+/* product() for float weights, which it calls. */
+PSI_DOT_KERNEL(float_product, const psi::ProductTask& task)
 /* Fills in, rows*columns/32 blocks, for weights of block type dtype: pieces of 512 columns one after the other, in each
    [rows][16 blocks] (fewer in the last), so that the rows of a piece are one stream. */
 PSI_DOT_KERNEL(quantize_inputs, psi::InputBlock* in, const float* x, i64 rows, i64 columns, i32 dtype)

@@ -5,6 +5,7 @@
  * Usage: bun scripts/gpu/op_times.ts MODEL [--backend cuda] [--batch 1,8] [--depth 0,4096] [--prompt 0]
  *        With --prompt N the step is a prompt of N tokens instead. Output: microseconds per step. On metal there are no
  *        recordings: each launch is a command buffer of its own, and its time is the one that the GPU tells, by kernel.
+ *        On the cpu, where a call returns when it is done, the time is that of the call within the step.
  */
 import { parseArgs } from "node:util";
 import { openDevice } from "../../src/backends/index.ts";
@@ -36,7 +37,7 @@ const numbers = (list: string): number[] => list.split(",").map(Number);
 
 type Call = { readonly name: string; readonly args: readonly number[] };
 let calls: Call[] | undefined;
-const backendName = values.backend as "cuda" | "metal" | "metal-standin";
+const backendName = values.backend as "cpu" | "cuda" | "metal" | "metal-standin";
 const opened = backendName === "cuda" ? openChecked(backendName) : openDevice(backendName);
 const { backend } = opened;
 const device = new Device({
@@ -46,9 +47,9 @@ const device = new Device({
     backend.call(name, args);
   },
 });
-const { functions } = kernelLibrary(backendName);
+const functions = backendName === "cpu" ? undefined : kernelLibrary(backendName).functions;
 const native = (name: string, ...args: (number | ArrayBufferView)[]): void => {
-  const status = functions.get(name)!(...args);
+  const status = functions!.get(name)!(...args);
   if (status !== 0) throw new Error(`[op_times] ${name} gave ${status}`);
 };
 const model = loadModel(device, openModelFiles(positionals[0]!));
@@ -99,6 +100,35 @@ function printLaunches(title: string, step: () => void): void {
   }
 }
 
+/** Medians of `runs` repetitions of a step's calls: of the whole, and of those of each label together. */
+function printCalls(title: string, list: readonly Call[], runs: number): void {
+  const median = (samples: readonly number[]): number =>
+    samples.toSorted((a, b) => a - b)[samples.length >> 1]!;
+  const samples = Array.from({ length: runs }, () => {
+    const sums = new Map<string, number>([["", 0]]);
+    const add = (name: string, us: number) => sums.set(name, (sums.get(name) ?? 0) + us);
+    for (const call of list) {
+      const start = performance.now();
+      backend.call(call.name, call.args);
+      const us = (performance.now() - start) * 1000;
+      add("", us);
+      add(label(call), us);
+    }
+    return sums;
+  });
+  const counts = Map.groupBy(list, label);
+  const rows = [...samples[0]!.keys()].map(
+    (name) => [name, median(samples.map((s) => s.get(name)!))] as const,
+  );
+  console.log(`\n${title}: ${list.length} calls, ${rows[0]![1].toFixed(0)} us`);
+  for (const [name, us] of rows.slice(1).sort((a, b) => b[1] - a[1])) {
+    const count = counts.get(name)!.length;
+    console.log(
+      `  ${us.toFixed(0).padStart(8)} us ${(us / count).toFixed(2).padStart(9)} each  ${String(count).padStart(4)} x ${name}`,
+    );
+  }
+}
+
 /** Ops of the same shape together: names with the sizes that tell products apart. */
 function label({ name, args }: Call): string {
   if (name === "matmul") return `matmul ${args[6]}x${args[7]} type ${args[8]! & 255}`;
@@ -106,6 +136,20 @@ function label({ name, args }: Call): string {
     return `${name} ${args[9]}x${args[10]} type ${args[11]! & 255}`;
   if (name === "attention") return `attention window ${args.at(-5)}`;
   return name;
+}
+
+function printShares(title: string, list: readonly Call[], runs: number): void {
+  const whole = time(list, runs);
+  console.log(`\n${title}: ${list.length} calls, ${whole.toFixed(0)} us`);
+  const lines = [...Map.groupBy(list, label)].map(([name, own]) => {
+    const others = list.filter((call) => label(call) !== name);
+    return { name, count: own.length, alone: time(own, runs), share: whole - time(others, runs) };
+  });
+  for (const { name, count, alone, share } of lines.sort((a, b) => b.share - a.share)) {
+    const us = (total: number) =>
+      `${total.toFixed(0).padStart(7)} us ${(total / count).toFixed(2).padStart(8)} each`;
+    console.log(`  share ${us(share)}  alone ${us(alone)}  ${String(count).padStart(4)} x ${name}`);
+  }
 }
 
 function measure(batch: number, depth: number, prompt: number): void {
@@ -153,19 +197,7 @@ function measure(batch: number, depth: number, prompt: number): void {
       argmax(model.forward(step));
       const recorded = calls;
       calls = undefined;
-      const groups = Map.groupBy(recorded, label);
-      const runs = prompt > 0 ? 3 : 20;
-      const whole = time(recorded, runs);
-      console.log(`\n${title}: ${recorded.length} calls, ${whole.toFixed(0)} us`);
-      const lines = [...groups].map(([name, list]) => {
-        const others = recorded.filter((call) => label(call) !== name);
-        return { name, count: list.length, alone: time(list, runs), share: whole - time(others, runs) };
-      });
-      for (const { name, count, alone, share } of lines.sort((a, b) => b.share - a.share)) {
-        const us = (total: number) =>
-          `${total.toFixed(0).padStart(7)} us ${(total / count).toFixed(2).padStart(8)} each`;
-        console.log(`  share ${us(share)}  alone ${us(alone)}  ${String(count).padStart(4)} x ${name}`);
-      }
+      (backendName === "cpu" ? printCalls : printShares)(title, recorded, prompt > 0 ? 3 : 20);
     }
     void scope;
   }
