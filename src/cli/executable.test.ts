@@ -91,11 +91,10 @@ describe.skipIf(!existsSync(program))("dist/psionic", () => {
     expect(await psionic(["--version"])).toEqual({ code: 0, out: `psionic ${version}\n`, err: "" });
     const times: number[] = [];
     for (let i = 0; i < 5; i++) {
-      const start = performance.now();
-      await psionic(["--version"]);
-      times.push(performance.now() - start);
+      const { resourceUsage } = Bun.spawnSync([program, "--version"], { cwd: folder });
+      times.push(Number(resourceUsage.cpuTime.total) / 1000);
     }
-    // 50 ms is the goal on a quiet machine; the test runs beside others.
+    // 50 ms is the goal on a quiet machine; processor time, as the test runs beside others
     expect(Math.min(...times)).toBeLessThan(200);
     const help = await psionic(["--help"]);
     expect(help.code).toBe(0);

@@ -299,9 +299,9 @@ test("a disk that takes nothing is told once; answers go on", async () => {
 });
 
 async function until(condition: () => boolean): Promise<void> {
-  const limit = performance.now() + 5000;
+  const limit = performance.now() + 60_000;
   while (!condition()) {
-    if (performance.now() > limit) throw new Error("the condition did not come true within 5 seconds");
+    if (performance.now() > limit) throw new Error("the condition did not come true within a minute");
     await Bun.sleep(5);
   }
 }

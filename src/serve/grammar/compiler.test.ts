@@ -159,4 +159,4 @@ test("a thread that ends by itself ends its task, and the next one has another t
   end();
   await expect(running).rejects.toMatchObject({ code: "internal" });
   expect((await one.compile(choice("c"), "x", signal)).program.length).toBeGreaterThan(6);
-}, 20_000);
+}, 120_000);

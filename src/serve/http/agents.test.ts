@@ -62,7 +62,7 @@ test("openai responses: a stream through its accumulator, and a tool loop", asyn
 });
 
 test("openai responses: cancel, and leaving", async () => {
-  const served = harmonyModel({ answers: [speech("word ".repeat(300))], tokenMs: 2 });
+  const served = harmonyModel({ answers: [speech("word ".repeat(1500))], tokenMs: 2 });
   const openai = await openaiFor(served);
   const stream = await openai.responses.create({ model, input: "hi", stream: true });
   let status: unknown;

@@ -72,7 +72,7 @@ test("a stream: role first, deltas as they come, finish, usage, done", async () 
 });
 
 test("tokens reach the client while the rest is generated, and leaving frees the engine", async () => {
-  const model = scriptedModel({ answers: ["abcdefghij".repeat(10)], tokenMs: 5 });
+  const model = scriptedModel({ answers: ["abcdefghij".repeat(700)], tokenMs: 5, contextLength: 8192 });
   await using server = await testServer(model);
   const leave = new AbortController();
   const response = await server.post(chat, { messages: user("hi"), stream: true }, { signal: leave.signal });
@@ -80,10 +80,8 @@ test("tokens reach the client while the rest is generated, and leaving frees the
   let text = "";
   while (!text.includes('"content":"c"')) text += new TextDecoder().decode((await reader.read()).value);
   expect(model.engine.running).toBe(1);
-  const left = performance.now();
   leave.abort();
   await until(() => model.engine.running === 0);
-  expect(performance.now() - left).toBeLessThan(50);
   expect(model.engine.cancelled).toBe(1);
   await until(() => server.lines.length === 1);
   expect(server.lines[0]).toContain(" 499 ");
@@ -104,13 +102,20 @@ test("leaving frees the engine before the first token and without streaming", as
 });
 
 test("comments keep a stream alive during a long prefill; headers come before it ends", async () => {
-  const model = scriptedModel({ answers: ["x"], prefillMs: 600 });
-  await using server = await testServer(model, { pingMs: 50 });
-  const start = performance.now();
-  const response = await server.post(chat, { messages: user("hi"), stream: true });
-  expect(performance.now() - start).toBeLessThan(500);
-  const text = await response.text();
-  expect(text.split(": ping\n\n").length).toBeGreaterThan(3);
+  // a prefill that does not end while the test runs
+  await using endless = await testServer(scriptedModel({ answers: ["x"], prefillMs: 600_000 }), {
+    pingMs: 20,
+  });
+  const leave = new AbortController();
+  const { body } = await endless.post(chat, { messages: user("hi"), stream: true }, { signal: leave.signal });
+  let seen = "";
+  for await (const part of body!) {
+    seen += new TextDecoder().decode(part);
+    if (seen.split(": ping\n\n").length > 3) break;
+  }
+  leave.abort();
+  await using server = await testServer(scriptedModel({ answers: ["x"], prefillMs: 100 }), { pingMs: 20 });
+  const text = await (await server.post(chat, { messages: user("hi"), stream: true })).text();
   expect(text).toEndWith("data: [DONE]\n\n");
 });
 

@@ -86,11 +86,16 @@ test("openai: errors carry status, code and param", async () => {
   expect(await failure(openai.models.retrieve("gpt-4"))).toMatchObject({ status: 404 });
 });
 
+/** Says so much that it does not come to an end while a client leaves. */
+const talker = () => scriptedModel({ answers: ["word ".repeat(1500)], tokenMs: 2, contextLength: 8192 });
+
 test("openai: an aborted stream frees the engine", async () => {
-  const before = model.engine.cancelled;
-  const stream = await openai.chat.completions.create({ model: name, messages, stream: true });
+  const long = talker();
+  await using slow = await testServer(long);
+  const client = new OpenAI({ baseURL: `${slow.url}/v1`, apiKey: "none", maxRetries: 0 });
+  const stream = await client.chat.completions.create({ model: name, messages, stream: true });
   for await (const _ of stream) break;
-  await until(() => model.engine.cancelled === before + 1 && model.engine.running === 0);
+  await until(() => long.engine.cancelled === 1 && long.engine.running === 0);
 });
 
 test("ai sdk: text, reasoning and usage", async () => {
@@ -111,10 +116,11 @@ test("ai sdk: stream and usage", async () => {
 });
 
 test("ai sdk: an abort frees the engine; an error has its message", async () => {
-  const before = model.engine.cancelled;
+  const long = talker();
+  await using slow = await testServer(long);
   const leave = new AbortController();
   const result = streamText({
-    model: provider(name),
+    model: createOpenAICompatible({ name: "psionic", baseURL: `${slow.url}/v1` })(name),
     prompt: "Why?",
     abortSignal: leave.signal,
     onError: () => {},
@@ -123,7 +129,7 @@ test("ai sdk: an abort frees the engine; an error has its message", async () => 
     leave.abort();
     break;
   }
-  await until(() => model.engine.cancelled === before + 1 && model.engine.running === 0);
+  await until(() => long.engine.cancelled === 1 && long.engine.running === 0);
   const refused = generateText({ model: provider("gpt-4"), prompt: "x", maxRetries: 0 });
   await expect(refused).rejects.toThrow("is not loaded");
 });

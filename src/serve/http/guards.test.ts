@@ -279,11 +279,11 @@ describe("oversized and malformed", () => {
 
   test("a body of nothing but brackets costs no more than another of its size", async () => {
     await using roomy = await testServer(scriptedModel("x"));
-    const began = performance.now();
+    const began = process.cpuUsage();
     const response = await roomy.post("/v1/chat/completions", "[".repeat(8 * 2 ** 20));
     expect([response.status, (await response.json()).error.code]).toEqual([400, "invalid_json"]);
-    // it took eight seconds and more where it was parsed
-    expect(performance.now() - began).toBeLessThan(3000);
+    // it took eight seconds and more where it was parsed; processor time, as machines are shared
+    expect(process.cpuUsage(began).user).toBeLessThan(4e6);
   });
 
   test("a body without an announced length is cut off at the limit", async () => {
@@ -420,7 +420,7 @@ async function rawStatus(port: number, text: string): Promise<string> {
 function rawAnswer(port: number, text: string): Promise<string> {
   return new Promise((resolve, reject) => {
     const socket = connect(port, "127.0.0.1", () => socket.write(text));
-    const timer = setTimeout(() => resolve("closed: no answer within 5 seconds"), 5000);
+    const timer = setTimeout(() => resolve("closed: no answer within half a minute"), 30_000);
     socket.once("data", (data) => {
       clearTimeout(timer);
       resolve(data.toString("latin1"));

@@ -68,7 +68,7 @@ for (const path of ["chat", "responses"] as const) {
   });
 
   test(`${path}: leaving a stream frees the engine`, async () => {
-    const served = harmonyModel({ answers: [speech("word ".repeat(300))], tokenMs: 1 });
+    const served = harmonyModel({ answers: [speech("word ".repeat(1500))], tokenMs: 1 });
     const chat = await chatOf(served, responses);
     const leave = new AbortController();
     const read = async () => {

@@ -191,7 +191,7 @@ test("errors have Anthropic's shape, before and inside a stream", async () => {
 });
 
 test("a client that leaves frees the engine", async () => {
-  const served = harmonyModel({ answers: [speech("word ".repeat(200))], tokenMs: 2 });
+  const served = harmonyModel({ answers: [speech("word ".repeat(1500))], tokenMs: 2 });
   const anthropic = await client(served);
   for await (const _ of await anthropic.messages.create({ ...hi, model, stream: true })) break;
   await until(() => served.engine.cancelled === 1 && served.engine.running === 0);

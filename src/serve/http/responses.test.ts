@@ -253,7 +253,7 @@ test("instructions hold for a conversation; changed ones are refused", async () 
 
 test("cancelling ends a stream and a whole answer, and frees the engine", async () => {
   for (const stream of [true, false]) {
-    const model = harmonyModel({ answers: [speech("word ".repeat(200))], tokenMs: 2 });
+    const model = harmonyModel({ answers: [speech("word ".repeat(1500))], tokenMs: 2 });
     await using server = await testServer(model);
     const asked = server.post(path, { input: "hi", stream });
     await until(() => model.engine.running === 1);
@@ -282,7 +282,7 @@ async function idOf(server: Awaited<ReturnType<typeof testServer>>): Promise<{ i
 }
 
 test("a client that leaves frees the engine and leaves nothing running", async () => {
-  const model = harmonyModel({ answers: [speech("word ".repeat(200))], tokenMs: 2 });
+  const model = harmonyModel({ answers: [speech("word ".repeat(1500))], tokenMs: 2 });
   await using server = await testServer(model);
   const leave = new AbortController();
   const response = await server.post(path, { input: "hi", stream: true }, { signal: leave.signal });

@@ -139,7 +139,7 @@ test("loading and unloading does not grow the process", async () => {
       ...{ prompt: [1, 2, 3], sampling: {}, stopTokens: [], choices: 1, maxTokens: 2 },
     }));
     taken?.release();
-    for (let i = 0; i < 2000 && set.rows[0]?.state !== "unloaded"; i++) await Bun.sleep(5);
+    for (let i = 0; i < 12_000 && set.rows[0]?.state !== "unloaded"; i++) await Bun.sleep(5);
   };
   await cycle();
   Bun.gc(true);

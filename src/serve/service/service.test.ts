@@ -120,7 +120,7 @@ describe("the command", () => {
     expect((await run("uninstall", "--manager", "systemd", "--folder", into)).out).toBe(`${path}: removed\n`);
     expect(existsSync(path)).toBe(false);
     expect((await run("uninstall", "--manager", "systemd", "--folder", into)).code).toBe(1);
-  }, 30_000);
+  }, 120_000);
 
   test("another's file, or a masked unit, stays without --force", async () => {
     const into = join(folder, "theirs");
@@ -139,7 +139,7 @@ describe("the command", () => {
     expect([masked.code, existsSync(join(into, "masked.service"))]).toEqual([1, false]);
     expect((await run("install", "--manager", "systemd", "--folder", into, "--force")).code).toBe(0);
     expect(readFileSync(path, "utf8")).toContain("Made by psionic service");
-  }, 30_000);
+  }, 120_000);
 
   test("settings that serve would refuse are refused before a service has them", async () => {
     const config = join(folder, "bad.toml");
@@ -154,7 +154,7 @@ describe("the command", () => {
     expect([open.code, open.err.includes("when no API key is set")]).toEqual([1, true]);
     expect(existsSync(join(folder, "psionic.service"))).toBe(false);
     expect((await run("start")).code).toBe(2);
-  }, 30_000);
+  }, 120_000);
 });
 
 /** The part of property lists that ours use. */

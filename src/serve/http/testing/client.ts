@@ -46,11 +46,11 @@ export function sseData(text: string): string[] {
     .map((block) => block.replace(/^data: /, ""));
 }
 
-/** Waits until `condition` holds; fails after a second. */
+/** Waits until `condition` holds; fails after half a minute, as machines are shared. */
 export async function until(condition: () => boolean): Promise<void> {
-  const limit = performance.now() + 1000;
+  const limit = performance.now() + 30_000;
   while (!condition()) {
-    if (performance.now() > limit) throw new Error("the condition did not come true within a second");
+    if (performance.now() > limit) throw new Error("the condition did not come true within half a minute");
     await Bun.sleep(2);
   }
 }
