@@ -1,7 +1,7 @@
 /**
  * Everything that the CUDA backend must show, as sections of a table; scripts/gpu-check.sh prepares the machine first.
  * Usage: bun scripts/gpu-check.ts [SECTION]... [--backend cuda|cpu] [--shape gpt-oss-20b] [--large-model FILE] [--arguments]
- *        Sections: ops golden replay batch chat sanitizer soak bench delta streams turns errors train; absent: all, in that order.
+ *        Sections: ops golden replay batch chat sanitizer soak bench streams turns errors train; absent: all, in that order.
  *        The large model is a random file of --shape, written where --large-model says unless something is there.
  * Output: the table, last on stdout and in OUT/gpu-check.txt; progress on stderr; rows in OUT/gpu-check.jsonl, logs of
  *         ops, sanitizer and train beside it. OUT is the environment's or .cache/gpu-check. Exits 1 when a row is not as
@@ -19,7 +19,7 @@ import { publishedExperts, randomModel, shapes } from "./random-model.ts";
 /** Seconds that each may take. */
 const limits = {
   ...{ ops: 150, golden: 90, replay: 60, batch: 60, chat: 90 },
-  ...{ sanitizer: 500, soak: 150, bench: 300, delta: 60, streams: 240, turns: 240, errors: 200, train: 560 },
+  ...{ sanitizer: 500, soak: 150, bench: 300, streams: 240, turns: 240, errors: 200, train: 560 },
 } as const;
 type Name = keyof typeof limits;
 type SectionRow = Row & { readonly section: Name };

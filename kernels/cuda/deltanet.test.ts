@@ -1,16 +1,63 @@
 import { describe, expect, test } from "bun:test";
-import { chunkStateRows } from "../../src/ir/ops/gated_delta_chunks.ts";
 import { chunkedDeltaRule } from "../cpu/chunked_delta_rule.ts";
-import { type DeltaShape, deltaInputs, places, putRows, rowsOf, splits } from "../cpu/deltanet.ts";
+import { type DeltaShape, deltaInputs, type Part, places, putRows, rowsOf, splits } from "../cpu/deltanet.ts";
 import { floats, normalisedError, randomFloats } from "../cpu/library.ts";
 import { ints, largestError, runReference } from "../cpu/twins.ts";
-import { type Batches, liveState, onDeviceOnly, type Places, type Step, slots, through } from "./deltanet.ts";
 import { check, cuda, deviceBytes, floatsFromDevice, onDevice, onFibers } from "./library.ts";
 
 /** Squared relative error: f32 sums over a head and over the tokens against f64; 2e-14 on fibers. */
 const tolerance = 1e-11;
 /** exp and division of the fast kind, as in glu. */
 const gateTolerance = 2e-5;
+const slots = 5;
+
+type Batches = readonly (readonly Part[])[];
+
+/** One call of the op for each batch; what it says is copied from and to where it runs. */
+type Step = (
+  y: Float32Array,
+  state: Float32Array,
+  rows: readonly Float32Array[],
+  at: ReturnType<typeof places>,
+) => void;
+
+/** Runs `psi_<name>` on the device: arrays go there, y and the state come back. */
+function onDeviceOnly(name: string, args: (at: never) => readonly (number | ArrayBufferView)[]): Step {
+  return (y, state, rows, at) => {
+    const [yAt, stateAt] = [deviceBytes(y.byteLength), onDevice(state)];
+    const rest = [...rows, ...args(at as never)].map((v) => (typeof v === "number" ? v : onDevice(v)));
+    check(cuda[`psi_${name}`]!(yAt, stateAt, ...rest));
+    y.set(floatsFromDevice(yAt, y.length));
+    state.set(floatsFromDevice(stateAt, state.length));
+  };
+}
+
+type Places = ReturnType<typeof places>;
+
+/** All batches one after the other; the outputs by sequence, and the states. */
+function through(
+  step: Step,
+  batches: Batches,
+  sizes: {
+    readonly sequences: number;
+    readonly length: number;
+    readonly width: number;
+    readonly state: number;
+  },
+  inputs: readonly { readonly data: Float32Array; readonly stride: number }[],
+) {
+  const state = randomFloats(slots * sizes.state, 9);
+  const all = floats(sizes.sequences * sizes.length * sizes.width);
+  for (const parts of batches) {
+    const at = places(parts);
+    const y = floats(at.tokens * sizes.width);
+    const rows = inputs.map(({ data, stride }) => rowsOf(data, stride, sizes.length, parts));
+    step(y, state, rows, at);
+    putRows(all, y, sizes.width, sizes.length, parts);
+  }
+  return { all, state };
+}
+
 describe("causal_conv1d", () => {
   test.each([
     [1, 2, 1],
@@ -144,18 +191,7 @@ describe("gated_delta_rule", () => {
   });
 });
 
-describe.each([
-  {
-    ...{ step: "gated_delta_step", rule: "gated_delta_rule", begin: 0 },
-    stateRows: (keyDim: number) => keyDim,
-    live: (state: Float32Array, _shape: DeltaShape, _tokens: number) => state,
-  },
-  // from zeros, and over the end of a chunk
-  ...[0, 13].map((begin) => ({
-    ...{ step: "gated_delta_chunk_step", rule: "gated_delta_chunks", begin },
-    ...{ stateRows: chunkStateRows, live: liveState },
-  })),
-])("$step from position $begin", ({ step, rule, begin, stateRows, live }) => {
+describe("gated_delta_step", () => {
   const eps = 1e-6;
   /** A layer's inputs in rows of one tensor: gap, q k v, gap, z, a, b. */
   const layer = (shape: DeltaShape, taps: number, tokens: number) => {
@@ -180,21 +216,21 @@ describe.each([
   const run = (l: Layer, batches: Batches, length: number, slotOf: readonly number[], fused: boolean) => {
     const { shape, channels, values, taps, stride, weights: w } = l;
     const { keyHeads, valueHeads, keyDim, valueDim, tiled } = shape;
-    const stateSizes = [(taps - 1) * channels, valueHeads * stateRows(keyDim, valueDim) * valueDim];
-    const [tapsState, state] = stateSizes.map((size, i) => onDevice(randomFloats(slots * size, 20 + i)));
+    const [tapsState, state] = [(taps - 1) * channels, keyDim * values].map((size, i) =>
+      onDevice(randomFloats(slots * size, 20 + i)),
+    );
     const all = floats(slotOf.length * length * values);
     for (const parts of batches) {
       const at = places(parts);
       const x = onDevice(rowsOf(l.x, stride, length, parts)) as number;
-      const positions = at.positions.map((position) => begin + position);
-      const where = [at.sequences, positions, ints(slotOf)].map(onDevice);
+      const where = [at.sequences, at.positions, ints(slotOf)].map(onDevice);
       const y = deviceBytes(4 * at.tokens * values);
       const heads = [keyHeads, valueHeads, keyDim, valueDim] as const;
       if (fused) {
         const offsets = [stride, l.offset, stride, l.z, stride, l.a, stride, l.b];
         const sizes = [at.tokens, ...offsets, ...heads, taps, slotOf.length, slots, tiled ? 1 : 0];
         const inputs = [x, x, x, x, w.conv, w.decay, w.dtBias, w.norm, ...where] as never[];
-        check(cuda[`psi_${step}`]!(y, tapsState!, state!, ...inputs, ...sizes, eps));
+        check(cuda.psi_gated_delta_step!(y, tapsState!, state!, ...inputs, ...sizes, eps));
       } else {
         const mixed = deviceBytes(4 * at.tokens * channels);
         const [read, ends] = [deviceBytes(4 * at.tokens * values), [slotOf.length, slots]];
@@ -204,16 +240,15 @@ describe.each([
         const columns = [channels, 0, keys, 2 * keys, stride, l.a, stride, l.b];
         const inputs = [mixed, x, x, w.decay, w.dtBias, ...where] as never[];
         const sizes = [at.tokens, ...columns, ...heads, ...ends, tiled ? 1 : 0];
-        check(cuda[`psi_${rule}`]!(read, state!, ...inputs, ...sizes));
+        check(cuda.psi_gated_delta_rule!(read, state!, ...inputs, ...sizes));
         const norm = [at.tokens, valueHeads, valueDim, stride, l.z, eps];
         check(cuda.psi_rms_norm_gated!(y, read, x as never, w.norm, ...norm));
       }
       putRows(all, floatsFromDevice(y, at.tokens * values), values, length, parts);
     }
-    const [convolved, memories] = stateSizes.map((size, i) =>
+    const states = [(taps - 1) * channels, keyDim * values].map((size, i) =>
       floatsFromDevice([tapsState, state][i]!, slots * size),
     );
-    const states = [convolved, live(memories!, shape, begin + length)];
     return { all, states };
   };
 
@@ -253,7 +288,7 @@ describe.each([
     const some = deviceBytes(1 << 16);
     const call = (keyDim: number, valueDim: number, taps: number, sequences: number, stride = 9999) => {
       const sizes = [1, stride, 0, 9999, 0, 9999, 0, 9999, 0, 1, 1, keyDim, valueDim, taps, sequences, 1, 0];
-      check(cuda[`psi_${step}`]!(...Array(14).fill(some), ...sizes, eps));
+      check(cuda.psi_gated_delta_step!(...Array(14).fill(some), ...sizes, eps));
     };
     expect(() => call(32, 40, 4, 1)).toThrow(/values of 32 to 128 in 32s/);
     expect(() => call(64, 32, 4, 1)).toThrow(/1.5 times/);

@@ -118,6 +118,23 @@ __device__ __forceinline__ void delta_step(float (*s)[2], const DeltaVectors<ROW
 template <int ROWS>
 constexpr int DELTA_TILE = 256 / ROWS;
 
+/* The tokens of a sequence, from, to; none: from = p.r.tokens. All threads come here. */
+__device__ __forceinline__ int2 find_run(const Recurrent& r, i32 sequence, int2* shared) {
+  i32 first = r.tokens, last = -1;
+#pragma unroll 8
+  for (i32 t = threadIdx.x; t < r.tokens; t += DELTA_THREADS)
+    if (r.sequence[t] == sequence) first = min(first, t), last = t;
+  for (int mask = 16; mask > 0; mask >>= 1) {
+    first = min(first, __shfl_xor_sync(~0u, first, mask));
+    last = max(last, __shfl_xor_sync(~0u, last, mask));
+  }
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = {first, last};
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < DELTA_WARPS; w++) first = min(first, shared[w].x), last = max(last, shared[w].y);
+  return {first, last + 1};
+}
+
 /* WHOLE: everything in pieces of 16 bytes. STREAM, for many tokens: a token is read beside the sums of the one before, for
    more registers; without, more blocks fit and read their states at the same time. */
 template <int ROWS, bool WHOLE, bool STREAM>
@@ -136,7 +153,7 @@ __global__ void __launch_bounds__(DELTA_THREADS, ROWS == 32 ? 2 : STREAM ? 3 : 5
   float* state = p.state + ((i64)max(slot, 0) * p.value_heads + head) * p.key_dim * p.value_dim;
   float s[ROWS][2] = {};
   if (slot >= 0) move_state<ROWS, WHOLE, false>(s, state, p.key_dim, p.value_dim, column);
-  const int2 run = find_run<DELTA_THREADS>(p.r, sequence, runs);
+  const int2 run = find_run(p.r, sequence, runs);
   if (run.x >= run.y) return;
   DeltaToken<ROWS>* tokens = (DeltaToken<ROWS>*)shared;
   /* the raw gates of the warp's tokens of a tile, lane i the i-th's, read while the tile before is computed */

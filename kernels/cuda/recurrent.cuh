@@ -30,24 +30,6 @@ __device__ __forceinline__ i32 run_end(const Recurrent& r, i32 first) {
   return outside;
 }
 
-/* The tokens of a sequence, from, to; none: from = r.tokens. All THREADS come here; shared: THREADS / 32. */
-template <int THREADS>
-__device__ __forceinline__ int2 find_run(const Recurrent& r, i32 sequence, int2* shared) {
-  i32 first = r.tokens, last = -1;
-#pragma unroll 8
-  for (i32 t = threadIdx.x; t < r.tokens; t += THREADS)
-    if (r.sequence[t] == sequence) first = min(first, t), last = t;
-  for (int mask = 16; mask > 0; mask >>= 1) {
-    first = min(first, __shfl_xor_sync(~0u, first, mask));
-    last = max(last, __shfl_xor_sync(~0u, last, mask));
-  }
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = {first, last};
-  __syncthreads();
-#pragma unroll
-  for (int w = 0; w < THREADS / 32; w++) first = min(first, shared[w].x), last = max(last, shared[w].y);
-  return {first, last + 1};
-}
-
 inline i32 check_recurrent(const char* where, const Recurrent& r) {
   if (!r.sequence || !r.position || !r.slot) return fail(PSI_INVALID, "[%s] expected non-null pointers.", where);
   if (r.tokens < 0 || r.sequences < 1 || r.slots < 1)

@@ -16,7 +16,6 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
   soak: async () => (await import("./soak.ts")).soak,
   bench: async () => (await import("./bench.ts")).bench,
   streams: async () => (await import("./streams.ts")).streams,
-  delta: async () => (await import("./delta.ts")).delta,
   turns: async () => (await import("./turns.ts")).turns,
   train: async () => (await import("./train.ts")).train,
   errors: async () => (await import("./errors.ts")).errors,

@@ -9,8 +9,6 @@ import { argmax as argmaxOp } from "../ir/ops/argmax.ts";
 import { type AttentionParams, attention as attentionOp } from "../ir/ops/attention.ts";
 import { causalConv1d as causalConv1dOp } from "../ir/ops/causal_conv1d.ts";
 import { embedding as embeddingOp } from "../ir/ops/embedding.ts";
-import { gatedDeltaChunkStep } from "../ir/ops/gated_delta_chunk_step.ts";
-import { gatedDeltaChunks } from "../ir/ops/gated_delta_chunks.ts";
 import { type GatedDeltaRuleParams, gatedDeltaRule as gatedDeltaRuleOp } from "../ir/ops/gated_delta_rule.ts";
 import { type GatedDeltaStepParams, gatedDeltaStep as gatedDeltaStepOp } from "../ir/ops/gated_delta_step.ts";
 import { gatherRows as gatherRowsOp } from "../ir/ops/gather_rows.ts";
@@ -296,7 +294,7 @@ export const gatedDeltaRule = (
   into?: Tensor,
 ): Tensor =>
   apply(
-    state.shape[2] === params.keyDim ? gatedDeltaRuleOp : gatedDeltaChunks,
+    gatedDeltaRuleOp,
     [qkv, gates.a, gates.b, weights.decay, weights.dtBias, state, at.sequences, at.positions, at.slots],
     params,
     into ? [into] : [],
@@ -316,8 +314,7 @@ export const gatedDeltaStep = (
   const weights = [w.convolution, w.decay, w.dtBias, w.norm];
   const places = [at.sequences, at.positions, at.slots];
   const inputs = [x.qkv, x.z, x.a, x.b, ...weights, states.convolution, states.memory, ...places];
-  const op = states.memory.shape[2] === params.keyDim ? gatedDeltaStepOp : gatedDeltaChunkStep;
-  return apply(op, inputs, params)[0]!;
+  return apply(gatedDeltaStepOp, inputs, params)[0]!;
 };
 
 /** f32 [T, H * E]: RMS norm of each head of x times silu of the gate's columns */
