@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { sseData, type TestServer, testServer } from "./testing/client.ts";
-import { familyModel } from "./testing/scripted.ts";
+import { familyModel, harmonyModel, speech } from "./testing/scripted.ts";
 
 const chat = "/v1/chat/completions";
 const messages = [{ role: "user", content: "hi" }];
@@ -332,4 +332,28 @@ test("Qwen 3.5: images are their marks where the file has a vision tower, and no
   expect((await ask(blind, { messages: [{ role: "user", content }] })).body.error.code).toBe(
     "unsupported_media",
   );
+});
+
+test("reasoning in parts of an assistant's message is what reasoning_content is", async () => {
+  const served = harmonyModel(speech("Cold."));
+  await using server = await testServer(served);
+  const prompt = async (assistant: object): Promise<readonly number[]> => {
+    const called = { id: "c", type: "function", function: { name: "f", arguments: "{}" } };
+    const response = await server.post("/v1/chat/completions", {
+      messages: [
+        { role: "user", content: "hi" },
+        { role: "assistant", tool_calls: [called], ...assistant },
+        { role: "tool", tool_call_id: "c", content: "1" },
+      ],
+    });
+    expect([response.status, response.headers.get("x-psionic-ignored")]).toEqual([200, null]);
+    return served.engine.requests.at(-1)!.prompt;
+  };
+  const expected = await prompt({ reasoning_content: "so", content: "I look." });
+  expect(await prompt({ content: "I look." })).not.toEqual(expected);
+  const text = { type: "text", text: "I look." };
+  expect(await prompt({ content: [{ type: "thinking", thinking: "so" }, text] })).toEqual(expected);
+  expect(await prompt({ content: [{ type: "reasoning", text: "so" }, text] })).toEqual(expected);
+  const asked = { messages: [{ role: "user", content: [{ type: "thinking", thinking: "so" }] }] };
+  expect((await server.post("/v1/chat/completions", asked)).status).toBe(400);
 });

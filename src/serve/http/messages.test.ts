@@ -108,6 +108,36 @@ test("a tool loop, streamed and whole", async () => {
   expect(promptOf(served)).toContain("Be brief.");
 });
 
+test("blocks in a tool's result that nobody here reads are left out and named", async () => {
+  const served = harmonyModel(speech("Ok."));
+  await using server = await testServer(served);
+  const response = await server.post("/v1/messages", {
+    max_tokens: 20,
+    messages: [
+      { role: "user", content: "hi" },
+      { role: "assistant", content: [{ type: "tool_use", id: "t", name: "f", input: {} }] },
+      {
+        role: "user",
+        content: [
+          {
+            type: "tool_result",
+            tool_use_id: "t",
+            content: [
+              { type: "tool_reference", tool_name: "x" },
+              { type: "text", text: "18C" },
+            ],
+          },
+        ],
+      },
+    ],
+  });
+  expect([response.status, response.headers.get("x-psionic-ignored")]).toEqual([
+    200,
+    "messages.content.content.tool_reference",
+  ]);
+  expect(promptOf(served)).toContain("<|message|>18C<|end|>");
+});
+
 test("thinking that is not shown comes back to the model in the signature", async () => {
   const served = harmonyModel({ answers: [call("weather", "{}", "look")], later: [speech("Ok.")] });
   const anthropic = await client(served);

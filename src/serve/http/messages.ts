@@ -92,7 +92,9 @@ export function unusedMembers(messages: readonly object[], names: boolean): stri
     if (!Array.isArray(message.content)) continue;
     for (const part of message.content as readonly object[]) {
       for (const name of Object.keys(part)) {
-        if (name !== "type" && name !== "text" && name !== "refusal") unused.add(`messages.content.${name}`);
+        const known = name === "type" || name === "text" || name === "refusal";
+        if (!known && !(name === "thinking" && thoughtOf(part) !== undefined))
+          unused.add(`messages.content.${name}`);
       }
     }
   }
@@ -100,7 +102,7 @@ export function unusedMembers(messages: readonly object[], names: boolean): stri
 }
 
 function assistantMessage(message: WireMessage, content: string): ChatMessage {
-  const reasoning = message.reasoning_content ?? message.reasoning;
+  const reasoning = message.reasoning_content ?? message.reasoning ?? thoughtsOf(message.content);
   const calls = message.tool_calls ?? [];
   return {
     role: "assistant",
@@ -117,6 +119,19 @@ function assistantMessage(message: WireMessage, content: string): ChatMessage {
           })),
         }),
   };
+}
+
+/** Text of a part that has reasoning, as clients of several APIs keep it; undefined for other parts. */
+function thoughtOf(part: unknown): string | undefined {
+  if (typeof part !== "object" || part === null || !("type" in part)) return undefined;
+  if (part.type === "thinking" && "thinking" in part && typeof part.thinking === "string")
+    return part.thinking;
+  if (part.type === "reasoning" && "text" in part && typeof part.text === "string") return part.text;
+  return undefined;
+}
+
+function thoughtsOf(content: unknown): string | undefined {
+  return Array.isArray(content) ? content.map((part) => thoughtOf(part) ?? "").join("") : undefined;
 }
 
 /** Parts of a history that would be lost without a word. */
@@ -150,14 +165,23 @@ function contentOf(message: WireMessage, param: string, limits: RequestLimits, c
   if ((content === null || content === undefined) && role === "assistant") {
     return { content: message.refusal ?? "" };
   }
-  return readContent(content, param, limits, { role, ...(chat ? { chat } : {}) });
+  return readContent(content, param, limits, {
+    role,
+    ...(chat ? { chat } : {}),
+    thoughts: role === "assistant",
+  });
 }
 
 /** Text, and where there are media all parts in order. */
 export type Content = { readonly content: string; readonly parts?: readonly ContentPart[] };
 
 /** Who says it, and the format that knows what becomes of media; without it there are none. */
-type PartReader = { readonly role: string; readonly chat?: ChatFormat };
+type PartReader = {
+  readonly role: string;
+  readonly chat?: ChatFormat;
+  /** Parts with reasoning may stand there; they are no content. */
+  readonly thoughts?: boolean;
+};
 
 /** Text, or text parts put together without a separator; `param` is where they stand in the body. Media are refused. */
 export function readText(
@@ -199,6 +223,7 @@ function readPart(part: unknown, param: string, reader: PartReader): ContentPart
     if (typeof partText === "string") return { type: "text", text: partText };
     throw badField(`${param}.text`, "a string", describe(partText));
   }
+  if (reader.thoughts && thoughtOf(part) !== undefined) return { type: "text", text: "" };
   if (type === "refusal" && typeof refusal === "string") return { type: "text", text: refusal };
   if (!isMedia(type)) throw badField(`${param}.type`, "text", describe(type));
   if (reader.chat === undefined) throw mediaRefusal(String(type), param);

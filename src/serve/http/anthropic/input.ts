@@ -142,7 +142,10 @@ function textOf(
       // media outside of what a user says are refused, whatever the lane
       if (block.type === "image" || block.type === "document")
         readMedia(block.type, `${param}[${i}]`, chat, role);
-      throw badField(`${param}[${i}].type`, "text", "another type");
+      if (role === "system") throw badField(`${param}[${i}].type`, "text", "another type");
+      // what a tool of Anthropic's own servers found, or a pointer to one
+      ignored.add(`messages.content.content.${printable(block.type)}`);
+      return "";
     })
     .join("");
 }
