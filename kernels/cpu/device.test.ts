@@ -78,5 +78,5 @@ test("a file is mapped, dropped from memory, read again, unmapped", async () => 
 test("measure gives positive numbers", () => {
   const out = new Float64Array(256);
   opened("", 1, () => check(native.psi_measure(ptr(out), ptr(out, 8), ptr(out, 16), 1 << 24)));
-  for (const value of out.subarray(0, 3)) expect(value).toBeGreaterThan(0.1);
+  for (const value of out.subarray(0, 3)) expect(value).toBeGreaterThan(0);
 });

@@ -36,7 +36,7 @@ describe(`Mach-O files${canLink ? "" : ` (skipped: ${why})`}`, () => {
       expect(() => checkMacLibrary("metal", renamed)).toThrow("to have psi_add, got none");
       expect(Buffer.from(bytes).includes("kernel void")).toBe(true); // source, compiled on the device
     },
-    120_000,
+    300_000, // compiles it where nothing is cached
   );
 
   test.skipIf(!canLink)(
