@@ -89,7 +89,7 @@ export async function planAnswer(
     stops: stopStringsOf(body),
     parser: inline ? () => inlineReasoning(parser(), reasoningMarks(chat.name)) : parser,
     request: {
-      prompt: [...written, ...started.tokens],
+      prompt: started.tokens.length === 0 ? written : [...written, ...started.tokens],
       ...request,
       ...(constraint ? { constraint } : {}),
       ...(topLogprobs === undefined ? {} : { topLogprobs }),

@@ -202,7 +202,7 @@ export function json(body: unknown, status = 200, headers: Readonly<Record<strin
 
 /** A JSON answer of which the text is there already. */
 export function jsonText(
-  text: string | Uint8Array,
+  text: string | Uint8Array | ReadableStream<Uint8Array>,
   status = 200,
   headers: Readonly<Record<string, string>> = {},
 ): Response {

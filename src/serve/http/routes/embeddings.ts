@@ -4,7 +4,7 @@ import { describe, readJson, validate } from "../body.ts";
 import type { Route } from "../context.ts";
 import { badField, HttpError, jsonText } from "../errors.ts";
 import { ignoredHeaders, sortFields } from "../fields.ts";
-import { listJson } from "../long_json.ts";
+import { listJson, streamOf } from "../long_json.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
 import { encodePrompt } from "../prompt_length.ts";
 import { flag, integer, maybe, oneOf, text } from "../schema.ts";
@@ -45,7 +45,7 @@ export const embeddings: Route = {
     }
     const usage = usageOf(vectors);
     const text = await inSteps(listJson({ object: "list" }, "data", data(), { model: name, usage }));
-    return jsonText(text, 200, { ...headers, ...ignoredHeaders(ignored) });
+    return jsonText(streamOf(text), 200, { ...headers, ...ignoredHeaders(ignored) });
   },
 };
 

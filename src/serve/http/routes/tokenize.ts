@@ -3,7 +3,7 @@ import type { Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
 import { describe, readJson, validate } from "../body.ts";
 import type { Route } from "../context.ts";
 import { badField, jsonText } from "../errors.ts";
-import { listJson, runsOf, textJson } from "../long_json.ts";
+import { listJson, runsOf, streamOf, textJson } from "../long_json.ts";
 import { flag, maybe, text } from "../schema.ts";
 
 const tokenizeSchema = v.object({
@@ -28,9 +28,8 @@ export const tokenize: Route = {
     const outer = body.add_special ? {} : { bos: false, eos: false };
     const parts = await inSteps(tokenizer.encodeSteps(body.content, { special, ...outer }));
     const runs = runsOf(parts, body.with_pieces ? RUN_TOKENS / 8 : RUN_TOKENS);
-    return jsonText(
-      await inSteps(listJson({}, "tokens", body.with_pieces ? withPieces(tokenizer, runs) : runs)),
-    );
+    const members = body.with_pieces ? withPieces(tokenizer, runs) : runs;
+    return jsonText(streamOf(await inSteps(listJson({}, "tokens", members))));
   },
 };
 
@@ -62,7 +61,7 @@ export const detokenize: Route = {
   handle: async (context) => {
     const body = validate(detokenizeSchema, await readJson(context));
     const { tokenizer } = (await context.take(body.model)).model;
-    return jsonText(await context.inSteps(textJson("content", decoded(tokenizer, body.tokens))));
+    return jsonText(streamOf(await context.inSteps(textJson("content", decoded(tokenizer, body.tokens)))));
   },
 };
 
