@@ -1,17 +1,17 @@
 """Truth values for training: loss, gradients of all parameters, ten AdamW and ten Muon steps of a small GPT-2 and a
-small GPT-OSS, from plain PyTorch in f32 on the CPU, and the parameters they start from; and loss and gradients of the
-golden GPT-OSS model of the fixtures, whose weights are in bf16.
+small GPT-OSS, from plain PyTorch in f32 on the CPU, and the parameters they start from; loss and gradients of that GPT-2
+at the initial values of its paper, and of the golden GPT-OSS model of the fixtures, whose weights are in bf16.
 
 Usage: python scripts/pytorch/training_truth.py OUT_FOLDER [GOLDEN_FOLDER]
        Needs torch alone. Deterministic: one thread, seeds below. GOLDEN_FOLDER has the golden model's config.json and
        its model.safetensors, unpacked.
-Output: OUT_FOLDER/gpt2, OUT_FOLDER/gpt_oss and, where it is named, OUT_FOLDER/gpt_oss_golden with
+Output: OUT_FOLDER/gpt2, gpt2_initial, gpt_oss and, where it is named, gpt_oss_golden with
        model.safetensors      initial values by the names of src/train/models
        gradients.safetensors  d loss / d parameter of the first batch, and `loss` [1]
        gradients_all_experts.safetensors  (gpt_oss) the same where every token uses all experts, for comparisons in
                               bf16, whose rounding would otherwise send tokens to other experts
-       truth.json             config, tokens and targets of ten batches, losses of ten AdamW and ten Muon steps (but of
-                              the golden model), and what PyTorch's own gradients in bf16 are off by
+       truth.json             config, tokens and targets of ten batches, losses of ten AdamW and ten Muon steps (of
+                              gpt2 and gpt_oss), and what PyTorch's own gradients in bf16 are off by
        src/train/truth.test.ts reads them from the folder that PSIONIC_GOLDEN names (as training/gpt2 and so on).
 """
 
@@ -104,6 +104,18 @@ def gpt2_parameters(c):
         linear(f"h.{i}.mlp.c_proj", 4 * D, D, writes)
     norm("ln_f")
     return p
+
+
+def gpt2_initial(c):
+    """Normal 0.02, matrices that write to h less by the square root of their number, norms 1, biases 0."""
+    std = 0.02
+
+    def value(name, t):
+        if t.dim() == 1:
+            return torch.ones_like(t) if "ln_" in name and name.endswith(".weight") else torch.zeros_like(t)
+        return torch.randn_like(t) * (std / math.sqrt(2 * c["layers"]) if "c_proj" in name else std)
+
+    return {name: value(name, t) for name, t in gpt2_parameters(c).items()}
 
 
 def gpt2_loss(c, p, tokens, targets):
@@ -369,6 +381,8 @@ def main():
     if len(sys.argv) > 2:
         config, parameters = golden(pathlib.Path(sys.argv[2]))
         write(out / "gpt_oss_golden", config, parameters, gpt_oss(config), everything(config), steps=False)
+    torch.manual_seed(2)
+    write(out / "gpt2_initial", GPT2, gpt2_initial(GPT2), gpt2, steps=False)
 
 
 if __name__ == "__main__":
