@@ -238,11 +238,16 @@ PSI_API i32 psi_causal_conv1d(void* y, void* state, const void* x, const void* w
    from their offsets; decay (-exp(A_log)) and dt_bias f32 [value_heads]; y f32 [tokens, value_heads*value_dim].
    tiled 1: value head h has key head h % key_heads, 0: h / (value_heads / key_heads). key_dim up to 256. */
 PSI_API i32 psi_gated_delta_rule(void* y, void* state, const void* qkv, const void* a, const void* b, const void* decay, const void* dt_bias, const void* token_sequence, const void* token_position, const void* sequence_slot, i32 tokens, i32 stride, i32 q_offset, i32 k_offset, i32 v_offset, i32 a_stride, i32 a_offset, i32 b_stride, i32 b_offset, i32 key_heads, i32 value_heads, i32 key_dim, i32 value_dim, i32 sequences, i32 slots, i32 tiled);
+/* CUDA, in the place of that. The same by chunks of 16 tokens, cut at multiples of 16 of the positions: state f32 [slots,value_heads,rows,value_dim], of a
+   head S as it was before the chunk, then of the chunk's tokens so far what they add to it and their k and decays, rows =
+   key_dim + 16 + ceil(16 * (key_dim + 1) / value_dim). At positions that are multiples of 16 S alone counts. key_dim in fours up
+   to 128, value_dim in 32s. */
+PSI_API i32 psi_gated_delta_chunks(void* y, void* state, const void* qkv, const void* a, const void* b, const void* decay, const void* dt_bias, const void* token_sequence, const void* token_position, const void* sequence_slot, i32 tokens, i32 stride, i32 q_offset, i32 k_offset, i32 v_offset, i32 a_stride, i32 a_offset, i32 b_stride, i32 b_offset, i32 key_heads, i32 value_heads, i32 key_dim, i32 value_dim, i32 sequences, i32 slots, i32 tiled);
 /* y = x / sqrt(mean(x^2) + eps) * w * silu(gate) over heads of `width`: x, y f32 [rows, heads*width], w f32 [width], gate
    f32 rows of gate_stride with its heads one after the other from gate_offset. y may be x. */
 PSI_API i32 psi_rms_norm_gated(void* y, const void* x, const void* gate, const void* w, i32 rows, i32 heads, i32 width, i32 gate_stride, i32 gate_offset, f32 eps);
 /* CUDA, for generation. psi_causal_conv1d of q, k [key_heads,key_dim] and v [value_heads,value_dim], which stand one after the
-   other from `offset` in rows of `stride`, psi_gated_delta_rule of the result, psi_rms_norm_gated of that by norm_w [value_dim]
+   other from `offset` in rows of `stride`, psi_gated_delta_chunks of the result, psi_rms_norm_gated of that by norm_w [value_dim]
    and the gate z: the bits of the three. taps_state and state as there, taps 2..4; a sequence may have several tokens, which
    take their time. value_dim 32, 64, 96 or 128, key_dim in fours up to 128 and 1.5 value_dim; at most 64 tokens, sequences and
    key heads. */

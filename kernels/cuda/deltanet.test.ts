@@ -1,62 +1,13 @@
 import { describe, expect, test } from "bun:test";
-import { chunkedDeltaRule } from "../cpu/chunked_delta_rule.ts";
-import { type DeltaShape, deltaInputs, type Part, places, putRows, rowsOf, splits } from "../cpu/deltanet.ts";
-import { floats, normalisedError, randomFloats } from "../cpu/library.ts";
+import { chunkStateRows } from "../../src/ir/ops/gated_delta_chunks.ts";
+import { type DeltaShape, places, putRows, rowsOf, splits } from "../cpu/deltanet.ts";
+import { floats, randomFloats } from "../cpu/library.ts";
 import { ints, largestError, runReference } from "../cpu/twins.ts";
-import { check, cuda, deviceBytes, floatsFromDevice, onDevice, onFibers } from "./library.ts";
+import { type Batches, liveState, onDeviceOnly, type Places, type Step, slots, through } from "./deltanet.ts";
+import { check, cuda, deviceBytes, floatsFromDevice, onDevice } from "./library.ts";
 
-/** Squared relative error: f32 sums over a head and over the tokens against f64; 2e-14 on fibers. */
-const tolerance = 1e-11;
 /** exp and division of the fast kind, as in glu. */
 const gateTolerance = 2e-5;
-const slots = 5;
-
-type Batches = readonly (readonly Part[])[];
-
-/** One call of the op for each batch; what it says is copied from and to where it runs. */
-type Step = (
-  y: Float32Array,
-  state: Float32Array,
-  rows: readonly Float32Array[],
-  at: ReturnType<typeof places>,
-) => void;
-
-/** Runs `psi_<name>` on the device: arrays go there, y and the state come back. */
-function onDeviceOnly(name: string, args: (at: never) => readonly (number | ArrayBufferView)[]): Step {
-  return (y, state, rows, at) => {
-    const [yAt, stateAt] = [deviceBytes(y.byteLength), onDevice(state)];
-    const rest = [...rows, ...args(at as never)].map((v) => (typeof v === "number" ? v : onDevice(v)));
-    check(cuda[`psi_${name}`]!(yAt, stateAt, ...rest));
-    y.set(floatsFromDevice(yAt, y.length));
-    state.set(floatsFromDevice(stateAt, state.length));
-  };
-}
-
-type Places = ReturnType<typeof places>;
-
-/** All batches one after the other; the outputs by sequence, and the states. */
-function through(
-  step: Step,
-  batches: Batches,
-  sizes: {
-    readonly sequences: number;
-    readonly length: number;
-    readonly width: number;
-    readonly state: number;
-  },
-  inputs: readonly { readonly data: Float32Array; readonly stride: number }[],
-) {
-  const state = randomFloats(slots * sizes.state, 9);
-  const all = floats(sizes.sequences * sizes.length * sizes.width);
-  for (const parts of batches) {
-    const at = places(parts);
-    const y = floats(at.tokens * sizes.width);
-    const rows = inputs.map(({ data, stride }) => rowsOf(data, stride, sizes.length, parts));
-    step(y, state, rows, at);
-    putRows(all, y, sizes.width, sizes.length, parts);
-  }
-  return { all, state };
-}
 
 describe("causal_conv1d", () => {
   test.each([
@@ -109,89 +60,8 @@ describe("causal_conv1d", () => {
   });
 });
 
-const shapes: readonly (readonly [DeltaShape, number])[] = [
-  [{ keyHeads: 1, valueHeads: 1, keyDim: 1, valueDim: 1, tiled: false }, 3],
-  [{ keyHeads: 2, valueHeads: 4, keyDim: 7, valueDim: 21, tiled: true }, 6],
-  [{ keyHeads: 2, valueHeads: 4, keyDim: 32, valueDim: 40, tiled: false }, 7],
-  [{ keyHeads: 1, valueHeads: 2, keyDim: 128, valueDim: 64, tiled: true }, 18],
-  [{ keyHeads: 1, valueHeads: 1, keyDim: 200, valueDim: 90, tiled: false }, 3],
-];
-
-describe("gated_delta_rule", () => {
-  const prepare = (shape: DeltaShape, length: number, gap: number) => {
-    const { valueHeads, keyDim, valueDim, tiled } = shape;
-    const width = valueHeads * valueDim;
-    const inputs = deltaInputs(shape, 3 * length, keyDim, gap);
-    const { strides } = inputs;
-    const data = (["qkv", "a", "b"] as const).map((name) => ({ data: inputs[name], stride: strides[name] }));
-    const args = (slotOf: readonly number[]) => (at: Places) => [
-      ...[inputs.decay, inputs.dtBias, at.sequences, at.positions, ints(slotOf)],
-      ...[at.tokens, ...inputs.sizes, slotOf.length, slots, tiled ? 1 : 0],
-    ];
-    const sizes = { sequences: 3, length, width, state: keyDim * width };
-    const reference: Step = (y, state, rows, at) =>
-      runReference("gated_delta_rule", y, state, ...rows, ...args([3, 0, 4])(at));
-    return {
-      inputs,
-      go: (batches: Batches, slotOf: readonly number[]) =>
-        through(onDeviceOnly("gated_delta_rule", args(slotOf)), batches, sizes, data),
-      reference: (batches: Batches) => through(reference, batches, sizes, data),
-    };
-  };
-
-  test.each([...shapes])("%j, %i tokens: any split gives the bits of one pass", (shape, length) => {
-    const { go, reference } = prepare(shape, length, 4);
-    const [whole, ...others] = splits(3, length);
-    const expected = reference(whole!);
-    const got = go(whole!, [3, 0, 4]);
-    expect(normalisedError(got.all, expected.all)).toBeLessThan(tolerance);
-    expect(normalisedError(got.state, expected.state)).toBeLessThan(tolerance);
-    for (const batches of others) {
-      const split = go(batches, [3, 0, 4]);
-      expect(split.all).toEqual(got.all);
-      expect(split.state).toEqual(got.state);
-    }
-    expect(go(whole!, [1, 2, 0]).all).toEqual(got.all);
-  });
-
-  test("rows off 16-byte addresses give the same bits", () => {
-    const shape = { keyHeads: 1, valueHeads: 2, keyDim: 64, valueDim: 36, tiled: true };
-    const [even, odd] = [4, 3].map((gap) => prepare(shape, 4, gap));
-    // the same numbers, at other columns
-    const columns = 2 * 64 + 2 * 36;
-    const [from, to] = [even!.inputs, odd!.inputs];
-    for (let t = 0; t < 12; t++)
-      for (let i = 0; i < columns; i++) {
-        const at = (gap: number) => (i < 64 ? gap + i : 2 * gap + i);
-        to.qkv[t * to.strides.qkv + at(3)] = from.qkv[t * from.strides.qkv + at(4)]!;
-      }
-    const [whole] = splits(3, 4);
-    expect(odd!.go(whole!, [3, 0, 4])).toEqual(even!.go(whole!, [3, 0, 4]));
-  });
-
-  test("the chunked form of the papers gives the same outputs and state", () => {
-    const shape = { keyHeads: 2, valueHeads: 2, keyDim: 32, valueDim: 24, tiled: true };
-    const length = onFibers ? 70 : 300;
-    const { inputs, go } = prepare(shape, length, 4);
-    const got = go([[{ sequence: 0, from: 0, count: length }]], [0, 1, 2]);
-    const expected = chunkedDeltaRule(shape, inputs, length, 64);
-    expect(normalisedError(got.all.subarray(0, length * 48), expected.y)).toBeLessThan(1e-10);
-    expect(normalisedError(got.state.subarray(0, 48 * 32), expected.state)).toBeLessThan(1e-10);
-  });
-
-  test("heads outside the rows are refused", () => {
-    const some = deviceBytes(8192);
-    const call = (...sizes: number[]) =>
-      check(cuda.psi_gated_delta_rule!(...Array(10).fill(some), 1, ...sizes, 1, 1, 1));
-    call(64, 0, 16, 32, 2, 0, 2, 0, 1, 2, 16, 16);
-    expect(() => call(63, 0, 16, 32, 2, 0, 2, 0, 1, 2, 16, 16)).toThrow(/inside rows of 63/);
-    expect(() => call(64, 0, 16, 32, 2, 1, 2, 0, 1, 2, 16, 16)).toThrow(/2 gates inside rows of 2/);
-    expect(() => call(64, 0, 16, 32, 2, 0, 2, 0, 2, 3, 16, 16)).toThrow(/multiples of the key heads/);
-    expect(() => call(999, 0, 300, 600, 2, 0, 2, 0, 1, 1, 257, 16)).toThrow(/1 to 256/);
-  });
-});
-
-describe("gated_delta_step", () => {
+// from zeros, and over the end of a chunk
+describe.each([0, 13])("gated_delta_step from position %i", (begin) => {
   const eps = 1e-6;
   /** A layer's inputs in rows of one tensor: gap, q k v, gap, z, a, b. */
   const layer = (shape: DeltaShape, taps: number, tokens: number) => {
@@ -216,14 +86,14 @@ describe("gated_delta_step", () => {
   const run = (l: Layer, batches: Batches, length: number, slotOf: readonly number[], fused: boolean) => {
     const { shape, channels, values, taps, stride, weights: w } = l;
     const { keyHeads, valueHeads, keyDim, valueDim, tiled } = shape;
-    const [tapsState, state] = [(taps - 1) * channels, keyDim * values].map((size, i) =>
-      onDevice(randomFloats(slots * size, 20 + i)),
-    );
+    const stateSizes = [(taps - 1) * channels, valueHeads * chunkStateRows(keyDim, valueDim) * valueDim];
+    const [tapsState, state] = stateSizes.map((size, i) => onDevice(randomFloats(slots * size, 20 + i)));
     const all = floats(slotOf.length * length * values);
     for (const parts of batches) {
       const at = places(parts);
       const x = onDevice(rowsOf(l.x, stride, length, parts)) as number;
-      const where = [at.sequences, at.positions, ints(slotOf)].map(onDevice);
+      const positions = at.positions.map((position) => begin + position);
+      const where = [at.sequences, positions, ints(slotOf)].map(onDevice);
       const y = deviceBytes(4 * at.tokens * values);
       const heads = [keyHeads, valueHeads, keyDim, valueDim] as const;
       if (fused) {
@@ -240,15 +110,16 @@ describe("gated_delta_step", () => {
         const columns = [channels, 0, keys, 2 * keys, stride, l.a, stride, l.b];
         const inputs = [mixed, x, x, w.decay, w.dtBias, ...where] as never[];
         const sizes = [at.tokens, ...columns, ...heads, ...ends, tiled ? 1 : 0];
-        check(cuda.psi_gated_delta_rule!(read, state!, ...inputs, ...sizes));
+        check(cuda.psi_gated_delta_chunks!(read, state!, ...inputs, ...sizes));
         const norm = [at.tokens, valueHeads, valueDim, stride, l.z, eps];
         check(cuda.psi_rms_norm_gated!(y, read, x as never, w.norm, ...norm));
       }
       putRows(all, floatsFromDevice(y, at.tokens * values), values, length, parts);
     }
-    const states = [(taps - 1) * channels, keyDim * values].map((size, i) =>
+    const [convolved, memories] = stateSizes.map((size, i) =>
       floatsFromDevice([tapsState, state][i]!, slots * size),
     );
+    const states = [convolved, liveState(memories!, shape, begin + length)];
     return { all, states };
   };
 

@@ -1,53 +1,166 @@
 /*
- * A generation step of a gated delta rule layer: causal_conv1d, gated_delta_rule and rms_norm_gated in one, with the bits of the
- * three; states and layouts in ffi/psionic.h. A block has a value head of a sequence whole, 4 threads to a column of it: a
- * thread convolves one channel of q, k or v, then keeps 2 columns of 16 rows of S (delta.cuh).
+ * A generation step of a gated delta rule layer by chunks: causal_conv1d, gated_delta_chunks and rms_norm_gated in one, with the bits of
+ * the three (delta_chunk.cuh); states and layouts in ffi/psionic.h. A block has a value head of a sequence whole, 4 threads to a column: a
+ * thread convolves one channel of q, k or v; a warp then multiplies 16 columns of S by 64 keys with k and q, two warps also the chunk's keys; a
+ * thread has a column's w and y. S is only read, but where the token ends its chunk.
  *
  * The convolution's state of q and k is read by the blocks of all value heads of a key head: the one that counts itself last
  * writes it. States are read before the step's inputs are there, unless the same state was moved by the call before.
  */
-#include "delta.cuh"
+#include "delta_chunk.cuh"
 #include "glu.cuh"
 
 namespace psi {
 
-constexpr i32 STEP_TAPS = 4, STEP_MOST = 64, STEP_ROWS = 16, STEP_WIDTH = 128; /* STEP_MOST: tokens, sequences, key heads */
+constexpr i32 STEP_TAPS = 4, STEP_MOST = 64, STEP_WIDTH = 128; /* STEP_MOST: tokens, sequences, key heads */
 
 __device__ u32 step_arrived[STEP_MOST * STEP_MOST]; /* [sequence][key head]; 0 between launches */
 
-struct DeltaStepArguments {
+struct ChunkStepArguments {
   float *y, *taps_state, *state;
   const float *x, *z, *a, *b, *conv_w, *decay, *dt_bias, *norm_w; /* x to b: of token 0 */
   Recurrent r;
   i64 stride, z_stride, a_stride, b_stride;
-  i32 key_heads, value_heads, key_dim, value_dim, taps;
+  i32 key_heads, value_heads, key_dim, value_dim, state_rows, taps;
   bool tiled, ahead; /* ahead: no kernel that may still run writes the states */
   float eps;
 };
 
-/* The same from shared memory, where they are used, so that they need few registers. */
-struct StepRows {
-  const float* from;
-  __device__ __forceinline__ float4 four(int i) const { return *(const float4*)(from + i * 32 + threadIdx.x % 8 * 4); }
+/* What a block has of a head. Rows of such lengths that lanes have banks of their own. */
+template <int COLUMNS>
+struct alignas(16) ChunkStep {
+  float s[CHUNK_KEYS][COLUMNS + 4], k[CHUNK][KEY_ROW], q[KEY_ROW], w[CHUNK][COLUMNS + 8], v[COLUMNS];
+  float products[2][2][COLUMNS]; /* [half][of k, of q] */
+  float gram[2][2][CHUNK];       /* [half][of k, of q][m] */
+  float sums[CHUNK];
+  ChunkFactors factors;
 };
 
-/* k.k, q.q and k.q as gated_delta_rule.cu sums them, and what follows from them and the raw gates: for a whole warp. */
-__device__ __forceinline__ DeltaFactors step_factors(const float* k, const float* q, float a, float b, float decay, float dt_bias, i32 key_dim) {
-  const i32 lane = threadIdx.x % 32;
-  float kk = 0, qq = 0, kq = 0;
-#pragma unroll
-  for (int r = 0; r < STEP_ROWS / 4; r++) {
-    const float key = k[lane + 32 * r], query = q[lane + 32 * r];
-    kk = __fmaf_rn(key, key, kk), qq = __fmaf_rn(query, query, qq), kq = __fmaf_rn(key, query, kq);
+/* Begins to read S, where there is one, and what the chunk's first `count` tokens left; zeros where keys do not reach. */
+template <int COLUMNS>
+__device__ __forceinline__ void read_chunk(ChunkStep<COLUMNS>& own, const ChunkState& state, bool any, i32 count, i32 column, i32 key_dim, i32 value_dim) {
+  constexpr i32 THREADS = 4 * COLUMNS, PIECES = COLUMNS / 4;
+  const i32 thread = threadIdx.x, key_pieces = key_dim / 4;
+  if (any)
+    for (i32 i = thread; i < key_dim * PIECES; i += THREADS) copy_async16(own.s[i / PIECES] + i % PIECES * 4, state.s + (i64)(i / PIECES) * value_dim + column + i % PIECES * 4);
+  for (i32 i = thread; i < count * key_pieces; i += THREADS) copy_async16(own.k[i / key_pieces] + i % key_pieces * 4, state.k + i * 4);
+  for (i32 i = thread; i < count * PIECES; i += THREADS) copy_async16(own.w[i / PIECES] + i % PIECES * 4, state.w + (i64)(i / PIECES) * value_dim + column + i % PIECES * 4);
+  copy_async_commit();
+  if (thread < count) own.sums[thread] = state.sums[thread];
+}
+
+/* Zeros in the columns and rows that no key reaches. */
+template <int COLUMNS>
+__device__ __forceinline__ void clear_chunk(ChunkStep<COLUMNS>& own, i32 key_dim) {
+  constexpr i32 THREADS = 4 * COLUMNS;
+  const i32 missing = CHUNK_KEYS - key_dim;
+  for (i32 i = threadIdx.x; i < missing * (CHUNK + 1); i += THREADS) {
+    float* row = i / missing < CHUNK ? own.k[i / missing] : own.q;
+    row[key_dim + i % missing] = 0.0f;
   }
-  return delta_factors(a, b, decay, dt_bias, warp_sum(kk), warp_sum(qq), warp_sum(kq), key_dim);
+  for (i32 i = threadIdx.x; i < missing * COLUMNS; i += THREADS) own.s[key_dim + i / COLUMNS][i % COLUMNS] = 0.0f;
+}
+
+/* Factors and G of token i of the chunk, by a whole warp. */
+template <int COLUMNS>
+__device__ __forceinline__ void step_factors(ChunkStep<COLUMNS>& own, i32 i, float a, float b, float decay, float dt_bias, i32 key_dim) {
+  const i32 lane = threadIdx.x % 32;
+  float kk = 0, qq = 0;
+#pragma unroll
+  for (int r = 0; r < CHUNK_KEYS / 32; r++) {
+    const float k = own.k[i][lane + 32 * r], q = own.q[lane + 32 * r];
+    kk = __fmaf_rn(k, k, kk), qq = __fmaf_rn(q, q, qq);
+  }
+  const float sum = __fadd_rn(i > 0 ? own.sums[i - 1] : 0.0f, log_decay(a, dt_bias, decay));
+  const ChunkFactors f = chunk_factors(sum, b, warp_sum(kk), warp_sum(qq), key_dim);
+  __syncwarp();
+  if (lane == 0) own.factors = f, own.sums[i] = sum;
+}
+
+/* Products of the token's k and q with S, where there is one, and with the chunk's keys: element n of a tile's eight is k's for 0, q's for 1. */
+template <int COLUMNS>
+__device__ __forceinline__ void step_products(ChunkStep<COLUMNS>& own, i32 i, bool any, i32 key_dim) {
+  const i32 warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const i32 first = warp / 2 * 16, half = warp % 2, tiles = half_tiles(key_dim, half);
+  const float* of = (g == 0 ? own.k[i] : own.q) + 64 * half + 2 * t;
+  auto token = [&](int tile) {
+    const float2 pair = g < 2 ? *(const float2*)(of + 8 * tile) : make_float2(0.0f, 0.0f);
+    return Parts<2>({pair.x, pair.y});
+  };
+  TileSum sums;
+  if (any) {
+#pragma unroll
+    for (int tile = 0; tile < HALF_TILES; tile++) {
+      if (tile >= tiles) break;
+      const float* at = own.s[64 * half + 8 * tile + 2 * t] + first + 2 * g;
+      const float2 x = *(const float2*)at, y = *(const float2*)(at + COLUMNS + 4);
+      sums.add(Parts<4>({x.x, x.y, y.x, y.y}), token(tile));
+    }
+  }
+  if (t == 0)
+    for (int e = 0; e < 4; e++) own.products[half][e % 2][first + 2 * g + e / 2] = sums[e];
+  if (warp / 2 < COLUMNS / 16 - 1) return;
+  TileSum keys;
+#pragma unroll
+  for (int tile = 0; tile < HALF_TILES; tile++)
+    if (tile < tiles) keys.add(key_tile(own.k, 64 * half + 8 * tile), token(tile));
+  if (t == 0)
+    for (int e = 0; e < 4; e++) own.gram[half][e % 2][g + e / 2 * 8] = keys[e];
+}
+
+/* w and, returned, y of the thread's column: for whole warps of the first COLUMNS threads. */
+template <int COLUMNS>
+__device__ __forceinline__ float step_values(ChunkStep<COLUMNS>& own, i32 i) {
+  const i32 column = threadIdx.x, m = column % CHUNK;
+  const ChunkFactors f = own.factors;
+  const float of_key = m < i ? chunk_share(f.k_scale, f.sum, own.sums[m], __fadd_rn(own.gram[0][0][m], own.gram[1][0][m])) : 0.0f;
+  const float of_query = m <= i ? chunk_share(f.q_scale, f.sum, own.sums[m], __fadd_rn(own.gram[0][1][m], own.gram[1][1][m])) : 0.0f;
+  float left = __fmaf_rn(-f.predict, __fadd_rn(own.products[0][0][column], own.products[1][0][column]), own.v[column]);
+  float y = __fmul_rn(f.read, __fadd_rn(own.products[0][1][column], own.products[1][1][column]));
+#pragma unroll
+  for (int before = 0; before < CHUNK - 1; before++) {
+    const float key = __shfl_sync(~0u, of_key, before), query = __shfl_sync(~0u, of_query, before);
+    if (before >= i) continue;
+    const float w = own.w[before][column];
+    left = __fmaf_rn(-key, w, left), y = __fmaf_rn(query, w, y);
+  }
+  const float w = __fmul_rn(f.write, left);
+  own.w[i][column] = w;
+  return __fmaf_rn(__shfl_sync(~0u, of_query, i), w, y);
+}
+
+/* Writes what token i, which does not end its chunk, leaves: w of the block's columns and, where `keys`, k and G. */
+template <int COLUMNS>
+__device__ __forceinline__ void keep_token(const ChunkStep<COLUMNS>& own, const ChunkState& state, i32 i, bool keys, i32 column, i32 key_dim, i32 value_dim) {
+  const i32 thread = threadIdx.x;
+  if (thread < COLUMNS) state.w[(i64)i * value_dim + column + thread] = own.w[i][thread];
+  if (!keys) return;
+  if (thread < key_dim) state.k[i * key_dim + thread] = own.k[i][thread];
+  if (thread == 0) state.sums[i] = own.sums[i];
+}
+
+/* S after the chunk, to where the state lies if it has a slot, and to shared memory. */
+template <int COLUMNS>
+__device__ __forceinline__ void end_chunk(ChunkStep<COLUMNS>& own, const ChunkState& state, bool any, bool keeps, i32 column, i32 key_dim, i32 value_dim) {
+  const i32 warp = threadIdx.x / 32, first = warp / 2 * 16, half = warp % 2, keys = key_dim - 64 * half;
+  const ChunkEnd end(own.w[0] + first, COLUMNS + 8, own.sums[threadIdx.x % CHUNK]);
+  for (i32 tile = 0; tile < half_tiles(key_dim, half); tile++) {
+    float s[4] = {};
+    const i32 key = 64 * half + 8 * tile;
+    if (any) move_tile<false>(s, own.s[key] + first, COLUMNS + 4, keys - 8 * tile);
+    end.fold(s, own.k[0] + key);
+    move_tile<true>(s, own.s[key] + first, COLUMNS + 4, keys - 8 * tile);
+    if (keeps) move_tile<true>(s, state.s + (i64)key * value_dim + column + first, value_dim, keys - 8 * tile);
+  }
 }
 
 /* Few registers, so that a block fits beside those of the product before it and reads its state while they run. */
 template <int THREADS>
-__global__ void __launch_bounds__(THREADS, 1024 / THREADS) gated_delta_step_kernel(const __grid_constant__ DeltaStepArguments p) {
-  __shared__ __align__(16) float q[STEP_WIDTH], k[STEP_WIDTH], v[STEP_WIDTH], read[STEP_WIDTH];
-  __shared__ DeltaFactors factors;
+__global__ void __launch_bounds__(THREADS, 1024 / THREADS) gated_delta_step_kernel(const __grid_constant__ ChunkStepArguments p) {
+  constexpr i32 COLUMNS = THREADS / 4;
+  PSI_DYNAMIC_SHARED(dynamic);
+  ChunkStep<COLUMNS>& own = *(ChunkStep<COLUMNS>*)dynamic;
+  __shared__ float read[STEP_WIDTH];
   __shared__ u32 before;
   let_next_start();
   const i32 thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -58,14 +171,13 @@ __global__ void __launch_bounds__(THREADS, 1024 / THREADS) gated_delta_step_kern
   /* this thread's channel, where it goes, and its weights behind zeros */
   const bool has_channel = thread < 2 * key_dim + value_dim, of_head = thread >= 2 * key_dim;
   const i32 channel = of_head ? 2 * keys + head * value_dim + thread - 2 * key_dim : thread / key_dim * keys + key_head * key_dim + thread % key_dim;
-  float* convolved = of_head ? v + thread - 2 * key_dim : thread < key_dim ? q + thread : k + thread - key_dim;
+  const bool of_key = thread >= key_dim && !of_head;
   float w[STEP_TAPS] = {}, past[STEP_TAPS - 1] = {};
 #pragma unroll
   for (int j = 0; j < STEP_TAPS; j++)
     if (has_channel && j >= STEP_TAPS - p.taps) w[j] = p.conv_w[(i64)channel * p.taps + j - (STEP_TAPS - p.taps)];
   const float decay = p.decay[head], dt_bias = p.dt_bias[head], norm_w = thread < value_dim ? p.norm_w[thread] : 0.0f;
-  for (i32 i = thread; i < STEP_WIDTH; i += THREADS)
-    if (i >= key_dim) q[i] = k[i] = 0.0f;
+  clear_chunk(own, key_dim);
 
   /* the sequence's tokens stand together */
   u32 here[STEP_MOST / 32];
@@ -77,17 +189,16 @@ __global__ void __launch_bounds__(THREADS, 1024 / THREADS) gated_delta_step_kern
     return;
   }
   const i32 slot = slot_of(p.r, sequence);
-  const bool fresh = slot < 0 || p.r.position[first] == 0;
+  const i32 position = slot < 0 ? 0 : p.r.position[first];
+  bool any = position >= CHUNK; /* there is an S */
   float* taps_state = p.taps_state + (i64)max(slot, 0) * (p.taps - 1) * channels + channel;
-  float* state = p.state + ((i64)max(slot, 0) * p.value_heads + head) * key_dim * value_dim;
-  const i32 column = thread / 8 * 2;
-  float s[STEP_ROWS][2] = {};
+  const ChunkState state(p.state, (i64)max(slot, 0) * p.value_heads + head, p.state_rows, key_dim, value_dim);
   auto read_states = [&] {
-    if (fresh) return;
+    if (position == 0) return;
 #pragma unroll
     for (int j = 0; j < STEP_TAPS - 1; j++)
       if (has_channel && j >= STEP_TAPS - p.taps) past[j] = taps_state[(i64)(j - (STEP_TAPS - p.taps)) * channels];
-    move_state<STEP_ROWS, true, false>(s, state, key_dim, value_dim, column);
+    read_chunk(own, state, any, position % CHUNK, 0, key_dim, value_dim);
   };
   if (p.ahead) read_states();
   wait_for_inputs();
@@ -95,6 +206,7 @@ __global__ void __launch_bounds__(THREADS, 1024 / THREADS) gated_delta_step_kern
 
 #pragma unroll 1
   for (i32 t = first; t < end; t++) {
+    const i32 i = (position + t - first) % CHUNK;
     const float x = has_channel ? p.x[t * p.stride + channel] : 0.0f;
     const float z = thread < value_dim ? p.z[t * p.z_stride + (i64)head * value_dim + thread] : 0.0f;
     const float a = warp == 0 ? p.a[t * p.a_stride + head] : 0.0f, b = warp == 0 ? p.b[t * p.b_stride + head] : 0.0f;
@@ -105,21 +217,26 @@ __global__ void __launch_bounds__(THREADS, 1024 / THREADS) gated_delta_step_kern
 #pragma unroll
     for (int j = 0; j < STEP_TAPS - 2; j++) past[j] = past[j + 1];
     past[STEP_TAPS - 2] = x;
+    float* convolved = of_head ? own.v + thread - 2 * key_dim : of_key ? own.k[i] + thread - key_dim : own.q + thread;
     if (has_channel) *convolved = __fmul_rn(sum, gate_sigmoid(sum));
+    copy_async_wait<0>();
     __syncthreads();
     if (t == first && thread == 0 && slot >= 0 && sharers > 1) { /* all of the block have read what they share */
       __threadfence();
       before = atomicAdd(step_arrived + sequence * STEP_MOST + key_head, 1u);
     }
-    if (warp == 0) {
-      const DeltaFactors f = step_factors(k, q, a, b, decay, dt_bias, key_dim);
-      if (lane == 0) factors = f;
+    if (warp == 0) step_factors(own, i, a, b, decay, dt_bias, key_dim);
+    step_products(own, i, any, key_dim);
+    __syncthreads();
+    if (thread < COLUMNS) read[thread] = step_values(own, i);
+    __syncthreads();
+    if (i < CHUNK - 1) {
+      if (slot >= 0) keep_token(own, state, i, true, 0, key_dim, value_dim);
+    } else {
+      end_chunk(own, state, any, slot >= 0, 0, key_dim, value_dim);
+      any = true;
+      __syncthreads();
     }
-    const float part = delta_sums<STEP_ROWS>(s, StepRows{k}, StepRows{q}, [] {});
-    __syncthreads();
-    const float2 u = delta_change(part, v[column + own_column()], factors, [&](i32 own, float y) { read[own] = y; });
-    delta_move<STEP_ROWS>(s, StepRows{k}, u, factors.decay);
-    __syncthreads();
     if (warp * 32 < value_dim) { /* rms_norm_gated, of which a warp makes 32 elements */
       float squares = 0;
 #pragma unroll
@@ -132,7 +249,6 @@ __global__ void __launch_bounds__(THREADS, 1024 / THREADS) gated_delta_step_kern
     }
   }
   if (slot < 0) return;
-  move_state<STEP_ROWS, true, true>(s, state, key_dim, value_dim, column);
   const bool writes = of_head || sharers == 1 || before == (u32)sharers - 1;
 #pragma unroll
   for (int j = 0; j < STEP_TAPS - 1; j++)
@@ -176,9 +292,9 @@ __device__ __forceinline__ void cluster_wait() {
 #define CLUSTERED __cluster_dims__(CLUSTER, 1, 1)
 #endif
 
-__global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_cluster_kernel(const __grid_constant__ DeltaStepArguments p) {
-  __shared__ __align__(16) float q[STEP_WIDTH], k[STEP_WIDTH], v[CLUSTER_COLUMNS], read[2][STEP_WIDTH];
-  __shared__ DeltaFactors factors;
+__global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_cluster_kernel(const __grid_constant__ ChunkStepArguments p) {
+  __shared__ ChunkStep<CLUSTER_COLUMNS> own;
+  __shared__ float read[2][STEP_WIDTH];
   __shared__ u32 before;
   let_next_start();
   const i32 thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -187,7 +303,6 @@ __global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_clus
   const i32 keys = p.key_heads * STEP_WIDTH, channels = 2 * keys + p.value_heads * STEP_WIDTH;
   i32 channel[CLUSTER_CHANNELS] = {key_head * STEP_WIDTH + thread, keys + key_head * STEP_WIDTH + thread, 2 * keys + head * STEP_WIDTH + first_column + thread};
   const bool has_v = thread < CLUSTER_COLUMNS;
-  float* convolved[CLUSTER_CHANNELS] = {q + thread, k + thread, v + lane};
   float w[CLUSTER_CHANNELS][STEP_TAPS] = {}, past[CLUSTER_CHANNELS][STEP_TAPS - 1] = {};
   if (!has_v) channel[2] = channel[1];
 #pragma unroll
@@ -207,19 +322,18 @@ __global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_clus
   }
   cluster_arrive(); /* begun: the others may write to this block's shared memory */
   const i32 slot = slot_of(p.r, sequence);
-  const bool fresh = slot < 0 || p.r.position[first] == 0;
+  const i32 position = slot < 0 ? 0 : p.r.position[first];
+  bool any = position >= CHUNK; /* there is an S */
   float* taps_state = p.taps_state + (i64)max(slot, 0) * (p.taps - 1) * channels;
-  float* state = p.state + ((i64)max(slot, 0) * p.value_heads + head) * STEP_WIDTH * STEP_WIDTH;
-  const i32 column = thread / 8 * 2;
-  float s[STEP_ROWS][2] = {};
+  const ChunkState state(p.state, (i64)max(slot, 0) * p.value_heads + head, p.state_rows, STEP_WIDTH, STEP_WIDTH);
   auto read_states = [&] {
-    if (fresh) return;
+    if (position == 0) return;
 #pragma unroll
     for (int c = 0; c < CLUSTER_CHANNELS; c++)
 #pragma unroll
       for (int j = 0; j < STEP_TAPS - 1; j++)
         if (j >= STEP_TAPS - p.taps) past[c][j] = taps_state[(i64)(j - (STEP_TAPS - p.taps)) * channels + channel[c]];
-    move_state<STEP_ROWS, true, false>(s, state, STEP_WIDTH, STEP_WIDTH, first_column + column);
+    read_chunk(own, state, any, position % CHUNK, first_column, STEP_WIDTH, STEP_WIDTH);
   };
   if (p.ahead) read_states();
   wait_for_inputs();
@@ -228,6 +342,8 @@ __global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_clus
 
 #pragma unroll 1
   for (i32 t = first; t < end; t++) {
+    const i32 i = (position + t - first) % CHUNK;
+    float* convolved[CLUSTER_CHANNELS] = {own.q + thread, own.k[i] + thread, own.v + lane};
     float x[CLUSTER_CHANNELS];
 #pragma unroll
     for (int c = 0; c < CLUSTER_CHANNELS; c++) x[c] = p.x[t * p.stride + channel[c]];
@@ -244,22 +360,19 @@ __global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_clus
       past[c][STEP_TAPS - 2] = x[c];
       if (c < 2 || has_v) *convolved[c] = __fmul_rn(sum, gate_sigmoid(sum));
     }
+    copy_async_wait<0>();
     __syncthreads();
     if (t == first && thread == 0 && slot >= 0) { /* all of the block have read what they share */
       __threadfence();
       before = atomicAdd(step_arrived + sequence * STEP_MOST + key_head, 1u);
     }
-    if (warp == 0) {
-      const DeltaFactors f = step_factors(k, q, a, b, decay, dt_bias, STEP_WIDTH);
-      if (lane == 0) factors = f;
-    }
-    const float part = delta_sums<STEP_ROWS>(s, StepRows{k}, StepRows{q}, [] {});
+    if (warp == 0) step_factors(own, i, a, b, decay, dt_bias, STEP_WIDTH);
+    step_products(own, i, any, STEP_WIDTH);
     __syncthreads();
     float* all = read[(t - first) % 2];
-    const float2 u = delta_change(part, v[column + own_column()], factors, [&](i32 own, float y) { store_to_cluster(all + first_column + own, y); });
-    delta_move<STEP_ROWS>(s, StepRows{k}, u, factors.decay);
+    if (has_v) store_to_cluster(all + first_column + thread, step_values(own, i));
     cluster_arrive();
-    cluster_wait();
+    cluster_wait(); /* all have read the chunk's keys, too */
     if (warp == 0) {
       float squares = 0;
 #pragma unroll
@@ -267,9 +380,15 @@ __global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_clus
       const float scale = 1.0f / sqrtf(__fadd_rn(warp_sum(squares) / (float)STEP_WIDTH, p.eps));
       p.y[((i64)t * p.value_heads + head) * STEP_WIDTH + first_column + lane] = gated_activation(0, z, __fmul_rn(__fmul_rn(all[first_column + lane], scale), norm_w), 0, 0);
     }
+    if (i < CHUNK - 1) {
+      if (slot >= 0) keep_token(own, state, i, first_column == 0, first_column, STEP_WIDTH, STEP_WIDTH);
+    } else {
+      end_chunk(own, state, any, slot >= 0, first_column, STEP_WIDTH, STEP_WIDTH);
+      any = true;
+      __syncthreads();
+    }
   }
   if (slot < 0) return;
-  move_state<STEP_ROWS, true, true>(s, state, STEP_WIDTH, STEP_WIDTH, first_column + column);
   const bool last = before == (u32)sharers - 1;
 #pragma unroll
   for (int c = 0; c < CLUSTER_CHANNELS; c++)
@@ -283,7 +402,7 @@ __global__ void CLUSTERED __launch_bounds__(CLUSTER_THREADS, 4) gated_delta_clus
 /* The state of the call before: its kernel may still run when the next one's begins. */
 static const void* moved_state;
 
-static bool in_rows(i64 offset, i64 width, i64 row) { return offset >= 0 && offset + width <= row; }
+static bool lies_in(i64 offset, i64 width, i64 row) { return offset >= 0 && offset + width <= row; }
 
 }  // namespace psi
 
@@ -297,17 +416,17 @@ PSI_API i32 psi_gated_delta_step(void* y, void* taps_state, void* state, const v
     return fail(PSI_UNSUPPORTED, "[%s] expected values of 32 to %d in 32s and keys in fours up to 1.5 times that, got %d and %d.", op, STEP_WIDTH, value_dim, key_dim);
   if (taps < 2 || taps > STEP_TAPS) return fail(PSI_UNSUPPORTED, "[%s] expected 2 to %d taps, got %d.", op, STEP_TAPS, taps);
   const i64 values = (i64)value_heads * value_dim;
-  if (!in_rows(offset, 2 * (i64)key_heads * key_dim + values, stride) || !in_rows(z_offset, values, z_stride) || !in_rows(a_offset, value_heads, a_stride) || !in_rows(b_offset, value_heads, b_stride))
+  if (!lies_in(offset, 2 * (i64)key_heads * key_dim + values, stride) || !lies_in(z_offset, values, z_stride) || !lies_in(a_offset, value_heads, a_stride) || !lies_in(b_offset, value_heads, b_stride))
     return fail(PSI_INVALID, "[%s] expected q, k, v, z, a and b inside rows of %d, %d, %d and %d, got them from %d, %d, %d and %d.", op, stride, z_stride, a_stride, b_stride, offset, z_offset, a_offset, b_offset);
   if (tiled < 0 || tiled > 1) return fail(PSI_INVALID, "[%s] expected tiled 0 or 1, got %d.", op, tiled);
   const Recurrent r = {(const i32*)token_sequence, (const i32*)token_position, (const i32*)sequence_slot, tokens, sequences, slots};
   PSI_TRY(check_recurrent(op, r));
   if (tokens > STEP_MOST || sequences > STEP_MOST) return fail(PSI_UNSUPPORTED, "[%s] expected at most %d tokens and sequences, got %d and %d.", op, STEP_MOST, tokens, sequences);
-  if ((uintptr_t)state % 8 != 0) return fail(PSI_INVALID, "[%s] expected a state aligned to 8 bytes.", op);
+  if ((uintptr_t)state % 16 != 0) return fail(PSI_INVALID, "[%s] expected a state aligned to 16 bytes.", op);
   if (tokens == 0) return PSI_OK;
-  const DeltaStepArguments p = {(float*)y, (float*)taps_state, (float*)state, (const float*)qkv + offset, (const float*)z + z_offset, (const float*)a + a_offset,
+  const ChunkStepArguments p = {(float*)y, (float*)taps_state, (float*)state, (const float*)qkv + offset, (const float*)z + z_offset, (const float*)a + a_offset,
                                 (const float*)b + b_offset, (const float*)conv_w, (const float*)decay, (const float*)dt_bias, (const float*)norm_w, r, stride, z_stride,
-                                a_stride, b_stride, key_heads, value_heads, key_dim, value_dim, taps, tiled != 0, moved_state != state, eps};
+                                a_stride, b_stride, key_heads, value_heads, key_dim, value_dim, chunk_state_rows(key_dim, value_dim), taps, tiled != 0, moved_state != state, eps};
   moved_state = state;
 #if !defined(PSI_STANDIN)
   if (device.compute >= 90 && key_dim == STEP_WIDTH && value_dim == STEP_WIDTH && (i64)value_heads * sequences <= device.multiprocessors)
@@ -315,9 +434,9 @@ PSI_API i32 psi_gated_delta_step(void* y, void* taps_state, void* state, const v
 #endif
   const dim3 grid((u32)value_heads, (u32)sequences);
   switch (value_dim / 32) {
-    case 1: return launch(op, gated_delta_step_kernel<128>, grid, dim3(128), 0, p);
-    case 2: return launch(op, gated_delta_step_kernel<256>, grid, dim3(256), 0, p);
-    case 3: return launch(op, gated_delta_step_kernel<384>, grid, dim3(384), 0, p);
-    default: return launch(op, gated_delta_step_kernel<512>, grid, dim3(512), 0, p);
+    case 1: return launch(op, gated_delta_step_kernel<128>, grid, dim3(128), sizeof(ChunkStep<32>), p);
+    case 2: return launch(op, gated_delta_step_kernel<256>, grid, dim3(256), sizeof(ChunkStep<64>), p);
+    case 3: return launch(op, gated_delta_step_kernel<384>, grid, dim3(384), sizeof(ChunkStep<96>), p);
+    default: return launch(op, gated_delta_step_kernel<512>, grid, dim3(512), sizeof(ChunkStep<128>), p);
   }
 }

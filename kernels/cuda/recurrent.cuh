@@ -1,4 +1,4 @@
-/* Which tokens of a flat batch belong to which sequence, and where its state lies: causal_conv1d and gated_delta_rule. */
+/* Which tokens of a flat batch belong to which sequence, and where its state lies: causal_conv1d and gated_delta_chunks. */
 #pragma once
 #include "instructions.h"
 
@@ -28,6 +28,24 @@ __device__ __forceinline__ i32 run_end(const Recurrent& r, i32 first) {
     else outside = middle;
   }
   return outside;
+}
+
+/* The tokens of a sequence, from, to; none: from = r.tokens. All THREADS come here; shared: THREADS / 32. */
+template <int THREADS>
+__device__ __forceinline__ int2 find_run(const Recurrent& r, i32 sequence, int2* shared) {
+  i32 first = r.tokens, last = -1;
+#pragma unroll 8
+  for (i32 t = threadIdx.x; t < r.tokens; t += THREADS)
+    if (r.sequence[t] == sequence) first = min(first, t), last = t;
+  for (int mask = 16; mask > 0; mask >>= 1) {
+    first = min(first, __shfl_xor_sync(~0u, first, mask));
+    last = max(last, __shfl_xor_sync(~0u, last, mask));
+  }
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = {first, last};
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < THREADS / 32; w++) first = min(first, shared[w].x), last = max(last, shared[w].y);
+  return {first, last + 1};
 }
 
 inline i32 check_recurrent(const char* where, const Recurrent& r) {

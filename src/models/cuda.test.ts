@@ -104,6 +104,14 @@ describe.skipIf(!cudaLibrary)("models on CUDA", () => {
     expect(error).toBeLessThan(recurrentLimit);
   });
 
+  test("qwen35 over the end of a chunk of its delta rule: in parts and one by one the bits of one pass", () => {
+    const path = write(randomModel({ shape: shapes["tiny-qwen35"]!, dtype: "q8_0", seed: 8 }));
+    const more = Array.from({ length: 20 }, (_, i) => (i * 37 + 11) % 300);
+    const whole = logits(cuda, path, [more]);
+    const parts = [more.slice(0, 13), ...more.slice(13, 18).map((id) => [id]), more.slice(18)];
+    expect(logits(cuda, path, parts)).toEqual(whole);
+  });
+
   /** Scores of normed heads, scaled by one, magnify the rounding of activations. */
   test.each(["gemma4-e", "gemma4-31b", "gemma4-moe"])("%s in q8_0, experts in q4_0", (name) => {
     const tiny: ModelShape = shapes[`tiny-${name}`]!;

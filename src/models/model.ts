@@ -37,7 +37,7 @@ export type RecurrentShape = {
   readonly layers: readonly number[];
   /** [K - 1, C]: inputs of the causal convolution that came before */
   readonly convolution: Shape;
-  /** [H, key width, value width]: the memory of each value head */
+  /** [H, rows, value width]: the memory of each value head, a row a key element; below it a chunk's tokens, where the device wants them */
   readonly memory: Shape;
 };
 
@@ -50,7 +50,7 @@ export type StatePool = {
   readonly slotCount: number;
   /** per layer: [rows, K - 1, C] */
   readonly convolutions: readonly Tensor[];
-  /** per layer: [rows, H, key width, value width] */
+  /** per layer: [rows, H, rows of a memory, value width] */
   readonly memories: readonly Tensor[];
 };
 

@@ -10,6 +10,7 @@
  *   sparse:     h += experts(b) + sigmoid(w b) * shared(b)
  *   logits = W RMS(h)
  */
+import { chunkStateRows, goesByChunks } from "../ir/ops/gated_delta_chunks.ts";
 import { stepsFused } from "../ir/ops/gated_delta_step.ts";
 import { sharedFused } from "../ir/ops/moe_combine_shared_norm.ts";
 import type { RouterParams } from "../ir/ops/router.ts";
@@ -127,6 +128,9 @@ export function loadQwen35(c: Qwen35Config, w: Weights): Model {
   };
   const notes = passDraftBlocks(c, w);
   const channels = 2 * c.keyHeads * c.keyDim + c.valueHeads * c.valueDim;
+  // where a device has the form by chunks, a state has room for a chunk's tokens
+  const chunks =
+    head.weight.device.backend.supports("gated_delta_chunks") && goesByChunks(c.keyDim, c.valueDim);
   return {
     config: c,
     cacheGroups: groups.map((g) => ({ ...g, layers: g.layers.map((slot) => full[slot]!) })),
@@ -134,7 +138,7 @@ export function loadQwen35(c: Qwen35Config, w: Weights): Model {
       recurrent: {
         layers: deltas,
         convolution: [c.convolution - 1, channels],
-        memory: [c.valueHeads, c.keyDim, c.valueDim],
+        memory: [c.valueHeads, chunks ? chunkStateRows(c.keyDim, c.valueDim) : c.keyDim, c.valueDim],
       },
     }),
     notes,
@@ -290,7 +294,7 @@ function deltaRule(c: Qwen35Config, w: DeltaRule, a: Tensor, step: Step): Tensor
   const heads = { keyHeads, keyDim, tiled: c.tiledValueHeads };
   const tokens = a.shape[0]!;
   const fused = a.device.backend.supports("gated_delta_step") && !step.states!.keeps?.length;
-  if (fused && stepsFused(tokens, rows, w.convolution, memory, keyHeads)) {
+  if (fused && stepsFused(tokens, rows, w.convolution, c, c.valueDim)) {
     const projections = { qkv: qkv!.tensor, z: z!.tensor, a: alpha!.tensor, b: beta!.tensor };
     const columns = { offset: qkv!.offset, zOffset: z!.offset };
     const params = { ...columns, ...offsets, ...heads, eps };

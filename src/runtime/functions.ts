@@ -9,6 +9,7 @@ import { argmax as argmaxOp } from "../ir/ops/argmax.ts";
 import { type AttentionParams, attention as attentionOp } from "../ir/ops/attention.ts";
 import { causalConv1d as causalConv1dOp } from "../ir/ops/causal_conv1d.ts";
 import { embedding as embeddingOp } from "../ir/ops/embedding.ts";
+import { gatedDeltaChunks } from "../ir/ops/gated_delta_chunks.ts";
 import { type GatedDeltaRuleParams, gatedDeltaRule as gatedDeltaRuleOp } from "../ir/ops/gated_delta_rule.ts";
 import { type GatedDeltaStepParams, gatedDeltaStep as gatedDeltaStepOp } from "../ir/ops/gated_delta_step.ts";
 import { gatherRows as gatherRowsOp } from "../ir/ops/gather_rows.ts";
@@ -294,7 +295,7 @@ export const gatedDeltaRule = (
   into?: Tensor,
 ): Tensor =>
   apply(
-    gatedDeltaRuleOp,
+    state.shape[2] === params.keyDim ? gatedDeltaRuleOp : gatedDeltaChunks,
     [qkv, gates.a, gates.b, weights.decay, weights.dtBias, state, at.sequences, at.positions, at.slots],
     params,
     into ? [into] : [],

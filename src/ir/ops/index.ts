@@ -9,6 +9,7 @@ import { argmax } from "./argmax.ts";
 import { attention } from "./attention.ts";
 import { causalConv1d } from "./causal_conv1d.ts";
 import { embedding } from "./embedding.ts";
+import { gatedDeltaChunks } from "./gated_delta_chunks.ts";
 import { gatedDeltaRule } from "./gated_delta_rule.ts";
 import { gatedDeltaStep } from "./gated_delta_step.ts";
 import { gatherRows } from "./gather_rows.ts";
@@ -66,6 +67,7 @@ export const ops: readonly Pick<Op, "name" | "summary" | "backends" | "inputs" |
   addGated,
   causalConv1d,
   gatedDeltaRule,
+  gatedDeltaChunks,
   gatedDeltaStep,
   rmsNormGated,
   sigmoidGate,
