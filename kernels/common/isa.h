@@ -87,7 +87,7 @@ const char* level_name(int index);
 #define PSI_KERNEL(name, ...)    \
   PSI_DECLARE(name, __VA_ARGS__) \
   PSI_TABLE(name, PSI_ENTRIES)
-/* A kernel with dot4 in it, or that calls one. */
+/* A kernel of a file that has dot4 in it, or calls one that has. */
 #define PSI_DOT_KERNEL(name, ...)     \
   PSI_DECLARE_DOTS(name, __VA_ARGS__) \
   PSI_TABLE(name, PSI_ENTRIES_DOTS)
