@@ -1,16 +1,21 @@
 import * as v from "valibot";
 import type { RouteContext } from "./context.ts";
-import { badField, HttpError } from "./errors.ts";
+import { badField, bodyTimeout, HttpError } from "./errors.ts";
 import { JsonExcess, type JsonLimits, parseJson } from "./json_steps.ts";
 
 /** Requests stay far below: 16 MiB of brackets take a minute of the thread that answers everybody nested, some seconds side by side. */
 const bodyLimits: JsonLimits = { nesting: 1024, containers: 250_000, texts: 500_000, values: 3_000_000 };
 
-/** Reads and parses a JSON body within the server's limit, a large one in slices. Throws 400, 413 or 415. */
-export async function readJson({ state, request, inSteps }: RouteContext): Promise<unknown> {
+/** Bytes of a part that is kept as it came. */
+const largePart = 1 << 14;
+const mostSmallParts = 256;
+
+/** Reads and parses a JSON body within the server's limit, a large one in slices. Throws 400, 408, 413, 415, 429 or 503. */
+export async function readJson(context: RouteContext): Promise<unknown> {
+  const { request, inSteps } = context;
   checkContentType(request.headers.get("content-type"));
   checkEncoding(request.headers.get("content-encoding"));
-  const bytes = await readBytes(request, state.settings.limits.bodyBytes);
+  const bytes = await readBytes(context);
   if (bytes.length === 0) throw invalidJson("The request has no body; send a JSON object.");
   try {
     return await inSteps(parseJson(bytes, bodyLimits));
@@ -45,24 +50,58 @@ function checkEncoding(header: string | null): void {
   });
 }
 
-async function readBytes(request: Request, limitBytes: number): Promise<Uint8Array> {
+async function readBytes({ state, request, body }: RouteContext): Promise<Uint8Array> {
+  const { bodyBytes, bodyMs } = state.settings.limits;
   const announced = Number(request.headers.get("content-length") ?? 0);
-  if (announced > limitBytes) throw tooLarge(limitBytes);
+  if (announced > bodyBytes) throw tooLarge(bodyBytes);
   if (request.body === null) return new Uint8Array(0);
-  const chunks: Uint8Array[] = [];
-  let size = 0;
+  if (announced > 0) body.check(announced);
+  const parts = new Parts();
   const reader = request.body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    size += value.length;
-    if (size > limitBytes) {
-      reader.cancel().catch(() => {});
-      throw tooLarge(limitBytes);
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    reader.cancel().catch(() => {});
+  }, bodyMs);
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (late) throw bodyTimeout(bodyMs);
+      if (done) return parts.whole();
+      if (parts.size + value.length > bodyBytes) throw tooLarge(bodyBytes);
+      body.add(value.length);
+      parts.add(value);
     }
-    chunks.push(value);
+  } catch (error) {
+    reader.cancel().catch(() => {});
+    throw error;
+  } finally {
+    clearTimeout(timer);
   }
-  return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
+}
+
+/** The parts of a body as they come. Each costs memory beside its bytes, so those that come a byte at a time are put together. */
+class Parts {
+  private readonly joined: Uint8Array[] = [];
+  private small: Uint8Array[] = [];
+  size = 0;
+
+  add(part: Uint8Array): void {
+    this.size += part.length;
+    this.small.push(part);
+    if (part.length >= largePart || this.small.length === mostSmallParts) this.join();
+  }
+
+  whole(): Uint8Array {
+    this.join();
+    return this.joined.length === 1 ? this.joined[0]! : Buffer.concat(this.joined);
+  }
+
+  private join(): void {
+    if (this.small.length > 0)
+      this.joined.push(this.small.length === 1 ? this.small[0]! : Buffer.concat(this.small));
+    this.small = [];
+  }
 }
 
 function tooLarge(limitBytes: number): HttpError {

@@ -2,6 +2,7 @@ import type { Steps } from "../../core/steps.ts";
 import type { GrammarCompiler } from "../grammar/index.ts";
 import type { ModelSet } from "../models/set.ts";
 import type { Activity } from "./activity.ts";
+import type { Bodies, BodyShare } from "./bodies.ts";
 import type { HttpError } from "./errors.ts";
 import type { ManagementEvents } from "./management.ts";
 import type { ServerMetrics } from "./metrics.ts";
@@ -20,6 +21,7 @@ export type ServerState = {
   readonly models: ModelSet;
   readonly grammars: GrammarCompiler;
   readonly slices: Slices;
+  readonly bodies: Bodies;
   readonly draining: () => boolean;
   /** Aborted when the server is told to stop at once. */
   readonly shutdown: AbortSignal;
@@ -46,6 +48,8 @@ export type RouteContext = {
   readonly keyIndex: number | undefined;
   /** May be false for `/health` only. */
   readonly authorized: boolean;
+  /** Counts the request's body until the request has ended. */
+  readonly body: BodyShare;
   /** Does work that may be long, in slices between which others are answered. */
   readonly inSteps: <T>(steps: Steps<T>) => Promise<T>;
   /** The answer may be silent for as long as it takes. */

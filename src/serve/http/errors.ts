@@ -183,6 +183,38 @@ function contextError(details: Readonly<Record<string, unknown>>, promptField: s
   );
 }
 
+/** All bodies together; they are let go as their requests end. */
+export function bodiesFull(mostBytes: number): HttpError {
+  return new HttpError(
+    503,
+    `Bodies of requests under way fill the limit of ${mostBytes} bytes. Try again later.`,
+    {
+      ...overloaded,
+      code: "bodies_full",
+    },
+  );
+}
+
+/** The client's own share of them; others would get a place. */
+export function ownBodiesFull(mostBytes: number): HttpError {
+  const message =
+    `Bodies of this client's requests under way fill its share of ${mostBytes} bytes. ` +
+    `Please try again in ${retryAfterSeconds}s.`;
+  return new HttpError(429, message, {
+    type: "rate_limit_error",
+    code: "rate_limit_exceeded",
+    headers: { "retry-after": retryAfterSeconds },
+  });
+}
+
+/** The body began and did not come to its end. */
+export function bodyTimeout(limitMs: number): HttpError {
+  return new HttpError(408, `The body did not arrive within ${Math.round(limitMs / 1000)} s.`, {
+    code: "body_timeout",
+    headers: { connection: "close" },
+  });
+}
+
 function queueFacts(details: Readonly<Record<string, unknown>>): string {
   return typeof details.maxQueue === "number" ? ` (${details.maxQueue} requests are waiting)` : "";
 }

@@ -41,7 +41,7 @@ test("cards and metrics follow the digest", async () => {
   Object.defineProperty(late, "info", { get: () => info });
   const models = ModelSet.of({ ...scriptedModel("hello"), engine: late });
   await models.ready;
-  const metrics = new ServerMetrics(models);
+  const metrics = new ServerMetrics(models, () => 0);
   expect(await metrics.text()).toContain('digest="pending"');
   info = known;
   const text = await metrics.text();

@@ -19,6 +19,10 @@ export type ServedModel = {
 /** Bounds of what one request may ask for; beyond them it gets a 4xx. */
 export type RequestLimits = {
   readonly bodyBytes: number;
+  /** Bodies of all requests under way together; beyond it 503, beyond a client's share 429. */
+  readonly bodiesBytes: number;
+  /** How long a body may take to arrive, milliseconds. */
+  readonly bodyMs: number;
   readonly messages: number;
   readonly partsPerMessage: number;
   readonly choices: number;
@@ -35,6 +39,8 @@ export type RequestLimits = {
 
 export const defaultLimits: RequestLimits = {
   bodyBytes: 16 * 2 ** 20,
+  bodiesBytes: 256 * 2 ** 20,
+  bodyMs: 300_000,
   messages: 4096,
   partsPerMessage: 1024,
   choices: 16,

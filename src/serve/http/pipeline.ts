@@ -24,6 +24,9 @@ export type Arrival = {
   readonly allowSilence: () => void;
 };
 
+/** What a request has until it ends. */
+type Held = { readonly release: () => void };
+
 export type Guards = { readonly hosts: HostRule; readonly cors: CorsRule };
 
 /** Takes a request through the checks (host, origin, key) to its handler; whatever happens, an answer comes out. */
@@ -45,9 +48,9 @@ export async function answer(
   state.metrics.inFlight.inc();
   state.activity.begin(record);
   const gone = request.signal;
-  const held: TakenModel[] = [];
+  const held: Held[] = [];
   const finish = once((outcome: Outcome = {}) => {
-    for (const model of held) model.release();
+    for (const one of held) one.release();
     endRequest(state, record, outcome.gone || gone.aborted, outcome.error);
   });
   let open = false;
@@ -92,7 +95,7 @@ async function route(
   arrival: Arrival,
   record: RequestRecord,
   cors: Record<string, string>,
-  held: TakenModel[],
+  held: Held[],
   keepOpen: RouteContext["keepOpen"],
 ): Promise<Response> {
   const { request } = arrival;
@@ -114,6 +117,8 @@ async function route(
   if (!found) throw routes.methods.size > 0 ? wrongMethod(allow) : notFound();
   const client = keyIndex === undefined ? (arrival.address ?? "local") : `key ${keyIndex}`;
   const signal = AbortSignal.any([request.signal, state.shutdown]);
+  const body = state.bodies.begin(client);
+  held.push(body);
   return found.handle({
     state,
     request,
@@ -131,6 +136,7 @@ async function route(
     client,
     keyIndex,
     authorized,
+    body,
     inSteps: (steps) => state.slices.run(client, steps, signal),
     allowSilence: arrival.allowSilence,
     keepOpen,

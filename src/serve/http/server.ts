@@ -4,6 +4,7 @@ import { GrammarCompiler } from "../grammar/index.ts";
 import { ModelSet } from "../models/set.ts";
 import { pageRoute } from "../page/route.ts";
 import { Activity } from "./activity.ts";
+import { Bodies } from "./bodies.ts";
 import type { Route, ServerState } from "./context.ts";
 import { ManagementEvents } from "./management.ts";
 import { ServerMetrics } from "./metrics.ts";
@@ -72,12 +73,14 @@ function makeState(
   let draining = false;
   const prefix = `${Date.now().toString(16)}-${process.pid.toString(16)}`;
   let count = 0;
+  const bodies = new Bodies(settings.limits.bodiesBytes);
   const state: ServerState = {
     settings,
-    metrics: new ServerMetrics(models),
+    metrics: new ServerMetrics(models, () => bodies.heldBytes),
     models,
     grammars: new GrammarCompiler(),
     slices: new Slices(),
+    bodies,
     responses: new ResponseStore(),
     events: new ManagementEvents(),
     activity: new Activity(() => models.rows.flatMap(({ served }) => (served ? [served.engine] : []))),
