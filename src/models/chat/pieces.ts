@@ -36,7 +36,7 @@ export function promptWriter(
   guarded: (messages: readonly ChatMessage[], options: ChatOptions) => readonly string[] = () => [],
 ): Pick<ChatFormat, "prompt" | "promptSteps"> {
   function* promptSteps(messages: readonly ChatMessage[], options: ChatOptions = {}, most?: number) {
-    const pieces = write(messages, options);
+    const pieces = write(messages, most === undefined ? options : { ...options, mostTokens: most });
     yield;
     return yield* encodeInSteps(tokenizer, pieces, guarded(messages, options), most);
   }

@@ -369,3 +369,30 @@ test("fuzz: no text of a message becomes a control token, and none is lost", () 
     }
   }
 });
+
+test("a file's template gets no conversation that is far longer than what can be used", () => {
+  const format = chatFormatFor({ architecture: "x", template: THINKING, tokenizer: chatMlTokens });
+  const chat = (units: number): ChatMessage[] => [
+    { role: "user", content: "a" },
+    {
+      role: "assistant",
+      content: "",
+      toolCalls: [{ name: "f", arguments: `"${"</think>".repeat(units / 8)}"` }],
+    },
+    { role: "user", content: "b" },
+  ];
+  const first = (units: number, most?: number) => format.promptSteps(chat(units), {}, most).next().done;
+  expect(first(900_000, 1000)).toBe(false);
+  expect(() => first(1_200_000, 1000)).toThrow(/a conversation of at most 1048576 characters/);
+  expect(first(1_200_000, 400_000)).toBe(false);
+  // counted to the end
+  expect(first(4_000_000)).toBe(false);
+  expect(() => first(4_800_000)).toThrow(/at most 4194304 characters/);
+  const known = chatFormatFor({ architecture: "x", template: CHATML, tokenizer: chatMlTokens });
+  const long: ChatMessage[] = [...chat(8), { role: "assistant", content: "a".repeat(5_000_000) }];
+  expect(known.name).toBe("chatml");
+  expect(known.promptSteps([{ role: "user", content: "a".repeat(5_000_000) }], {}, 1000).next().done).toBe(
+    false,
+  );
+  expect(() => format.promptSteps(long, {}, 1000).next()).toThrow(PsionicError);
+});

@@ -41,7 +41,10 @@ export function chatTemplate(
   const developer = /['"]developer['"]/.test(source);
   const words = new Set(source.match(/\w+/g));
   return {
-    render: (messages, options = {}) => renderer(placeSystem(messages, support, developer), options),
+    render: (messages, options = {}) => {
+      checkLength(messages, options);
+      return renderer(placeSystem(messages, support, developer), options);
+    },
     reads: (variable) => words.has(variable),
     names: writesNames(renderer),
     opensThought: (options) => opensThought(renderer, options),
@@ -107,6 +110,38 @@ function tryRender<T>(render: () => T): T | undefined {
     // A probe asks what the template can do; a refusal is an answer.
     return undefined;
   }
+}
+
+/**
+ * A template is a program that nobody can leave half-way, so what goes into it is bounded: four UTF-16 units for each token that would
+ * be looked at, so many in any case, and so many where the caller takes any number of tokens.
+ */
+const UNITS_PER_TOKEN = 4;
+const LEAST_UNITS = 1 << 20;
+const UNITS_UNBOUNDED = 1 << 22;
+
+function checkLength(messages: readonly ChatMessage[], options: ChatOptions): void {
+  const { mostTokens, tools = [], templateArguments = {} } = options;
+  const most =
+    mostTokens === undefined ? UNITS_UNBOUNDED : Math.max(UNITS_PER_TOKEN * mostTokens, LEAST_UNITS);
+  let units = tools.length === 0 ? 0 : JSON.stringify(tools).length;
+  units += JSON.stringify(templateArguments).length;
+  for (const { content, reasoning = "", toolCalls = [], toolResponses = [] } of messages) {
+    units += content.length + reasoning.length;
+    for (const call of toolCalls) units += call.name.length + call.arguments.length;
+    if (toolResponses.length > 0) units += JSON.stringify(toolResponses).length;
+  }
+  if (units <= most) return;
+  throw unexpected(
+    "invalid_request",
+    "chat template",
+    `a conversation of at most ${most} characters`,
+    units,
+    {
+      fix: "The model file's own template writes it, as a whole; shorten it, or use /v1/completions with a prompt of your own",
+      details: { param: "messages" },
+    },
+  );
 }
 
 function refuseTools({ tools = [] }: ChatOptions): void {

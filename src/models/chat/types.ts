@@ -79,6 +79,8 @@ export type ChatOptions = {
   readonly currentDate?: string;
   /** Variables of the file's template, such as `enable_thinking`. */
   readonly templateArguments?: Readonly<Record<string, unknown>>;
+  /** Tokens of a prompt that the caller looks at; a file's template refuses conversations that are far longer. */
+  readonly mostTokens?: number;
 };
 
 /**
