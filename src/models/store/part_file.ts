@@ -83,6 +83,11 @@ export class PartFile implements Disposable {
     return sum;
   }
 
+  /** What a chunk came as; undefined where it is not there. */
+  digest(chunk: number): string | undefined {
+    return this.#done.get(chunk);
+  }
+
   write(offset: number, bytes: Uint8Array): void {
     for (let at = 0; at < bytes.length; ) {
       at += disk(this.#path, () => writeSync(this.#data, bytes, at, bytes.length - at, offset + at));

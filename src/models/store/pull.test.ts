@@ -154,6 +154,21 @@ describe("a file at an address", () => {
     expect(stored.manifest.files[0]).toMatchObject({ verified: true, sha256: sha256(model) });
   });
 
+  test("a digest of the whole, and lies now here and now there: what has come alike twice is not fetched again", async () => {
+    const lies = ["1 0", "2 1", "1 2", "3 2", "3 3", "3 4"];
+    using host = modelHost((request, honest) => {
+      const headers = { ...honest.headers, "x-linked-etag": `"${sha256(model)}"` };
+      const start = startOf(request);
+      const isLie = start % chunkBytes === 0 && lies.includes(`${start / chunkBytes} ${request.earlier}`);
+      if (!isLie) return { ...honest, headers };
+      return { ...honest, headers, body: new Uint8Array(chunkBytes).fill(request.earlier + 1) };
+    });
+    const { model: stored } = await pullModel(`${host.url}/model.gguf`, quick);
+    expect(bytesOf(stored.path)).toEqual(model);
+    // twice each, chunk 1 twice more and chunk 2 once
+    expect(rangesOf(host, "/model.gguf")).toHaveLength(2 * chunks + 3);
+  });
+
   test("a host that keeps sending other bytes than it promised: a mismatch, and nothing is kept", async () => {
     using host = modelHost((_, honest) => ({
       ...honest,

@@ -20,7 +20,7 @@ export const defaultConnections = 8;
 export const defaultChunkBytes = 16 * 2 ** 20;
 /** Left free on the disk. */
 const spareBytes = 64 * 2 ** 20;
-const mostRounds = 5;
+const mostRounds = 8;
 
 /** Runs so many tasks at once, in the order they were given. */
 class Pool {
@@ -135,6 +135,7 @@ export class Transfer {
     let got = "";
     // what this process has not seen come is checked; otherwise the digest of the whole says whether that is needed
     let byChunk = part.resumed && expected === null;
+    const repeats = new Repeats(part);
     for (let round = 0; round < mostRounds; round++) {
       if (part.missing.length > 0) await this.fetch(file, part.missing);
       const digest = await this.verified(part, byChunk);
@@ -147,9 +148,9 @@ export class Transfer {
         byChunk = true;
         continue;
       }
-      // each chunk is as it came, so some came wrong: the ones that come differently now
+      // each chunk is as it came, so some came wrong: of those that have come alike twice, none
       if (!facts.ranges) part.restart();
-      else if (!(await this.fetchAgain(file, part))) break;
+      else if (!(await this.fetchAgain(file, part, repeats))) break;
     }
     part.discard();
     const promised = expected ?? wanted.gitBlob;
@@ -184,10 +185,10 @@ export class Transfer {
     } else await this.pool.run(() => file.fetchWhole());
   }
 
-  /** Fetches every chunk once more; gives whether one came differently. */
-  private async fetchAgain(file: RemoteFile, part: PartFile): Promise<boolean> {
-    this.came(-part.doneBytes);
-    const chunks = Array.from({ length: part.chunkCount }, (_, i) => i);
+  /** Fetches every chunk once more that has not come alike twice; gives whether one came differently. */
+  private async fetchAgain(file: RemoteFile, part: PartFile, repeats: Repeats): Promise<boolean> {
+    const chunks = repeats.open();
+    for (const chunk of chunks) this.came(part.range(chunk)[0] - part.range(chunk)[1]);
     const changed = await this.all(chunks.map((chunk) => this.pool.run(() => file.fetchChunk(chunk))));
     return changed.includes(true);
   }
@@ -195,6 +196,30 @@ export class Transfer {
   private came(bytes: number): void {
     this.done += bytes;
     this.options.onProgress("download", this.done, this.total);
+  }
+}
+
+/** Which chunks of a file have come alike twice, whatever came between. A host that lies by chance does not tell one lie twice. */
+class Repeats {
+  private readonly part: PartFile;
+  private readonly seen: Set<string>[];
+  private readonly settled = new Set<number>();
+
+  constructor(part: PartFile) {
+    this.part = part;
+    this.seen = Array.from({ length: part.chunkCount }, () => new Set<string>());
+  }
+
+  /** The others; takes note of what has come since it was last asked. */
+  open(): number[] {
+    const chunks = [...this.seen.keys()].filter((chunk) => !this.settled.has(chunk));
+    for (const chunk of chunks) {
+      const digest = this.part.digest(chunk);
+      if (digest === undefined) continue;
+      if (this.seen[chunk]!.has(digest)) this.settled.add(chunk);
+      this.seen[chunk]!.add(digest);
+    }
+    return chunks.filter((chunk) => !this.settled.has(chunk));
   }
 }
 
