@@ -61,7 +61,8 @@ export const service: AnyCommand = command({
     checkName(name);
     const manager = (args.manager ??
       (process.platform === "darwin" ? "launchd" : "systemd")) as ServiceManager;
-    const path = servicePath(manager, system, name, args.folder);
+    const folder = args.folder === undefined ? undefined : resolve(args.folder);
+    const path = servicePath(manager, system, name, folder);
     if (action === "uninstall") return uninstall({ manager, system, name, path, force, now });
     const plan = await servicePlan(name, system, args.program, args.config);
     const text = manager === "systemd" ? systemdUnit(plan) : launchdPlist(plan);

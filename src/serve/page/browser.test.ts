@@ -250,6 +250,9 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
           return [...wide, ...outside].map((node) => node.id || node.className || node.tagName);
         }, width);
         expect([where, width, wide]).toEqual([where, width, []]);
+        // the panels scroll; what stands apart in one must not lengthen the document behind them
+        const below = await page.evaluate(() => document.documentElement.scrollHeight - innerHeight);
+        expect([where, width, below]).toEqual([where, width, 0]);
         expect([where, colorScheme, await lowContrast(page)]).toEqual([where, colorScheme, []]);
       };
       await check("empty");

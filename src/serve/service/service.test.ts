@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { checkName, launchdPlist, type ServicePlan, systemdUnit } from "./unit.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "service-"));
@@ -115,6 +115,10 @@ describe("the command", () => {
     const unit = readFileSync(path, "utf8");
     expect(unit).toContain(`serve --config ${config}`);
     expect((await run("print", "--manager", "systemd", "--config", config)).out).toBe(unit);
+    const near = await run("print", "--manager", "systemd", "--config", relative(process.cwd(), config));
+    expect(near.out).toBe(unit);
+    const plist = await run("install", "--manager", "launchd", "--folder", relative(process.cwd(), into));
+    expect(plist.err).toContain(` ${into}/psionic.plist`);
     const again = await run("install", "--manager", "systemd", "--folder", into, "--config", config);
     expect(again.out).toBe(`${path}: as it was\n`);
     expect((await run("uninstall", "--manager", "systemd", "--folder", into)).out).toBe(`${path}: removed\n`);
