@@ -144,14 +144,14 @@ const zstdMagic = [0x28, 0xb5, 0x2f, 0xfd];
 
 /** Of either kind, told by its first bytes. */
 export function decompressed(artifact: Uint8Array, where: string): Uint8Array {
+  const isZstd = zstdMagic.every((byte, i) => artifact[i] === byte);
   try {
-    return zstdMagic.every((byte, i) => artifact[i] === byte)
-      ? Bun.zstdDecompressSync(artifact)
-      : inflateSync(artifact);
+    return isZstd ? Bun.zstdDecompressSync(artifact) : inflateSync(artifact);
   } catch (cause) {
-    throw unexpected("file_malformed", where, "a model compressed by zlib or zstd", "another file", {
-      cause,
-    });
+    // the rest of a zlib header varies with its settings
+    const known = isZstd || artifact[0] === 0x78;
+    const got = known ? "one that is damaged or was cut off" : "another file";
+    throw unexpected("file_malformed", where, "a model compressed by zlib or zstd", got, { cause });
   }
 }
 

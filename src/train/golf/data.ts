@@ -59,7 +59,7 @@ function checkEncoding(tokens: Int32Array, place: string, model: Uint8Array): vo
   while (same < document.length && document[same] === again[same]) same++;
   if (same >= compared.share * document.length) return;
   throw unexpected(
-    "invalid_request",
+    "digest_mismatch",
     place,
     "the tokenizer that made the shards",
     `one that encodes ${same} of ${document.length} tokens of a document of theirs as they are`,

@@ -163,7 +163,13 @@ describe("the artifact", () => {
       const container = containerOf(exportedTensors(parameters), "int8_clean_per_row");
       const artifact = compressed(container, "zlib");
       const cut = artifact.subarray(0, artifact.length - 100);
-      expect(() => decompressed(cut, "cut")).toThrow("[cut] expected a model compressed by zlib or zstd");
+      const wanted = "[cut] expected a model compressed by zlib or zstd, got";
+      expect(() => decompressed(cut, "cut")).toThrow(`${wanted} one that is damaged or was cut off`);
+      const packed = compressed(container, "zstd");
+      expect(() => decompressed(packed.subarray(0, packed.length - 100), "cut")).toThrow(
+        `${wanted} one that`,
+      );
+      expect(() => decompressed(container, "cut")).toThrow(`${wanted} another file`);
       const tensors = new Map(tensorsOfContainer(container, "a"));
       tensors.delete("blocks.0.mlp.fc.weight");
       expect(() => loadExported(parameters, tensors, "a")).toThrow("as blocks.0.mlp.fc.weight, got none");

@@ -213,7 +213,10 @@ describe("refused", () => {
     const foreign = join(mkdtempSync(join(folder, "foreign-")), "tokenizer");
     writeGolfData(join(foreign, ".."), 400, "reversed");
     const wrong = runOf("r7", { dataset: bare, tokenizer: foreign, max_steps: 1 });
-    await expect(refusal(wrong)).rejects.toThrow("expected the tokenizer that made the shards");
+    await expect(refusal(wrong)).rejects.toMatchObject({
+      code: "digest_mismatch",
+      message: expect.stringContaining("expected the tokenizer that made the shards"),
+    });
     const right = runOf("r8", { dataset: bare, max_steps: 1, final_validation: "live_only" });
     expect((await startGolf(right, options)).executed_steps).toBe(1);
   });
@@ -224,6 +227,16 @@ describe("refused", () => {
     await refusal(run).catch(() => {});
     const report = JSON.parse(readFileSync(join(run.root, golfPaths.report), "utf8")) as GolfReport;
     expect([report.disposition, report.executed_steps]).toEqual(["refused_machine_contract", 0]);
+  });
+
+  test("a start that fails before its first step leaves the run root to the next one", async () => {
+    const run = runOf("r9", { max_steps: 1, final_validation: "live_only" });
+    const plan = () => {
+      throw new RangeError("no such device");
+    };
+    await expect(startGolf(run, { ...options, watcher: { plan } })).rejects.toThrow("no such device");
+    expect(readdirSync(run.root).filter((name) => name !== golfPaths.lock)).toEqual([]);
+    expect((await startGolf(run, options)).executed_steps).toBe(1);
   });
 
   test("a run root that holds a run, a resume with other steps, and one whose checkpoint is damaged", async () => {

@@ -32,7 +32,15 @@ export async function startGolf(run: GolfRun, options: GolfOptions): Promise<Gol
   for (const name of readdirSync(run.root).filter(unfinished)) rmSync(join(run.root, name));
   const data = await openGolfData(run.settings, options.watcher.shards);
   writeSettings(run);
-  return await trained(run, data, options);
+  try {
+    return await trained(run, data, options);
+  } catch (error) {
+    // a device that does not open or has too little memory: the same root may be asked for again
+    const own: readonly string[] = [golfPaths.settings, golfPaths.lock];
+    if (readdirSync(run.root).every((name) => own.includes(name)))
+      rmSync(join(run.root, golfPaths.settings), { force: true });
+    throw error;
+  }
 }
 
 /** Goes on with a run from its last checkpoint, or from the beginning where there is none; settings may have changed. */
