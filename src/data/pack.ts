@@ -1,4 +1,5 @@
 /** Tokenises the documents of a selection and writes them as shards with a manifest. */
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../core/digest.ts";
 import { unexpected } from "../core/error.ts";
@@ -73,6 +74,7 @@ export async function pack(
     );
   }
   const limit = format === "golf" ? undefined : contextWindow;
+  const earlier = earlierShards(folder, options.datasetRef);
   // a manifest of earlier shards must not stand beside new ones
   removeRecord(join(folder, manifestName));
   const writers = new Map<string, ShardWriter>();
@@ -126,8 +128,35 @@ export async function pack(
     },
     manifest_digest: "",
   });
+  // programs that read a folder without its manifest take every shard in it
+  const written = new Set(splits.flatMap(({ shards }) => shards.map(({ path }) => path)));
+  for (const name of earlier) if (!written.has(name)) rmSync(join(folder, name));
   writeRecord(join(folder, manifestName), dataset);
   return { dataset, documents, dropped, textBytes };
+}
+
+/** Shards that an earlier pack of this name left, which the next one replaces; throws where there are others. */
+function earlierShards(folder: string, name: string): string[] {
+  const shards = existsSync(folder) ? readdirSync(folder).filter((file) => file.endsWith(".bin")) : [];
+  const own = (file: string): boolean => file.startsWith(`${name}_`) && /_\d{6}\.bin$/.test(file);
+  const foreign = shards.find((file) => !own(file)) ?? otherName(join(folder, manifestName), name);
+  if (shards.length === 0 || foreign === undefined) return shards;
+  throw unexpected("invalid_request", folder, `a folder without shards but those of ${name}`, foreign, {
+    fix: "Pack into another folder",
+  });
+}
+
+/** Of names with an underscore only the manifest tells what is name and what split. */
+function otherName(path: string, name: string): string | undefined {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch {
+    // none is there, as after a pack that was ended half-way
+    return undefined;
+  }
+  const found = /"dataset_ref": *"([^"]*)"/.exec(text)?.[1];
+  return found === name ? undefined : found;
 }
 
 /** What the data were made of, in one digest. */

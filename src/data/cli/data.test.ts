@@ -114,6 +114,24 @@ test("from text to a data set: every part, its record, and the same bytes when i
     "61 documents, 0 dropped",
   );
 
+  // again with larger shards: no old one stays, for whoever reads a folder without its manifest; none of another set goes
+  const again = ["pack", "--manifest", "c.json", "--tokenizer", "b", "--out", "pb"];
+  expect(psionic(...again, "--shard-tokens", "2000").code).toBe(0);
+  expect(readdirSync(join(folder, "pb")).length).toBeGreaterThan(4);
+  expect(psionic(...again).code).toBe(0);
+  const listed = ["dataset_train_000000.bin", "manifest.json"];
+  expect(readdirSync(join(folder, "pb")).sort()).toEqual(listed);
+  expect(psionic(...again, "--name", "data")).toMatchObject({
+    code: 1,
+    err: expect.stringContaining("a folder without shards but those of data, got dataset_train_000000.bin"),
+  });
+  expect(
+    psionic("pack", "--manifest", "c.json", "--tokenizer", "b", "--out", "pc", "--name", "a_b").code,
+  ).toBe(0);
+  const shorter = psionic("pack", "--manifest", "c.json", "--tokenizer", "b", "--out", "pc", "--name", "a");
+  expect(shorter.err).toContain("those of a, got a_b");
+  expect(psionic("verify", "pb").code).toBe(0);
+
   // a damaged shard: the code of the documentation, and the file's name
   const shard = join(folder, "p1", "dataset_train_000000.bin");
   const whole = readFileSync(shard);
