@@ -114,6 +114,15 @@ test("from text to a data set: every part, its record, and the same bytes when i
     "61 documents, 0 dropped",
   );
 
+  // a tokenizer of the other kind in the same folder would be read in the place of the new one
+  const mixed = ["train-tokenizer", "--manifest", "c.json", "--vocabulary", "600", "--kind"];
+  const overModel = psionic(...mixed, "byte_level_bpe", "--out", "t1");
+  expect([overModel.code, overModel.err]).toEqual([
+    1,
+    expect.stringContaining("another kind, got tokenizer.model"),
+  ]);
+  expect(psionic(...mixed, "sentence_piece_bpe", "--out", "b").err).toContain("got tokenizer_config.json");
+
   // again with larger shards: no old one stays, for whoever reads a folder without its manifest; none of another set goes
   const again = ["pack", "--manifest", "c.json", "--tokenizer", "b", "--out", "pb"];
   expect(psionic(...again, "--shard-tokens", "2000").code).toBe(0);

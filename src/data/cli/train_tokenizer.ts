@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { sha256 } from "../../core/digest.ts";
 import { unexpected } from "../../core/error.ts";
@@ -24,6 +25,15 @@ type Trainer = {
   add(text: string): void;
   finish(onMerge: (done: number) => void): Trained;
 };
+
+/** A file of the other kind would stay beside the new ones, and be read in their place or with them. */
+function checkFolder(out: string, kind: string): void {
+  const other = kind === "byte_level_bpe" ? "tokenizer.model" : "tokenizer_config.json";
+  if (!existsSync(join(out, other))) return;
+  throw unexpected("invalid_request", out, "a folder without a tokenizer of another kind", other, {
+    fix: "Write into another folder",
+  });
+}
 
 export const trainTokenizer: DataAction = {
   name: "train-tokenizer",
@@ -61,6 +71,7 @@ export const trainTokenizer: DataAction = {
     const out = given.required("out");
     checkPlace(join(out, "report.json"));
     const kind = given.required("kind");
+    checkFolder(out, kind);
     const size = wholeNumber(given.required("vocabulary"), "--vocabulary", 1)!;
     const trainer = kind === "byte_level_bpe" ? byteLevel(given, size) : sentencePiece(given, size);
     const selection = await openSelection(
