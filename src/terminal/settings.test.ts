@@ -120,6 +120,7 @@ test("what is wrong is said, and where", () => {
     [config("f.toml", "[port]\nx = 1"), "port takes a text, a number"],
     [config("f.toml", "port = "), "expected valid settings"],
     [config("f.json", "[1]"), "expected an object of settings, got a list"],
+    [config("f.json", '{"port": 1, "port": 2}'), 'with "port" once'],
     [config("f.yaml", "port: 1"), "ends in .toml or .json"],
     [() => readSettingsFile(join(folder, "none.toml")), "expected a file that can be read"],
     [

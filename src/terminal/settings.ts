@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import type { ArgDef, ArgsDef } from "citty";
 import { unexpected } from "../core/error.ts";
+import { parseExactJson } from "../core/json_reader.ts";
 import { checkedArguments, isRepeatable, suggestion } from "./arguments.ts";
 import { UsageError } from "./command.ts";
 
@@ -179,13 +180,16 @@ export function readSettingsFile(path: string): SettingsFile {
   if (!/\.(toml|json)$/i.test(path)) {
     throw unexpected("invalid_argument", "config", "a name that ends in .toml or .json", path);
   }
+  const isJson = /\.json$/i.test(path);
   let values: unknown;
   try {
-    values = /\.json$/i.test(path) ? JSON.parse(text) : Bun.TOML.parse(text);
+    values = isJson ? JSON.parse(text) : Bun.TOML.parse(text);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw unexpected("file_malformed", path, "valid settings", reason, { cause });
   }
+  // a setting that is there twice, which TOML refuses by itself
+  if (isJson) parseExactJson(text, path);
   if (typeof values !== "object" || values === null || Array.isArray(values)) {
     throw unexpected(
       "file_malformed",
