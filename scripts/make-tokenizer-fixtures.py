@@ -4,7 +4,7 @@ implementation (the Rust library behind the `tokenizers` package, Apache-2.0) gi
 Usage: python scripts/make-tokenizer-fixtures.py TRAINING_TEXT
        TRAINING_TEXT is any English text in the public domain; the stored files were made from Shakespeare's plays,
        the first 200,000 characters. Needs `pip install tokenizers==0.23.2`.
-Output: fixtures/tokenizer/texts.json, and one FAMILY.json.gz each with the reference's tokenizer.json and the ids.
+Output: fixtures/tokenizer/texts.json.gz, and one FAMILY.json.gz each with the reference's tokenizer.json and the ids.
 """
 
 import gzip
@@ -150,7 +150,7 @@ def main():
     corpus = pathlib.Path(sys.argv[1]).read_text(encoding="utf8")[:200_000].splitlines(keepends=True)
     texts = all_texts()
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "texts.json").write_text(json.dumps(texts) + "\n")
+    (OUT / "texts.json.gz").write_bytes(gzip.compress((json.dumps(texts) + "\n").encode(), 9, mtime=0))
     for name in ["gpt-2", *PATTERNS, "llama", "gemma"]:
         make = characters if name in ("llama", "gemma") else byte_level
         data = make(name, corpus)

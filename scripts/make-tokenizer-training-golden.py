@@ -2,10 +2,11 @@
 """What the reference trainers make of a small text, for src/data/tokenizers/tokenizers.test.ts.
 
 Usage:   python3 scripts/make-tokenizer-training-golden.py        (needs: pip install tokenizers==0.23.2 sentencepiece==0.2.2)
-Output:  fixtures/golden/tokenizer_training.json: the texts (our own), the merges of Hugging Face's byte-level trainer for
+Output:  fixtures/golden/tokenizer_training.json.gz: the texts (our own), the merges of Hugging Face's byte-level trainer for
          two pre-tokenizers, and the model of SentencePiece's BPE trainer with its encoding of all texts.
 """
 import base64
+import gzip
 import io
 import json
 import pathlib
@@ -78,5 +79,6 @@ golden = {
     "llama3": byte_level(LLAMA3, 420),
     "sentence_piece": sentence_piece(480),
 }
-path = pathlib.Path(__file__).parent.parent / "fixtures" / "golden" / "tokenizer_training.json"
-path.write_text(json.dumps(golden, ensure_ascii=False, separators=(",", ":")) + "\n")
+path = pathlib.Path(__file__).parent.parent / "fixtures" / "golden" / "tokenizer_training.json.gz"
+text = json.dumps(golden, ensure_ascii=False, separators=(",", ":")) + "\n"
+path.write_bytes(gzip.compress(text.encode(), 9, mtime=0))

@@ -28,9 +28,10 @@ type Pieces = {
   readonly encoded: number[][];
 };
 
-const golden: Golden = await Bun.file(
-  join(import.meta.dir, "../../../fixtures/golden/tokenizer_training.json"),
-).json();
+const packed = await Bun.file(
+  join(import.meta.dir, "../../../fixtures/golden/tokenizer_training.json.gz"),
+).bytes();
+const golden: Golden = JSON.parse(new TextDecoder().decode(Bun.gunzipSync(packed)));
 const texts = Array.from({ length: golden.repeats }, () => golden.texts).flat();
 
 const special = ["<|endoftext|>"];

@@ -13,13 +13,16 @@ type Stored = {
 };
 
 const folder = `${import.meta.dir}/../../../fixtures/tokenizer`;
-const texts: string[] = await Bun.file(`${folder}/texts.json`).json();
+
+async function packed<T>(name: string): Promise<T> {
+  const bytes = await Bun.file(`${folder}/${name}.json.gz`).bytes();
+  return JSON.parse(new TextDecoder().decode(Bun.gunzipSync(bytes)));
+}
+
+const texts = await packed<string[]>("texts");
 const families = ["gpt-2", "gpt-4o", "llama-bpe", "qwen2", "qwen35", "tekken", "llama", "gemma"];
 const stored = new Map<string, Stored>();
-for (const family of families) {
-  const packed = await Bun.file(`${folder}/${family}.json.gz`).bytes();
-  stored.set(family, JSON.parse(new TextDecoder().decode(Bun.gunzipSync(packed))));
-}
+for (const family of families) stored.set(family, await packed<Stored>(family));
 
 function fixture(family: string): Stored {
   const found = stored.get(family);
