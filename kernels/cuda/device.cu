@@ -13,6 +13,7 @@
 #include "columns.h"
 #include "cublaslt.h"
 #include "launch.h"
+#include "row_copies.h"
 #include "staging.h"
 #include "transfer.h"
 
@@ -133,6 +134,7 @@ PSI_API i32 psi_close(void) {
   cudaError_t error = cudaStreamSynchronize(stream);
   close_staging();
   close_transfers();
+  close_rows();
   close_columns();
   close_cublaslt();
   return given_up(checked("psi_close", error));

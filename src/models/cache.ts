@@ -41,13 +41,17 @@ export function makeCachePool(
     throw unexpected("unsupported", "cache", `a cache type of Metal (${others})`, cacheType);
   }
   const shape = [pageCount, group.kvHeads * pageSize, group.headDim];
-  elementCount(shape);
-  const make = () => group.layers.map(() => device.empty(cacheType, shape));
-  return { group, cacheType, pageSize, pageCount, keys: make(), values: make() };
+  const memory = device.empty(cacheType, [2 * group.layers.length, ...shape]);
+  const bytes = pageCount * pageBytes(group, cacheType);
+  const part = (place: number) =>
+    makeTensor(device, "state", memory.address + place * bytes, { dtype: cacheType, shape });
+  const keys = group.layers.map((_, l) => part(2 * l));
+  const values = group.layers.map((_, l) => part(2 * l + 1));
+  return { group, cacheType, pageSize, pageCount, memory, keys, values };
 }
 
-export function freeCachePool(device: Device, pool: CachePool): void {
-  for (const t of [...pool.keys, ...pool.values]) device.free(t);
+export function freeCachePool(device: Device, { memory }: CachePool): void {
+  device.free(memory);
 }
 
 /** Bytes of one sequence's state over all recurrent layers. */

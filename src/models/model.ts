@@ -19,12 +19,16 @@ export type CacheGroup = {
   readonly headDim: number;
 };
 
-/** Pages of one group: `keys[i]` and `values[i]` belong to `group.layers[i]`; each holds `pageCount` pages. */
+/**
+ * Pages of one group: `keys[i]` and `values[i]` belong to `group.layers[i]`; each holds `pageCount` pages. All lie in `memory`,
+ * keys and values of each layer in turn, so that a page of all layers is rows of one stride.
+ */
 export type CachePool = {
   readonly group: CacheGroup;
   readonly cacheType: CacheType;
   readonly pageSize: number;
   readonly pageCount: number;
+  readonly memory: Tensor;
   readonly keys: readonly Tensor[];
   readonly values: readonly Tensor[];
 };

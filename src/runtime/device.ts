@@ -18,6 +18,20 @@ export type FileMapping = { readonly address: number; readonly bytes: number };
 /** Bytes of a device's own memory: free at this moment, and in all. */
 export type DeviceMemory = { readonly free: number; readonly total: number };
 
+/**
+ * Copies between a device with memory of its own and the host, of rows that stand `stride` bytes apart on the device and one
+ * behind the other on the host.
+ */
+export interface RowCopies {
+  /** Address of host memory that `send` copies from; throws `native_failed` when there is none. */
+  allocateHost(bytes: number): number;
+  releaseHost(address: number): void;
+  /** Begins a copy to the device, in the order of the device's calls; what is returned waits for it. `source` stays as it is until then. */
+  send(destination: number, stride: number, source: number, bytesPerRow: number, rows: number): () => void;
+  /** A copy of device memory, rows of up to 4 MiB. */
+  receive(source: number, stride: number, bytesPerRow: number, rows: number): Uint8Array;
+}
+
 /** What a backend supplies. Code above never asks which one it has. */
 export interface Backend {
   readonly name: EngineBackend | "meta";
@@ -44,6 +58,8 @@ export interface Backend {
    */
   fetch?(address: number, bytes: number): () => Uint8Array;
   copy(destination: number, source: number, bytes: number): void;
+  /** Absent: `write` and `read` are as good. */
+  readonly rows?: RowCopies;
   supports(opName: string): boolean;
   /** Waits for everything that was called and reports what went wrong in it. */
   synchronize(): void;

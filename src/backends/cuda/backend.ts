@@ -32,6 +32,7 @@ export function cudaBackend(options: CudaOptions = {}): Backend {
   const [fetch, fetched] = [native("psi_fetch"), native("psi_fetched")];
   const ticket = new Float64Array(new ArrayBuffer(8));
   const place = new BigUint64Array(new ArrayBuffer(8));
+  const [send, sent, receive] = [native("psi_send_rows"), native("psi_sent"), native("psi_receive_rows")];
   const sizes = new Float64Array(new ArrayBuffer(16));
   const graphs = new StepGraphs({
     begin: () => check(native("psi_capture_begin")(), "psi_capture_begin"),
@@ -83,6 +84,25 @@ export function cudaBackend(options: CudaOptions = {}): Backend {
       };
     },
     copy: (destination, source, bytes) => check(copy(destination, source, bytes), "psi_copy"),
+    rows: {
+      allocateHost(bytes) {
+        check(native("psi_host_alloc")(place, bytes), "psi_host_alloc");
+        return Number(place[0]!);
+      },
+      releaseHost: (address) => check(native("psi_host_free")(address), "psi_host_free"),
+      send(destination, stride, source, bytesPerRow, rows) {
+        graphs.refuse("copy from the host");
+        check(send(ticket, destination, stride, source, bytesPerRow, rows), "psi_send_rows");
+        const number = ticket[0]!;
+        return () => check(sent(number), "psi_sent");
+      },
+      receive(source, stride, bytesPerRow, rows) {
+        graphs.refuse("copy to the host");
+        const data = new Uint8Array(new ArrayBuffer(rows * bytesPerRow));
+        check(receive(data, source, stride, bytesPerRow, rows), "psi_receive_rows");
+        return data;
+      },
+    },
     synchronize() {
       graphs.refuse("synchronisation");
       check(native("psi_synchronize")(), "psi_synchronize");

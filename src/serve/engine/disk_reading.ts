@@ -1,9 +1,10 @@
 import { closeSync, openSync, readSync } from "node:fs";
+import { nextAddress } from "../prefix_store/address.ts";
 import { type BlockName, blockFault, headerBytes, statePart } from "../prefix_store/block.ts";
 import type { BlockJob } from "../prefix_store/read_ahead.ts";
 import type { CacheMemory } from "./cache_memory.ts";
-import type { BlockReaders, Fetch } from "./disk_fetching.ts";
-import type { Shelf } from "./disk_shelf.ts";
+import type { BlockReaders, Fetch, Payload } from "./disk_fetching.ts";
+import { pageOf, type Shelf } from "./disk_shelf.ts";
 import { pageSize, windowPages } from "./pages.ts";
 import type { CachedPage, PrefixTree, TreeGroup } from "./prefix_tree.ts";
 import type { StateSlots } from "./state_slots.ts";
@@ -37,7 +38,7 @@ type Restore = {
 
 /** A state on its way: `payload` is whole already, or `bytes` are read from a file first. */
 type RestoredState = { readonly slot: number; copied: number } & (
-  | { readonly payload: Uint8Array }
+  | { readonly payload: Payload }
   | { readonly payload?: undefined; readonly bytes: Uint8Array; readonly file: number }
 );
 
@@ -140,6 +141,7 @@ export class DiskReader {
     const { matched, resumable } = tree.match(tenant, tokens, limit);
     if (resumable >= limit) return undefined;
     const nodes = tree.path(tenant, tokens, limit);
+    if (resumable === matched && this.endsAt(nodes, tokens)) return undefined;
     const addresses: string[] = [];
     const runs = groups.map(() => 0);
     let end = resumable;
@@ -172,6 +174,14 @@ export class DiskReader {
     const fetch = this.fetch(addresses.slice(0, end), at, from, nodes);
     const place = { tenant, tokens, addresses, end, from, at, before, beforeLast: nodes[at - 2] };
     return { ...place, pagesRead: 0, fetch };
+  }
+
+  /** Whether files have no more of a prompt than the tree's nodes, as one look at the page behind them shows. */
+  private endsAt(nodes: readonly CachedPage[], tokens: Int32Array): boolean {
+    const before = nodes.at(-1)?.address;
+    if (!before) return false;
+    const address = nextAddress(before, pageOf(tokens, nodes.length));
+    return this.cache.groups.some(({ window }, g) => window === 0 && !this.shelf.has(address, g));
   }
 
   /** Has the blocks from page `at` on read ahead, in the order in which `readNext` wants them. */
@@ -237,9 +247,12 @@ export class DiskReader {
   private readPage({ fetch }: Restore, name: BlockName, page: number): boolean {
     const { memory } = this.cache;
     const bytes = memory.pageBytes[name.part]!;
-    const fetched = fetch?.page(this.shelf.path(name), (block) => {
-      memory.writePage(name.part, page, block.subarray(headerBytes));
-      this.readBytes += block.length;
+    const fetched = fetch?.page(this.shelf.path(name), (payload) => {
+      this.readBytes += headerBytes + payload.bytes.length;
+      if (memory.pinned && payload.address !== undefined)
+        return memory.pinned.sendPage(name.part, page, payload.address);
+      memory.writePage(name.part, page, payload.bytes);
+      return undefined;
     });
     if (fetched) return true;
     let file: number;
@@ -273,11 +286,16 @@ export class DiskReader {
     const { state } = restore;
     if (!state) return false;
     if (state.payload) {
-      const piece = state.payload.subarray(state.copied, state.copied + pieceBytes);
-      memory.writeState(state.slot, state.copied, piece);
-      state.copied += piece.length;
-      if (state.copied < state.payload.length) return true;
-      this.readBytes += headerBytes + state.payload.length;
+      const { bytes, address } = state.payload;
+      if (memory.pinned && address !== undefined) {
+        restore.fetch!.holdState(memory.pinned.sendState(state.slot, address));
+      } else {
+        const piece = bytes.subarray(state.copied, state.copied + pieceBytes);
+        memory.writeState(state.slot, state.copied, piece);
+        state.copied += piece.length;
+        if (state.copied < bytes.length) return true;
+      }
+      this.readBytes += headerBytes + bytes.length;
     } else {
       const { slot, bytes, file, copied } = state;
       let length: number;

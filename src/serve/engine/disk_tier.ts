@@ -40,7 +40,7 @@ export class DiskTier {
   private readonly shelf: Shelf;
   private readonly reader: DiskReader;
   private readonly writer: BlockWriter;
-  private readonly readers = new BlockReaders();
+  private readonly readers: BlockReaders;
   private jobs: SaveJob[] = [];
   private failures = 0;
   /** Damaged files that have been told of. */
@@ -49,6 +49,7 @@ export class DiskTier {
   constructor(options: DiskTierOptions, cache: Caches) {
     this.cache = cache;
     this.shelf = new Shelf(options);
+    this.readers = new BlockReaders(cache.memory);
     this.reader = new DiskReader(this.shelf, cache, this.readers);
     this.writer = new BlockWriter(options.folder, options.limitBytes);
   }

@@ -1,13 +1,16 @@
+import { type Pointer, toArrayBuffer } from "bun:ffi";
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { BlockReaders } from "../engine/disk_fetching.ts";
-import { type BlockName, blockFile, headerBytes, sealed, statePart } from "./block.ts";
+import { allocateHost } from "../../backends/index.ts";
+import type { PinnedCopies } from "../engine/cache_memory.ts";
+import { BlockReaders, type Payload } from "../engine/disk_fetching.ts";
+import { type BlockName, blockFile, sealed, statePart } from "./block.ts";
 import { type BlockJob, ReadAhead } from "./read_ahead.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "psionic-read-ahead-"));
-const readers = new BlockReaders();
+const readers = new BlockReaders({ pageBytes: [0], stateBytes: 0 });
 afterAll(() => {
   readers.close();
   rmSync(folder, { recursive: true, force: true });
@@ -51,12 +54,49 @@ test("threads read more blocks than there are slots, and a state beside them; so
   jobs.forEach(({ path }, i) => {
     if (i % 7 === 3) return; // somebody else had it
     const got: Uint8Array[] = [];
-    expect(fetch.page(path, (block) => got.push(block.slice(headerBytes)))).toBe(true);
+    const keep = ({ bytes }: Payload) => void got.push(bytes.slice());
+    expect(fetch.page(path, keep)).toBe(true);
     expect(got).toEqual([payloadOf(i)]);
   });
-  expect(Uint8Array.from(fetch.statePayload(state.path)!)).toEqual(payloadOf(60));
+  expect(Uint8Array.from(fetch.statePayload(state.path)!.bytes)).toEqual(payloadOf(60));
   expect(fetch.statePayload(jobs[0]!.path)).toBeUndefined();
   fetch.cancel();
+});
+
+test("slots outside of the heap are filled again once what is copied from them has arrived", () => {
+  const taken = new Map<number, ReturnType<typeof allocateHost>>();
+  const arrived: Uint8Array[] = [];
+  /** A device that copies as late as it may. */
+  const send = (address: number, bytes: number) => () =>
+    void arrived.push(new Uint8Array(toArrayBuffer(address as Pointer, 0, bytes)).slice());
+  const pinned: PinnedCopies = {
+    allocate(bytes) {
+      const memory = allocateHost(new Uint8Array(bytes));
+      taken.set(memory.address, memory);
+      return memory.address;
+    },
+    release(address) {
+      taken.get(address)!.free();
+      taken.delete(address);
+    },
+    sendPage: (_, bytes, source) => send(source, bytes),
+    sendState: (bytes, source) => send(source, bytes),
+  };
+  const outside = new BlockReaders({ pageBytes: [2000], stateBytes: 5000, pinned });
+  outside.open();
+  for (const round of [0, 1]) {
+    const jobs = Array.from({ length: 100 }, (_, i) => written(200 + i, 0, payloadOf(i + round)));
+    const state = written(400, statePart, new Uint8Array(5000).fill(9 + round));
+    const fetch = outside.fetch(jobs, state)!;
+    for (const { path, bytes } of jobs)
+      expect(fetch.page(path, ({ address }) => pinned.sendPage(0, bytes, address!))).toBe(true);
+    fetch.holdState(pinned.sendState(5000, fetch.statePayload(state.path)!.address!));
+    fetch.cancel();
+    expect(arrived.pop()).toEqual(new Uint8Array(5000).fill(9 + round));
+    expect(arrived.splice(0)).toEqual(jobs.map((_, i) => payloadOf(i + round)));
+  }
+  outside.close();
+  expect(taken.size).toBe(0);
 });
 
 test("behind a damaged or missing block nothing is given", () => {
@@ -70,7 +110,7 @@ test("behind a damaged or missing block nothing is given", () => {
       writeFileSync(bad.path, Buffer.concat([sealed(bad.name, payload), payload.fill(0)]));
     }
     const fetch = readers.fetch(jobs, undefined)!;
-    const given = jobs.map(({ path }) => fetch.page(path, () => {}));
+    const given = jobs.map(({ path }) => fetch.page(path, () => undefined));
     expect(given).toEqual([true, true, true, true, true, false, false, false]);
   }
 });

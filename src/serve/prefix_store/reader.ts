@@ -6,13 +6,15 @@ import { type BlockJob, ReadAhead, type ReaderMessage } from "./read_ahead.ts";
 declare const self: Worker;
 
 self.onmessage = ({ data }: MessageEvent<ReaderMessage>) => {
-  const { jobs, memory, slots } = data;
-  const ahead = new ReadAhead(memory, slots);
+  const { memory, slots, outside } = data;
+  const jobs = JSON.parse(data.jobs) as BlockJob[];
+  const ahead = new ReadAhead(memory, slots, outside);
   for (let job = ahead.claim(jobs.length); job >= 0; job = ahead.claim(jobs.length)) {
     const room = ahead.room(job);
-    if (!room) return;
+    if (!room) break;
     ahead.done(job, isRead(jobs[job]!, room));
   }
+  ahead.leave();
 };
 
 /** Reads a block; false where its file cannot be read, or is not what its name says: who wants it finds out why. */
