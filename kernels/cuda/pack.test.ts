@@ -129,6 +129,25 @@ describe("from a file", () => {
     }
   });
 
+  test("matrices one after the other, more than there are buffers, whose copies run on streams of their own", () => {
+    const [rows, columns, dtype] = [19, 256, "q8_0"] as const;
+    const size = packedBytes(dtype, rows, columns);
+    const each = fileBytes(dtype, rows, columns);
+    const files = Array.from({ length: 20 }, (_, i) =>
+      randomWeights(dtype, rows, columns, 50 + i).slice(0, each),
+    );
+    writeFileSync(path, Buffer.concat(files));
+    const places = files.map(() => deviceBytes(size));
+    for (const [i, place] of places.entries())
+      check(cuda.psi_pack_file!(place, Buffer.from(`${path}\0`), rows, columns, dtypes[dtype].id, i * each));
+    // the stand-in's copies on other streams than the first run when they are waited for, not before
+    for (const [i, place] of places.entries()) {
+      const got = fromDevice(place, size).slice();
+      const want = fromDevice(packedOnDevice(dtype, files[i]!, rows, columns), size);
+      expect([i, Buffer.compare(got, want)]).toEqual([i, 0]);
+    }
+  });
+
   test("a file that ends early or is not there is named as the reason", () => {
     writeFileSync(path, new Uint8Array(100));
     const address = deviceBytes(packedBytes("q8_0", 16, 32));

@@ -1,7 +1,8 @@
 /*
  * psi_pack and psi_pack_file: raw rows go through a ring of pinned buffers to the device, where a kernel arranges them.
  * Several threads fill a buffer, since one alone copies from the page cache far below the rate of the bus; while one
- * buffer is filled the device copies and arranges those before it.
+ * buffer is filled the device copies those before it, each on a stream of its own, and arranges what has arrived on the
+ * stream of all work: a copy waits neither for the one before it nor for a kernel.
  */
 #include "staging.h"
 
@@ -31,7 +32,8 @@ constexpr i64 PIECE = 512 << 10;
 struct Slot {
   u8* host = nullptr;
   u8* raw = nullptr; /* device */
-  cudaEvent_t used = nullptr;
+  cudaStream_t own = nullptr;
+  cudaEvent_t arrived = nullptr, used = nullptr;
   bool busy = false;
 };
 
@@ -109,11 +111,11 @@ i32 checked(cudaError_t error) { return error == cudaSuccess ? PSI_OK : cuda_fai
 i32 next_slot(Slot** out) {
   Slot& s = slots[turn];
   turn = (turn + 1) % SLOTS;
-  if (!s.host) {
-    PSI_TRY(checked(cudaHostAlloc((void**)&s.host, SLOT_BYTES, cudaHostAllocDefault)));
-    PSI_TRY(checked(cudaMalloc((void**)&s.raw, SLOT_BYTES)));
-    PSI_TRY(checked(cudaEventCreateWithFlags(&s.used, cudaEventDisableTiming)));
-  }
+  if (!s.host) PSI_TRY(checked(cudaHostAlloc((void**)&s.host, SLOT_BYTES, cudaHostAllocDefault)));
+  if (!s.raw) PSI_TRY(checked(cudaMalloc((void**)&s.raw, SLOT_BYTES)));
+  if (!s.own) PSI_TRY(checked(cudaStreamCreateWithFlags(&s.own, cudaStreamNonBlocking)));
+  if (!s.arrived) PSI_TRY(checked(cudaEventCreateWithFlags(&s.arrived, cudaEventDisableTiming)));
+  if (!s.used) PSI_TRY(checked(cudaEventCreateWithFlags(&s.used, cudaEventDisableTiming)));
   if (s.busy) PSI_TRY(checked(cudaEventSynchronize(s.used)));
   s.busy = false;
   *out = &s;
@@ -144,7 +146,9 @@ i32 bring(u8* destination, i32 rows, i32 columns, i32 dtype, const char* where, 
       if (!fill(s->host + from, row * each + from, size)) failed = errno ? errno : EIO;
     });
     if (failed) return fail(PSI_IO, "[%s] expected %lld bytes from row %lld on, got: %s.", where, (long long)bytes, (long long)row, strerror(failed));
-    PSI_TRY(checked(cudaMemcpyAsync(s->raw, s->host, (size_t)bytes, cudaMemcpyHostToDevice, stream)));
+    PSI_TRY(checked(cudaMemcpyAsync(s->raw, s->host, (size_t)bytes, cudaMemcpyHostToDevice, s->own)));
+    PSI_TRY(checked(cudaEventRecord(s->arrived, s->own)));
+    PSI_TRY(checked(cudaStreamWaitEvent(stream, s->arrived, 0)));
     f64 before = 0;
     if (row > 0) PSI_TRY(psi_packed_bytes(&before, (i32)row, columns, dtype));
     PSI_TRY(pack_on_device(destination + (i64)before, s->raw, (i32)count, columns, dtype));
@@ -173,10 +177,11 @@ void close_staging() {
   delete crew;
   crew = nullptr;
   for (Slot& s : slots) {
-    if (!s.host) continue;
-    cudaFreeHost(s.host);
-    cudaFree(s.raw);
-    cudaEventDestroy(s.used);
+    if (s.own) cudaStreamDestroy(s.own);
+    if (s.arrived) cudaEventDestroy(s.arrived);
+    if (s.used) cudaEventDestroy(s.used);
+    if (s.raw) cudaFree(s.raw);
+    if (s.host) cudaFreeHost(s.host);
     s = {};
   }
 }

@@ -1,7 +1,8 @@
 /*
  * The part of CUDA that psionic's kernels use, over fibers on the CPU: the same .cu files compile with a C++ compiler
- * (-x c++ -I kernels/standin/cuda) and run where there is no device. Device memory is host memory, streams run at once,
- * a captured graph is a list of calls.
+ * (-x c++ -I kernels/standin/cuda) and run where there is no device. Device memory is host memory, a captured graph is a
+ * list of calls. The first stream runs at once; copies on any other run as late as they may: when an event behind them, or
+ * their stream, is waited for.
  */
 #pragma once
 #include <math.h>
@@ -167,6 +168,32 @@ inline cudaError_t enqueue(std::function<void()> call) {
   else call();
   return cudaSuccess;
 }
+struct Stream {
+  bool late;
+  std::vector<std::function<void()>> calls = {};
+  size_t done = 0;
+  void run(size_t end) {
+    while (done < end) calls[done++]();
+    if (done == calls.size()) begin += done, calls.clear(), done = 0;
+  }
+  size_t begin = 0; /* calls that were run and dropped */
+};
+struct Event {
+  Stream* stream = nullptr;
+  size_t behind = 0; /* calls of the stream before it */
+};
+inline int streams = 0;
+inline cudaError_t enqueue(cudaStream_t stream, std::function<void()> call) {
+  Stream* s = (Stream*)stream;
+  if (!s || !s->late) return enqueue(std::move(call));
+  s->calls.push_back(std::move(call));
+  return cudaSuccess;
+}
+inline cudaError_t wait_for(cudaEvent_t event) {
+  Event* e = (Event*)event;
+  if (e && e->stream && e->behind > e->stream->begin) e->stream->run(e->behind - e->stream->begin);
+  return cudaSuccess;
+}
 }  // namespace psi::standin
 
 inline const char* cudaGetErrorString(cudaError_t e) { return e == 0 ? "no error" : e == 2 ? "out of memory" : "launch failure"; }
@@ -179,24 +206,45 @@ inline cudaError_t cudaFree(void* p) { free(p); return cudaSuccess; }
 inline cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) { return cudaMalloc(p, bytes); }
 constexpr unsigned cudaHostAllocDefault = 0;
 inline cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
-inline cudaError_t cudaMemcpyAsync(void* d, const void* s, size_t n, cudaMemcpyKind, cudaStream_t) {
-  return psi::standin::enqueue([=] { memcpy(d, s, n); });
+inline cudaError_t cudaMemcpyAsync(void* d, const void* s, size_t n, cudaMemcpyKind, cudaStream_t on) {
+  return psi::standin::enqueue(on, [=] { memcpy(d, s, n); });
 }
-inline cudaError_t cudaMemsetAsync(void* d, int v, size_t n, cudaStream_t) {
-  return psi::standin::enqueue([=] { memset(d, v, n); });
+inline cudaError_t cudaMemcpy2DAsync(void* d, size_t dp, const void* s, size_t sp, size_t n, size_t rows, cudaMemcpyKind, cudaStream_t on) {
+  return psi::standin::enqueue(on, [=] {
+    for (size_t r = 0; r < rows; r++) memcpy((char*)d + r * dp, (const char*)s + r * sp, n);
+  });
 }
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { *s = (cudaStream_t)1; return cudaSuccess; } /* null: no device is open */
+inline cudaError_t cudaMemsetAsync(void* d, int v, size_t n, cudaStream_t on) {
+  return psi::standin::enqueue(on, [=] { memset(d, v, n); });
+}
+inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) {
+  *s = new psi::standin::Stream{psi::standin::streams++ > 0};
+  return cudaSuccess;
+}
 constexpr unsigned cudaStreamNonBlocking = 1;
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = nullptr; return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t on) {
+  psi::standin::Stream* s = (psi::standin::Stream*)on;
+  if (s) s->run(s->calls.size());
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t on) {
+  if (!on) return cudaSuccess;
+  cudaStreamSynchronize(on);
+  psi::standin::streams--;
+  delete (psi::standin::Stream*)on;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t e, unsigned) { return psi::standin::wait_for(e); }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = new psi::standin::Event; return cudaSuccess; }
 constexpr unsigned cudaEventDisableTiming = 2, cudaEventDefault = 0;
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t on) {
+  psi::standin::Stream* s = (psi::standin::Stream*)on;
+  *(psi::standin::Event*)event = {s, s ? s->begin + s->calls.size() : 0};
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t e) { return psi::standin::wait_for(e); }
 inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) { *ms = 1; return cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t e) { delete (psi::standin::Event*)e; return cudaSuccess; }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
   psi::standin::capture = new std::vector<std::function<void()>>;
   return cudaSuccess;
@@ -223,6 +271,9 @@ struct cudaDeviceProp {
 };
 inline cudaError_t cudaGetDeviceCount(int* n) { *n = 1; return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* n) { *n = 0; return cudaSuccess; }
+enum cudaDeviceAttr { cudaDevAttrMaxPitch = 11 };
+inline cudaError_t cudaDeviceGetAttribute(int* v, cudaDeviceAttr, int) { *v = 1 << 20; return cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   *p = {"stand-in", 9, 0, 4, 1 << 20, 227 << 10, (size_t)8 << 30};
   return cudaSuccess;
