@@ -131,26 +131,28 @@ const msBetweenMemoryQueries = 1000;
 class DeviceMemory {
   private readonly engine: LoadedEngine;
   private last = Number.NEGATIVE_INFINITY;
-  private taken = 0;
+  taken = 0;
 
   constructor(engine: LoadedEngine) {
     this.engine = engine;
+    this.look();
   }
 
-  bytes(): number {
+  look(): void {
     const now = performance.now();
-    if (this.engine.deviceMemoryBytes && now - this.last >= msBetweenMemoryQueries) {
-      this.last = now;
-      this.taken = this.engine.deviceMemoryBytes();
-    }
-    return this.taken;
+    if (!this.engine.deviceMemoryBytes || now - this.last < msBetweenMemoryQueries) return;
+    this.last = now;
+    this.taken = this.engine.deviceMemoryBytes();
   }
 }
 
 function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
   const report = (message: Report) => link.send(message);
   let events: [number, GenerateEvent][] = [];
+  /** Tokens alone wait for the next step's start; how a request begins and ends is told at once, before any other work. */
+  let pressing = false;
   const flushEvents = () => {
+    pressing = false;
     if (events.length === 0) return;
     report({ type: "events", events });
     events = [];
@@ -166,7 +168,10 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     ...{ executor, groups, slots, maxQueue, contextLength, ...(promptLimits ? { promptLimits } : {}) },
     ...(stateSlots ? { stateSlots } : {}),
     ...(prefixDisk ? { prefixDisk: { ...prefixDisk, warn } } : {}),
-    emit: (id, event) => events.push([id, event]),
+    emit(id, event) {
+      events.push([id, event]);
+      if (event.type !== "token") pressing = true;
+    },
     fail,
   });
   const { disk } = scheduler;
@@ -198,7 +203,10 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
     for (const message of link.receive()) obey(message);
     // what a step gave is sent while the device computes the next one
     const worked = step(scheduler, flushEvents);
-    writeStats(stats, scheduler, engine, deviceMemory);
+    // whoever learns of a request's end finds it in the figures
+    writeStats(stats, scheduler, engine, deviceMemory.taken);
+    if (pressing) flushEvents();
+    deviceMemory.look();
     if (worked) {
       sinceCollection += 1;
       hashing.advance(true);
@@ -237,12 +245,12 @@ function writeStats(
   stats: Float64Array,
   scheduler: Scheduler,
   engine: LoadedEngine,
-  deviceMemory: DeviceMemory,
+  deviceMemoryBytes: number,
 ): void {
   const now = {
     ...scheduler.stats(),
     arenaPeakBytes: engine.arenaPeakBytes(),
-    deviceMemoryBytes: deviceMemory.bytes(),
+    deviceMemoryBytes,
   };
   statFields.forEach((field, i) => {
     stats[i] = now[field];

@@ -7,7 +7,11 @@ import { type PagePool, pageSize, windowPages } from "./pages.ts";
 type Node = {
   readonly parent: Node | undefined;
   readonly key: string;
+  /** Of the page; none of a root. */
+  readonly tokens: Int32Array;
   readonly children: Map<string, Node>;
+  /** The child that was found last: a chat goes the same way again, and comparing tokens takes a tenth of making a key. */
+  lastFound: Node | undefined;
   readonly pages: Int32Array;
   state: number;
   /** Which parts of it have been kept on disk, for whoever does that: a bit each. */
@@ -130,12 +134,9 @@ export class PrefixTree {
     let node: Node = this.roots.get(tenant) ?? this.newNode(undefined, tenant);
     this.roots.set(tenant, node);
     for (let i = 0; i < count; i++) {
-      const key = pageKey(tokens, i);
-      let child: Node | undefined = node.children.get(key);
+      let child: Node | undefined = childOf(node, tokens, i);
       if (!child) {
-        child = this.newNode(node, key);
-        node.children.set(key, child);
-        this.nodes += 1;
+        child = this.newChild(node, tokens, i);
         for (const g of this.full) this.adopt(child, g, tables[g]![i]!);
       } else {
         for (const g of this.full) this.unify(child, g, tables[g]!, i);
@@ -160,8 +161,8 @@ export class PrefixTree {
 
   /** The page at place `index`, behind `before` (undefined: the first); undefined where the tree has none. */
   after(before: CachedPage | undefined, tenant: string, tokens: ArrayLike<number>, index: number) {
-    const parent: Pick<Node, "children"> | undefined = before ?? this.roots.get(tenant);
-    return parent?.children.get(pageKey(tokens, index)) as CachedPage | undefined;
+    const parent = (before as Node | undefined) ?? this.roots.get(tenant);
+    return parent && (childOf(parent, tokens, index) as CachedPage | undefined);
   }
 
   /**
@@ -182,14 +183,11 @@ export class PrefixTree {
     const parent =
       index === 0 ? (this.roots.get(tenant) ?? this.newNode(undefined, tenant)) : (before as Node);
     if (!parent || parent.removed) return undefined;
-    const key = pageKey(tokens, index);
-    let node = parent.children.get(key);
+    let node = childOf(parent, tokens, index);
     if (!node) {
       if (this.full.some((g) => pages[g]! < 0)) return undefined;
-      node = this.newNode(parent, key);
-      parent.children.set(key, node);
+      node = this.newChild(parent, tokens, index);
       if (index === 0) this.roots.set(tenant, parent);
-      this.nodes += 1;
     }
     for (let g = 0; g < this.groups.length; g++) {
       if (pages[g]! >= 0 && node.pages[g]! < 0) this.adopt(node, g, pages[g]!);
@@ -202,7 +200,7 @@ export class PrefixTree {
   invalidate(tenant: string, tokens: ArrayLike<number>): boolean {
     const root = this.roots.get(tenant);
     if (!root || tokens.length < pageSize) return false;
-    const first = root.children.get(pageKey(tokens, 0));
+    const first = childOf(root, tokens, 0);
     if (!first) return false;
     this.dropSubtree(first);
     return true;
@@ -248,7 +246,7 @@ export class PrefixTree {
     const pages = Math.min(limit, Math.floor(tokens.length / pageSize));
     let node = root;
     for (let i = 0; i < pages; i++) {
-      const child = node.children.get(pageKey(tokens, i));
+      const child = childOf(node, tokens, i);
       if (!child) break;
       path.push(child);
       node = child;
@@ -256,11 +254,27 @@ export class PrefixTree {
     return path;
   }
 
-  private newNode(parent: Node | undefined, key: string): Node {
+  private newChild(parent: Node, tokens: ArrayLike<number>, page: number): Node {
+    const key = pageKey(tokens, page);
+    const at = page * pageSize;
+    const own =
+      tokens instanceof Int32Array
+        ? tokens.slice(at, at + pageSize)
+        : Int32Array.from({ length: pageSize }, (_, i) => tokens[at + i]!);
+    const child = this.newNode(parent, key, own);
+    parent.children.set(key, child);
+    parent.lastFound = child;
+    this.nodes += 1;
+    return child;
+  }
+
+  private newNode(parent: Node | undefined, key: string, tokens = noTokens): Node {
     return {
       parent,
       key,
+      tokens,
       children: new Map(),
+      lastFound: undefined,
       pages: new Int32Array(this.groups.length).fill(-1),
       state: -1,
       keptParts: 0,
@@ -315,6 +329,7 @@ export class PrefixTree {
     this.nodes -= 1;
     const parent = node.parent!;
     parent.children.delete(node.key);
+    if (parent.lastFound === node) parent.lastFound = undefined;
     if (!parent.parent && parent.children.size === 0) this.roots.delete(parent.key);
   }
 
@@ -339,6 +354,22 @@ export class PrefixTree {
 
 function isEmpty({ pages, state }: Node): boolean {
   return state < 0 && pages.every((page) => page < 0);
+}
+
+const noTokens = new Int32Array(0);
+
+/** The child whose tokens are those of a page. */
+function childOf(parent: Node, tokens: ArrayLike<number>, page: number): Node | undefined {
+  const { lastFound } = parent;
+  if (lastFound && isPage(lastFound.tokens, tokens, page * pageSize)) return lastFound;
+  const child = parent.children.get(pageKey(tokens, page));
+  if (child) parent.lastFound = child;
+  return child;
+}
+
+function isPage(own: Int32Array, tokens: ArrayLike<number>, at: number): boolean {
+  for (let i = 0; i < pageSize; i++) if (own[i] !== tokens[at + i]) return false;
+  return true;
 }
 
 /** A character for each byte of the page's tokens: exact, so different pages never meet under one key. */
