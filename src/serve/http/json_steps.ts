@@ -13,6 +13,8 @@ export class JsonExcess extends Error {}
 
 /** What ends within so many bytes is left to the engine's own parser, which takes them a millisecond at most. */
 const SMALL = 1 << 15;
+/** So is a whole text of so many bytes with few objects and lists in it, as a prompt of numbers is: a millisecond, too. */
+const PLAIN = 1 << 17;
 /** Bytes that are looked at in one step. */
 const SEEN_BYTES = 1 << 17;
 
@@ -24,8 +26,9 @@ const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x
  * no JSON and a `TypeError` for what is no UTF-8.
  */
 export function* parseJson(bytes: Uint8Array, limits: JsonLimits): Steps<unknown> {
-  const large = yield* survey(bytes, limits);
   const text = decoder();
+  if (isPlain(bytes, limits)) return JSON.parse(text(0, bytes.length, bytes));
+  const large = yield* survey(bytes, limits);
   if (bytes.length <= SMALL) return JSON.parse(text(0, bytes.length, bytes));
   const isBom = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
   const start = skipBlank(bytes, isBom ? 3 : 0);
@@ -34,6 +37,17 @@ export function* parseJson(bytes: Uint8Array, limits: JsonLimits): Steps<unknown
   const value = yield* new LargeJson(bytes, large).container(start, end);
   if (skipBlank(bytes, end) < bytes.length) throw new SyntaxError("text behind the value");
   return value;
+}
+
+/** Whether a text is short and cannot be beyond a bound: brackets are counted wherever they stand. */
+function isPlain(json: Uint8Array, { nesting, containers, texts, values }: JsonLimits): boolean {
+  if (json.length > Math.min(PLAIN, 2 * texts, values)) return false;
+  const bytes = Buffer.from(json.buffer, json.byteOffset, json.length);
+  let left = Math.min(nesting, containers);
+  for (const bracket of [OPEN_LIST, OPEN_OBJECT])
+    for (let at = bytes.indexOf(bracket); at >= 0; at = bytes.indexOf(bracket, at + 1))
+      if (--left < 0) return false;
+  return true;
 }
 
 /** Where the objects and lists end that are longer than `SMALL`, by where they begin. */

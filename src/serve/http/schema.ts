@@ -2,6 +2,23 @@ import * as v from "valibot";
 import type { RequestLimits } from "./options.ts";
 import { structuredEntries } from "./structured.ts";
 
+/** A body's fields and their schema by a server's limits: made once, since making it takes longer than checking a body. */
+export function bodySchema<E extends v.ObjectEntries>(entriesOf: (limits: RequestLimits) => E) {
+  const known = new WeakMap<
+    RequestLimits,
+    { readonly entries: E; readonly schema: v.ObjectSchema<E, undefined> }
+  >();
+  return (limits: RequestLimits) => {
+    let made = known.get(limits);
+    if (!made) {
+      const entries = entriesOf(limits);
+      made = { entries, schema: v.object(entries) };
+      known.set(limits, made);
+    }
+    return made;
+  };
+}
+
 /** Clients send `null` for what they do not set. */
 export function maybe<S extends v.GenericSchema>(schema: S) {
   return v.optional(v.nullable(schema));

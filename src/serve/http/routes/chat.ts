@@ -12,7 +12,7 @@ import type { RequestLimits, ServedModel } from "../options.ts";
 import { reasoningParserName } from "../parser_names.ts";
 import { budgetEntries, budgetOf, efforts } from "../reasoning.ts";
 import { respond } from "../respond.ts";
-import { flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
+import { bodySchema, flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
 import { structuredHeaders } from "../structured.ts";
 import { chatTools, readToolChoice, readTools, toolUse } from "../tools.ts";
 
@@ -36,6 +36,8 @@ function chatEntries(limits: RequestLimits) {
   };
 }
 
+const bodyFields = bodySchema(chatEntries);
+
 type ChatFields = v.InferOutput<v.ObjectSchema<ReturnType<typeof chatEntries>, undefined>>;
 
 export const chatCompletions: Route = {
@@ -45,8 +47,8 @@ export const chatCompletions: Route = {
     const { state, record } = context;
     const { limits } = state.settings;
     const raw = await readJson(context);
-    const entries = chatEntries(limits);
-    const body = validate(v.object(entries), raw);
+    const { entries, schema } = bodyFields(limits);
+    const body = validate(schema, raw);
     const { model, name } = await context.take(body.model);
     const { chat } = model;
     // an effort that the format does not read is refused further down, with its reason

@@ -13,7 +13,7 @@ import type { RequestLimits, ServedModel } from "../options.ts";
 import { encodePrompt } from "../prompt_length.ts";
 import { respond } from "../respond.ts";
 import { engineRequest, stopStringsOf } from "../sampling.ts";
-import { flag, generationEntries, integer, maybe } from "../schema.ts";
+import { bodySchema, flag, generationEntries, integer, maybe } from "../schema.ts";
 import { structuredHeaders, structuredOutput } from "../structured.ts";
 import { checkTokens } from "./tokenize.ts";
 
@@ -30,6 +30,8 @@ function completionEntries(limits: RequestLimits) {
   };
 }
 
+const bodyFields = bodySchema(completionEntries);
+
 type CompletionFields = v.InferOutput<v.ObjectSchema<ReturnType<typeof completionEntries>, undefined>>;
 
 export const completions: Route = {
@@ -39,8 +41,8 @@ export const completions: Route = {
     const { state, record, inSteps } = context;
     const { limits } = state.settings;
     const raw = await readJson(context);
-    const entries = completionEntries(limits);
-    const body = validate(v.object(entries), raw);
+    const { entries, schema } = bodyFields(limits);
+    const body = validate(schema, raw);
     const ignored = sortFields(raw as object, entries);
     record.ignored = ignored.length;
     const { model, name } = await context.take(body.model);

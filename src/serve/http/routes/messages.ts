@@ -1,4 +1,3 @@
-import * as v from "valibot";
 import { answerFrame } from "../answer_frame.ts";
 import { anthropicAnswer } from "../anthropic/answer.ts";
 import { anthropicError } from "../anthropic/errors.ts";
@@ -18,6 +17,7 @@ import { truthHeaders } from "../headers.ts";
 import type { ServedModel } from "../options.ts";
 import { budgetOf } from "../reasoning.ts";
 import { respond } from "../respond.ts";
+import { bodySchema } from "../schema.ts";
 import { responseFormat, structuredHeaders } from "../structured.ts";
 import { anthropicTools, readTools, toolUse } from "../tools.ts";
 
@@ -30,12 +30,15 @@ type Request = {
   readonly ignored: readonly string[];
 };
 
+const bodyFields = bodySchema((limits) => anthropicEntries(limits, false));
+const countedFields = bodySchema((limits) => anthropicEntries(limits, true));
+
 async function readRequest(context: RouteContext, counted: boolean): Promise<Request> {
   const { state, record } = context;
   const { limits } = state.settings;
   const raw = (await readJson(context)) as object;
-  const entries = anthropicEntries(limits, counted);
-  const body = validate(v.object(entries), raw);
+  const { entries, schema } = (counted ? countedFields : bodyFields)(limits);
+  const body = validate(schema, raw);
   const unknown = sortFields(raw, entries);
   refuseUnserved(body, raw);
   if (!counted && body.messages.at(-1)?.role === "assistant") {

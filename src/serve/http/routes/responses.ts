@@ -1,4 +1,3 @@
-import * as v from "valibot";
 import { answerFrame } from "../answer_frame.ts";
 import { readJson, validate } from "../body.ts";
 import type { Route, RouteContext } from "../context.ts";
@@ -14,6 +13,7 @@ import { responseAnswer } from "../responses/answer.ts";
 import { type Continued, continueConversation } from "../responses/conversation.ts";
 import { responseHead } from "../responses/head.ts";
 import { type ResponseFields, refuseUnserved, responseEntries, unusedParts } from "../responses/request.ts";
+import { bodySchema } from "../schema.ts";
 import { responseFormat, structuredHeaders } from "../structured.ts";
 import { type OfferedTools, readToolChoice, readTools, responseTools, toolUse } from "../tools.ts";
 
@@ -29,13 +29,15 @@ type Request = {
   readonly ignored: readonly string[];
 };
 
+const bodyFields = bodySchema(responseEntries);
+
 /** Everything up to the generation; nothing is kept yet. */
 async function readRequest(context: RouteContext, counted: boolean): Promise<Request> {
   const { state, record } = context;
   const { limits } = state.settings;
   const raw = await readJson(context);
-  const entries = responseEntries(limits);
-  const body = validate(v.object(entries), raw);
+  const { entries, schema } = bodyFields(limits);
+  const body = validate(schema, raw);
   const unknown = sortFields(raw as object, entries);
   refuseUnserved(body);
   const { model, name } = await context.take(body.model);
