@@ -1,11 +1,11 @@
 /** The golden checkpoint of the fixtures, whose weights and logits are unpacked beside their compressed files at first use. */
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { zstdDecompressSync } from "node:zlib";
+import { brotliDecompressSync } from "node:zlib";
 
 export const goldenRoot = join(import.meta.dir, "../../../fixtures/golden");
 
-/** Bytes of a number. In `<name>.planes.zst` the first bytes of all numbers come first, then the second ones: they compress better apart. */
+/** Bytes of a number. In `<name>.planes.br` the first bytes of all numbers come first, then the second ones: they compress better apart. */
 const widths = { "model.safetensors": 2, "logits.f32": 4 } as const;
 
 function unpacked(folder: string): string {
@@ -13,7 +13,7 @@ function unpacked(folder: string): string {
     const path = join(folder, name);
     if (existsSync(path)) continue;
     const aside = `${path}.${process.pid}`;
-    writeFileSync(aside, together(zstdDecompressSync(readFileSync(`${path}.planes.zst`)), width));
+    writeFileSync(aside, together(brotliDecompressSync(readFileSync(`${path}.planes.br`)), width));
     renameSync(aside, path);
   }
   return folder;
