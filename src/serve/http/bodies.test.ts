@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { connect, type Socket } from "node:net";
+import { bodiesBytes as boundFor } from "./options.ts";
 import { parseApiKeys } from "./security.ts";
 import { type TestServer, testServer, until } from "./testing/client.ts";
 import { scriptedModel } from "./testing/scripted.ts";
@@ -123,4 +124,14 @@ test("what comes a byte at a time is the same body", async () => {
     },
   });
   expect((await server.post(path, "", { body: bytes, headers: one })).status).toBe(200);
+});
+
+test("the bound follows the memory", () => {
+  const gib = 2 ** 30;
+  expect([1, 23.5 * gib, 100 * gib, 560 * gib].map(boundFor)).toEqual([
+    gib / 4,
+    (23.5 / 32) * gib,
+    3.125 * gib,
+    4 * gib,
+  ]);
 });

@@ -1,5 +1,6 @@
 import type { ChatFormat } from "../../models/chat/index.ts";
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
+import { availableMemory } from "../engine/memory.ts";
 import type { Engine } from "../protocol.ts";
 import type { ApiKeys } from "./security.ts";
 
@@ -37,9 +38,8 @@ export type RequestLimits = {
   readonly topLogprobs: number;
 };
 
-export const defaultLimits: RequestLimits = {
+export const defaultLimits: Omit<RequestLimits, "bodiesBytes"> = {
   bodyBytes: 16 * 2 ** 20,
-  bodiesBytes: 256 * 2 ** 20,
   bodyMs: 300_000,
   messages: 4096,
   partsPerMessage: 1024,
@@ -94,7 +94,7 @@ export function serverSettings(options: ServerOptions): ServerSettings {
     allowedHosts: options.allowedHosts ?? [],
     corsOrigins: options.corsOrigins ?? [],
     reasoningEffort: options.reasoningEffort ?? "low",
-    limits: { ...defaultLimits, ...options.limits },
+    limits: { ...defaultLimits, bodiesBytes: bodiesBytes(availableMemory()), ...options.limits },
     pingMs: options.pingMs ?? 5000,
     debugFields: options.debugFields ?? debugWanted(),
     log: options.log ?? (() => {}),
@@ -103,6 +103,11 @@ export function serverSettings(options: ServerOptions): ServerSettings {
     page: options.page ?? true,
     version: options.version ?? "0",
   };
+}
+
+/** A 32nd of the memory, bytes, within bounds: what is made of bodies takes some times their bytes. */
+export function bodiesBytes(memory: number): number {
+  return Math.min(4 * 2 ** 30, Math.max(256 * 2 ** 20, Math.floor(memory / 32)));
 }
 
 function debugWanted(): boolean {
