@@ -41,17 +41,27 @@ export function makeCachePool(
     throw unexpected("unsupported", "cache", `a cache type of Metal (${others})`, cacheType);
   }
   const shape = [pageCount, group.kvHeads * pageSize, group.headDim];
-  const memory = device.empty(cacheType, [2 * group.layers.length, ...shape]);
+  const places = Array.from({ length: 2 * group.layers.length }, (_, place) => place);
   const bytes = pageCount * pageBytes(group, cacheType);
-  const part = (place: number) =>
-    makeTensor(device, "state", memory.address + place * bytes, { dtype: cacheType, shape });
-  const keys = group.layers.map((_, l) => part(2 * l));
-  const values = group.layers.map((_, l) => part(2 * l + 1));
+  let memory: readonly Tensor[];
+  let parts: readonly Tensor[];
+  if (device.backend.rows) {
+    const all = device.empty(cacheType, [places.length, ...shape]);
+    memory = [all];
+    parts = places.map((place) =>
+      makeTensor(device, "state", all.address + place * bytes, { dtype: cacheType, shape }),
+    );
+  } else {
+    memory = places.map(() => device.empty(cacheType, shape));
+    parts = memory;
+  }
+  const keys = parts.filter((_, place) => place % 2 === 0);
+  const values = parts.filter((_, place) => place % 2 === 1);
   return { group, cacheType, pageSize, pageCount, memory, keys, values };
 }
 
 export function freeCachePool(device: Device, { memory }: CachePool): void {
-  device.free(memory);
+  for (const t of memory) device.free(t);
 }
 
 /** Bytes of one sequence's state over all recurrent layers. */

@@ -20,15 +20,16 @@ export type CacheGroup = {
 };
 
 /**
- * Pages of one group: `keys[i]` and `values[i]` belong to `group.layers[i]`; each holds `pageCount` pages. All lie in `memory`,
- * keys and values of each layer in turn, so that a page of all layers is rows of one stride.
+ * Pages of one group: `keys[i]` and `values[i]` belong to `group.layers[i]`; each holds `pageCount` pages. What is to be freed
+ * is `memory`: where the device copies rows it is one tensor that has keys and values of each layer in turn, so that a page of
+ * all layers is rows of one stride; elsewhere all of them, since a buffer of a Mac's GPU has a largest size.
  */
 export type CachePool = {
   readonly group: CacheGroup;
   readonly cacheType: CacheType;
   readonly pageSize: number;
   readonly pageCount: number;
-  readonly memory: Tensor;
+  readonly memory: readonly Tensor[];
   readonly keys: readonly Tensor[];
   readonly values: readonly Tensor[];
 };

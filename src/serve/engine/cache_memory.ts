@@ -40,11 +40,14 @@ export function cacheMemory(
 ): CacheMemory {
   const { backend } = device;
   const sizes = pools.map(({ group, cacheType }) => pageBytes(group, cacheType));
-  /** A page as rows: keys and values of each layer in turn. */
+  /** Of page 0, keys and values of each layer in turn. */
+  const places = pools.map(({ keys, values }) => keys.flatMap((key, l) => [key.address, values[l]!.address]));
+  /** A page as rows, where all lie in one tensor. */
   const rowsOf = (group: number, page: number) => {
-    const { memory, pageCount, keys } = pools[group]!;
+    const { pageCount, keys } = pools[group]!;
     const size = sizes[group]!;
-    return { address: memory.address + page * size, stride: pageCount * size, size, rows: 2 * keys.length };
+    const address = places[group]![0]! + page * size;
+    return { address, stride: pageCount * size, size, rows: 2 * keys.length };
   };
   const { rows: copies } = backend;
   return {
@@ -52,16 +55,22 @@ export function cacheMemory(
     stateBytes: states ? stateBytes(states.shape) : 0,
     ...(copies && { pinned: pinnedCopies(copies, rowsOf, states) }),
     readPage(group, page) {
-      const { address, stride, size, rows } = rowsOf(group, page);
-      if (copies) return copies.receive(address, stride, size, rows);
-      const bytes = new Uint8Array(size * rows);
-      for (let i = 0; i < rows; i++) bytes.set(backend.read(address + i * stride, size), i * size);
+      if (copies) {
+        const { address, stride, size, rows } = rowsOf(group, page);
+        return copies.receive(address, stride, size, rows);
+      }
+      const size = sizes[group]!;
+      const bytes = new Uint8Array(size * places[group]!.length);
+      places[group]!.forEach((address, i) => {
+        bytes.set(backend.read(address + page * size, size), i * size);
+      });
       return bytes;
     },
     writePage(group, page, bytes) {
-      const { address, stride, size, rows } = rowsOf(group, page);
-      for (let i = 0; i < rows; i++)
-        backend.write(address + i * stride, bytes.subarray(i * size, (i + 1) * size));
+      const size = sizes[group]!;
+      places[group]!.forEach((address, i) => {
+        backend.write(address + page * size, bytes.subarray(i * size, (i + 1) * size));
+      });
     },
     readState(slot, from, length) {
       const bytes = new Uint8Array(length);
