@@ -142,9 +142,9 @@ struct TypeIQ4_NL : BlockType<IQ4_NL, 4, 0, 128, true, 1, false, 32, 32> {
 struct TypeMXFP4 : BlockType<MXFP4, 4, 0, 12, false, 1, false, 32, 16> {
   PSI_INLINE void codes(const u8* p, i64, i64 b, vb* w) { table_codes(low(p, b), FP4_CODES, w); }
   PSI_INLINE vf scale(const u8* p, i64 n, i64 b, int) {
+    /* 2^(e - 128): bits (e - 1) << 23, or (e + 1) << 21 below the normal numbers; the wrong one of the two is less */
     vi e = load_u8(record(p, n, b));
-    vi small = shli<21>(addi(e, set1i(1)));
-    return floats(select(gti(set1i(2), e), small, shli<23>(subi(e, set1i(1)))));
+    return floats(maxi(shli<23>(subi(e, set1i(1))), shli<21>(addi(e, set1i(1)))));
   }
 };
 struct TypeQ2_K : BlockType<Q2_K, 2, 0, 0, false, 2, true, 256, 320> {

@@ -4,7 +4,7 @@
  *   vf   16 x f32        load store load_n store_n set1 zero + - * / fma max min abs sqrt round
  *   vi   16 x i32        loadi storei set1i zeroi addi subi muli andi shli<n> shri<n> sari<n> maxi mini
  *   vb   64 bytes        loadb andb orb xorb shrb<n> (within 32-bit lanes; mask afterwards) lookup16 set1b
- *   vm   16 truth values gt ge lt eq on vf; gti eqi on vi; select(m, a, b) = m ? a : b
+ *   vm   16 truth values gt ge lt eq on vf; eqi on vi; select(m, a, b) = m ? a : b
  *   conversions          cvt(vi) -> vf; cvt_round(vf) -> vi nearest even; bits(vf) <-> floats(vi)
  *   16 smaller elements  load_f16 store_f16 load_bf16 store_bf16 (nearest even), load_u8 load_s8 -> vi, store_s8(vi)
  *   products             dot4_u8s8(acc, vb u8, vi s8x4): acc[i] += sum_j u8[4i+j] * s8[4i+j], exact

@@ -91,7 +91,6 @@ PSI_COMPARE(gt, _CMP_GT_OQ)
 PSI_COMPARE(ge, _CMP_GE_OQ)
 PSI_COMPARE(lt, _CMP_LT_OQ)
 PSI_COMPARE(eq, _CMP_EQ_OQ)
-PSI_INLINE vm gti(vi x, vi y) { return {_mm256_cmpgt_epi32(x.a, y.a), _mm256_cmpgt_epi32(x.b, y.b)}; }
 PSI_INLINE vm eqi(vi x, vi y) { return {_mm256_cmpeq_epi32(x.a, y.a), _mm256_cmpeq_epi32(x.b, y.b)}; }
 PSI_INLINE vi select(vm m, vi x, vi y) {
   return {_mm256_blendv_epi8(y.a, x.a, m.a), _mm256_blendv_epi8(y.b, x.b, m.b)};

@@ -61,7 +61,6 @@ PSI_INLINE vm gt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 PSI_INLINE vm ge(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 PSI_INLINE vm lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 PSI_INLINE vm eq(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-PSI_INLINE vm gti(vi a, vi b) { return _mm512_cmpgt_epi32_mask(a, b); }
 PSI_INLINE vm eqi(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 PSI_INLINE vf select(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
 PSI_INLINE vi select(vm m, vi a, vi b) { return _mm512_mask_blend_epi32(m, b, a); }

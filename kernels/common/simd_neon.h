@@ -94,7 +94,6 @@ PSI_2(vm, vf, gt, vcgtq_f32)
 PSI_2(vm, vf, ge, vcgeq_f32)
 PSI_2(vm, vf, lt, vcltq_f32)
 PSI_2(vm, vf, eq, vceqq_f32)
-PSI_2(vm, vi, gti, vcgtq_s32)
 PSI_2(vm, vi, eqi, vceqq_s32)
 PSI_INLINE vf select(vm m, vf x, vf y) {
   return {vbslq_f32(m.a, x.a, y.a), vbslq_f32(m.b, x.b, y.b), vbslq_f32(m.c, x.c, y.c), vbslq_f32(m.d, x.d, y.d)};

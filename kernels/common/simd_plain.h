@@ -81,7 +81,6 @@ PSI_INLINE vm gt(vf a, vf b) { PSI_EACH(vm, a.v[i] > b.v[i]); }
 PSI_INLINE vm ge(vf a, vf b) { PSI_EACH(vm, a.v[i] >= b.v[i]); }
 PSI_INLINE vm lt(vf a, vf b) { PSI_EACH(vm, a.v[i] < b.v[i]); }
 PSI_INLINE vm eq(vf a, vf b) { PSI_EACH(vm, a.v[i] == b.v[i]); }
-PSI_INLINE vm gti(vi a, vi b) { PSI_EACH(vm, a.v[i] > b.v[i]); }
 PSI_INLINE vm eqi(vi a, vi b) { PSI_EACH(vm, a.v[i] == b.v[i]); }
 PSI_INLINE vf select(vm m, vf a, vf b) { PSI_EACH(vf, m.v[i] ? a.v[i] : b.v[i]); }
 PSI_INLINE vi select(vm m, vi a, vi b) { PSI_EACH(vi, m.v[i] ? a.v[i] : b.v[i]); }
