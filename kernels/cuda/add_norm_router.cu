@@ -1,8 +1,9 @@
 /*
  * sum = x + delta; y = RMS norm of sum times w; ids and weights: the experts chosen by logits y . router_w (+ bias). For few
  * tokens, where what separates the ops it replaces is the time between kernels; their bits (add_rms_norm, matmul over F32
- * weights, router). A token has a block per expert, or per 4: each norms the token for itself and makes its logits, and the
- * one that finishes last chooses and writes, for then all have read what `sum` may lie over.
+ * weights, router). A token has a block per expert, or per 4: each norms the token for itself and makes its logits. The last one
+ * waits for those of all, chooses and writes, for then all have read what `sum` may lie over. It finds that a logit is there in
+ * the word that holds it: neither a fence nor a counter lies between.
  */
 #include "norm.cuh"
 #include "router.cuh"
@@ -13,8 +14,8 @@ constexpr i32 ROUTE_WIDEST = 4 * NORM_THREADS * NORM_KEPT; /* rows that the norm
 constexpr i32 ROUTE_ROWS = 64, ROUTE_EXPERTS = 1024;
 constexpr i32 ROUTE_BLOCKS = 1024; /* with a block per expert no more than these */
 
-__device__ float route_logits[ROUTE_ROWS * ROUTE_EXPERTS];
-__device__ u32 route_arrived[ROUTE_ROWS]; /* 0 between launches */
+/* Above the logit's bits 1 once it is there; 0 between launches. Read and written whole. */
+__device__ unsigned long long route_logits[ROUTE_ROWS * ROUTE_EXPERTS];
 
 struct AddNormRouterArguments {
   float *sum, *y;
@@ -31,7 +32,6 @@ template <int EACH>
 __global__ void __launch_bounds__(NORM_THREADS) add_norm_router_kernel(const __grid_constant__ AddNormRouterArguments p) {
   PSI_DYNAMIC_SHARED(memory);
   __shared__ float shared[32], products[EACH][NORM_THREADS / 32];
-  __shared__ u32 before;
   let_next_start();
   const i32 thread = threadIdx.x, lane = thread % 32, warp = thread / 32, row = blockIdx.y, experts = p.router.experts;
   const i32 first = blockIdx.x * EACH;
@@ -84,17 +84,23 @@ __global__ void __launch_bounds__(NORM_THREADS) add_norm_router_kernel(const __g
       if (first + e >= experts) break;
       float z = products[e][0];
       for (int v = 1; v < NORM_THREADS / 32; v++) z += products[e][v];
-      route_logits[row * ROUTE_EXPERTS + first + e] = p.router_bias ? z + p.router_bias[first + e] : z;
+      if (p.router_bias) z += p.router_bias[first + e];
+      *(volatile unsigned long long*)(route_logits + row * ROUTE_EXPERTS + first + e) = 1ull << 32 | __float_as_uint(z);
     }
-    __threadfence();
-    before = atomicAdd(route_arrived + row, 1u);
-    __threadfence();
   }
-  __syncthreads();
-  if (before != gridDim.x - 1) return;
-  if (thread == 0) route_arrived[row] = 0;
+  /* blocks begin in order, so that those waited for have begun; none of them waits, and no later kernel's is there before all of them */
+  if (blockIdx.x != gridDim.x - 1) return;
+  __syncthreads(); /* this block's own are written */
   float* logits = (float*)memory; /* [experts] */
-  for (i32 e = thread; e < experts; e += NORM_THREADS) logits[e] = *(volatile const float*)(route_logits + row * ROUTE_EXPERTS + e); /* of other multiprocessors: not from L1 */
+  for (i32 e = thread; e < experts; e += NORM_THREADS) {
+    volatile unsigned long long* from = route_logits + row * ROUTE_EXPERTS + e;
+    unsigned long long word;
+    do word = *from;
+    while (!(word >> 32));
+    logits[e] = __uint_as_float((u32)word);
+    *from = 0;
+  }
+  __syncthreads(); /* all have read x */
 #pragma unroll
   for (int i = 0; i < NORM_KEPT; i++) {
     const i32 k = (thread + i * NORM_THREADS) * 4;
@@ -102,7 +108,6 @@ __global__ void __launch_bounds__(NORM_THREADS) add_norm_router_kernel(const __g
     write_piece(p.sum + at, k, p.width, true, kept[i]);
     write_piece(p.y + at, k, p.width, true, weights[i]);
   }
-  __syncthreads();
   if (warp == 0) route_token(p.router, p.ids + row * p.router.used, p.weights + row * p.router.used, logits, (u32*)(logits + experts));
 }
 

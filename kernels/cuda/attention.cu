@@ -16,7 +16,9 @@ extern template i32 attention_with<OPERAND_BF16>(const Attention& a, AttentionWa
 extern template i32 attention_with<OPERAND_CONVERTED>(const Attention& a, AttentionWay way);
 
 /* Folds 256 tiles at a time: their factors come from a scan of the maxima, their sums through a ring in shared memory. */
-constexpr int FOLD_THREADS = 256, FOLD_PART = 128, FOLD_BUFFERS = 4, FOLD_FLOATS = 4096;
+constexpr int FOLD_THREADS = 256, FOLD_BUFFERS = 4, FOLD_FLOATS = 4096;
+/* Elements of a head that a block folds: few where that keeps the device's multiprocessors busy, whose blocks then have most under way at once. */
+constexpr int FOLD_NARROW = 32, FOLD_WIDE = 128;
 constexpr int FOLD_SHARED = FOLD_BUFFERS * FOLD_FLOATS * 4 + FOLD_THREADS * 16 + 32;
 
 /* Factors of tiles base ... base+255 (those below count), M before them known; returns M after them. */
@@ -34,6 +36,7 @@ __device__ __forceinline__ float scan_factors(const float* sums, i32 base, i32 c
   before = fmaxf(M, lane == 0 ? -INFINITY : before);
   if (lane == 31) warp_tops[thread / 32] = top;
   __syncthreads();
+#pragma unroll 2
   for (int w = 0; w < FOLD_THREADS / 32; w++) {
     if (w < thread / 32) before = fmaxf(before, warp_tops[w]);
     M = fmaxf(M, warp_tops[w]);
@@ -45,19 +48,19 @@ __device__ __forceinline__ float scan_factors(const float* sums, i32 base, i32 c
   return M;
 }
 
-/* A block per head, token and FOLD_PART elements of the head. */
-__global__ void __launch_bounds__(FOLD_THREADS) attention_fold(const Attention a) {
+/* A block per head, token and `part` elements of the head: each thread of theirs folds one, the next warp the sums of weights. */
+__global__ void __launch_bounds__(FOLD_THREADS) attention_fold(const Attention a, i32 part) {
   let_next_start();
   PSI_DYNAMIC_SHARED(shared);
   float* ring = (float*)shared;
   float4* factors = (float4*)(ring + FOLD_BUFFERS * FOLD_FLOATS);
   float* warp_tops = (float*)(factors + FOLD_THREADS);
-  const i32 head = blockIdx.x, token = blockIdx.y, begin = blockIdx.z * FOLD_PART, e = min(a.head_dim - begin, FOLD_PART);
+  const i32 head = blockIdx.x, token = blockIdx.y, begin = blockIdx.z * part, e = min(a.head_dim - begin, part);
   i32 first;
   const i32 count = tiles_of(a, position_of(a, token), first);
   const i64 record = ((i64)token * a.heads + head) * a.tiles;
   const float *parts = a.partial + record * a.head_dim + begin, *sums = a.partial_sums + record * 2;
-  const i32 each = a.head_dim <= FOLD_PART / 2 ? 2 * FOLD_FLOATS / FOLD_PART : FOLD_FLOATS / FOLD_PART; /* tiles of a stage */
+  const i32 each = FOLD_FLOATS / part; /* tiles of a stage */
   const i32 row_threads = e / 4;
   const i32 stages = PSI_DIVIDE_UP(count, each);
   wait_for_inputs();
@@ -66,38 +69,39 @@ __global__ void __launch_bounds__(FOLD_THREADS) attention_fold(const Attention a
       const i32 tiles = min(each, count - stage * each);
       float* to = ring + stage % FOLD_BUFFERS * FOLD_FLOATS;
       const float* from = parts + (i64)stage * each * a.head_dim;
-      if (e == a.head_dim) { /* all of the head: one stretch */
-        for (i32 i = threadIdx.x; i < tiles * row_threads; i += FOLD_THREADS) copy_async16(to + i * 4, from + i * 4);
-      } else {
-        for (i32 i = threadIdx.x; i < tiles * row_threads; i += FOLD_THREADS) {
-          const i32 tile = i / row_threads, at = i % row_threads * 4;
-          copy_async16(to + tile * e + at, from + (i64)tile * a.head_dim + at);
-        }
+#pragma unroll 1
+      for (i32 i = threadIdx.x; i < tiles * row_threads; i += FOLD_THREADS) {
+        const i32 tile = i / row_threads, at = i % row_threads * 4;
+        copy_async16(to + tile * e + at, from + (i64)tile * a.head_dim + at);
       }
     }
     copy_async_commit();
   };
+#pragma unroll 1
   for (i32 stage = 0; stage < FOLD_BUFFERS - 1; stage++) issue(stage);
 
-  float M = -INFINITY, L = 0, total = 0;
+  const bool folds = (i32)threadIdx.x < e, weighs = (i32)threadIdx.x == part;
+  float M = -INFINITY, total = 0; /* of elements, or of weights */
+#pragma unroll 1
   for (i32 stage = 0; stage < stages; stage++) {
     const i32 base = stage * each, end = min(each, count - base);
     if (base % FOLD_THREADS == 0) M = scan_factors(sums, base, count, M, factors, warp_tops);
     copy_async_wait<FOLD_BUFFERS - 2>();
     __syncthreads();
     issue(stage + FOLD_BUFFERS - 1);
-    const float* part = ring + stage % FOLD_BUFFERS * FOLD_FLOATS + threadIdx.x;
+    const float* sum = ring + stage % FOLD_BUFFERS * FOLD_FLOATS + threadIdx.x;
     const float4* f = factors + base % FOLD_THREADS;
-    if ((i32)threadIdx.x < e)
+    if (folds)
 #pragma unroll 8
-      for (i32 i = 0; i < end; i++) {
-        total = folded(total, f[i].x, part[i * e], f[i].y);
-        L = folded(L, f[i].x, f[i].z, f[i].y);
-      }
+      for (i32 i = 0; i < end; i++) total = folded(total, f[i].x, sum[i * e], f[i].y);
+    else if (weighs)
+#pragma unroll 8
+      for (i32 i = 0; i < end; i++) total = folded(total, f[i].x, f[i].z, f[i].y);
     if ((base + each) % FOLD_THREADS == 0) __syncthreads();
   }
-  if ((i32)threadIdx.x >= e) return;
-  a.y[((i64)token * a.heads + head) * a.head_dim + begin + threadIdx.x] = total * finish(a, head, M, L);
+  if (weighs) warp_tops[0] = total;
+  __syncthreads();
+  if (folds) a.y[((i64)token * a.heads + head) * a.head_dim + begin + threadIdx.x] = total * finish(a, head, M, warp_tops[0]);
 }
 
 template <int HEAD>
@@ -135,7 +139,9 @@ static i32 run_attention(Attention& a) {
   const bool countable = (i64)a.tokens * a.heads * a.tiles < INT32_MAX;
   if (spreads(a) && a.tiles > 2 * teams_of_direct(a.head_dim) && countable) {
     PSI_TRY(start(a, WAY_SPLIT));
-    return launch("psi_attention", attention_fold, dim3((u32)a.heads, (u32)a.tokens, (u32)PSI_DIVIDE_UP(a.head_dim, FOLD_PART)), dim3(FOLD_THREADS), FOLD_SHARED, a);
+    const bool few = (i64)a.tokens * a.heads * PSI_DIVIDE_UP(a.head_dim, FOLD_NARROW) <= 3 * (i64)device.multiprocessors;
+    const i32 part = few ? FOLD_NARROW : a.head_dim <= 64 ? 64 : FOLD_WIDE;
+    return launch("psi_attention", attention_fold, dim3((u32)a.heads, (u32)a.tokens, (u32)PSI_DIVIDE_UP(a.head_dim, part)), dim3(FOLD_THREADS), FOLD_SHARED, a, part);
   }
   if (a.tokens <= FEW_TOKENS) {
     a.block = a.tokens, a.run = a.tokens + 1;

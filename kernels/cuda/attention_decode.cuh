@@ -14,12 +14,13 @@ struct DecodeForm {
   static constexpr int SHARERS = HEAD <= 128 ? 1 : HEAD == 192 ? 2 : HEAD <= 256 ? 4 : 8, TEAMS = HEAD <= 64 ? 4 : HEAD <= 128 ? 2 : 1;
   static constexpr int THREADS = 32 * SHARERS * TEAMS, PART = HEAD / SHARERS;
   static constexpr int TILE_BYTES = ATTENTION_TILE * HEAD * 2;
-  /* Scores of 16 rows, 8 more apart, against bank conflicts. */
-  static constexpr int SCORE_STRIDE = ATTENTION_TILE + 8, SCORE_BYTES = SHARERS > 1 ? 16 * SCORE_STRIDE * 4 : 0, QUERY_BYTES = SHARERS > 1 ? 16 * HEAD * 2 : 0;
-  static constexpr int TEAM_BYTES = 2 * TILE_BYTES + QUERY_BYTES + SCORE_BYTES;
+  static constexpr int SCORE_STRIDE = ATTENTION_TILE + 8; /* 8 more, against bank conflicts */
+  /* Where the team shares them, `held` rows of queries and of scores lie behind the tiles. */
+  static constexpr __host__ __device__ int team_bytes(int held) { return 2 * TILE_BYTES + (SHARERS > 1 ? held * (HEAD * 2 + SCORE_STRIDE * 4) : 0); }
+  static constexpr __host__ __device__ int split_bytes(int held) { return TEAMS * team_bytes(held); }
   /* A team's result in shared memory: 16 rows apart by 8 more, against bank conflicts, then m and l of 16 rows. */
   static constexpr int PARTIAL_STRIDE = HEAD + 8, PARTIAL_FLOATS = 16 * PARTIAL_STRIDE + 32;
-  static constexpr int SPLIT_BYTES = TEAMS * TEAM_BYTES, DIRECT_BYTES = SPLIT_BYTES + TEAMS * PARTIAL_FLOATS * 4;
+  static constexpr int DIRECT_BYTES = split_bytes(16) + TEAMS * PARTIAL_FLOATS * 4;
 };
 
 /* Up to so many tokens it is found out what may be read ahead. */
@@ -27,6 +28,9 @@ constexpr i32 MOST_TOKENS_AHEAD = 64;
 
 /* The heads of a group are cut into pieces of at most 16 rows. */
 __host__ __device__ __forceinline__ i32 decode_pieces(i32 group) { return PSI_DIVIDE_UP(group, 16); }
+
+/* Rows that a team of several warps holds: with 8 three blocks of 256 elements a head are on a multiprocessor. */
+__host__ __device__ __forceinline__ i32 decode_held(i32 group) { return PSI_DIVIDE_UP(group, decode_pieces(group)) <= 8 ? 8 : 16; }
 
 /* The rows of a (token, kv head, piece of its group): one per head. */
 struct DecodeRows {
@@ -59,16 +63,16 @@ struct DecodeTeam {
   static constexpr int THREADS = 32 * Form::SHARERS; /* of the team */
   u8 *keys, *values, *rows; /* rows: of queries, where the team shares them */
   float* scores;
-  int lane, thread, part; /* thread of the team; first head element of this warp */
+  int lane, thread, part, held; /* thread of the team; first head element of this warp; rows of a team of several warps */
   TileLoader<OPERAND, HEAD, THREADS> loader;
   QueriesHeld<HEAD> queries; /* where the team is one warp */
 
-  __device__ __forceinline__ DecodeTeam(u8* shared) {
+  __device__ __forceinline__ DecodeTeam(u8* shared, int held) : held(held) {
     const int team = threadIdx.x / THREADS;
     thread = threadIdx.x % THREADS, lane = threadIdx.x % 32, part = thread / 32 * Form::PART;
-    keys = shared + team * Form::TEAM_BYTES;
+    keys = shared + team * Form::team_bytes(held);
     values = keys + Form::TILE_BYTES, rows = values + Form::TILE_BYTES;
-    scores = (float*)(rows + Form::QUERY_BYTES);
+    scores = (float*)(rows + held * HEAD * 2);
   }
   static __device__ __forceinline__ void barrier() {
     if constexpr (Form::SHARERS == 1) __syncwarp();
@@ -111,7 +115,8 @@ struct DecodeTeam {
       for (int n = 0; n < 8; n++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-          const float2 x = *(const float2*)(scores + (lane / 4 + half * 8) * Form::SCORE_STRIDE + n * 8 + lane % 4 * 2);
+          const float* at = scores + (lane / 4 + half * 8) * Form::SCORE_STRIDE + n * 8 + lane % 4 * 2;
+          const float2 x = half * 8 < held ? *(const float2*)at : make_float2(0, 0);
           s[n][half * 2] = x.x, s[n][half * 2 + 1] = x.y;
         }
     }
@@ -122,7 +127,7 @@ struct DecodeTeam {
     pack_weights<OPERAND>(w, s);
     copy_async_wait<1>();
     barrier();
-#pragma unroll
+#pragma unroll 1
     for (int d = 0; d < Form::PART; d += 32) {
       float acc[4][4];
       weigh<OPERAND, HEAD>(acc, w, values, part + d, lane, AllValues());
@@ -136,8 +141,8 @@ struct DecodeTeam {
  private:
   /* What lies outside is read at a place inside and then made zero: without a branch all reads are under way at once. */
   __device__ __forceinline__ void read_shared(const Attention& a, const DecodeRows& r) {
-#pragma unroll
-    for (int i = thread; i < 16 * (HEAD / 8); i += THREADS) {
+#pragma unroll 2
+    for (int i = thread; i < held * (HEAD / 8); i += THREADS) {
       const int row = i / (HEAD / 8), piece = i % (HEAD / 8);
       const bool valid = row < r.count && piece * 8 < a.head_dim;
       const float* q = a.q + r.token * a.q_stride + a.q_offset + (i64)(r.first_head + min(row, r.count - 1)) * a.head_dim;
@@ -164,17 +169,17 @@ struct DecodeTeam {
   __device__ __forceinline__ void score_share() {
     constexpr int BLOCKS = 8 / Form::SHARERS; /* of 8 positions */
     const int first = thread / 32 * BLOCKS;
-    const QueriesShared<HEAD> shared_rows = {rows, 0, lane};
+    const int own = (lane / 8 % 2 * 8 + lane % 8) & (held - 1); /* as in QueriesShared; rows 8 and more are not used where 8 are held */
     float s[BLOCKS][4];
 #pragma unroll
     for (int n = 0; n < BLOCKS; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) s[n][i] = 0;
-#pragma unroll
+#pragma unroll 2
     for (int k = 0; k < HEAD / 16; k += 2) {
       u32 q[2][4], b[BLOCKS][4]; /* of 8 positions: two k-steps */
 #pragma unroll
-      for (int i = 0; i < 2; i++) shared_rows.fragment(k + i, q[i]);
+      for (int i = 0; i < 2; i++) load_matrix_x4(q[i], rows + piece_at<HEAD>(own, 2 * (k + i) + lane / 16));
 #pragma unroll
       for (int n = 0; n < BLOCKS; n++) load_matrix_x4(b[n], keys + piece_at<HEAD>((first + n) * 8 + lane % 8, 2 * k + lane / 8));
 #pragma unroll
@@ -187,7 +192,7 @@ struct DecodeTeam {
     for (int n = 0; n < BLOCKS; n++) {
       float* at = scores + g * Form::SCORE_STRIDE + (first + n) * 8 + t * 2;
       *(float2*)at = make_float2(s[n][0], s[n][1]);
-      *(float2*)(at + 8 * Form::SCORE_STRIDE) = make_float2(s[n][2], s[n][3]);
+      if (held > 8) *(float2*)(at + 8 * Form::SCORE_STRIDE) = make_float2(s[n][2], s[n][3]);
     }
   }
   template <class Read>
@@ -236,7 +241,7 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
   using Form = DecodeForm<HEAD>;
   let_next_start();
   PSI_DYNAMIC_SHARED(shared);
-  DecodeTeam<OPERAND, HEAD> team(shared);
+  DecodeTeam<OPERAND, HEAD> team(shared, decode_held(a.group));
   const i32 parts = a.kv_heads * decode_pieces(a.group);
   /* each lane knows the tiles of a token; the launcher sees to it that all together are fewer than 2^31 */
   i32 own_first = 0, own_count = 0;
@@ -264,16 +269,18 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
   DecodeRows rows = decode_rows(a, token, part);
   const bool ahead = is_old(a, token, tile);
   team.place(a, rows, tile);
-  if (ahead) team.start(a);
+  if (!ahead) wait_for_inputs();
+  team.start(a);
   wait_for_inputs();
-  if (!ahead) team.start(a);
-  team.read_queries(a, rows);
+  bool turn = true; /* the tile is of other rows than the one before */
+#pragma unroll 1
   for (i32 item = begin; item < end; item++) {
+    if (turn) team.read_queries(a, rows);
+    turn = false;
     const bool more = item + 1 < end;
     const i32 row_first = first;
     DecodeRows next = rows;
     i32 next_tile = tile + 1;
-    bool turn = false; /* the next tile is of other rows */
     if (more && next_tile == first + count) {
       turn = true;
       if (++part == parts) {
@@ -303,7 +310,6 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_split(con
       if (below) *(float2*)(a.partial_sums + lower * 2) = make_float2(m[1], l[1]);
     }
     rows = next, tile = next_tile;
-    if (turn) team.read_queries(a, rows);
   }
 }
 
@@ -326,8 +332,8 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_direct(co
   static_assert(HEAD / 4 % ROW_THREADS == 0, "threads that divide a row");
   let_next_start();
   PSI_DYNAMIC_SHARED(shared);
-  DecodeTeam<OPERAND, HEAD> team(shared);
-  float* partials = (float*)(shared + Form::SPLIT_BYTES);
+  DecodeTeam<OPERAND, HEAD> team(shared, 16);
+  float* partials = (float*)(shared + Form::split_bytes(16));
   const int own = threadIdx.x / (32 * Form::SHARERS), g = team.lane / 4, t = team.lane % 4;
   float* mine = partials + own * Form::PARTIAL_FLOATS;
   const int row = threadIdx.x / ROW_THREADS, column = threadIdx.x % ROW_THREADS * 4; /* what this thread folds */
@@ -342,10 +348,10 @@ __global__ void __launch_bounds__(DecodeForm<HEAD>::THREADS) attention_direct(co
     float M = -INFINITY, L = 0, total[VECTORS][4] = {};
     const bool some = first + own < end, ahead = some && !waited && is_old(a, token, first + own);
     if (some) team.place(a, rows, first + own);
-    if (ahead) team.start(a);
+    if (!waited && !ahead) wait_for_inputs();
+    if (some) team.start(a);
     if (!waited) wait_for_inputs();
     waited = true;
-    if (some && !ahead) team.start(a);
     team.read_queries(a, rows);
     for (i32 round = first; round < end; round += Form::TEAMS) {
       const i32 tile = round + own;

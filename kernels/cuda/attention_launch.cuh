@@ -14,9 +14,10 @@ i32 start_attention(const Attention& a, AttentionWay way) {
   const i32 parts = a.kv_heads * decode_pieces(a.group);
   if (way == WAY_SPLIT) {
     /* as many blocks as fit at once, unless that is more than there can be tiles */
-    const i64 fit = max((i64)1, (device.largest_shared + 1024) / (Decode::SPLIT_BYTES + 1024)) * device.multiprocessors;
+    const i32 bytes = Decode::split_bytes(decode_held(a.group));
+    const i64 fit = max((i64)1, (device.largest_shared + 1024) / (bytes + 1024)) * device.multiprocessors;
     const i64 most = PSI_DIVIDE_UP((i64)a.tokens * parts * a.tiles, (i64)Decode::TEAMS);
-    return launch("psi_attention", attention_split<OPERAND, HEAD>, dim3((u32)min(fit, most)), dim3(Decode::THREADS), Decode::SPLIT_BYTES, a);
+    return launch("psi_attention", attention_split<OPERAND, HEAD>, dim3((u32)min(fit, most)), dim3(Decode::THREADS), (size_t)bytes, a);
   }
   if (way == WAY_DIRECT) {
     const i32 each = a.tokens > 128 ? 16 : 1;

@@ -111,7 +111,7 @@ struct TileLoader {
         else convert<Q8_0>(a, shared, cache, u, first_row, member);
       } else {
         const u8* rows = cache + page[u] + (i64)row[u] * a.head_dim * 2;
-#pragma unroll
+#pragma unroll(TURNS < 4 ? TURNS : 4)
         for (int n = 0; n < TURNS; n++) {
           const int i = member + n * TEAM, r = i / PIECES, piece = i % PIECES;
           const bool valid = holds(a, u, first_row + r, piece);

@@ -1,6 +1,7 @@
 /* Chooses the form of a product with the chosen experts' matrices. The choice changes the time, never a bit. */
 #pragma once
 #include "moe.cuh"
+#include "moe_held.cuh"
 #include "moe_ring.cuh"
 
 namespace psi {
@@ -52,6 +53,11 @@ i32 moe_product(const char* op, MoeArguments p, i32 tokens, void* scratch) {
     return note(launch_moe_decode<W, 2, GATED>(op, p, columns));
   }
   p.lets_late = !GATED && shared_launch == launches;
+  if constexpr (moe_holds<W>()) {
+    bool taken = false;
+    const i32 status = columns > 0 ? launch_moe_held<W, GATED>(op, p, taken) : PSI_OK;
+    if (taken) return note(status);
+  }
   if (columns > 0) return note(launch_moe_decode<W, 1, GATED>(op, p, columns));
   p.lets_late = 0;
   i32* arrays = (i32*)(((uintptr_t)(rounded + inputs * rounded_columns<W>(p.columns)) + 3) & ~(uintptr_t)3);

@@ -2,7 +2,8 @@
  * Where a generation step's time goes: the calls of one step, op by op. "alone" is an op's calls recorded without the others
  * and launched again and again, "share" what the step takes longer with them than without. Experts alone read ids that
  * other ops have overwritten; their share is true.
- * Usage: bun scripts/gpu/op_times.ts MODEL [--backend cuda] [--batch 1,8] [--depth 0,4096] [--prompt 0]
+ * Usage: bun scripts/gpu/op_times.ts MODEL [--backend cuda] [--batch 1,8] [--depth 0,4096] [--prompt 0] [--chain 72,110]
+ *        --chain A,B times a step's first A calls, then one more each time until B: what each waits for included.
  *        With --prompt N the step is a prompt of N tokens instead. Output: microseconds per step. On metal there are no
  *        recordings: each launch is a command buffer of its own, and its time is the one that the GPU tells, by kernel.
  *        On the cpu, where a call returns when it is done, the time is that of the call within the step.
@@ -31,6 +32,7 @@ const { values, positionals } = parseArgs({
     batch: { type: "string", default: "1,8" },
     depth: { type: "string", default: "0" },
     prompt: { type: "string", default: "0" },
+    chain: { type: "string" },
   },
 });
 const numbers = (list: string): number[] => list.split(",").map(Number);
@@ -152,6 +154,17 @@ function printShares(title: string, list: readonly Call[], runs: number): void {
   }
 }
 
+/** What each of calls `first` to `last` adds to a recording of all before it. */
+function printChain(list: readonly Call[], first: number, last: number): void {
+  let before = time(list.slice(0, first), 20);
+  console.log(`  the first ${first} calls: ${before.toFixed(1)} us`);
+  for (let i = first; i < Math.min(last, list.length); i++) {
+    const now = time(list.slice(0, i + 1), 20);
+    console.log(`  ${(now - before).toFixed(2).padStart(7)} us  ${i} ${label(list[i]!)}`);
+    before = now;
+  }
+}
+
 function measure(batch: number, depth: number, prompt: number): void {
   const rows = prompt > 0 ? prompt : batch;
   const pages = Math.ceil((depth + Math.max(prompt, 1) + 1) / pageSize);
@@ -198,6 +211,7 @@ function measure(batch: number, depth: number, prompt: number): void {
       const recorded = calls;
       calls = undefined;
       (backendName === "cpu" ? printCalls : printShares)(title, recorded, prompt > 0 ? 3 : 20);
+      if (values.chain) printChain(recorded, ...(numbers(values.chain) as [number, number]));
     }
     void scope;
   }
