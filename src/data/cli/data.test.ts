@@ -170,6 +170,7 @@ test("wrong usage is named", async () => {
     [["manifest", "--corpus", "a.jsonl", "--out", "x"], "missing --licence"],
     [["manifest", "extra", "--corpus", "a.jsonl"], 'unexpected argument "extra"'],
     [["split", "--share", "half", "--out", "x"], "--share takes NAME=SHARE, got half"],
+    [["split", "--share", "a=1.5", "--out", "x"], "--share takes shares above 0 and below 1, got a=1.5"],
     [["split", "--share", "a=0.1", "--share", "a=0.2", "--out", "x"], "names a twice"],
     [
       ["train-tokenizer", "--kind", "byte_level_bpe", "--vocabulary", "500", "--coverage", "1", "--out", "x"],
