@@ -29,7 +29,8 @@ export const split: DataAction = {
       if (name === undefined) throw new UsageError(`--share takes NAME=SHARE, got ${text}`);
       if (Object.hasOwn(shares, name)) throw new UsageError(`--share names ${name} twice`);
       const part = Number(share) / Number(parts ?? 1);
-      if (!(part > 0 && part < 1)) throw new UsageError(`--share takes shares above 0 and below 1, got ${text}`);
+      if (!(part > 0 && part < 1))
+        throw new UsageError(`--share takes shares above 0 and below 1, got ${text}`);
       shares[name] = part;
     }
     const selection = await openSelection(given.required("manifest"));
