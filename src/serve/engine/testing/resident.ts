@@ -15,7 +15,6 @@ export type Filled = {
   readonly plan: MemoryPlan;
   /** Of the runtime with the engine's code, before anything was loaded. */
   readonly runtime: number;
-  readonly loaded: number;
   /** After every page of the caches was written and the largest steps were run. */
   readonly filled: number;
 };
@@ -35,7 +34,6 @@ const fillOptions: EngineOptions = {
 export async function fillCaches(): Promise<Filled> {
   const runtime = residentBytes();
   const engine = await startEngine(fillOptions);
-  const loaded = residentBytes();
   const { slots, contextLength } = engine.info;
   const prompts = Array.from({ length: slots }, (_, i) => prompt(i, contextLength - 8));
   await Promise.all(prompts.map((tokens) => run(engine, tokens, 8)));
@@ -44,7 +42,7 @@ export async function fillCaches(): Promise<Filled> {
   const filled = residentBytes();
   const { memory: plan } = engine.info;
   await engine.close();
-  return { plan, runtime, loaded, filled };
+  return { plan, runtime, filled };
 }
 
 /** Runs `count` requests, eight at a time, greedy and sampled, of which some share prompts and some are left early. */
