@@ -12,6 +12,7 @@ import {
   realpathSync,
   renameSync,
   rmSync,
+  type Stats,
   statSync,
 } from "node:fs";
 import { dirname, join, sep } from "node:path";
@@ -221,9 +222,19 @@ function readRecord(path: string): FileRecord {
   return { sha256: hasher.digest("hex"), bytes: source.size };
 }
 
+/** What is at a path, undefined for nothing; a path that the system does not take (NUL, too long, below a file) is an error of its own. */
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path, { throwIfNoEntry: false });
+  } catch (cause) {
+    const got = (cause as NodeJS.ErrnoException).code ?? String(cause);
+    throw unexpected("file_not_found", path, "a path that can be looked at", got, { cause });
+  }
+}
+
 /** The bytes of a regular file of bearable size. */
 export function fileBytes(path: string, largest = largestDocument): Uint8Array {
-  const stat = statSync(path, { throwIfNoEntry: false });
+  const stat = statOf(path);
   if (!stat) throw unexpected("file_not_found", path, "a file", "nothing");
   if (!stat.isFile()) throw unexpected("file_malformed", path, "a regular file", "something else");
   if (stat.size > largest) throw unexpected("file_malformed", path, `at most ${largest} bytes`, stat.size);
@@ -238,7 +249,7 @@ export function hashedFile(
   path: string,
   keep: boolean,
 ): { readonly sha256: string; readonly size: bigint; readonly bytes: Uint8Array | undefined } {
-  const stat = statSync(path, { throwIfNoEntry: false });
+  const stat = statOf(path);
   if (!stat?.isFile() || (keep && stat.size <= largestDocument)) {
     const bytes = fileBytes(path);
     return { sha256: sha256(bytes), size: BigInt(bytes.byteLength), bytes };

@@ -79,4 +79,16 @@ test("observations are read by their schema; a launch keeps their digests", () =
     const packet = start([a, b]);
     expect([packet.refusal_class, packet.detail]).toEqual(["bad_config", expect.stringContaining(said)]);
   }
+  // paths that the system does not take
+  for (const path of [
+    "\0",
+    `${scene.folder}/${"a".repeat(5000)}`,
+    join(scene.folder, "hardware.json", "below"),
+  ]) {
+    const { refusal_class, detail } = scene.do("start", { hardware_observation_path: path, dry_run: true });
+    expect([refusal_class, detail]).toEqual([
+      "bad_config",
+      expect.stringContaining("hardware_observation_path"),
+    ]);
+  }
 });
