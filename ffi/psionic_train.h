@@ -44,10 +44,11 @@ PSI_API i32 psi_qk_norm_rope(void* y, const void* x, const void* positions, cons
 PSI_API i32 psi_qk_norm_rope_grad(void* dx, void* dgain, const void* dy, const void* x, const void* positions, const void* inv_freq, const void* gain, i32 rows, i32 heads, i32 head_dim, i32 inverse, i32 dtype, f64 eps);
 /* Attention of `sequences` sequences of `length` rows over themselves. q, y [rows,heads*head_dim]; k, v
    [rows,kv_heads*head_dim]; a row sees rows first[row] .. itself of its sequence (positions in it; NULL: 0), the last
-   `window` only when window > 0. sinks [heads] or NULL. lse [rows,heads] = log of the softmax's denominator. */
-PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap);
-/* dq, dk, dv =; dsinks += where not NULL. Scratch: heads*(4*rows + 8*sequences). */
-PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes);
+   `window` only when window > 0. sinks [heads] or NULL. lse [rows,heads] = log of the softmax's denominator. rest, as y or
+   NULL: what rounding to y's type took from y. */
+PSI_API i32 psi_causal_attention(void* y, void* lse, void* rest, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap);
+/* dq, dk, dv =; dsinks += where not NULL. rest as made, or NULL: of nothing but y. Scratch: heads*(4*rows + 8*sequences). */
+PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* rest, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes);
 /* y = act(x) * up, up NULL: act(x). kind 0: silu; 1: gelu (tanh form); 2: GPT-OSS clamped, as psi_glu; 3: relu(x)^2 */
 PSI_API i32 psi_activation(void* y, const void* x, const void* up, i32 kind, i32 dtype, f64 count, f64 alpha, f64 limit);
 /* dx =; dup = where up is given */
@@ -133,8 +134,8 @@ PSI_API i32 psi_lookup_grad_ref(void* dtable, const void* dy, const void* ids, i
 PSI_API i32 psi_norm_ref(void* y, void* stats, const void* x, const void* w, const void* b, i32 rows, i32 width, i32 center, i32 dtype, f64 eps);
 PSI_API i32 psi_norm_grad_ref(void* dx, void* dw, void* db, const void* dy, const void* x, const void* w, const void* stats, i32 rows, i32 width, i32 center, i32 dtype);
 PSI_API i32 psi_rotate_ref(void* y, const void* x, const void* positions, const void* inv_freq, i32 rows, i32 heads, i32 head_dim, i32 rotary_dims, i32 neox, i32 inverse, i32 dtype, f32 mscale);
-PSI_API i32 psi_causal_attention_ref(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap);
-PSI_API i32 psi_causal_attention_grad_ref(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes);
+PSI_API i32 psi_causal_attention_ref(void* y, void* lse, void* rest, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap);
+PSI_API i32 psi_causal_attention_grad_ref(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* rest, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes);
 PSI_API i32 psi_activation_ref(void* y, const void* x, const void* up, i32 kind, i32 dtype, f64 count, f64 alpha, f64 limit);
 PSI_API i32 psi_activation_grad_ref(void* dx, void* dup, const void* dy, const void* x, const void* up, i32 kind, i32 dtype, f64 count, f64 alpha, f64 limit);
 PSI_API i32 psi_cross_entropy_ref(void* loss, void* lse, const void* x, const void* w, const void* bias, const void* targets, void* scratch, i32 tokens, i32 width, i32 vocabulary, i32 dtype, f64 softcap, f64 scratch_bytes);

@@ -1,7 +1,8 @@
 /*
  * Attention of sequences over themselves, forward and backward, in tiles of 64 x 64; scores never exist whole.
  *   s = scale q.k (cap tanh(s/cap) with a soft-cap), p = exp(s - lse), y = sum p v;  lse counts exp(sink) where there are sinks
- *   D = dy.y, dv += p dy, ds = p (dy.v - D) scale (1 - (s/cap)^2), dq += ds k, dk += ds q, dsink -= exp(sink - lse) D
+ *   D = dy.(y + rest), dv += p dy, ds = p (dy.v - D) scale (1 - (s/cap)^2), dq += ds k, dk += ds q, dsink -= exp(sink - lse) D
+ *   rest: what rounding to y's type took from y; no kernel here rounds, so only the references have any
  * Forward (FlashAttention-2, arXiv:2307.08691): a task is 64 rows of one head, its softmax running over blocks of keys.
  * Backward: a task is one key head of one sequence and walks blocks of keys, then its heads, then blocks of rows, so
  * every sum has one writer and one order. Rows see first[row] (or 0) .. themselves, the last `window` of them.
@@ -18,7 +19,7 @@ struct CausalAttention {
   float scale, softcap;
   const float *q, *k, *v, *sinks;
   const i32* first;
-  float *y, *lse;
+  float *y, *lse, *rest; /* rest null: not wanted, or none */
 };
 struct CausalAttentionGrad {
   CausalAttention of;
@@ -112,6 +113,7 @@ void causal_forward(const CausalAttention& c) {
       most[i] = c.sinks ? c.sinks[h] : -INFINITY;
       sum[i] = c.sinks ? 1 : 0;
       memset(y + i * wide, 0, (size_t)E * 4);
+      if (c.rest) memset(c.rest + (base + r0 + i) * wide + h * E, 0, (size_t)E * 4);
       const i64 seen = first_seen(c, sequence, r0 + i);
       if (seen < begin) begin = seen;
     }
@@ -177,7 +179,9 @@ void causal_backward(const CausalAttentionGrad& g) {
             vf delta = zero();
             for (i64 e = 0; e < E; e += 16) {
               const int lanes = (int)(E - e < 16 ? E - e : 16);
-              delta = fma(load_n(g.dy + from_row + i * wide + e, lanes), load_n(c.y + from_row + i * wide + e, lanes), delta);
+              const i64 at_e = from_row + i * wide + e;
+              const vf y = load_n(c.y + at_e, lanes);
+              delta = fma(load_n(g.dy + at_e, lanes), c.rest ? y + load_n(c.rest + at_e, lanes) : y, delta);
             }
             const vf d = set1(hsum(delta));
             const float lse = c.lse[(base + r0 + i) * c.heads + h];
@@ -200,7 +204,7 @@ void causal_backward(const CausalAttentionGrad& g) {
       for (i64 t = 0; t < c.length; t++) {
         const i64 row = (base + t) * wide + h * E;
         float delta = 0;
-        for (i64 e = 0; e < E; e++) delta += g.dy[row + e] * c.y[row + e];
+        for (i64 e = 0; e < E; e++) delta += g.dy[row + e] * (c.rest ? c.y[row + e] + c.rest[row + e] : c.y[row + e]);
         part -= expf(c.sinks[h] - c.lse[(base + t) * c.heads + h]) * delta;
       }
       g.sink_parts[sequence * c.heads + h] = part;
@@ -233,7 +237,7 @@ struct Shape {
 };
 
 template <class T>
-static void plain(T* y, T* lse, const Shape<T>& c) {
+static void plain(T* y, T* lse, T* rest, const Shape<T>& c) {
   for (i64 s = 0; s < c.sequences; s++)
     for (i64 i = 0; i < c.length; i++)
       for (i64 h = 0; h < c.heads; h++) {
@@ -248,13 +252,14 @@ static void plain(T* y, T* lse, const Shape<T>& c) {
           for (i64 j = from; j <= i; j++)
             total += exp(c.score(row, s * c.length + j, h) - most) / sum * c.v[(s * c.length + j) * c.narrow() + h / (c.heads / c.kv_heads) * c.head_dim + e];
           out[e] = (T)total;
+          if (rest) rest[row * c.wide() + h * c.head_dim + e] = (T)(total - (double)out[e]);
         }
         lse[row * c.heads + h] = (T)(most + log(sum));
       }
 }
 
 template <class T>
-static void plain_grad(T* dq, T* dk, T* dv, T* dsinks, const T* dy, const T* y, const T* lse, const Shape<T>& c) {
+static void plain_grad(T* dq, T* dk, T* dv, T* dsinks, const T* dy, const T* y, const T* lse, const T* rest, const Shape<T>& c) {
   const i64 rows = c.sequences * c.length;
   for (i64 n = 0; n < rows * c.wide(); n++) dq[n] = 0;
   for (i64 n = 0; n < rows * c.narrow(); n++) dk[n] = dv[n] = 0;
@@ -263,7 +268,7 @@ static void plain_grad(T* dq, T* dk, T* dv, T* dsinks, const T* dy, const T* y, 
       for (i64 h = 0; h < c.heads; h++) {
         const i64 row = s * c.length + i, at = row * c.wide() + h * c.head_dim;
         double d = 0;
-        for (i64 e = 0; e < c.head_dim; e++) d += (double)dy[at + e] * y[at + e];
+        for (i64 e = 0; e < c.head_dim; e++) d += (double)dy[at + e] * (rest ? (double)y[at + e] + rest[at + e] : (double)y[at + e]);
         if (dsinks) dsinks[h] -= (T)(exp((double)c.sinks[h] - lse[row * c.heads + h]) * d);
         for (i64 j = c.seen_from(s, i); j <= i; j++) {
           const i64 key = (s * c.length + j) * c.narrow() + h / (c.heads / c.kv_heads) * c.head_dim;
@@ -280,12 +285,12 @@ static void plain_grad(T* dq, T* dk, T* dv, T* dsinks, const T* dy, const T* y, 
       }
 }
 
-PSI_API i32 psi_causal_attention_ref(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
-  PSI_WITH_REAL(dtype, T, plain((T*)y, (T*)lse, Shape<T>{sequences, length, heads, kv_heads, head_dim, window, scale, softcap, (const T*)q, (const T*)k, (const T*)v, (const T*)sinks, (const i32*)first}));
+PSI_API i32 psi_causal_attention_ref(void* y, void* lse, void* rest, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
+  PSI_WITH_REAL(dtype, T, plain((T*)y, (T*)lse, (T*)rest, Shape<T>{sequences, length, heads, kv_heads, head_dim, window, scale, softcap, (const T*)q, (const T*)k, (const T*)v, (const T*)sinks, (const i32*)first}));
   return PSI_OK;
 }
-PSI_API i32 psi_causal_attention_grad_ref(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* sinks, const void* first, void*, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64) {
-  PSI_WITH_REAL(dtype, T, plain_grad((T*)dq, (T*)dk, (T*)dv, (T*)dsinks, (const T*)dy, (const T*)y, (const T*)lse, Shape<T>{sequences, length, heads, kv_heads, head_dim, window, scale, softcap, (const T*)q, (const T*)k, (const T*)v, (const T*)sinks, (const i32*)first}));
+PSI_API i32 psi_causal_attention_grad_ref(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* rest, const void* sinks, const void* first, void*, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64) {
+  PSI_WITH_REAL(dtype, T, plain_grad((T*)dq, (T*)dk, (T*)dv, (T*)dsinks, (const T*)dy, (const T*)y, (const T*)lse, (const T*)rest, Shape<T>{sequences, length, heads, kv_heads, head_dim, window, scale, softcap, (const T*)q, (const T*)k, (const T*)v, (const T*)sinks, (const i32*)first}));
   return PSI_OK;
 }
 
@@ -298,24 +303,24 @@ static i32 check(const char* where, bool pointers, const i32* first, i32 sequenc
   return PSI_OK;
 }
 
-PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
+PSI_API i32 psi_causal_attention(void* y, void* lse, void* rest, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
   PSI_OPENED("psi_causal_attention");
   i32 status = check("psi_causal_attention", y && lse && q && k && v, (const i32*)first, sequences, length, heads, kv_heads, head_dim, window, dtype, softcap);
   if (status != PSI_OK) return status;
-  if (dtype == psi::F64) return psi_causal_attention_ref(y, lse, q, k, v, sinks, first, sequences, length, heads, kv_heads, head_dim, window, dtype, scale, softcap);
-  PSI_RUN(causal_forward)({sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, (const float*)q, (const float*)k, (const float*)v, (const float*)sinks, (const i32*)first, (float*)y, (float*)lse});
+  if (dtype == psi::F64) return psi_causal_attention_ref(y, lse, rest, q, k, v, sinks, first, sequences, length, heads, kv_heads, head_dim, window, dtype, scale, softcap);
+  PSI_RUN(causal_forward)({sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, (const float*)q, (const float*)k, (const float*)v, (const float*)sinks, (const i32*)first, (float*)y, (float*)lse, (float*)rest});
   return PSI_OK;
 }
 
-PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes) {
+PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* rest, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes) {
   PSI_OPENED("psi_causal_attention_grad");
   i32 status = check("psi_causal_attention_grad", dq && dk && dv && dy && q && k && v && y && lse && (sinks || !dsinks), (const i32*)first, sequences, length, heads, kv_heads, head_dim, window, dtype, softcap);
   if (status != PSI_OK) return status;
-  if (dtype == psi::F64) return psi_causal_attention_grad_ref(dq, dk, dv, dsinks, dy, q, k, v, y, lse, sinks, first, nullptr, sequences, length, heads, kv_heads, head_dim, window, dtype, scale, softcap, 0);
+  if (dtype == psi::F64) return psi_causal_attention_grad_ref(dq, dk, dv, dsinks, dy, q, k, v, y, lse, rest, sinks, first, nullptr, sequences, length, heads, kv_heads, head_dim, window, dtype, scale, softcap, 0);
   if (dsinks && (!scratch || scratch_bytes < 8.0 * sequences * heads))
     return psi::fail(PSI_INVALID, "[psi_causal_attention_grad] expected %.0f bytes of scratch, got %.0f.", 8.0 * sequences * heads, scratch_bytes);
   float* parts = dsinks ? (float*)scratch : nullptr;
-  PSI_RUN(causal_backward)({{sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, (const float*)q, (const float*)k, (const float*)v, (const float*)sinks, (const i32*)first, (float*)y, (float*)lse}, (const float*)dy, (float*)dq, (float*)dk, (float*)dv, parts});
+  PSI_RUN(causal_backward)({{sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, (const float*)q, (const float*)k, (const float*)v, (const float*)sinks, (const i32*)first, (float*)y, (float*)lse, (float*)rest}, (const float*)dy, (float*)dq, (float*)dk, (float*)dv, parts});
   for (i64 s = 0; parts && s < sequences; s++)
     for (i64 h = 0; h < heads; h++) ((float*)dsinks)[h] += parts[s * heads + h];
   return PSI_OK;

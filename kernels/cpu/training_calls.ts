@@ -74,27 +74,30 @@ const attention = (window: number, cap: number): Call[] => {
   const shape = [sequences, length, heads, kvHeads, headDim, window, F32, 0.3, cap];
   const inputs = () => [f(wide, 1), f(narrow, 2), f(narrow, 3)] as const;
   const [y, lse] = [floats(wide), floats(rows * heads)];
-  runReference("causal_attention", y, lse, ...inputs(), f(heads, 4), first, ...shape);
+  runReference("causal_attention", y, lse, null, ...inputs(), f(heads, 4), first, ...shape);
   const bytes = heads * sequences * 8 * (64 * Math.ceil(length / 64) + 1);
   return [
     {
       name: "causal_attention",
-      args: () => [floats(wide), floats(rows * heads), ...inputs(), f(heads, 4), first, ...shape],
-      outputs: 2,
+      args: () => [
+        ...[floats(wide), floats(rows * heads), f(wide, 6), ...inputs(), f(heads, 4), first],
+        ...shape,
+      ],
+      outputs: 3,
       tolerance: 1e-5,
-      optional: [5, 6],
-      sizes: [7, 8, 9, 10, 11, 12],
+      optional: [2, 6, 7],
+      sizes: [8, 9, 10, 11, 12, 13],
     },
     {
       name: "causal_attention_grad",
       args: () => [
         ...[floats(wide), floats(narrow), floats(narrow), f(heads, 8), f(wide, 5), ...inputs()],
-        ...[y, lse, f(heads, 4), first, scratch(bytes), ...shape, bytes],
+        ...[y, lse, f(wide, 7), f(heads, 4), first, scratch(bytes), ...shape, bytes],
       ],
       outputs: 4,
       tolerance: 2e-5,
-      optional: [3, 10, 11, 12],
-      sizes: [13, 14, 15, 16, 17, 18],
+      optional: [3, 10, 11, 12, 13],
+      sizes: [14, 15, 16, 17, 18, 19],
     },
   ];
 };

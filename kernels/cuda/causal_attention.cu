@@ -40,7 +40,11 @@ __global__ void __launch_bounds__(32 * PLAIN_WARPS) causal_plain_kernel(const __
     }
   }
   for (int e = 0; e < PLAIN_PARTS; e++)
-    if (lane + 32 * e < E) ((float*)c.y)[row * c.wide() + (i64)h * E + lane + 32 * e] = acc[e] / sum;
+    if (lane + 32 * e < E) {
+      const i64 at = row * c.wide() + (i64)h * E + lane + 32 * e;
+      ((float*)c.y)[at] = acc[e] / sum;
+      if (c.rest) ((float*)c.rest)[at] = 0; /* nothing is rounded */
+    }
   if (lane == 0) c.lse[row * c.heads + h] = most + logf(sum);
 }
 
@@ -110,7 +114,7 @@ __global__ void __launch_bounds__(32 * PLAIN_WARPS) causal_plain_keys_kernel(con
 constexpr int FACT_LANES = 8, FACT_THREADS = 256; /* lanes of a row of one head */
 
 /* facts of all rows of all heads */
-__global__ void __launch_bounds__(FACT_THREADS) causal_facts_kernel(const __grid_constant__ CausalAttention c, In dy, In y) {
+__global__ void __launch_bounds__(FACT_THREADS) causal_facts_kernel(const __grid_constant__ CausalAttention c, In dy, In y, In rest) {
   let_next_start();
   wait_for_inputs();
   const i32 h = blockIdx.y, s = blockIdx.z, r = (i32)(blockIdx.x * FACT_THREADS + threadIdx.x) / FACT_LANES, lane = threadIdx.x % FACT_LANES;
@@ -119,11 +123,16 @@ __global__ void __launch_bounds__(FACT_THREADS) causal_facts_kernel(const __grid
   if (r < c.length) {
     if (c.head_dim % 4 == 0) {
       for (i32 e = 4 * lane; e < c.head_dim; e += 4 * FACT_LANES) {
-        const float4 a = dy.at4(of + e), b = y.at4(of + e);
+        const float4 a = dy.at4(of + e);
+        float4 b = y.at4(of + e);
+        if (rest) {
+          const float4 r = rest.at4(of + e);
+          b = make_float4(b.x + r.x, b.y + r.y, b.z + r.z, b.w + r.w);
+        }
         sum += (a.x * b.x + a.y * b.y) + (a.z * b.z + a.w * b.w);
       }
     } else {
-      for (i32 e = lane; e < c.head_dim; e += FACT_LANES) sum += dy.at(of + e) * y.at(of + e);
+      for (i32 e = lane; e < c.head_dim; e += FACT_LANES) sum += dy.at(of + e) * (rest ? y.at(of + e) + rest.at(of + e) : y.at(of + e));
     }
   }
   for (int mask = FACT_LANES / 2; mask > 0; mask >>= 1) sum += __shfl_xor_sync(~0u, sum, mask);
@@ -167,29 +176,32 @@ static i32 all_half(i32 dtype, const int* places, int count) {
 
 }  // namespace psi
 
-PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
+PSI_API i32 psi_causal_attention(void* y, void* lse, void* rest, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
   using namespace psi;
   const char* op = "psi_causal_attention";
-  CausalAttention c = {q, k, v, (const float*)sinks, (const i32*)first, y, (float*)lse, sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, nullptr, nullptr, nullptr, nullptr, nullptr};
-  const int places[] = {0, 2, 3, 4};
+  CausalAttention c = {q, k, v, (const float*)sinks, (const i32*)first, y, (float*)lse, rest, sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, nullptr, nullptr, nullptr, nullptr, false, nullptr};
+  const int places[] = {0, 3, 4, 5};
   const i32 half = all_half(dtype, places, 4);
   PSI_TRY(check_attention(op, y && lse && q && k && v, c, dtype, half == 1, softcap));
-  if (half < 0 || half_at(dtype, 1) || half_at(dtype, 5)) return fail(PSI_UNSUPPORTED, "[%s] expected q, k, v and y of one type and the rest in f32.", op);
+  if (half < 0 || half_at(dtype, 1) || half_at(dtype, 6) || (rest && half_at(dtype, 2) != half_at(dtype, 0))) return fail(PSI_UNSUPPORTED, "[%s] expected q, k, v, y and its rest of one type and lse and sinks in f32.", op);
   if (half) return causal_fits_wgmma(c) ? causal_forward_wgmma(c) : causal_forward_half(c);
   return launch(op, causal_plain_kernel, dim3(PSI_DIVIDE_UP(length, PLAIN_WARPS), heads, sequences), dim3(32 * PLAIN_WARPS), 0, c);
 }
 
-PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes) {
+PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y, const void* lse, const void* rest, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes) {
   using namespace psi;
   const char* op = "psi_causal_attention_grad";
-  CausalAttention c = {q, k, v, (const float*)sinks, (const i32*)first, (void*)y, (float*)lse, sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, dy, dq, dk, dv, (float2*)scratch};
-  const int places[] = {0, 1, 2, 4, 5, 6, 7, 8};
-  const i32 half = all_half(dtype, places, 8);
+  CausalAttention c = {q, k, v, (const float*)sinks, (const i32*)first, (void*)y, (float*)lse, (void*)rest, sequences, length, heads, kv_heads, head_dim, window, (float)scale, (float)softcap, dy, dq, dk, dv, false, (float2*)scratch};
+  const int places[] = {2, 4, 5, 6, 7, 8};
+  const i32 half = all_half(dtype, places, 6);
+  const i32 narrow = half_at(dtype, 0) + half_at(dtype, 1);
+  c.wide_gradients = half == 1 && narrow == 0;
   PSI_TRY(check_attention(op, dq && dk && dv && dy && q && k && v && y && lse && (sinks || !dsinks), c, dtype, half == 1, softcap));
-  if (half < 0 || half_at(dtype, 3) || half_at(dtype, 9) || half_at(dtype, 10)) return fail(PSI_UNSUPPORTED, "[%s] expected q, k, v, y and their gradients of one type and the rest in f32.", op);
+  if (half < 0 || half_at(dtype, 3) || half_at(dtype, 9) || half_at(dtype, 11) || (rest && half_at(dtype, 10) != half_at(dtype, 8)) || narrow == 1 || (half == 0 && narrow == 2))
+    return fail(PSI_UNSUPPORTED, "[%s] expected q, k, v, y, its rest and their gradients of one type, but dq and dk in f32 or in that, and lse and sinks in f32.", op);
   const f64 facts = 8.0 * sequences * heads * c.facts_rows();
   if (sequences > 0 && (!scratch || scratch_bytes < facts)) return fail(PSI_INVALID, "[%s] expected %.0f bytes of scratch, got %.0f.", op, facts, scratch_bytes);
-  PSI_TRY(launch(op, causal_facts_kernel, dim3(PSI_DIVIDE_UP(c.facts_rows() * FACT_LANES, FACT_THREADS), heads, sequences), dim3(FACT_THREADS), 0, c, In{dy, half == 1}, In{y, half == 1}));
+  PSI_TRY(launch(op, causal_facts_kernel, dim3(PSI_DIVIDE_UP(c.facts_rows() * FACT_LANES, FACT_THREADS), heads, sequences), dim3(FACT_THREADS), 0, c, In{dy, half == 1}, In{y, half == 1}, In{rest, half == 1}));
   if (half) {
     PSI_TRY(causal_fits_wgmma(c) ? causal_backward_wgmma(c) : causal_backward_half(c));
   } else {

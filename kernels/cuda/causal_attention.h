@@ -12,12 +12,14 @@ struct CausalAttention {
   const i32* first;
   void* y;
   float* lse;
+  void* rest; /* of y's type, or null: not wanted */
   i32 sequences, length, heads, kv_heads, head_dim, window;
   float scale, softcap;
   /* backward */
   const void* dy;
   void *dq, *dk, *dv;
-  float2* facts; /* [sequences, heads, facts_rows()]: lse / ln 2 and dy.y of a row; zeros past a sequence's rows */
+  bool wide_gradients; /* dq and dk of bf16 tensors are f32 */
+  float2* facts; /* [sequences, heads, facts_rows()]: lse / ln 2 and dy.(y + rest) of a row; zeros past a sequence's rows */
 
   /* Rows of a sequence in whole tiles. */
   __host__ __device__ __forceinline__ i32 facts_rows() const { return (length + ATTENTION_TILE - 1) / ATTENTION_TILE * ATTENTION_TILE; }

@@ -76,9 +76,18 @@ __device__ __forceinline__ void scores_of(float (*s)[4], const u32 (*a)[4], cons
     }
 }
 
+/* Elements e and e + 1 of a head at `at`. */
+__device__ __forceinline__ void store_pair(u16* at, i32 e, i32 head_dim, u32 pair) {
+  if (e + 1 < head_dim && head_dim % 2 == 0) *(u32*)at = pair;
+  else {
+    if (e < head_dim) at[0] = (u16)(pair & 0xffff);
+    if (e + 1 < head_dim) at[1] = (u16)(pair >> 16);
+  }
+}
+
 /* Rows of a result from a warp's 16 x DIM sums, each row times its factor. */
 template <int DIM>
-__device__ __forceinline__ void store_rows(u16* to, i64 pitch, i32 row0, i32 length, i32 head_dim, const float (*acc)[4], const float* factor, int lane) {
+__device__ __forceinline__ void store_rows(const Place& to, i64 pitch, i32 row0, i32 length, i32 head_dim, const float (*acc)[4], const float* factor, int lane) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const i32 row = row0 + lane / 4 + 8 * half;
@@ -86,13 +95,16 @@ __device__ __forceinline__ void store_rows(u16* to, i64 pitch, i32 row0, i32 len
 #pragma unroll
     for (int j = 0; j < DIM / 8; j++) {
       const i32 e = 8 * j + lane % 4 * 2;
-      const u32 pair = pack_bf16(acc[j][2 * half] * factor[half], acc[j][2 * half + 1] * factor[half]);
-      u16* at = to + row * pitch + e;
-      if (e + 1 < head_dim && head_dim % 2 == 0) *(u32*)at = pair;
-      else {
-        if (e < head_dim) at[0] = (u16)(pair & 0xffff);
-        if (e + 1 < head_dim) at[1] = (u16)(pair >> 16);
+      const float low = acc[j][2 * half] * factor[half], high = acc[j][2 * half + 1] * factor[half];
+      const i64 at = to.from + row * pitch + e;
+      if (to.wide) {
+        if (e < head_dim) ((float*)to.p)[at] = low;
+        if (e + 1 < head_dim) ((float*)to.p)[at + 1] = high;
+        continue;
       }
+      const u32 pair = pack_bf16(low, high);
+      store_pair((u16*)to.p + at, e, head_dim, pair);
+      if (to.rest) store_pair((u16*)to.rest + at, e, head_dim, pack_rests(low, high, pair));
     }
   }
 }
@@ -194,7 +206,7 @@ __global__ void __launch_bounds__(FLASH_THREADS, 2) causal_forward_kernel(const 
       const i32 row = own0 + 16 * f + 8 * half;
       if (row < c.length && lane % 4 == 0) c.lse[(base + row) * c.heads + h] = most[f][half] * LN_2 + logf(total);
     }
-    store_rows<DIM>((u16*)c.y + base * wide + (i64)h * c.head_dim, wide, row0 + (warp * FRAGMENTS + f) * 16, c.length, c.head_dim, acc[f], factor, lane);
+    store_rows<DIM>({c.y, base * wide + (i64)h * c.head_dim, false, c.rest}, wide, row0 + (warp * FRAGMENTS + f) * 16, c.length, c.head_dim, acc[f], factor, lane);
   }
 }
 
@@ -277,8 +289,8 @@ __global__ void __launch_bounds__(FLASH_THREADS, 2) causal_keys_kernel(const __g
     add_product<DIM>(dk, ds, tile_q, lane);
   }
   const float one[2] = {1.0f, 1.0f};
-  store_rows<DIM>((u16*)c.dk + of, narrow, k0 + warp * 16, c.length, c.head_dim, dk, one, lane);
-  store_rows<DIM>((u16*)c.dv + of, narrow, k0 + warp * 16, c.length, c.head_dim, dv, one, lane);
+  store_rows<DIM>({c.dk, of, c.wide_gradients, nullptr}, narrow, k0 + warp * 16, c.length, c.head_dim, dk, one, lane);
+  store_rows<DIM>({c.dv, of, false, nullptr}, narrow, k0 + warp * 16, c.length, c.head_dim, dv, one, lane);
 }
 
 template <int DIM>
@@ -337,7 +349,7 @@ __global__ void __launch_bounds__(FLASH_THREADS, 2) causal_rows_kernel(const __g
     add_product<DIM>(dq, ds, tile_k, lane);
   }
   const float one[2] = {1.0f, 1.0f};
-  store_rows<DIM>((u16*)c.dq + of, wide, row0 + warp * 16, c.length, c.head_dim, dq, one, lane);
+  store_rows<DIM>({c.dq, of, c.wide_gradients, nullptr}, wide, row0 + warp * 16, c.length, c.head_dim, dq, one, lane);
 }
 
 /* Heads in whole groups of 8 elements at aligned places come by asynchronous copies. */

@@ -1,6 +1,7 @@
 /* What the two sets of tensor-core kernels for attention of whole sequences share. */
 #pragma once
 #include "causal_attention.h"
+#include "round.cuh"
 
 namespace psi {
 
@@ -11,6 +12,14 @@ __device__ __forceinline__ void as_fragment(u32* a, const float (*s)[4], int ste
   a[0] = pack_bf16(s[2 * step][0], s[2 * step][1]), a[1] = pack_bf16(s[2 * step][2], s[2 * step][3]);
   a[2] = pack_bf16(s[2 * step + 1][0], s[2 * step + 1][1]), a[3] = pack_bf16(s[2 * step + 1][2], s[2 * step + 1][3]);
 }
+
+/* Where rows of sums go: from element `from` on, in f32 or rounded; what rounding takes from them goes to `rest` where that is given. */
+struct Place {
+  void* p;
+  i64 from;
+  bool wide;
+  void* rest;
+};
 
 template <int WARPS>
 struct SeenRange {

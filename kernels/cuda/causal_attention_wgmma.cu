@@ -51,18 +51,27 @@ __device__ __forceinline__ void tile_fragment(u32* f, const u8* tile, int warp, 
 }
 
 /* Rows of a result from a warp's 16 x 64 sums, each row times its factor. */
-__device__ __forceinline__ void store_head(u16* to, i64 pitch, i32 row0, i32 length, const float (&acc)[32], const float* factor, int lane) {
+__device__ __forceinline__ void store_head(const Place& to, i64 pitch, i32 row0, i32 length, const float (&acc)[32], const float* factor, int lane) {
   const int t = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const i32 row = row0 + lane / 4 + 8 * half;
 #pragma unroll
     for (int j = 0; j < 8; j += 4) {
-      u32 v[4];
+      const i64 line0 = to.from + row * pitch, at = line0 + 8 * (j + t);
+      u32 v[4], rests[4];
 #pragma unroll
-      for (int i = 0; i < 4; i++) v[i] = pack_bf16(acc[4 * (j + i) + 2 * half] * factor[half], acc[4 * (j + i) + 2 * half + 1] * factor[half]);
+      for (int i = 0; i < 4; i++) {
+        const float low = acc[4 * (j + i) + 2 * half] * factor[half], high = acc[4 * (j + i) + 2 * half + 1] * factor[half];
+        if (to.wide && row < length) *(float2*)((float*)to.p + line0 + 8 * (j + i) + 2 * t) = make_float2(low, high);
+        v[i] = pack_bf16(low, high), rests[i] = pack_rests(low, high, v[i]);
+      }
+      if (to.wide) continue;
       const uint4 line = quad_transposed(v[0], v[1], v[2], v[3], t);
-      if (row < length) *(uint4*)(to + row * pitch + 8 * (j + t)) = line;
+      if (row < length) *(uint4*)((u16*)to.p + at) = line;
+      if (!to.rest) continue;
+      const uint4 below = quad_transposed(rests[0], rests[1], rests[2], rests[3], t);
+      if (row < length) *(uint4*)((u16*)to.rest + at) = below;
     }
   }
 }
@@ -219,7 +228,7 @@ __global__ void __launch_bounds__(FORWARD_THREADS, 2)
     const i32 row = own0 + 8 * half;
     if (row < c.length && lane % 4 == 0) c.lse[((i64)s * c.length + row) * c.heads + h] = most[half] * LN_2 + logf(total);
   }
-  store_head((u16*)c.y + (i64)s * c.length * c.wide() + (i64)h * HEAD, c.wide(), group0 + warp * 16, c.length, acc, factor, lane);
+  store_head({c.y, (i64)s * c.length * c.wide() + (i64)h * HEAD, false, c.rest}, c.wide(), group0 + warp * 16, c.length, acc, factor, lane);
 #endif
 }
 
@@ -312,8 +321,8 @@ __global__ void __launch_bounds__(WARPGROUP, 3)
   }
   const float one[2] = {1.0f, 1.0f}, scale[2] = {c.scale, c.scale};
   const i64 of = (i64)s * c.length * c.narrow() + (i64)kv * HEAD;
-  store_head((u16*)c.dk + of, c.narrow(), k0 + warp * 16, c.length, dk, scale, lane);
-  store_head((u16*)c.dv + of, c.narrow(), k0 + warp * 16, c.length, dv, one, lane);
+  store_head({c.dk, of, c.wide_gradients, nullptr}, c.narrow(), k0 + warp * 16, c.length, dk, scale, lane);
+  store_head({c.dv, of, false, nullptr}, c.narrow(), k0 + warp * 16, c.length, dv, one, lane);
 #endif
 }
 
@@ -392,13 +401,13 @@ __global__ void __launch_bounds__(WARPGROUP, 4)
     if (lane == 0) ring.release(n);
   }
   const float scale[2] = {c.scale, c.scale};
-  store_head((u16*)c.dq + (i64)s * c.length * c.wide() + (i64)h * HEAD, c.wide(), row0 + warp * 16, c.length, dq, scale, lane);
+  store_head({c.dq, (i64)s * c.length * c.wide() + (i64)h * HEAD, c.wide_gradients, nullptr}, c.wide(), row0 + warp * 16, c.length, dq, scale, lane);
 #endif
 }
 
 bool causal_fits_wgmma(const CausalAttention& c) {
   bool fits = device.compute == 90 && c.head_dim == HEAD && c.softcap == 0 && c.scale > 0 && (i64)c.sequences * c.heads < ((i64)1 << 31);
-  for (const void* p : {c.q, c.k, c.v, (const void*)c.y, c.dy, (const void*)c.dq, (const void*)c.dk, (const void*)c.dv}) fits = fits && (uintptr_t)p % 16 == 0;
+  for (const void* p : {c.q, c.k, c.v, (const void*)c.y, (const void*)c.rest, c.dy, (const void*)c.dq, (const void*)c.dk, (const void*)c.dv}) fits = fits && (uintptr_t)p % 16 == 0;
   return fits;
 }
 

@@ -6,7 +6,7 @@
 typedef struct {
   CausalParams p;
   f64 rows, wide, narrow; /* elements of [rows,heads*head_dim] and [rows,kv_heads*head_dim] */
-  bool sinks, first;
+  bool rest, sinks, first;
 } Causal;
 
 static i32 check(const char* where, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, u32 halves, f64 softcap) {
@@ -22,6 +22,7 @@ static PsiLaunch causal(const char* kernel, const Causal* c) {
   psi_constant_bool(&l, 0, c->sinks);
   psi_constant_bool(&l, 1, c->first);
   psi_constant_bool(&l, 2, c->p.softcap > 0);
+  psi_constant_bool(&l, 3, c->rest);
   return l;
 }
 
@@ -30,30 +31,31 @@ static i64 own_bytes(const CausalParams* p, i32 tensors) {
   return 4 * (i64)tensors * CAUSAL_OWN * (PSI_DIVIDE_UP(p->head_dim, CAUSAL_BLOCK) * CAUSAL_BLOCK + 4);
 }
 
-static Causal sizes_of(const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, f64 scale, f64 softcap) {
+static Causal sizes_of(const void* rest, const void* sinks, const void* first, i32 sequences, i32 length, i32 heads, i32 kv_heads, i32 head_dim, i32 window, f64 scale, f64 softcap) {
   f64 rows = (f64)sequences * length;
   CausalParams p = {(u32)sequences, (u32)length, (u32)heads, (u32)kv_heads, (u32)head_dim, (u32)window, (f32)scale, (f32)softcap};
-  return (Causal){p, rows, rows * heads * head_dim, rows * kv_heads * head_dim, sinks != NULL, first != NULL};
+  return (Causal){p, rows, rows * heads * head_dim, rows * kv_heads * head_dim, rest != NULL, sinks != NULL, first != NULL};
 }
 
 /* Multiply-adds of a thread: its rows' products with half the keys, and so many times more. */
 static f64 work_of(const Causal* c, f64 times) { return times * CAUSAL_OWN / (f64)CAUSAL_THREADS * c->p.length * c->p.head_dim; }
 
-PSI_API i32 psi_causal_attention(void* y, void* lse, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length,
+PSI_API i32 psi_causal_attention(void* y, void* lse, void* rest, const void* q, const void* k, const void* v, const void* sinks, const void* first, i32 sequences, i32 length,
                                  i32 heads, i32 kv_heads, i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap) {
-  PSI_TRY(check("psi_causal_attention", sequences, length, heads, kv_heads, head_dim, window, dtype, 0x1d, softcap));
+  PSI_TRY(check("psi_causal_attention", sequences, length, heads, kv_heads, head_dim, window, dtype, 0x3d, softcap));
   PSI_TRY(PSI_CHECK_POINTERS("psi_causal_attention", y, lse, q, k, v));
   if (sequences == 0) return PSI_OK;
-  Causal c = sizes_of(sinks, first, sequences, length, heads, kv_heads, head_dim, window, scale, softcap);
+  Causal c = sizes_of(rest, sinks, first, sequences, length, heads, kv_heads, head_dim, window, scale, softcap);
   PsiLaunch l = causal("causal_forward", &c);
   psi_write_numbers(&l, 0, psi_numbers(y, dtype, 0), c.wide);
   psi_write(&l, 1, lse, 4 * c.rows * heads);
-  psi_read_numbers(&l, 2, psi_numbers(q, dtype, 2), c.wide);
-  psi_read_numbers(&l, 3, psi_numbers(k, dtype, 3), c.narrow);
-  psi_read_numbers(&l, 4, psi_numbers(v, dtype, 4), c.narrow);
+  psi_read_numbers(&l, 2, psi_numbers(q, dtype, 3), c.wide);
+  psi_read_numbers(&l, 3, psi_numbers(k, dtype, 4), c.narrow);
+  psi_read_numbers(&l, 4, psi_numbers(v, dtype, 5), c.narrow);
   psi_read(&l, 5, sinks, sinks ? 4.0 * heads : 0);
   psi_read(&l, 6, first, first ? 4 * c.rows : 0);
   psi_params(&l, 7, &c.p, sizeof c.p);
+  psi_write_numbers(&l, 8, psi_numbers(rest, dtype, 2), c.wide);
   psi_threadgroup(&l, 0, own_bytes(&c.p, 1));
   l.work = work_of(&c, 1);
   return psi_launch(&l, PSI_DIVIDE_UP(length, CAUSAL_OWN), heads, sequences, CAUSAL_THREADS, 1, 1);
@@ -76,12 +78,13 @@ static void bind_given(PsiLaunch* l, i32 at, const Causal* c, const Given* g) {
   psi_threadgroup(l, 0, own_bytes(&c->p, 2));
 }
 
-static i32 launch_deltas(void* deltas, void* dsinks, PsiNumbers dy, PsiNumbers y, const void* lse, const void* sinks, const Causal* c) {
+static i32 launch_deltas(void* deltas, void* dsinks, PsiNumbers dy, PsiNumbers y, PsiNumbers rest, const void* lse, const void* sinks, const Causal* c) {
   PsiLaunch l = causal("causal_deltas", c);
   psi_write(&l, 0, deltas, 4 * c->rows * c->p.heads);
   psi_read_numbers(&l, 1, dy, c->wide);
   psi_read_numbers(&l, 2, y, c->wide);
   psi_params(&l, 3, &c->p, sizeof c->p);
+  psi_read_numbers(&l, 4, rest, c->wide);
   PSI_TRY(psi_launch(&l, c->p.heads, (i64)c->rows, 1, 32, 1, 1));
   if (!dsinks) return PSI_OK;
   PsiLaunch s = causal("causal_dsinks", c);
@@ -94,16 +97,16 @@ static i32 launch_deltas(void* deltas, void* dsinks, PsiNumbers dy, PsiNumbers y
 }
 
 PSI_API i32 psi_causal_attention_grad(void* dq, void* dk, void* dv, void* dsinks, const void* dy, const void* q, const void* k, const void* v, const void* y,
-                                      const void* lse, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads,
+                                      const void* lse, const void* rest, const void* sinks, const void* first, void* scratch, i32 sequences, i32 length, i32 heads, i32 kv_heads,
                                       i32 head_dim, i32 window, i32 dtype, f64 scale, f64 softcap, f64 scratch_bytes) {
-  PSI_TRY(check("psi_causal_attention_grad", sequences, length, heads, kv_heads, head_dim, window, dtype, 0x1f7, softcap));
+  PSI_TRY(check("psi_causal_attention_grad", sequences, length, heads, kv_heads, head_dim, window, dtype, 0x5f7, softcap));
   PSI_TRY(PSI_CHECK_POINTERS("psi_causal_attention_grad", dq, dk, dv, dy, q, k, v, y, lse));
   if (dsinks && !sinks) return psi_fail(PSI_INVALID, "[psi_causal_attention_grad] expected sinks where their gradient is wanted, got null.");
   if (sequences == 0) return PSI_OK;
-  Causal c = sizes_of(sinks, first, sequences, length, heads, kv_heads, head_dim, window, scale, softcap);
+  Causal c = sizes_of(rest, sinks, first, sequences, length, heads, kv_heads, head_dim, window, scale, softcap);
   PSI_TRY(psi_check_scratch("psi_causal_attention_grad", scratch, scratch_bytes, 4 * c.rows * heads));
   Given g = {psi_numbers(dy, dtype, 4), psi_numbers(q, dtype, 5), psi_numbers(k, dtype, 6), psi_numbers(v, dtype, 7), lse, scratch, first};
-  PSI_TRY(launch_deltas(scratch, dsinks, g.dy, psi_numbers(y, dtype, 8), lse, sinks, &c));
+  PSI_TRY(launch_deltas(scratch, dsinks, g.dy, psi_numbers(y, dtype, 8), psi_numbers(rest, dtype, 10), lse, sinks, &c));
   PsiLaunch keys = causal("causal_dkv", &c);
   psi_write_numbers(&keys, 0, psi_numbers(dk, dtype, 1), c.narrow);
   psi_write_numbers(&keys, 1, psi_numbers(dv, dtype, 2), c.narrow);

@@ -1,7 +1,8 @@
 /*
- * Attention of sequences over themselves, f32 (q, k, v, y and their gradients may be bf16), forward and backward; scores never exist whole.
+ * Attention of sequences over themselves, f32 (q, k, v, y, its rest and their gradients may be bf16), forward and backward; scores never exist whole.
  *   s = scale q.k (cap tanh(s/cap) with a soft-cap), p = exp(s - lse), y = sum p v;  lse counts exp(sink) where there are sinks
- *   D = dy.y, dv += p dy, ds = p (dy.v - D) scale (1 - (s/cap)^2), dq += ds k, dk += ds q, dsink -= exp(sink - lse) D
+ *   D = dy.(y + rest), dv += p dy, ds = p (dy.v - D) scale (1 - (s/cap)^2), dq += ds k, dk += ds q, dsink -= exp(sink - lse) D
+ *   rest: what rounding to y's type took from y
  * Rows see first[row] (or 0) .. themselves, the last `window` of them. Products by simdgroup matrices. A threadgroup of 4
  * simdgroups has 8 rows of a head (causal_forward, causal_dq) or 8 keys of a key head (causal_dkv) and walks blocks of 32 of the
  * others, which begin at multiples of 32: a simdgroup makes 8 x 8 of a block's scores, then 8 columns of each 32 of the
@@ -16,6 +17,7 @@ using namespace metal;
 constant bool HAS_SINKS [[function_constant(0)]];
 constant bool HAS_FIRST [[function_constant(1)]];
 constant bool SOFTCAP [[function_constant(2)]];
+constant bool HAS_REST [[function_constant(3)]];
 
 static inline uint first_seen(device const int* first, constant CausalParams& p, uint sequence, uint row) {
   uint from = 0;
@@ -88,10 +90,20 @@ static inline void put_rows(device float* to, uint buffer, ulong wide, thread si
   }
 }
 
+/* What rounding took from the rows that put_rows has written to `buffer` from `own`. */
+static inline void put_rests(device float* rest, uint rest_buffer, uint buffer, ulong wide, threadgroup const float* own, uint stride, threadgroup const float* by,
+                             uint r0, uint length, uint head_dim, uint thread_index) {
+  for (uint i = thread_index; i < CAUSAL_OWN * head_dim; i += CAUSAL_THREADS) {
+    const uint r = i / head_dim, e = i % head_dim;
+    const float v = own[r * stride + e] / by[r];
+    if (r0 + r < length) put(rest, ulong(r0 + r) * wide + e, rest_buffer, is_half(buffer) ? v - bf16_value(bf16_bits(v)) : 0.0f);
+  }
+}
+
 kernel void causal_forward(device float* y [[buffer(0)]], device float* lse [[buffer(1)]], device const float* q [[buffer(2)]],
                            device const float* k [[buffer(3)]], device const float* v [[buffer(4)]], device const float* sinks [[buffer(5)]],
-                           device const int* first [[buffer(6)]], constant CausalParams& p [[buffer(7)]], threadgroup float* own [[threadgroup(0)]],
-                           uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
+                           device const int* first [[buffer(6)]], constant CausalParams& p [[buffer(7)]], device float* rest [[buffer(8)]],
+                           threadgroup float* own [[threadgroup(0)]], uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
                            uint lane [[thread_index_in_simdgroup]], uint simd [[simdgroup_index_in_threadgroup]]) {
   threadgroup float tile[CAUSAL_BLOCK * CAUSAL_STRIDE];
   threadgroup float scores[CAUSAL_OWN * CAUSAL_STRIDE];
@@ -141,17 +153,22 @@ kernel void causal_forward(device float* y [[buffer(0)]], device float* lse [[bu
     threadgroup_barrier(mem_flags::mem_threadgroup);
   }
   put_rows(places_from(y, base * wide + head * E, 0), 0, wide, sums, own, stride, true, total, r0, p.length, chunks, E, thread_index, simd);
+  if (HAS_REST) put_rests(places_from(rest, base * wide + head * E, 8), 8, 0, wide, own, stride, total, r0, p.length, E, thread_index);
   if (thread_index < CAUSAL_OWN && r0 + thread_index < p.length)
     lse[(base + r0 + thread_index) * p.heads + head] = most[thread_index] + log(total[thread_index]);
 }
 
-/* deltas [rows,heads] = dy.y; a simdgroup has one. */
+/* deltas [rows,heads] = dy.(y + rest); a simdgroup has one. */
 kernel void causal_deltas(device float* deltas [[buffer(0)]], device const float* dy [[buffer(1)]], device const float* y [[buffer(2)]],
-                          constant CausalParams& p [[buffer(3)]], uint2 group [[threadgroup_position_in_grid]],
-                          uint lane [[thread_index_in_simdgroup]]) {
+                          constant CausalParams& p [[buffer(3)]], device const float* rest [[buffer(4)]],
+                          uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]]) {
   const ulong at = (ulong(group.y) * p.heads + group.x) * p.head_dim;
   float sum = 0.0f;
-  for (uint e = lane; e < p.head_dim; e += 32) sum = fma(number(dy, at + e, 1), number(y, at + e, 2), sum);
+  for (uint e = lane; e < p.head_dim; e += 32) {
+    float made = number(y, at + e, 2);
+    if (HAS_REST) made += number(rest, at + e, 4);
+    sum = fma(number(dy, at + e, 1), made, sum);
+  }
   sum = simd_sum(sum);
   if (lane == 0) deltas[ulong(group.y) * p.heads + group.x] = sum;
 }

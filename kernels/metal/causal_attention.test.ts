@@ -30,19 +30,19 @@ describe.skipIf(!path)("causal attention of training on Metal", () => {
     const last = [...shape, F32, 0.1, 0];
     expectReference({
       name: "causal_attention",
-      args: () => [floats(wide), floats(rows * heads), ...inputs(shape), null, null, ...last],
+      args: () => [floats(wide), floats(rows * heads), null, ...inputs(shape), null, null, ...last],
       outputs: 2,
       tolerance: 1e-5,
       sizes: [],
     });
     const [y, lse] = [floats(wide), floats(rows * heads)];
-    runReference("causal_attention", y, lse, ...inputs(shape), null, null, ...last);
+    runReference("causal_attention", y, lse, null, ...inputs(shape), null, null, ...last);
     const bytes = heads * (4 * rows + 8 * sequences);
     expectReference({
       name: "causal_attention_grad",
       args: () => [
         ...[floats(wide), floats(narrow), floats(narrow), null, small(wide, 5), ...inputs(shape), y, lse],
-        ...[null, null, scratch(bytes), ...last, bytes],
+        ...[null, null, null, scratch(bytes), ...last, bytes],
       ],
       outputs: 3,
       tolerance: 2e-5,
@@ -61,7 +61,7 @@ describe.skipIf(!path)("causal attention of training on Metal", () => {
       const count = sequences * length * heads;
       const [q, k, v] = inputs(both);
       const last = [...shape, F32, 0.3, 2];
-      const args = [floats(count * width), floats(count), q, k, v, small(heads, 4), first, ...last];
+      const args = [floats(count * width), floats(count), null, q, k, v, small(heads, 4), first, ...last];
       return runMetal("causal_attention", args, 1)[0] as Float32Array;
     };
     const alone = run(one);

@@ -12,7 +12,7 @@ const mixed = 256;
 /** Pointers that may be bf16, a bit each: the others are sums, statistics, gains and gradients of parameters. */
 const halves: Readonly<Record<string, number>> = {
   ...{ grouped_gemm: 0b111, column_sum: 0b10, lookup: 0b11, lookup_grad: 0b10, norm: 0b101 },
-  ...{ norm_grad: 0b11001, rotate: 0b11, causal_attention: 0b11101, causal_attention_grad: 0b111110111 },
+  ...{ norm_grad: 0b11001, rotate: 0b11, causal_attention: 0b111101, causal_attention_grad: 0b10111110111 },
   ...{ activation: 0b111, activation_grad: 0b11111, cross_entropy: 0b1100, cross_entropy_grad: 0b110001 },
   ...{ expert_rows: 0b11, expert_rows_grad: 0b11, expert_combine: 0b11, expert_combine_grad: 0b1101 },
   ...{ mix: 0b111, mix_grad: 0b1110011, multiply: 0b111, head_scale: 0b11, head_scale_grad: 0b1101 },

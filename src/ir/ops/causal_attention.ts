@@ -12,6 +12,8 @@ export type CausalAttentionParams = {
   readonly window: number;
   /** 0: none. */
   readonly softcap: number;
+  /** Gradients of bf16 q and k are f32, for what turns them back and sums them before they are rounded. */
+  readonly wideGradients?: boolean;
 };
 
 type Sizes = {
@@ -46,7 +48,7 @@ const shapeArguments = (q: TensorSpec, k: TensorSpec, code: number, p: CausalAtt
   ...[q.shape[0]! / p.length, p.length, q.shape[1]! / p.headDim, k.shape[1]! / p.headDim],
   ...[p.headDim, p.window, code, p.scale, p.softcap],
 ];
-const params = ["length", "headDim", "scale", "window", "softcap"];
+const params = ["length", "headDim", "scale", "window", "softcap", "wideGradients"];
 const shapeSignature = ["i32", "i32", "i32", "i32", "i32", "i32", "i32", "f64", "f64"] as const;
 
 export const causalAttentionGrad: Op<CausalAttentionParams> = {
@@ -56,19 +58,22 @@ export const causalAttentionGrad: Op<CausalAttentionParams> = {
   inputs: [
     ...[{ name: "dy" }, { name: "q" }, { name: "k" }, { name: "v" }, { name: "y" }, { name: "lse" }],
     ...[
+      { name: "rest", optional: true },
       { name: "sinks", optional: true },
       { name: "first", optional: true },
       { name: "dsinks", optional: true },
     ],
   ],
   params,
-  signature: [...Array.from({ length: 13 }, () => "ptr" as const), ...shapeSignature, "f64"],
-  outputs([dy, q, k, v, y, lse, sinks, first, dsinks], p) {
+  signature: [...Array.from({ length: 14 }, () => "ptr" as const), ...shapeSignature, "f64"],
+  outputs([dy, q, k, v, y, lse, rest, sinks, first, dsinks], p) {
     const { rows, heads } = sizes(q, k, v, sinks, first, p);
     for (const t of [dy, y]) expectReal("causal_attention_grad dy", t, q!.shape, q);
     expectReal("causal_attention_grad lse", lse, [rows, heads], q);
+    if (rest) expectReal("causal_attention_grad rest", rest, q!.shape, q);
     if (dsinks) expectReal("causal_attention_grad dsinks", dsinks, [heads], q);
-    return [q!, k!, v!].map(({ dtype, shape }) => plainSpec(dtype, ...shape));
+    const type = p.wideGradients ? wideType(q!) : q!.dtype;
+    return [plainSpec(type, ...q!.shape), plainSpec(type, ...k!.shape), plainSpec(v!.dtype, ...v!.shape)];
   },
   // two numbers a row of a head, in whole tiles of 64 rows, and two a sequence of a head
   scratchBytes: ([, q], p) =>
@@ -77,7 +82,7 @@ export const causalAttentionGrad: Op<CausalAttentionParams> = {
     flops: 5 * inputs[1]!.shape[0]! * p.length * inputs[1]!.shape[1]!,
     bytes: totalBytes(...inputs, ...outputs),
   }),
-  arguments: ([dq, dk, dv], [dy, q, k, v, y, lse, sinks, first, dsinks], p, scratch) => [
+  arguments: ([dq, dk, dv], [dy, q, k, v, y, lse, rest, sinks, first, dsinks], p, scratch) => [
     ...[
       dq!.address,
       dk!.address,
@@ -88,15 +93,17 @@ export const causalAttentionGrad: Op<CausalAttentionParams> = {
       k!.address,
       v!.address,
     ],
-    ...[y!.address, lse!.address, sinks!.address, first!.address, scratch.address],
-    ...shapeArguments(q!, k!, realCode(dq, dk, dv, dsinks, dy, q, k, v, y, lse, sinks), p),
+    ...[y!.address, lse!.address, rest!.address, sinks!.address, first!.address, scratch.address],
+    ...shapeArguments(q!, k!, realCode(dq, dk, dv, dsinks, dy, q, k, v, y, lse, rest, sinks), p),
     scratch.bytes,
   ],
 };
 
 /**
  * Attention of sequences over themselves, without a cache. q [rows, H*E], k and v [rows, K*E]; `first` i32 [rows] is the
- * first position that a row sees (documents packed into one sequence). Also returns the log of each softmax's denominator.
+ * first position that a row sees (documents packed into one sequence). Also returns the log of each softmax's denominator
+ * and, where y is bf16, what rounding took from it as bf16: the gradient takes a row's sum of p (dy.v) to be dy.y, and from
+ * p (dy.v - dy.y) most cancels, the roundings of y do not.
  */
 export const causalAttention: Op<CausalAttentionParams> = {
   name: "causal_attention",
@@ -110,23 +117,26 @@ export const causalAttention: Op<CausalAttentionParams> = {
     ],
   ],
   params,
-  signature: ["ptr", "ptr", "ptr", "ptr", "ptr", "ptr", "ptr", ...shapeSignature],
+  signature: [...Array.from({ length: 8 }, () => "ptr" as const), ...shapeSignature],
   outputs([q, k, v, sinks, first], p) {
     const { rows, heads } = sizes(q, k, v, sinks, first, p);
-    return [plainSpec(q!.dtype, ...q!.shape), plainSpec(wideType(q!), rows, heads)];
+    const y = plainSpec(q!.dtype, ...q!.shape);
+    const lse = plainSpec(wideType(q!), rows, heads);
+    return y.dtype === "bf16" ? [y, lse, y] : [y, lse];
   },
   cost: (inputs, p, outputs) => ({
     flops: 2 * inputs[0]!.shape[0]! * p.length * inputs[0]!.shape[1]!,
     bytes: totalBytes(...inputs, ...outputs),
   }),
-  saves: ["q", "k", "v", "sinks", "first", "out0", "out1"],
-  grad(f, [dy], { q, k, v, sinks, first, out0, out1 }, p, { wanted, sum }) {
+  saves: ["q", "k", "v", "sinks", "first", "out0", "out1", "out2"],
+  grad(f, [dy], { q, k, v, sinks, first, out0, out1, out2 }, p, { wanted, sum }) {
     const dsinks = wanted(3) ? sum(3) : undefined;
-    const [dq, dk, dv] = f(causalAttentionGrad, [dy, q, k, v, out0, out1, sinks, first, dsinks], p);
+    const [dq, dk, dv] = f(causalAttentionGrad, [dy, q, k, v, out0, out1, out2, sinks, first, dsinks], p);
     return [dq, dk, dv, dsinks];
   },
-  arguments: ([y, lse], [q, k, v, sinks, first], p) => [
-    ...[y!.address, lse!.address, q!.address, k!.address, v!.address, sinks!.address, first!.address],
-    ...shapeArguments(q!, k!, realCode(y, lse, q, k, v, sinks), p),
+  arguments: ([y, lse, rest], [q, k, v, sinks, first], p) => [
+    ...[y!.address, lse!.address, rest?.address ?? 0, q!.address, k!.address, v!.address],
+    ...[sinks!.address, first!.address],
+    ...shapeArguments(q!, k!, realCode(y, lse, rest, q, k, v, sinks), p),
   ],
 };

@@ -3,6 +3,7 @@ import { elementCount } from "../../core/shape.ts";
 import type { ApplyOp, Op, TensorSpec } from "../op.ts";
 import { plainSpec, trainingBackends } from "../real.ts";
 import { describe, dtypeCode, expectSpec, totalBytes } from "../spec.ts";
+import { cast } from "./cast.ts";
 import { columnSum } from "./column_sum.ts";
 
 export type GemmParams = {
@@ -64,8 +65,11 @@ export const gemm: Op<GemmParams> = {
   },
   saves: ["a", "b"],
   grad(f, [dc], { a, b }, p, { wanted, sum, place }) {
-    const d = dc!;
     const [da, db] = [0, 1].map((i) => (wanted(i) ? place(i) : undefined));
+    // where gradients are bf16 both products round dc, as slower ones than of bf16 alone; narrow ones (a router's) are slow anyway
+    const wide = dc!.dtype === "f32" && dc!.shape.at(-1)! >= 64;
+    const d =
+      wide && b!.dtype === "bf16" && da?.into.dtype === "bf16" ? f(cast, [dc], { dtype: "bf16" })[0]! : dc!;
     // each operand's gradient is dc times the other, transposed as it was
     if (da) {
       if (p.transA) product(f, b!, d, p.transB, true, da);
@@ -75,7 +79,7 @@ export const gemm: Op<GemmParams> = {
       if (p.transB) product(f, d, a!, true, p.transA, db);
       else product(f, a!, d, !p.transA, false, db);
     }
-    if (wanted(2)) f(columnSum, [sum(2), d, undefined], {});
+    if (wanted(2)) f(columnSum, [sum(2), dc, undefined], {});
     return [da?.into, db?.into, wanted(2) ? sum(2) : undefined];
   },
   arguments([out], [a, b, bias, c], p, scratch) {

@@ -9,6 +9,8 @@ export type RotateParams = {
   readonly neox: boolean;
   readonly inverse: boolean;
   readonly mscale: number;
+  /** Of the result; absent: x's. */
+  readonly dtype?: "f32" | "bf16" | "f64";
 };
 
 /** Rotary position embedding that leaves its input as it is; its gradient is the rotation by the opposite angle. */
@@ -17,7 +19,7 @@ export const rotate: Op<RotateParams> = {
   summary: "rotary position embedding, not in place, for training",
   backends: trainingBackends,
   inputs: [{ name: "x" }, { name: "positions" }, { name: "inv_freq" }],
-  params: ["headDim", "neox", "inverse", "mscale"],
+  params: ["headDim", "neox", "inverse", "mscale", "dtype"],
   signature: ["ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32", "i32", "i32", "f32"],
   outputs([x, positions, invFreq], p) {
     const [rows, width] = expectReal("rotate", x, [-1, -1]).shape as [number, number];
@@ -31,12 +33,15 @@ export const rotate: Op<RotateParams> = {
         `${pairs} pairs`,
       );
     }
-    return [plainSpec(x!.dtype, rows, width)];
+    return [plainSpec(p.dtype ?? x!.dtype, rows, width)];
   },
   cost: elementWise(3),
-  saves: ["positions", "inv_freq"],
-  grad: (f, [dy], { positions, inv_freq }, p) =>
-    f(rotate, [dy, positions, inv_freq], { ...p, inverse: !p.inverse }),
+  saves: ["x", "positions", "inv_freq"],
+  grad: (f, [dy], { x, positions, inv_freq }, p) =>
+    f(rotate, [dy, positions, inv_freq], {
+      ...{ ...p, inverse: !p.inverse },
+      dtype: x!.dtype as RotateParams["dtype"],
+    }),
   arguments: ([y], [x, positions, invFreq], p) => [
     ...[y!.address, x!.address, positions!.address, invFreq!.address],
     ...[x!.shape[0]!, x!.shape[1]! / p.headDim, p.headDim, 2 * invFreq!.shape[0]!],

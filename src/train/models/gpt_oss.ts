@@ -84,8 +84,16 @@ export function gptOss(c: GptOssTrainingConfig): TrainedModel {
       const frequencies = host("f32", [invFreq.length], invFreq);
       const linear = (x: Tensor, name: string): Tensor =>
         dense(x, weight(`${name}.weight`), weight(`${name}.bias`));
-      const turn = (x: Tensor): Tensor =>
-        rotate(x, batch.positions, frequencies, { headDim: c.headDim, neox: true, mscale });
+      // f32 from the product to the rotation and back: rounded twice each way, queries and keys cost most of what bf16 is off by
+      const turned = (x: Tensor, name: string): Tensor => {
+        const y = dense(x, weight(`${name}.weight`), weight(`${name}.bias`), "f32");
+        return rotate(y, batch.positions, frequencies, {
+          headDim: c.headDim,
+          neox: true,
+          mscale,
+          dtype: compute,
+        });
+      };
       const balances: Tensor[] = [];
       let h = lookup(weight("model.embed_tokens.weight"), batch.tokens);
       for (let layer = 0; layer < c.layers; layer++) {
@@ -93,16 +101,18 @@ export function gptOss(c: GptOssTrainingConfig): TrainedModel {
         const window = layer % 2 === 0 ? c.window : 0;
         h = block((x) => {
           const a = rootMeanSquareNorm(x, weight(`${name}.input_layernorm.weight`), eps, compute);
-          const [q, k, v] = (["q", "k", "v"] as const).map((p) => linear(a, `${name}.self_attn.${p}_proj`));
+          const [q, k] = (["q", "k"] as const).map((p) => turned(a, `${name}.self_attn.${p}_proj`));
+          const v = linear(a, `${name}.self_attn.v_proj`);
           const params = {
             length: batch.length,
             headDim: c.headDim,
             scale: c.headDim ** -0.5,
             window,
             softcap: 0,
+            wideGradients: true,
           };
           const sinks = weight(`${name}.self_attn.sinks`);
-          const attended = causalAttention(turn(q!), turn(k!), v!, params, sinks, batch.first);
+          const attended = causalAttention(q!, k!, v, params, sinks, batch.first);
           return mix(x, linear(attended, `${name}.self_attn.o_proj`));
         }, h);
         const b = rootMeanSquareNorm(h, weight(`${name}.post_attention_layernorm.weight`), eps, compute);
