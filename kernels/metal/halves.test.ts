@@ -82,6 +82,30 @@ describe.skipIf(!path)("training on Metal with bf16 tensors", () => {
         expect(wrong(mixed + (1 << i))).toThrow(`[psi_${name}] expected BF16`);
   });
 
+  test.each([0, 5])("causal_attention: y and what rounding took from it, window %p", (window) => {
+    const [sequences, length, heads, kvHeads, width] = [2, 41, 4, 2, 20];
+    const rows = sequences * length;
+    const [wide, narrow] = [rows * heads * width, rows * kvHeads * width];
+    const inputs = [small(wide, 1), small(narrow, 2), small(narrow, 3)].map(bitsOf);
+    const ends = [sequences, length, heads, kvHeads, width, window] as const;
+    const outputs = [new Uint16Array(wide), floats(rows * heads), new Uint16Array(wide)];
+    const given = [...outputs, ...inputs, small(heads, 4), null, ...ends, mixed + 0b111101, 0.3, 0];
+    const [y, , rest] = runMetal("causal_attention", given, 3) as [Uint16Array, Float32Array, Uint16Array];
+    const want = floats(wide);
+    const wider = inputs.map(valuesOf);
+    runReference(
+      "causal_attention",
+      ...[want, floats(rows * heads), null, ...wider, small(heads, 4), null, ...ends, F32, 0.3, 0],
+    );
+    const [near, left] = [valuesOf(y), valuesOf(rest)];
+    // sums of values have errors of their size, some 0.1, however small they are
+    const off = (got: number, i: number): number => Math.abs(got - want[i]!) / (0.1 + Math.abs(want[i]!));
+    expect(Math.max(...near.map((v, i) => off(v, i)))).toBeGreaterThan(2 ** -11);
+    expect(Math.max(...near.map((v, i) => off(v + left[i]!, i)))).toBeLessThan(2 ** -16);
+    const without = runMetal("causal_attention", given.with(2, null), 2);
+    expect(without[0]).toEqual(y);
+  });
+
   test.each([0, 5])("head_loss is cross_entropy with its gradient, soft-cap %p", (softcap) => {
     const [tokens, width, vocabulary, scale] = [45, 37, 301, 0.25];
     const [x, w] = [bitsOf(small(tokens * width, 1)), bitsOf(small(vocabulary * width, 2))];
