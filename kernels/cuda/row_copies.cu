@@ -21,7 +21,6 @@ constexpr int SENDS = 64;
 constexpr size_t BOUNCE = 4 << 20;
 
 cudaEvent_t sent[SENDS];
-f64 tickets[SENDS];
 f64 last_ticket = 0;
 u8* bounce = nullptr; /* pinned */
 int largest_stride = 0; /* of rows of one copy; 0: not known yet */
@@ -60,7 +59,7 @@ cudaError_t copy_rows(u8* to, size_t to_stride, const u8* from, size_t from_stri
 void close_rows() {
   for (int i = 0; i < SENDS; i++) {
     if (sent[i]) cudaEventDestroy(sent[i]);
-    sent[i] = nullptr, tickets[i] = 0;
+    sent[i] = nullptr;
   }
   if (bounce) cudaFreeHost(bounce);
   bounce = nullptr;
@@ -105,7 +104,7 @@ PSI_API i32 psi_send_rows(void* ticket, void* destination, f64 stride, const voi
   PSI_TRY(checked("psi_send_rows",
                   copy_rows((u8*)destination, (size_t)stride, (const u8*)source, bytes, bytes, rows, cudaMemcpyHostToDevice)));
   PSI_TRY(checked("psi_send_rows", cudaEventRecord(sent[place], stream)));
-  last_ticket = tickets[place] = number;
+  last_ticket = number;
   *(f64*)ticket = number;
   return PSI_OK;
 }

@@ -36,6 +36,14 @@ const { values, positionals } = parseArgs({
   },
 });
 const numbers = (list: string): number[] => list.split(",").map(Number);
+const chain = values.chain?.split(",").map(Number);
+if (
+  chain &&
+  !(chain.length === 2 && chain.every(Number.isInteger) && chain[0]! >= 1 && chain[0]! < chain[1]!)
+)
+  throw new Error(
+    `[op_times] expected --chain FIRST,LAST, two ascending numbers of calls, got ${values.chain}`,
+  );
 
 type Call = { readonly name: string; readonly args: readonly number[] };
 let calls: Call[] | undefined;
@@ -211,7 +219,7 @@ function measure(batch: number, depth: number, prompt: number): void {
       const recorded = calls;
       calls = undefined;
       (backendName === "cpu" ? printCalls : printShares)(title, recorded, prompt > 0 ? 3 : 20);
-      if (values.chain) printChain(recorded, ...(numbers(values.chain) as [number, number]));
+      if (chain) printChain(recorded, chain[0]!, chain[1]!);
     }
     void scope;
   }
