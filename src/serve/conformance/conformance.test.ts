@@ -211,6 +211,50 @@ test("without a fault in between, the same probes pass or are skipped", async ()
   expect(failed.map(({ name, detail }) => `${name}: ${detail}`)).toEqual([]);
 }, 120_000);
 
+/** A server whose every token takes so long, and which answers one request after the other or all at once. */
+function pacedServer(tokenMs: number, oneByOne: boolean) {
+  let tail: Promise<unknown> = Promise.resolve();
+  const event = (choice: object) => `data: ${JSON.stringify({ choices: [{ index: 0, ...choice }] })}\n\n`;
+  return Bun.serve({
+    ...{ port: 0, hostname: "127.0.0.1" },
+    fetch: async (request) => {
+      if (request.method === "GET") return Response.json({ data: [{ id: "m", context_length: 8192 }] });
+      const { max_tokens: tokens } = await request.json();
+      const before = tail;
+      const answered = Promise.withResolvers<void>();
+      if (oneByOne) tail = before.then(() => answered.promise);
+      const stream = async function* () {
+        yield event({ delta: { role: "assistant", content: "" }, finish_reason: null });
+        await (oneByOne && before);
+        for (let i = 0; i < tokens; i++) {
+          yield event({ delta: { content: `${i} ` }, finish_reason: null });
+          if (tokenMs > 0) await Bun.sleep(tokenMs);
+        }
+        answered.resolve();
+        yield `${event({ delta: {}, finish_reason: "length" })}data: [DONE]\n\n`;
+      };
+      return new Response(stream(), { headers: { "content-type": "text/event-stream" } });
+    },
+  });
+}
+
+test("whether requests are answered at once is seen of fast and slow servers alike", async () => {
+  const probe = probes.find(({ name }) => name === "complaints.several-at-once")!;
+  const seen = async (tokenMs: number, oneByOne: boolean) => {
+    const server = pacedServer(tokenMs, oneByOne);
+    const { status } = await runProbe(probe, makeTarget(server.url.origin, "m", undefined), false);
+    await server.stop(true);
+    return status;
+  };
+  expect([await seen(4, false), await seen(4, true)]).toEqual(["pass", "fail"]);
+  expect([await seen(1, false), await seen(1, true)]).toEqual(["pass", "fail"]);
+  // answers that end at once: nothing waits, and nothing may be said against either
+  expect(["pass", "skip"]).toContain(await seen(0, false));
+  expect(["fail", "skip"]).toContain(await seen(0, true));
+  const scripted = await serverThatSays(answer);
+  expect((await runProbe(probe, scripted.target, false)).status).toBe("skip");
+}, 60_000);
+
 const empty: Readonly<Record<string, () => Response>> = {
   "an empty object": () => Response.json({}),
   "a page": () => new Response("<html>Hello</html>", { headers: { "content-type": "text/html" } }),

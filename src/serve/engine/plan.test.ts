@@ -62,8 +62,26 @@ test("an asked context that does not fit is refused with the numbers", () => {
   }
   expect(error?.code).toBe("admission_refused");
   expect(error?.details).toMatchObject({ contextLength: 1_000_000, weightBytes: gib });
+  const needed = Number(error?.details.neededBytes);
+  expect(error?.details.leastBytes).toBe(needed);
+  expect(planMemory(shape(4096), { contextLength: 1_000_000 }, needed).contextLength).toBe(1_000_000);
+  expect(() => planMemory(shape(4096), { contextLength: 1_000_000 }, needed - 1)).toThrow("memory plan");
   expect(() => planMemory(shape(4096), {}, gib)).toThrow("memory plan");
   expect(() => planMemory(shape(4096), { slots: 0 }, 8 * gib)).toThrow("slots");
+});
+
+test("a refusal of a whole context says what a cut one would take", () => {
+  let error: PsionicError | undefined;
+  try {
+    planMemory(shape(2 ** 20), { wholeContext: true }, 2 * gib);
+  } catch (e) {
+    error = e as PsionicError;
+  }
+  const { neededBytes, leastBytes } = error!.details as Record<string, number>;
+  expect(planMemory(shape(2 ** 20), { wholeContext: true }, neededBytes!).contextLength).toBe(2 ** 20);
+  expect(() => planMemory(shape(2 ** 20), { wholeContext: true }, neededBytes! - 1)).toThrow("memory plan");
+  expect(planMemory(shape(2 ** 20), {}, leastBytes!).contextLength).toBe(32);
+  expect(() => planMemory(shape(2 ** 20), {}, leastBytes! - 1)).toThrow("memory plan");
 });
 
 test("states of recurrent layers: a slot for each sequence first, then copies, fewer where memory is short", () => {

@@ -129,7 +129,10 @@ function contextFor(
     notes.push(`The context of ${wanted} tokens is longer than the ${trained} the model was trained for.`);
   }
   if (bytes(wanted) <= budget) return wanted;
-  const refusal = (length: number) => refused(shape, length, bytes(length), budget, availableBytes);
+  const least =
+    options.contextLength === undefined ? Math.min(bytes(pageSize), bytes(wanted)) : bytes(wanted);
+  const refusal = (length: number) =>
+    refused(shape, length, bytes(length), least, { budget, availableBytes });
   if (options.contextLength !== undefined || options.wholeContext) throw refusal(wanted);
   const pages = largest(pagesFor(wanted), (n) => bytes(n * pageSize) <= budget);
   if (bytes(pageSize * pages) > budget) throw refusal(pageSize);
@@ -200,14 +203,19 @@ function refused(
   shape: ModelShape,
   contextLength: number,
   cacheBytes: number,
-  budgetBytes: number,
-  availableBytes: number,
+  leastCacheBytes: number,
+  { budget: budgetBytes, availableBytes }: Omit<Room, "bytes">,
 ): PsionicError {
   const expected = `${mebibytes(cacheBytes)} MiB for the cache of one context of ${contextLength} tokens`;
   const weights = `weights of ${mebibytes(shape.weightBytes)} MiB`;
   const got = `${mebibytes(Math.max(0, budgetBytes))} MiB beside ${weights} in ${mebibytes(availableBytes)} MiB free`;
   const fix = "Ask for a shorter context or a smaller cache type, or free memory";
-  const details = { contextLength, cacheBytes, budgetBytes, availableBytes, weightBytes: shape.weightBytes };
+  const rest = availableBytes - budgetBytes;
+  const details = {
+    ...{ contextLength, cacheBytes, budgetBytes, availableBytes, weightBytes: shape.weightBytes },
+    // what would have to be available: for this context, and for the shortest that may be served
+    ...{ neededBytes: rest + cacheBytes, leastBytes: rest + leastCacheBytes },
+  };
   return unexpected("admission_refused", "memory plan", expected, got, { fix, details });
 }
 

@@ -108,6 +108,18 @@ test("two models where one fits: refused while the first is in use, swapped when
   expect(set.rows.map(({ state }) => state)).toEqual(["unloaded", "unloaded"]);
 }, 60_000);
 
+test("a model that does not fit even alone is refused from its headers, and the loaded one stays", async () => {
+  const large = { ...options, contextLength: 2 ** 28 };
+  const sources = [fileSource(path("a.gguf"), options), fileSource(path("b.gguf"), large)];
+  const set = new ModelSet(sources, { memoryBytes: 2 * 2 ** 30 });
+  (await set.take("a"))?.release();
+  const refused = await set.take("b").catch((error: unknown) => error);
+  expect(refused).toMatchObject({ code: "admission_refused" });
+  expect(String(refused)).toContain("with every other model unloaded there are");
+  expect(set.rows.map(({ state }) => state)).toEqual(["loaded", "failed"]);
+  await set.close();
+});
+
 test("engines side by side do not touch each other: the same tokens as alone, also when one is closed", async () => {
   const set = new ModelSet(
     ["a.gguf", "b.gguf"].map((name) => fileSource(path(name), { ...options, threads: 2 })),

@@ -38,7 +38,8 @@ function double(name: string, options: DoubleOptions = {}): Double {
     const failure = options.fail?.();
     if (failure) throw failure;
     if (size > room.memoryBytes) {
-      const details = { weightBytes: size, availableBytes: room.memoryBytes };
+      const sizes = { weightBytes: size, neededBytes: size, leastBytes: size };
+      const details = { ...sizes, availableBytes: room.memoryBytes };
       throw unexpected("admission_refused", "memory plan", `${size} bytes`, room.memoryBytes, { details });
     }
     const model = scriptedModel({ answers: [options.answer ?? name], tokenMs: options.tokenMs ?? 0 });
@@ -169,7 +170,7 @@ describe("memory", () => {
     expect(refused.code).toBe("admission_refused");
     expect(refused.message).toContain("a.gguf with 100 MiB, held by a request");
     expect(refused.details).toEqual({
-      weightBytes: 100 * MiB,
+      ...{ weightBytes: 100 * MiB, neededBytes: 100 * MiB, leastBytes: 100 * MiB },
       availableBytes: 50 * MiB,
       loaded: [{ model: "a.gguf", bytes: 100 * MiB, requests: 1 }],
     });
@@ -177,6 +178,34 @@ describe("memory", () => {
     held?.release();
     expect((await set.take("b"))?.name).toBe("b");
     expect([a.live(), b.live()]).toEqual([0, 1]);
+  });
+
+  test("nothing is unloaded for a model that does not fit even alone", async () => {
+    const [a, b, big] = [double("a.gguf"), double("b.gguf"), double("big.gguf", { sizeBytes: 301 * MiB })];
+    const set = new ModelSet([a, b, big], { memoryBytes: 300 * MiB });
+    (await set.take("a"))?.release();
+    const held = await set.take("b");
+    const refused = await failure(set.take("big"));
+    expect(refused.code).toBe("admission_refused");
+    expect(refused.message).toContain("with every other model unloaded there are 300 MiB");
+    expect(refused.details).toMatchObject({ mostBytes: 300 * MiB });
+    // no other request's end would help: clients are told not to ask again
+    expect(refused.details.loaded).toBeUndefined();
+    expect([a.live(), b.live(), big.rooms.length]).toEqual([1, 1, 1]);
+    held?.release();
+  });
+
+  test("nothing is unloaded where what is in use leaves too little anyhow", async () => {
+    const [a, b, c] = [double("a.gguf"), double("b.gguf"), double("c.gguf", { sizeBytes: 250 * MiB })];
+    const set = new ModelSet([a, b, c], { memoryBytes: 300 * MiB });
+    (await set.take("a"))?.release();
+    const held = await set.take("b");
+    const refused = await failure(set.take("c"));
+    expect(refused.message).toContain("a.gguf with 100 MiB, unused; b.gguf with 100 MiB, held by a request");
+    expect([a.live(), b.live()]).toEqual([1, 1]);
+    held?.release();
+    (await set.take("c"))?.release();
+    expect([a.live(), b.live(), c.live()]).toEqual([0, 0, 1]);
   });
 
   test("loads happen one after the other, so that each sees what the last one took", async () => {

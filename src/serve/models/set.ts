@@ -3,7 +3,7 @@ import { availableMemory } from "../engine/index.ts";
 import type { ServedModel } from "../http/options.ts";
 import { Entry } from "./entry.ts";
 import { findNamed } from "./names.ts";
-import { besideOthers } from "./refusal.ts";
+import { isUnused, refusalFor } from "./refusal.ts";
 import type { ModelRow, ModelSource } from "./source.ts";
 
 export type ModelSetOptions = {
@@ -202,7 +202,10 @@ export class ModelSet {
     }
   }
 
-  /** Opens the model in the memory there is; where that is too little, unused ones make room, the longest unused first. */
+  /**
+   * Opens the model in the memory there is; where that is too little, unused ones make room, the longest unused first.
+   * None is unloaded for a model that would not fit beside what is held either.
+   */
   private async open(entry: Entry): Promise<ServedModel> {
     for (;;) {
       const others = this.entries.filter((other) => other !== entry && other.served);
@@ -215,11 +218,10 @@ export class ModelSet {
         });
       } catch (error) {
         if (!(error instanceof PsionicError) || error.code !== "admission_refused") throw error;
-        const [unused] = others
-          .filter(({ requests, served }) => requests === 0 && served)
-          .sort((a, b) => a.used - b.used);
-        if (!unused) throw besideOthers(entry, others, error);
-        await this.unload(unused, "memory");
+        const refusal = refusalFor(entry, others, error);
+        if (refusal) throw refusal;
+        const [unused] = others.filter(isUnused).sort((a, b) => a.used - b.used);
+        await this.unload(unused!, "memory");
       }
     }
   }

@@ -14,6 +14,7 @@ import {
 } from "../shapes.ts";
 import { sseComments } from "../sse.ts";
 import { ok } from "../target.ts";
+import { severalAtOnce } from "./at_once.ts";
 import { answerText, runningNow, uniquePrompt } from "./running.ts";
 
 const path = "/v1/chat/completions";
@@ -69,33 +70,7 @@ export const complaintProbes: readonly Probe[] = [
       return undefined;
     },
   },
-  {
-    name: "complaints.several-at-once",
-    requires: "two requests are answered at once by default",
-    threads: "ollama/ollama#10699, #11277, #358, #1396",
-    run: async (target) => {
-      const times = await Promise.all(
-        ["a", "b"].map(async (letter) => {
-          const messages = [{ role: "user", content: `${letter}: tell me about the web` }];
-          const asked = chat(target, { messages, stream: true, max_tokens: 200, ignore_eos: true });
-          const response = await target.open(path, asked);
-          const reader = response.body!.getReader();
-          let begun = 0;
-          let bytes = 0;
-          for (let part = await reader.read(); !part.done; part = await reader.read()) {
-            bytes += part.value.length;
-            // the first chunk may be the role alone, which says nothing of the engine
-            if (begun === 0 && bytes > 1000) begun = performance.now();
-          }
-          return { begun, ended: performance.now() };
-        }),
-      );
-      const [a, b] = times as [(typeof times)[0], (typeof times)[0]];
-      must(a.begun > 0 && b.begun > 0, "two streams of some length", times);
-      must(a.begun < b.ended && b.begun < a.ended, "streams that overlap", times);
-      return undefined;
-    },
-  },
+  severalAtOnce,
   {
     name: "complaints.broken-harmony",
     requires: "what a model writes wrongly becomes text; no 500, no markup in content",
