@@ -2,8 +2,15 @@ import type { GenerationParser, ParsedEvent } from "../models/chat/index.ts";
 import type { GenerateEvent, TokenLogprob } from "./protocol.ts";
 import { StopStrings } from "./stop_strings.ts";
 
-/** A generated token with its log-probability and the place of its text in the content (UTF-16 units). */
+/** A generated token with its log-probability and the place of its text in the content (code points). */
 export type TokenRecord = TokenLogprob & { readonly top: readonly TokenLogprob[]; readonly offset: number };
+
+/** Code points of a text; halves of a pair that two texts share count once. */
+export function codePoints(text: string): number {
+  let count = text.length;
+  for (let i = 0; i < text.length; i++) if ((text.charCodeAt(i) & 0xfc00) === 0xdc00) count -= 1;
+  return count;
+}
 
 /** Why a choice ended; names of the serving contract. */
 export type FinishCause =
@@ -53,7 +60,7 @@ export class Choice {
   private readonly stops: StopStrings;
   private readonly wantsRecords: boolean;
   private readonly records: TokenRecord[] = [];
-  /** Content that the parser gave, including what the stop strings hold back. UTF-16 units. */
+  /** Content that the parser gave, including what the stop strings hold back. Code points. */
   private parsedLength = 0;
   private sentLength = 0;
   private calledTool = false;
@@ -117,7 +124,7 @@ export class Choice {
         out.push({ ...event, choice: this.index });
         continue;
       }
-      this.parsedLength += event.text.length;
+      this.parsedLength += codePoints(event.text);
       const { text, matched } = this.stops.push(event.text);
       this.send(text, out, false);
       if (matched === undefined) continue;
@@ -135,7 +142,7 @@ export class Choice {
 
   private send(text: string, out: ChoiceEvent[], last: boolean): void {
     if (text === "" && !(last && this.records.length > 0 && this.sentLength > 0)) return;
-    this.sentLength += text.length;
+    this.sentLength += codePoints(text);
     const event = { type: "content", choice: this.index, text } as const;
     if (!this.wantsRecords) out.push(event);
     else out.push({ ...event, records: this.takeRecords() });

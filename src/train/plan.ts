@@ -1,6 +1,6 @@
 import { freemem } from "node:os";
 import { openDevice } from "../backends/index.ts";
-import { unexpected } from "../core/error.ts";
+import { type PsionicError, unexpected } from "../core/error.ts";
 import type { Listener } from "../runtime/device.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import { parameterCount } from "./model.ts";
@@ -41,8 +41,14 @@ export function planMemory(
 
 /** Throws `admission_refused` where the plan does not fit what this process, or the device, may still take. */
 export function checkMemory(plan: MemoryPlan, available = availableBytes()): void {
-  if (plan.totalBytes <= available) return;
-  throw unexpected(
+  const refusal = memoryRefusal(plan, available);
+  if (refusal) throw refusal;
+}
+
+/** `admission_refused` with the numbers where the plan does not fit `available` bytes. */
+export function memoryRefusal(plan: MemoryPlan, available: number): PsionicError | undefined {
+  if (plan.totalBytes <= available) return undefined;
+  return unexpected(
     "admission_refused",
     "train",
     `${plan.totalBytes} bytes of memory`,

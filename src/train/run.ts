@@ -24,7 +24,7 @@ import { writeJson, writeWhole } from "./durable.ts";
 import { documentIf } from "./evidence.ts";
 import type { RunParts } from "./lanes/lane.ts";
 import { writeLaunchManifest, writeOperatorManifest, writeResumeManifest } from "./manifests.ts";
-import { availableBytes, checkMemory, type MemoryPlan, planMemory, type TrainingBackend } from "./plan.ts";
+import { availableBytes, type MemoryPlan, memoryRefusal, planMemory, type TrainingBackend } from "./plan.ts";
 import {
   type Admission,
   probeSpeed,
@@ -94,22 +94,32 @@ export type RunOutcome = {
   readonly checkpointLabel: string;
 };
 
-/** Begins a run in a root that holds none. */
+/** Begins a run in a root that holds none, or one that was refused before its first step. */
 export async function startRun(run: Run, options: RunOptions): Promise<RunOutcome> {
   // a start that died before it wrote its settings was no run yet; what it left is written again
   const leftovers = [ownPaths.lock, "checkpoints", "manifests"];
   const settled = existsSync(join(run.root, ownPaths.settings));
   const foreign = existsSync(run.root) && readdirSync(run.root).some((name) => !leftovers.includes(name));
-  if (settled || foreign) {
+  if ((settled || foreign) && !launchRefused(run.root)) {
     throw unexpected("invalid_request", "train start", "an empty folder as run root", run.root, {
       fix: "Use train resume --run-root to go on with a run, or another --output-root",
     });
   }
+  // what cannot be trained at all is told before anything is written
+  const parts = run.lane.parts(run.settings);
   mkdirSync(run.root, { recursive: true });
   using _lock = lockRun(run.root);
-  writePendingPointer(run);
-  write(run, ownPaths.settings, settingsDocument(run));
-  return await prepared(run, options, { step: 0 });
+  const begin = (): void => {
+    writePendingPointer(run);
+    write(run, ownPaths.settings, settingsDocument(run));
+  };
+  return await prepared(run, parts, options, { step: 0 }, begin);
+}
+
+/** The latest that a start wrote here is that it was refused: no step was run. */
+function launchRefused(root: string): boolean {
+  const refused: Phase = "launch_refused_preflight";
+  return documentIf(root, retainedPaths.current_status_path)?.phase === refused;
 }
 
 /** Goes on with a run from the checkpoint that its pointer names. */
@@ -121,7 +131,8 @@ export async function resumeRun(run: Run, options: RunOptions): Promise<RunOutco
     log(run, "resume_refused_auto_resume", surfaces(run.lane).resume_surface_id);
     throw new PsionicError("digest_mismatch", `[train resume] ${found.reason}`, { run_root: run.root });
   }
-  return await prepared(run, options, found.state === "begin" ? { step: 0 } : found);
+  const from = found.state === "begin" ? { step: 0 } : found;
+  return await prepared(run, run.lane.parts(run.settings), options, from);
 }
 
 /**
@@ -180,8 +191,14 @@ type From = {
   readonly digest?: string;
 };
 
-async function prepared(run: Run, options: RunOptions, from: From): Promise<RunOutcome> {
-  const parts = run.lane.parts(run.settings);
+/** `begin` writes what makes the root a run, once the data is verified and the device open. */
+async function prepared(
+  run: Run,
+  parts: RunParts,
+  options: RunOptions,
+  from: From,
+  begin?: () => void,
+): Promise<RunOutcome> {
   if (parts.feed) {
     const { folder: _folder, ...manifest } = parts.feed.dataset;
     await verifyDataset(parts.feed.dataset);
@@ -194,6 +211,7 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
   options.watcher.plan?.(plan);
   const device = backend === "cpu" ? openDevice("cpu", { threads }) : openDevice(backend);
   try {
+    begin?.();
     const resumed = from.folder !== undefined;
     const hardware = writeHardwareQualification(run, plan, device.backend, resumed || null);
     const free = device.backend.memory?.().free ?? availableBytes();
@@ -204,26 +222,15 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
     manifest(run, hardware, runShape, from);
     writeOperatorManifest(run);
     const surface = resumed ? surfaces(run.lane).resume_surface_id : surfaces(run.lane).start_surface_id;
-    const staged: Phase = options.dryRun
-      ? resumed
-        ? "resume_dry_run_planned"
-        : "dry_run_planned"
-      : resumed
-        ? "resume_staged"
-        : "launch_staged";
     const at = { label: from.label ?? pendingLabel, step: from.step };
-    writeStatus(run, staged, at, "Preflight has been written.");
-    refreshDashboard(run, staged);
+    const refusal = options.dryRun ? undefined : refusalOf(plan, free, [hardware, runShape]);
+    const phase = preflightPhase(resumed, options.dryRun, refusal !== undefined);
+    writeStatus(run, phase, at, refusal?.message ?? "Preflight has been written.");
+    refreshDashboard(run, phase);
     const states = { hardware_admission_state: hardware.state, run_shape_admission_state: runShape.state };
-    log(run, staged, surface, { ...states, products: products?.summary ?? "none" });
-    if (options.dryRun) return planned(staged, at, hardware, runShape);
-    if (hardware.state === "refused" || runShape.state === "refused")
-      log(run, resumed ? "resume_refused_preflight" : "launch_refused_preflight", surface, states);
-    checkMemory(plan, free);
-    for (const { state, reasons } of [hardware, runShape]) {
-      if (state === "refused")
-        throw unexpected("admission_refused", "train", "a machine that the run fits on", reasons.join("; "));
-    }
+    log(run, phase, surface, { ...states, products: products?.summary ?? "none" });
+    if (options.dryRun) return planned(phase, at, hardware, runShape);
+    if (refusal) throw refusal;
     return await trained(run, options, parts, ready!, from, {
       hardware: hardware.state,
       runShape: runShape.state,
@@ -231,6 +238,25 @@ async function prepared(run: Run, options: RunOptions, from: From): Promise<RunO
   } finally {
     device.close();
   }
+}
+
+/** Why a run may not begin; undefined where it may. */
+function refusalOf(
+  plan: MemoryPlan,
+  free: number,
+  admissions: readonly Admission[],
+): PsionicError | undefined {
+  const memory = memoryRefusal(plan, free);
+  if (memory) return memory;
+  const reasons = admissions.flatMap(({ state, reasons }) => (state === "refused" ? reasons : []));
+  if (!admissions.some(({ state }) => state === "refused")) return undefined;
+  return unexpected("admission_refused", "train", "a machine that the run fits on", reasons.join("; "));
+}
+
+function preflightPhase(resumed: boolean, dryRun: boolean, refused: boolean): Phase {
+  if (dryRun) return resumed ? "resume_dry_run_planned" : "dry_run_planned";
+  if (refused) return resumed ? "resume_refused_preflight" : "launch_refused_preflight";
+  return resumed ? "resume_staged" : "launch_staged";
 }
 
 function planned(

@@ -72,7 +72,6 @@ export type Phase =
   | "restart_decision_recorded"
   | "base_lane_rehearsal_complete"
   | "resume_refused_auto_resume"
-  /** In the log alone. */
   | "launch_refused_preflight"
   | "resume_refused_preflight";
 

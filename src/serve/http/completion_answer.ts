@@ -1,4 +1,5 @@
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
+import { codePoints } from "../choice.ts";
 import type { AnswerFrame } from "./answer_frame.ts";
 import { addCompletionLogprob, type CompletionLogprobs, emptyCompletionLogprobs } from "./logprobs.ts";
 import type { ManyEvent } from "./many.ts";
@@ -44,6 +45,7 @@ export function completionAnswer(options: CompletionAnswerOptions): AnswerShape 
   const echoed = options.echo
     ? prompts.map(({ tokens, added }) => tokenizer.decode(tokens.slice(added), { special: true }))
     : [];
+  const echoedPoints = echoed.map(codePoints);
   const usageField = options.includeUsage ? { usage: null } : {};
   const chunk = (
     index: number,
@@ -62,7 +64,7 @@ export function completionAnswer(options: CompletionAnswerOptions): AnswerShape 
     }
     if (event.type !== "content") return [];
     const logprobs = emptyCompletionLogprobs();
-    const start = echoed[plan]?.length ?? 0;
+    const start = echoedPoints[plan] ?? 0;
     for (const record of event.records ?? []) {
       addCompletionLogprob(tokenizer, logprobs, record.token, record, start + record.offset);
     }
@@ -140,7 +142,7 @@ function promptLogprobs(
   let offset = 0;
   prompt.tokens.forEach((token, i) => {
     addCompletionLogprob(tokenizer, logprobs, token, i === 0 ? undefined : tokens[i - 1], offset);
-    if (i >= prompt.added) offset += decoder.push(token).length;
+    if (i >= prompt.added) offset += codePoints(decoder.push(token));
   });
   return logprobs;
 }

@@ -37,6 +37,30 @@ test("echo with logprobs scores the prompt; the first token has none", async () 
   expect(Object.keys(logprobs.top_logprobs![3] as object)).toHaveLength(1); // two halves of characters look alike
 });
 
+test("text offsets count characters, as clients index them, whatever UTF-16 takes", async () => {
+  await using server = await testServer(scriptedModel("a\u{1f600}b\u{1f1e9}\u{1f1ea}c"));
+  const asked = { prompt: "\u{1f600}x", echo: true, logprobs: 1 };
+  const [choice] = (await (await server.post("/v1/completions", asked)).json()).choices;
+  const points = [...choice.text];
+  expect(points).toHaveLength(8);
+  const { text_offset, tokens } = choice.logprobs;
+  // a token is a byte here: the four of a character lie where it begins
+  const firsts = text_offset.filter((offset: number, i: number) => offset !== text_offset[i - 1]);
+  expect(firsts).toEqual(points.map((_, i) => i));
+  const plain = tokens.flatMap((token: string, i: number) =>
+    token === "\ufffd" ? [] : [[token, text_offset[i]]],
+  );
+  expect(plain).toEqual(points.flatMap((point, i) => (/[a-z]/.test(point) ? [[point, i]] : [])));
+
+  const streamed = await server.post("/v1/completions", { ...asked, stream: true, stop: ["c"] });
+  const parts = sseData(await streamed.text())
+    .filter((line) => line !== "[DONE]")
+    .flatMap((line) => JSON.parse(line).choices as Choice[]);
+  expect(parts.map(({ text }) => text).join("")).toBe(points.slice(0, -1).join(""));
+  const offsets = parts.flatMap(({ logprobs }) => logprobs?.text_offset ?? []);
+  expect(offsets).toEqual(text_offset.slice(0, -1));
+});
+
 test("an echo is the prompt as it was sent, without the token that models want before it", async () => {
   const plain = scriptedModel("x");
   const model = { ...plain, tokenizer: { ...plain.tokenizer, addBos: true, bos: 257 } };

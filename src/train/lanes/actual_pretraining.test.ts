@@ -1,6 +1,6 @@
 /** The actual pretraining lane on small data sets: it learns, goes on bit for bit, and refuses what does not belong. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sealed, writeRecord } from "../../data/record.ts";
@@ -263,7 +263,7 @@ describe("what is refused", () => {
     expect(json(run, retainedPaths.latest_checkpoint_pointer_path).pointer_state).toBe("accepted");
   }, 30_000);
 
-  test("a machine of too little memory: the plan is told, then the refusal; nothing is trained", () => {
+  test("a machine of too little memory: the plan is told, then the refusal; no run has begun, and another may begin there", () => {
     const place = makeDataset("big");
     const huge = { dataset: place, model: "pilot", length: "128", sequences: "8192" };
     const done = psionic(["start", ...words("big-run", huge)]);
@@ -273,5 +273,35 @@ describe("what is refused", () => {
     expect(done.code).toBe(1);
     const log = readFileSync(join(folder, "big-run", retainedPaths.launcher_log_path), "utf8");
     expect(log).toContain("phase=launch_refused_preflight");
+    expect(log).not.toContain("phase=launch_staged");
+    const status = psionic(["status", "--run-root", join(folder, "big-run")]);
+    expect(status.out).toContain("phase=launch_refused_preflight");
+    const kept = (path: string) => JSON.parse(readFileSync(join(folder, "big-run", path), "utf8"));
+    expect(kept(retainedPaths.current_status_path).detail).toContain("bytes of memory");
+    expect(kept(retainedPaths.current_dashboard_path).current_phase).toBe("launch_refused_preflight");
+
+    const small = psionic(["start", ...words("big-run", { ...huge, model: "tiny", sequences: "1" })]);
+    expect([small.code, small.err]).toEqual([0, expect.stringContaining("checkpoint of step")]);
+    expect(kept(retainedPaths.current_status_path).phase).toBe("training_complete");
+    const again = psionic(["start", ...words("big-run", { ...huge, sequences: "1" })]);
+    expect([again.code, again.err]).toEqual([1, expect.stringContaining("an empty folder as run root")]);
+  }, 60_000);
+
+  test("a start that cannot be planned leaves nothing behind, and one without its device no run", () => {
+    const place = makeDataset("unplanned");
+    const pilot = ["--allow-dirty-tree", "--output-root", join(folder, "unplanned-run"), "--length", "2048"];
+    const long = psionic(["start", ...pilot]);
+    expect([long.code, long.err]).toEqual([
+      1,
+      expect.stringContaining("a document of more than 2048 tokens"),
+    ]);
+    expect(existsSync(join(folder, "unplanned-run"))).toBe(false);
+    const lacking = psionic(["start", ...words("unplanned-run", { dataset: place }), "--backend", "metal"]);
+    if (process.platform !== "darwin") {
+      expect(lacking.code).not.toBe(0);
+      expect(existsSync(join(folder, "unplanned-run", ownPaths.settings))).toBe(false);
+    }
+    const done = psionic(["start", ...words("unplanned-run", { dataset: place })]);
+    expect([done.code, done.err]).toEqual([0, expect.stringContaining("checkpoint of step")]);
   }, 60_000);
 });
