@@ -223,17 +223,21 @@ function pacedServer(tokenMs: number, oneByOne: boolean) {
       const before = tail;
       const answered = Promise.withResolvers<void>();
       if (oneByOne) tail = before.then(() => answered.promise);
-      const stream = async function* () {
-        yield event({ delta: { role: "assistant", content: "" }, finish_reason: null });
+      const start = async (stream: ReadableStreamDefaultController<Uint8Array>): Promise<void> => {
+        const send = (text: string): void => stream.enqueue(new TextEncoder().encode(text));
+        send(event({ delta: { role: "assistant", content: "" }, finish_reason: null }));
         await (oneByOne && before);
         for (let i = 0; i < tokens; i++) {
-          yield event({ delta: { content: `${i} ` }, finish_reason: null });
+          send(event({ delta: { content: `${i} ` }, finish_reason: null }));
           if (tokenMs > 0) await Bun.sleep(tokenMs);
         }
         answered.resolve();
-        yield `${event({ delta: {}, finish_reason: "length" })}data: [DONE]\n\n`;
+        send(`${event({ delta: {}, finish_reason: "length" })}data: [DONE]\n\n`);
+        stream.close();
       };
-      return new Response(stream(), { headers: { "content-type": "text/event-stream" } });
+      return new Response(new ReadableStream({ start }), {
+        headers: { "content-type": "text/event-stream" },
+      });
     },
   });
 }
