@@ -175,6 +175,21 @@ test("context overflow names both numbers", async () => {
   }
 });
 
+test("an answer that cannot fit is refused by the name that the request has for its length", async () => {
+  await using server = await testServer(scriptedModel({ answers: ["x"], contextLength: 32 }));
+  for (const [path, body, param] of [
+    [chat, { messages: user("y"), max_tokens: 99 }, "max_tokens"],
+    [chat, { messages: user("y"), max_completion_tokens: 99 }, "max_completion_tokens"],
+    ["/v1/responses", { input: "y", max_output_tokens: 99 }, "max_output_tokens"],
+    ["/v1/completions", { prompt: "y", max_tokens: 99 }, "max_tokens"],
+    ["/v1/completions", { prompt: "y", n_predict: 99 }, "n_predict"],
+  ] as const) {
+    const { error } = await (await server.post(path, body)).json();
+    expect([error.code, error.param]).toEqual(["context_length_exceeded", param]);
+    expect(error.message).toContain(` and ${param} asks for 99 more. Shorten the prompt, lower ${param} or`);
+  }
+});
+
 test("seeds have 64 bits, signed or not", async () => {
   const model = scriptedModel("x");
   await using server = await testServer(model);

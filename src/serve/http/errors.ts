@@ -109,11 +109,12 @@ const promptFields: Readonly<Record<string, string>> = {
 /** The one place that turns anything thrown into a status and a body. Internals never reach the client. */
 export function toHttpError(
   thrown: unknown,
-  record: { readonly id: string; readonly route: string },
+  record: { readonly id: string; readonly route: string; readonly limitField?: string },
 ): HttpError {
   if (thrown instanceof HttpError) return thrown;
   if (thrown instanceof PsionicError) {
-    const known = fromPsionicError(thrown, promptFields[record.route] ?? "prompt");
+    const prompt = promptFields[record.route] ?? "prompt";
+    const known = fromPsionicError(thrown, { prompt, limit: record.limitField ?? "max_tokens" });
     if (known) return known;
   }
   return new HttpError(500, `The server failed on this request; its log has the cause under ${record.id}.`, {
@@ -121,10 +122,13 @@ export function toHttpError(
   });
 }
 
-function fromPsionicError(error: PsionicError, promptField: string): HttpError | undefined {
+/** What a request calls its prompt and the limit of its answer. */
+type Fields = { readonly prompt: string; readonly limit: string };
+
+function fromPsionicError(error: PsionicError, fields: Fields): HttpError | undefined {
   switch (error.code) {
     case "context_overflow":
-      return contextError(error.details, promptField);
+      return contextError(error.details, fields);
     case "invalid_request": {
       const param = wireName(error.details.param);
       const message = param ? error.message.replace(/^\[[^\]]*\]/, `[${param}]`) : error.message;
@@ -172,14 +176,14 @@ function formError({ message, details }: PsionicError, field: string): HttpError
   return new HttpError(400, `[${field}] ${message}`, { param, code });
 }
 
-function contextError(details: Readonly<Record<string, unknown>>, promptField: string): HttpError {
+function contextError(details: Readonly<Record<string, unknown>>, { prompt, limit }: Fields): HttpError {
   const { promptTokens, contextLength, maxTokens } = details;
-  const asked = maxTokens === undefined ? "" : ` and max_tokens asks for ${maxTokens} more`;
+  const asked = maxTokens === undefined ? "" : ` and ${limit} asks for ${maxTokens} more`;
   return new HttpError(
     400,
     `This model's context is ${contextLength} tokens, but the prompt has ${promptTokens}${asked}. ` +
-      `Shorten the prompt${maxTokens === undefined ? "" : ", lower max_tokens"} or load the model with a larger context.`,
-    { code: "context_length_exceeded", param: maxTokens === undefined ? promptField : "max_tokens" },
+      `Shorten the prompt${maxTokens === undefined ? "" : `, lower ${limit}`} or load the model with a larger context.`,
+    { code: "context_length_exceeded", param: maxTokens === undefined ? prompt : limit },
   );
 }
 

@@ -19,6 +19,8 @@ export type RequestRecord = {
   summary?: GenerationSummary;
   finish?: string;
   ignored?: number;
+  /** The field that bounds the answer, as this request spells it. Absent: `max_tokens`. */
+  limitField?: string;
 };
 
 const longestPath = 256;

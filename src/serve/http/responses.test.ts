@@ -223,6 +223,8 @@ test("answers are kept, listed, deleted, and are nobody else's", async () => {
   });
   const list = await (await get("first-key", "/input_items")).json();
   expect(list).toMatchObject({ object: "list", data: [{ id: `${id}-in-0`, role: "user" }], has_more: false });
+  // clients take the text from the parts, however it was sent
+  expect(list.data[0]).toMatchObject({ type: "message", content: [{ type: "input_text" }] });
   const reference = await server.post(
     path,
     {

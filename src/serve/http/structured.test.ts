@@ -162,6 +162,31 @@ describe("chat", () => {
     expect(["a", "b"]).toContain(JSON.parse(tagged).kind);
   });
 
+  test("a form that is named without what it consists of is refused, not answered freely", async () => {
+    for (const [fields, param] of [
+      [{ psionic_structured_output: { kind: "regex" } }, "psionic_structured_output.pattern"],
+      [
+        { psionic_structured_output: { kind: "grammar", grammar: null } },
+        "psionic_structured_output.grammar",
+      ],
+      [{ psionic_structured_output: { kind: "choice" } }, "psionic_structured_output.values"],
+      [{ psionic_grammar: {} }, "psionic_grammar.grammar"],
+      [{ structured_outputs: { grammar: "" } }, "structured_outputs.grammar"],
+      [{ structured_outputs: { choice: "" } }, "structured_outputs.choice"],
+      [{ response_format: { type: "regex" } }, "response_format.pattern"],
+      [{ response_format: { type: "grammar" } }, "response_format.grammar"],
+      [{ response_format: { type: "json" } }, "response_format.value"],
+      [{ response_format: { type: "json_schema" } }, "response_format.json_schema"],
+    ] as const) {
+      const { status, body } = await post({ messages: user("Hi"), max_tokens: 4, ...fields });
+      expect([param, status, body.error?.param]).toEqual([param, 400, param]);
+    }
+    // fields of their own that are empty ask for nothing, as clients send what is not set
+    expect((await post({ messages: user("Hi"), max_tokens: 4, grammar: "", guided_regex: "" })).status).toBe(
+      200,
+    );
+  });
+
   test("any JSON object, as far as the tokens last", async () => {
     const { body } = await post({
       messages: user("Hi"),

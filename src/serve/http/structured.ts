@@ -60,8 +60,10 @@ export function responseFormat(value: unknown, field: string): StructuredOutput 
       return { field: `${field}.schema`, kind: "json_schema", source: parsed(flat, `${field}.schema`) };
     case "json_schema": {
       if (isAbsent(nested)) {
-        if (isAbsent(flat)) throw badField(`${field}.schema`, "a JSON schema", describe(flat));
         const at = `${field}.schema`;
+        // a format of chat has it one level deeper
+        const nests = field === "response_format" ? `${field}.json_schema` : at;
+        if (isAbsent(flat)) throw badField(nests, "a JSON schema", describe(flat));
         return { field: at, kind: "json_schema", source: parsed(flat, at), ...named(own) };
       }
       const { schema, name } = asObject(nested, `${field}.json_schema`);
@@ -70,12 +72,15 @@ export function responseFormat(value: unknown, field: string): StructuredOutput 
       return { field: at, kind: "json_schema", source: parsed(schema, at), ...named(name) };
     }
     // as other servers extend it
-    case "json":
-      return schemaField(format.value, `${field}.value`);
+    case "json": {
+      const at = `${field}.value`;
+      if (isAbsent(format.value)) throw badField(at, "a JSON schema", describe(format.value));
+      return schemaField(format.value, at);
+    }
     case "regex":
-      return textField(format.value ?? format.pattern, `${field}.pattern`, "regex");
+      return requiredText(format.value ?? format.pattern, `${field}.pattern`, "regex");
     case "grammar":
-      return textField(format.value ?? format.grammar, `${field}.grammar`, "grammar");
+      return requiredText(format.value ?? format.grammar, `${field}.grammar`, "grammar");
   }
   throw badField(`${field}.type`, "text, json_object or json_schema", describe(type));
 }
@@ -87,10 +92,10 @@ function structuredOutputs(value: unknown): StructuredOutput | undefined {
   const found: StructuredOutput[] = [];
   for (const [key, one] of Object.entries(all)) {
     const at = `${field}.${printable(key)}`;
-    if (isAbsent(one) || one === false) continue;
-    if (key === "json") found.push(schemaField(one, at)!);
-    else if (key === "regex" || key === "grammar") found.push(textField(one, at, key)!);
-    else if (key === "choice") found.push(choiceField(one, at)!);
+    if (one === null || one === false) continue;
+    if (key === "json") found.push({ field: at, kind: "json_schema", source: parsed(one, at) });
+    else if (key === "regex" || key === "grammar") found.push(requiredText(one, at, key));
+    else if (key === "choice") found.push(choiceList(one, at));
     else if (key === "json_object") found.push({ field: at, kind: "json_object", source: undefined });
     // what they ask for is so anyway
     else if (!["disable_any_whitespace", "disable_fallback", "disable_additional_properties"].includes(key)) {
@@ -106,7 +111,7 @@ function psionicGrammar(value: unknown): StructuredOutput | undefined {
   if (isAbsent(value)) return undefined;
   const { grammar, syntax = "gbnf" } = asObject(value, "psionic_grammar");
   if (syntax !== "gbnf") throw badField("psionic_grammar.syntax", "gbnf", describe(syntax));
-  return textField(grammar ?? "", "psionic_grammar.grammar", "grammar");
+  return requiredText(grammar, "psionic_grammar.grammar", "grammar");
 }
 
 function psionicOutput(value: unknown): StructuredOutput | undefined {
@@ -115,12 +120,12 @@ function psionicOutput(value: unknown): StructuredOutput | undefined {
   const all = asObject(value, field);
   switch (all.kind) {
     case "choice":
-      return choiceField(all.values ?? [], `${field}.values`);
+      return choiceList(all.values, `${field}.values`);
     case "regex":
-      return textField(all.pattern ?? "", `${field}.pattern`, "regex");
+      return requiredText(all.pattern, `${field}.pattern`, "regex");
     case "grammar":
       if ((all.syntax ?? "gbnf") !== "gbnf") throw badField(`${field}.syntax`, "gbnf", describe(all.syntax));
-      return textField(all.grammar ?? "", `${field}.grammar`, "grammar");
+      return requiredText(all.grammar, `${field}.grammar`, "grammar");
     case "json_schema":
       if (isAbsent(all.schema)) throw badField(`${field}.schema`, "a JSON schema", describe(all.schema));
       return { field: `${field}.schema`, kind: "json_schema", source: all.schema, ...named(all.name) };
@@ -164,7 +169,11 @@ function schemaField(value: unknown, field: string): StructuredOutput | undefine
 }
 
 function textField(value: unknown, field: string, kind: "regex" | "grammar"): StructuredOutput | undefined {
-  if (isAbsent(value)) return undefined;
+  return isAbsent(value) ? undefined : requiredText(value, field, kind);
+}
+
+/** The text of a form that was named: without it nothing would be held to. */
+function requiredText(value: unknown, field: string, kind: "regex" | "grammar"): StructuredOutput {
   if (typeof value !== "string") throw badField(field, "a string", describe(value));
   return { field, kind, source: value };
 }
@@ -172,7 +181,10 @@ function textField(value: unknown, field: string, kind: "regex" | "grammar"): St
 const mostChoices = 100_000;
 
 function choiceField(value: unknown, field: string): StructuredOutput | undefined {
-  if (isAbsent(value)) return undefined;
+  return isAbsent(value) ? undefined : choiceList(value, field);
+}
+
+function choiceList(value: unknown, field: string): StructuredOutput {
   if (!Array.isArray(value) || value.length === 0 || value.some((one) => typeof one !== "string")) {
     throw badField(field, "an array of strings", describe(value));
   }

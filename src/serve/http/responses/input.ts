@@ -72,9 +72,17 @@ export function readInput(input: unknown, facts: InputFacts): ResponseInput {
     const item = resolve(sent as Item, param, facts);
     const unread = readItem(item, param, turns, facts);
     if (unread !== undefined) ignored.add(`input.${printable(unread)}`);
-    return { type: "message", ...item, id: typeof item.id === "string" ? item.id : facts.itemId(i) };
+    return { ...listed(item), id: typeof item.id === "string" ? item.id : facts.itemId(i) };
   });
   return { messages: turns.messages(), items, ignored: [...ignored] };
+}
+
+/** An item as lists have it: with its type, a message's text as a part. */
+function listed(item: Item): Item {
+  const type = item.type ?? "message";
+  if (type !== "message" || typeof item.content !== "string") return { ...item, type };
+  const kind = item.role === "assistant" ? "output_text" : "input_text";
+  return { ...item, type, content: [{ type: kind, text: item.content }] };
 }
 
 /** An item, or the one that a reference names. */

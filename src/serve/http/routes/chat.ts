@@ -11,6 +11,7 @@ import { messagesSchema, readMessages, unusedMembers } from "../messages.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
 import { reasoningParserName } from "../parser_names.ts";
 import { budgetEntries, budgetOf, efforts } from "../reasoning.ts";
+import type { RequestRecord } from "../request_log.ts";
 import { respond } from "../respond.ts";
 import { bodySchema, flag, generationEntries, integer, maybe, oneOf, text } from "../schema.ts";
 import { structuredHeaders } from "../structured.ts";
@@ -96,7 +97,7 @@ async function chatPlan(context: RouteContext, model: ServedModel, body: ChatFie
     budget: budgetOf(body),
     strict: true,
     templateArguments,
-    maxTokens: longestAnswer(body),
+    maxTokens: longestAnswer(body, context.record),
     topLogprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
     inline: body.reasoning_format === "none",
   });
@@ -104,11 +105,12 @@ async function chatPlan(context: RouteContext, model: ServedModel, body: ChatFie
 }
 
 /** The limit under its new or its old name. */
-function longestAnswer({ max_completion_tokens: named, max_tokens: old }: ChatFields) {
+function longestAnswer({ max_completion_tokens: named, max_tokens: old }: ChatFields, record: RequestRecord) {
   if (typeof named === "number" && typeof old === "number" && named !== old) {
     const fix = "It is the older name of the same limit; give one of them";
     throw badField("max_tokens", `what max_completion_tokens says, ${named}`, String(old), fix);
   }
+  if (typeof named === "number") record.limitField = "max_completion_tokens";
   return named ?? old;
 }
 

@@ -78,6 +78,7 @@ function completionPlan(
   { prompt, constrain }: { readonly prompt: readonly number[]; readonly constrain: Constrain | undefined },
 ): GenerationPlan {
   const maxTokens = body.max_tokens ?? body.n_predict;
+  if (typeof body.max_tokens !== "number") context.record.limitField = "n_predict";
   const logprobs = body.logprobs ?? undefined;
   const { tokenizer } = model;
   const request = engineRequest(context, body, { tokenizer, formatStops: [], maxTokens });

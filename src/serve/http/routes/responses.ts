@@ -34,6 +34,7 @@ const bodyFields = bodySchema(responseEntries);
 /** Everything up to the generation; nothing is kept yet. */
 async function readRequest(context: RouteContext, counted: boolean): Promise<Request> {
   const { state, record } = context;
+  record.limitField = "max_output_tokens";
   const { limits } = state.settings;
   const raw = await readJson(context);
   const { entries, schema } = bodyFields(limits);
