@@ -121,6 +121,23 @@ describe.skipIf(browserPath === undefined)(`the page in Chromium${reason}`, () =
     expect(complaints).toEqual([]);
   }, 60_000);
 
+  test("texts run the way of their script; code runs from left to right", async () => {
+    const hebrew = "\u05e9\u05dc\u05d5\u05dd";
+    const said = `${hebrew} abc\n\nabc ${hebrew}\n\n- ${hebrew}\n\n  \`\`\`\n  let a\n  \`\`\``;
+    await using server = await testServer(harmonyModel(speech(said)));
+    await using visited = await visit(browser, server.url);
+    const { page } = visited;
+    await modelIs(page, "Test-Model.gguf");
+    await askAndWait(page, hebrew);
+    const ways = await page
+      .locator("#turns :is(.bubble, .markdown p, .markdown ul, .markdown li, .markdown pre)")
+      .evaluateAll((all) => all.map((one) => `${one.tagName} ${getComputedStyle(one).direction}`));
+    expect(ways).toEqual(["DIV rtl", "P rtl", "P ltr", "UL rtl", "LI rtl", "PRE ltr"]);
+    const edge = (await page.locator(".markdown li").boundingBox())!;
+    const list = (await page.locator(".markdown ul").boundingBox())!;
+    expect(list.x + list.width).toBeGreaterThan(edge.x + edge.width + 10);
+  });
+
   test("markdown becomes elements; markup from the model or the person does not", async () => {
     const attack = [
       ...[

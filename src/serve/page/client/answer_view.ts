@@ -21,7 +21,7 @@ export class AnswerView {
   constructor(turn: AnswerTurn) {
     this.waiting = element("p", { class: "waiting" }, element("span", { class: "dots" }), this.waitingFor);
     this.thoughtsLabel = element("span", {}, "Reasoning");
-    this.thoughtsText = element("div", { class: "thoughts-text" });
+    this.thoughtsText = element("div", { class: "thoughts-text", dir: "auto" });
     this.thoughts = element(
       "details",
       { class: "thoughts", hidden: true },

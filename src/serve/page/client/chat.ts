@@ -225,7 +225,7 @@ export class Chat {
     return element(
       "article",
       { class: "turn user", "aria-label": "You" },
-      element("div", { class: "bubble" }, text),
+      element("div", { class: "bubble", dir: "auto" }, text),
       element("div", { class: "actions" }, copyButton(text), edit),
     );
   }

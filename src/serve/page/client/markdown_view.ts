@@ -43,14 +43,17 @@ function grow(before: Shown, now: SourceBlock): boolean {
   return true;
 }
 
+/** A text runs the way of its first letters; what holds texts with a way of their own cannot be asked. */
+const ownWay = { dir: "auto" } as const;
+
 function blockNode(block: Block): HTMLElement {
   switch (block.type) {
     case "paragraph":
-      return element("p", {}, ...inlineNodes(block.inline));
+      return element("p", ownWay, ...inlineNodes(block.inline));
     case "heading": {
       // the page's own headings come first in the outline
       const name = (["h3", "h4", "h5", "h6", "h6", "h6"] as const)[block.level - 1] ?? "h6";
-      return element(name, { class: `level-${block.level}` }, ...inlineNodes(block.inline));
+      return element(name, { ...ownWay, class: `level-${block.level}` }, ...inlineNodes(block.inline));
     }
     case "code":
       return codeNode(block.language, block.text);
@@ -72,7 +75,7 @@ function codeNode(language: string, text: string): HTMLElement {
   });
   return element(
     "figure",
-    { class: "code" },
+    { class: "code", dir: "ltr" },
     element("figcaption", {}, element("span", {}, language || "text"), copied),
     // scrolls sideways, so the keyboard must reach it
     element("pre", { tabindex: "0", role: "region", "aria-label": `Code, ${language || "text"}` }, code),
@@ -103,8 +106,8 @@ function listNode({ start, items }: Extract<Block, { type: "list" }>): HTMLEleme
     return element("li", checked === undefined ? {} : { class: "task" }, box, ...nodes);
   });
   return start === undefined
-    ? element("ul", {}, ...children)
-    : element("ol", start === 1 ? {} : { start: String(start) }, ...children);
+    ? element("ul", ownWay, ...children)
+    : element("ol", { ...ownWay, start: start === 1 ? undefined : String(start) }, ...children);
 }
 
 function tableNode({ alignments, head, rows }: Extract<Block, { type: "table" }>): HTMLElement {
@@ -117,7 +120,7 @@ function tableNode({ alignments, head, rows }: Extract<Block, { type: "table" }>
     element("tr", {}, ...cells.map((inline, column) => cell(name, inline, column)));
   const table = element(
     "table",
-    {},
+    ownWay,
     element("thead", {}, row("th", head)),
     element("tbody", {}, ...rows.map((cells) => row("td", cells))),
   );
