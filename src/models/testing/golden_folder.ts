@@ -5,7 +5,10 @@ import { brotliDecompressSync } from "node:zlib";
 
 export const goldenRoot = join(import.meta.dir, "../../../fixtures/golden");
 
-/** Bytes of a number. In `<name>.planes.br` the first bytes of all numbers come first, then the second ones: they compress better apart. */
+/**
+ * Bytes of a number. In `<name>.planes.br` each number is turned left by one bit, so that its exponent is a byte, and the first
+ * bytes of all numbers come first, then the second ones: they compress better apart.
+ */
 const widths = { "model.safetensors": 2, "logits.f32": 4 } as const;
 
 function unpacked(folder: string): string {
@@ -24,6 +27,13 @@ function together(planes: Uint8Array, width: number): Uint8Array {
   let from = 0;
   for (let plane = 0; plane < width; plane++)
     for (let at = plane; at < bytes.length; at += width) bytes[at] = planes[from++]!;
+  for (let at = 0; at < bytes.length; at += width) {
+    const lowest = bytes[at]!;
+    for (let i = 0; i < width; i++) {
+      const above = i + 1 < width ? bytes[at + i + 1]! : lowest;
+      bytes[at + i] = (bytes[at + i]! >> 1) | ((above & 1) << 7);
+    }
+  }
   return bytes;
 }
 
