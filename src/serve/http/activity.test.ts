@@ -67,6 +67,11 @@ test("watching is not logged, failures are; a bad cursor is a 400", async () => 
   ]) {
     await (await server.get(quiet)).text();
   }
+  const leaving = new AbortController();
+  const events = await fetch(`${server.url}/psionic/management/events`, { signal: leaving.signal });
+  await events.body!.getReader().read();
+  leaving.abort();
+  await until(() => server.lines.some((line) => line.includes("/events 499 ")));
   expect((await server.get("/nothing")).status).toBe(404);
   await server.post("/v1/chat/completions", { messages: [] });
   const { requests } = await (await server.get(path)).json();

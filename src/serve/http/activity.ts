@@ -1,4 +1,5 @@
 import { type Engine, type EngineStats, noDiskStats } from "../protocol.ts";
+import { CLIENT_GONE } from "./errors.ts";
 import type { RequestRecord } from "./request_log.ts";
 
 /** Figures of one moment; rates are means since the sample before it. */
@@ -99,7 +100,8 @@ export class Activity {
   /** It has been answered. */
   end(record: RequestRecord, durationMs: number): void {
     const asked = this.entries.has(record.id);
-    const failed = record.status >= 400 && record.route !== "/v1/health";
+    // whoever watches and leaves has failed at nothing
+    const failed = record.status >= 400 && record.status !== CLIENT_GONE && record.route !== "/v1/health";
     const changes = !["GET", "HEAD", "OPTIONS"].includes(record.method);
     if (asked || failed || (changes && !watching.test(record.route))) this.keep(record, durationMs);
   }

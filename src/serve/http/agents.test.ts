@@ -26,7 +26,7 @@ test("openai responses: whole, kept, listed, deleted", async () => {
   expect((await openai.responses.retrieve(response.id)).output_text).toBe("Hello.");
   const items = [];
   for await (const item of openai.responses.inputItems.list(response.id)) items.push(item);
-  expect(items).toMatchObject([{ role: "user", content: "hi" }]);
+  expect(items).toMatchObject([{ role: "user", content: [{ type: "input_text", text: "hi" }] }]);
   expect((await openai.responses.inputTokens.count({ model, input: "hi" })).input_tokens).toBe(
     response.usage!.input_tokens,
   );

@@ -31,6 +31,8 @@ test("one vector for each input, in order, whatever form it has", async () => {
   expect(await numbers(server, { input: [[97, 98, 99], [100]] })).toEqual([abc, d]);
   expect(model.engine.requests.every(({ embedding, maxTokens }) => embedding && maxTokens === 0)).toBe(true);
   expect(server.lines[0]).toContain("prompt=4");
+  const status = await (await server.get("/psionic/management/status")).json();
+  expect(status.last_route_execution).toMatchObject({ route: path, model: "Test-Model.gguf" });
 });
 
 test("base64 is little-endian float32, which the openai client reads", async () => {
