@@ -25,7 +25,12 @@ export async function embedAll(
   checkLengths(inputs, info.contextLength, param);
   record.stream = false;
   state.events.select(state, {
-    ...{ request_id: record.id, route: record.route, model: record.model ?? "", worker: info.backend.backend },
+    ...{
+      request_id: record.id,
+      route: record.route,
+      model: record.model ?? "",
+      worker: info.backend.backend,
+    },
   });
   const startedAt = performance.now();
   const stop = new AbortController();
