@@ -117,6 +117,14 @@ test("a run writes its root, ends with a lower loss, and goes on as if it had no
   const log = readFileSync(join(root, "logs/launcher.log"), "utf8");
   const phases = ["launch_staged", "training_complete", "resume_staged", "training_complete"];
   expect([...log.matchAll(/phase=(\w+)/g)].map(([, phase]) => phase)).toEqual(phases);
+
+  // a run that is complete has its checkpoint still, and no speed where no step was run
+  const again = await train(["resume", "--run-root", root, "--allow-dirty-tree", "--json"]);
+  const none = { completedSteps: 9, tokensPerSecond: null, mfu: null };
+  expect(JSON.parse(again.out)).toMatchObject({ ...none, checkpointDigest: b.checkpointDigest });
+  expect(json(root, "reference_pilot_operator_summary.json")).toMatchObject({
+    ...{ mean_tokens_per_second: null, checkpoint_object_digest: b.checkpointDigest },
+  });
 }, 60_000);
 
 test("kill -9 at any moment loses no more than the steps since the last checkpoint", async () => {

@@ -88,7 +88,8 @@ export type RunOutcome = {
   readonly finalLoss: number | null;
   readonly initialValidationLoss: number | null;
   readonly finalValidationLoss: number | null;
-  readonly tokensPerSecond: number;
+  /** Null, as `mfu` is, where no step was run: of a plan, and of a run that was complete already. */
+  readonly tokensPerSecond: number | null;
   readonly mfu: number | null;
   readonly checkpointDigest: string | null;
   readonly checkpointLabel: string;
@@ -266,7 +267,7 @@ function planned(
   runShape: Admission,
 ): RunOutcome {
   const none = { initialLoss: null, finalLoss: null, initialValidationLoss: null, finalValidationLoss: null };
-  const measured = { tokensPerSecond: 0, mfu: null, checkpointDigest: null, checkpointLabel: at.label };
+  const measured = { tokensPerSecond: null, mfu: null, checkpointDigest: null, checkpointLabel: at.label };
   return {
     phase,
     completedSteps: at.step,
@@ -310,7 +311,7 @@ async function trained(
   const peak = peakFlops(run.backend ?? "cpu", run.settings.precision);
   const { feed } = parts;
   using batches = feed && new BatchLoader(feed.dataset, feed.contract, loader);
-  const course = new Course(run, options, trainer, identity, peak, from.label, batches);
+  const course = new Course(run, options, trainer, identity, peak, from, batches);
   course.begin(parts);
   try {
     await course.steps();
@@ -347,15 +348,16 @@ class Course {
   #interrupted = false;
   /** The step of the accepted checkpoint; 0 where there is none. */
   #checkpointStep: number;
+  #checkpointDigest: string | null;
 
-  /** `label`: that of the checkpoint the run goes on from. */
+  /** `from`: the checkpoint that the run goes on from. */
   constructor(
     run: Run,
     options: RunOptions,
     trainer: Trainer,
     identity: RunIdentity,
     peakFlops: number | null,
-    label: string | undefined,
+    from: From,
     loader: BatchLoader | undefined,
   ) {
     this.#run = run;
@@ -364,7 +366,8 @@ class Course {
     this.#identity = identity;
     this.#peakFlops = peakFlops;
     this.#loader = loader;
-    this.checkpointLabel = label ?? pendingLabel;
+    this.checkpointLabel = from.label ?? pendingLabel;
+    this.#checkpointDigest = from.digest ?? null;
     this.#checkpointStep = trainer.completedSteps;
   }
 
@@ -439,6 +442,7 @@ class Course {
     acceptCheckpoint(this.#run, this.#saved);
     removeOldCheckpoints(folder, keptCheckpoints, [this.#saved.step]);
     this.#checkpointMs = performance.now() - begun;
+    this.#checkpointDigest = this.#saved.digest;
     this.checkpointLabel = labelOf(this.#run, this.#saved.step);
     this.#checkpointStep = this.#saved.step;
     const measured = { step: this.#saved.step, bytes: this.#saved.bytes, durationMs: this.#checkpointMs };
@@ -500,7 +504,8 @@ class Course {
           : "All steps were run.",
     );
     writeCloseout(this.#run, phase);
-    const { tokensPerSecond, mfu } = this.#live();
+    const live = this.#live();
+    const [tokensPerSecond, mfu] = this.#busyMs > 0 ? [live.tokensPerSecond, live.mfu] : [null, null];
     const outcome: RunOutcome = {
       phase,
       completedSteps: this.#trainer.completedSteps,
@@ -511,7 +516,7 @@ class Course {
       finalValidationLoss: finalValidation,
       tokensPerSecond,
       mfu,
-      checkpointDigest: this.#saved?.digest ?? null,
+      checkpointDigest: this.#checkpointDigest,
       checkpointLabel: this.checkpointLabel,
     };
     writeJson(join(this.#run.root, ownPaths.summary), {
@@ -526,7 +531,7 @@ class Course {
       loss_final_milli: milli(outcome.finalLoss),
       held_out_loss_initial_milli: milli(outcome.initialValidationLoss),
       held_out_loss_final_milli: milli(outcome.finalValidationLoss),
-      mean_tokens_per_second: Math.round(tokensPerSecond),
+      mean_tokens_per_second: tokensPerSecond === null ? null : Math.round(tokensPerSecond),
       peak_share_bps: mfu === null ? null : Math.round(mfu * 10000),
       checkpoint_object_digest: outcome.checkpointDigest,
       claim_boundary: this.#run.lane.claimBoundary,

@@ -164,7 +164,7 @@ export const rehearsedLines = (run: Run, r: Rehearsed): Record<string, Json> => 
   checkpoint_eval_score_bps: r.recorded.judged?.scoreBps ?? null,
   decision_state: r.decided.state,
   operator_action: r.decided.action,
-  tokens_per_second: Math.round(r.outcome.tokensPerSecond),
+  tokens_per_second: r.outcome.tokensPerSecond === null ? null : Math.round(r.outcome.tokensPerSecond),
   recovery_drill: ownPaths.recovery,
   closeout_bundle: retainedPaths.closeout_bundle_path,
 });
@@ -200,7 +200,7 @@ export async function report(
     final_loss: loss(o.finalLoss),
     initial_held_out_loss: loss(o.initialValidationLoss),
     final_held_out_loss: loss(o.finalValidationLoss),
-    tokens_per_second: Math.round(o.tokensPerSecond),
+    tokens_per_second: o.tokensPerSecond === null ? "not_measured" : Math.round(o.tokensPerSecond),
     mfu_percent: o.mfu === null ? "not_measured" : (100 * o.mfu).toFixed(1),
   };
   const whole = { run_id: run.runId, run_root: run.root, surface_id: surface, ...o };
