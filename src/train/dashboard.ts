@@ -21,7 +21,8 @@ import type { TracedStep } from "./trainer.ts";
 
 export type Figures = {
   readonly trace: readonly TracedStep[];
-  readonly tokensPerSecond: number;
+  /** Of the steps that this process ran; absent where it ran none: of all that are recorded. */
+  readonly tokensPerSecond?: number;
   /** The accepted checkpoint; step 0 before there is one. */
   readonly checkpoint: { readonly label: string; readonly step: number };
   /** Of the last checkpoint that was written; undefined where none was. */
@@ -34,22 +35,26 @@ export type Figures = {
 export function refreshDashboard(run: Run, phase: Phase): void {
   const pointer = documentIf(run.root, retainedPaths.latest_checkpoint_pointer_path);
   const { steps, checkpoints } = measuredIn(run.root);
-  const total = (of: (s: TracedStep) => number): number => steps.reduce((sum, s) => sum + of(s), 0);
   const written = checkpoints.at(-1);
   writeDashboard(run, phase, {
     trace: steps,
-    tokensPerSecond:
-      (1000 * total((s) => s.tokens)) /
-      Math.max(
-        total((s) => s.durationMs),
-        1e-3,
-      ),
     checkpoint: {
       label: String(pointer?.checkpoint_label ?? pendingLabel),
       step: Number(pointer?.optimizer_step ?? 0),
     },
     checkpointBytesPerSecond: written && (1000 * written.bytes) / Math.max(written.durationMs, 1e-3),
   });
+}
+
+function meanSpeed(steps: readonly TracedStep[]): number {
+  const total = (of: (s: TracedStep) => number): number => steps.reduce((sum, s) => sum + of(s), 0);
+  return (
+    (1000 * total((s) => s.tokens)) /
+    Math.max(
+      total((s) => s.durationMs),
+      1e-3,
+    )
+  );
 }
 
 const milli = (n: number | undefined): number | null => (n === undefined ? null : Math.round(n * 1000));
@@ -85,7 +90,7 @@ export function writeDashboard(run: Run, phase: Phase, f: Figures): void {
     alert_feed_path: retainedPaths.active_alert_feed_path,
     throughput: {
       baseline_tokens_per_second: speed.telling ? Math.round(speed.all!.tokensPerSecond) : null,
-      observed_tokens_per_second: last ? Math.round(f.tokensPerSecond) : null,
+      observed_tokens_per_second: last ? Math.round(f.tokensPerSecond ?? meanSpeed(f.trace)) : null,
       min_healthy_tokens_per_second: speed.telling ? Math.round(floor) : null,
       observed_step_latency_ms: last ? Math.round(last.durationMs) : null,
       max_healthy_step_latency_ms: speed.telling ? Math.ceil(ceiling) : null,

@@ -125,6 +125,8 @@ test("a run writes its root, ends with a lower loss, and goes on as if it had no
   expect(json(root, "reference_pilot_operator_summary.json")).toMatchObject({
     ...{ mean_tokens_per_second: null, checkpoint_object_digest: b.checkpointDigest },
   });
+  const { throughput } = json(root, "dashboard/current_dashboard.json");
+  expect(throughput.observed_tokens_per_second).toBeGreaterThan(0);
 }, 60_000);
 
 test("kill -9 at any moment loses no more than the steps since the last checkpoint", async () => {

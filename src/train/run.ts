@@ -474,7 +474,7 @@ class Course {
     );
     writeDashboard(this.#run, phase, {
       trace: this.#trace,
-      tokensPerSecond: this.#live().tokensPerSecond,
+      ...(this.#busyMs > 0 && { tokensPerSecond: this.#live().tokensPerSecond }),
       checkpoint: { label: this.checkpointLabel, step: this.#checkpointStep },
       checkpointBytesPerSecond:
         this.#saved && this.#checkpointMs ? (1000 * this.#saved.bytes) / this.#checkpointMs : undefined,
