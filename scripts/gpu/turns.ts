@@ -8,12 +8,14 @@ import { dlopen } from "bun:ffi";
 import { closeSync, fsyncSync, openSync, readdirSync, readSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, lastLines, psionic, ran, type Served, served } from "./check.ts";
+import { SseClient } from "./sse_client.ts";
 
 const first = Number(process.env.GPU_CHECK_CONTEXT ?? 8192);
 const added = 256;
-const repeats = 5;
+const repeats = 15;
 const restarts = 3;
 const pauseMs = 1000;
+const warmUps = 100;
 
 export async function turns({ backend, largeModel, folder, report }: Check): Promise<void> {
   const store = join(folder, "prefixes");
@@ -23,12 +25,14 @@ export async function turns({ backend, largeModel, folder, report }: Check): Pro
   const server = await start();
   await digestKnown(server); // what is kept in files goes by it, and a large file takes seconds to read
   const said = prompt(1, first);
-  await warmUp(server);
-  const cold = await firstToken(server, said, 16);
+  const client = await SseClient.open(server.url);
+  await warmUp(client);
+  const cold = await firstToken(client, said, 16);
   const warm = await median(repeats, async (i) => {
     await Bun.sleep(pauseMs); // somebody reads the answer, while its pages are written to files
-    return firstToken(server, [...said, ...prompt(100 + i, added)], 1);
+    return firstToken(client, [...said, ...prompt(100 + i, added)], 1);
   });
+  client.close();
   await Bun.sleep(3000); // files are written behind the answers
   await server.stop();
 
@@ -36,9 +40,11 @@ export async function turns({ backend, largeModel, folder, report }: Check): Pro
   const restarted = async (i: number, evicts: boolean) => {
     if (evicts) evict(store);
     const again = await start();
-    await warmUp(again);
+    const client = await SseClient.open(again.url);
+    await warmUp(client);
     const before = await readBytes(again);
-    const timed = await firstToken(again, [...said, ...prompt(200 + i, added)], 1);
+    const timed = await firstToken(client, [...said, ...prompt(200 + i, added)], 1);
+    client.close();
     read = (await readBytes(again)) - before;
     await again.stop();
     return timed;
@@ -119,9 +125,12 @@ function diskRate(store: string): number {
   return Math.max(...rates);
 }
 
-/** What a process does the first times is not what is measured: other prompts, ten of them. */
-async function warmUp(server: Served): Promise<void> {
-  for (let i = 0; i < 10; i++) await firstToken(server, prompt(1000 + i, 4 * added), 1);
+/**
+ * What a process does the first times is not what is measured. Other prompts, a hundred of them: by then most of the server's
+ * code is compiled, as it is in one that has served for a minute.
+ */
+async function warmUp(client: SseClient): Promise<void> {
+  for (let i = 0; i < warmUps; i++) await firstToken(client, prompt(1000 + i, added), 1);
 }
 
 async function digestKnown({ url }: Served): Promise<void> {
@@ -173,23 +182,13 @@ function prompt(seed: number, count: number): number[] {
   });
 }
 
-async function firstToken({ url }: Served, ids: readonly number[], tokens: number): Promise<Timed> {
+async function firstToken(client: SseClient, ids: readonly number[], tokens: number): Promise<Timed> {
   const body = JSON.stringify({
     ...{ prompt: ids, max_tokens: tokens, temperature: 0, stream: true },
     stream_options: { include_usage: true },
   });
-  const start = performance.now();
-  const headers = { "content-type": "application/json" };
-  const response = await fetch(`${url}/v1/completions`, { method: "POST", headers, body });
-  let text = "";
-  let ms = Number.NaN;
-  const decoder = new TextDecoder();
-  for await (const piece of response.body!) {
-    text += decoder.decode(piece, { stream: true });
-    if (Number.isNaN(ms) && text.includes("data:")) ms = performance.now() - start;
-  }
-  if (!response.ok || text.includes('"error"'))
-    throw new Error(`status ${response.status}: ${text.slice(0, 200)}`);
+  const { firstEventMs, status, text } = await client.post("/v1/completions", body);
+  if (status !== 200 || text.includes('"error"')) throw new Error(`status ${status}: ${text.slice(0, 200)}`);
   const cached = /"cached_tokens":(\d+)/.exec(text)?.[1];
-  return { ms, cached: Number(cached ?? 0) };
+  return { ms: firstEventMs, cached: Number(cached ?? 0) };
 }

@@ -264,6 +264,8 @@ export interface Engine {
     signal?: AbortSignal,
     choiceSignals?: readonly AbortSignal[],
   ): AsyncIterable<GenerateEvent>;
+  /** A request will follow soon: an engine that sleeps wakes up. Absent: it need not know. */
+  expect?(): void;
   stats(): EngineStats;
   /** Stops taking requests, waits for running ones (or cancels them when `force`), frees everything. */
   close(force?: boolean): Promise<void>;

@@ -33,6 +33,8 @@ export type Script = {
 export class ScriptedEngine implements Engine {
   readonly info: EngineInfo;
   readonly requests: GenerateRequest[] = [];
+  /** Times that a request was said to follow. */
+  expected = 0;
   failure: Error | undefined;
   cancelled = 0;
   running = 0;
@@ -44,6 +46,10 @@ export class ScriptedEngine implements Engine {
     this.failure = script.failure;
     this.tokenizer = tokenizer;
     this.info = scriptedInfo(script.contextLength ?? 512, tokenizer.vocabularySize);
+  }
+
+  expect(): void {
+    this.expected += 1;
   }
 
   async *generate(

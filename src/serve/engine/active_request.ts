@@ -4,7 +4,7 @@ import type { GenerateEvent, GenerateRequest, TokenLogprob } from "../protocol.t
 import type { SubmittedRequest } from "./messages.ts";
 import { Pool, type PoolingPlan } from "./pooling.ts";
 import { makeSamplers } from "./sampler.ts";
-import { isToken } from "./sampling_settings.ts";
+import { isToken, notToken } from "./sampling_settings.ts";
 import { Sequence } from "./sequence.ts";
 
 export type PrefixCacheState = Extract<GenerateEvent, { type: "end" }>["prefixCache"];
@@ -66,11 +66,9 @@ export function checkRequest(request: Omit<GenerateRequest, "constraint">, limit
       contextLength,
     );
   }
-  for (let i = 0; i < prompt.length; i++) {
-    if (!isToken(prompt[i]!, vocabularySize)) {
-      throw refused("prompt", `token ids below ${vocabularySize}`, `${prompt[i]} at place ${i}`);
-    }
-  }
+  const wrongAt = notToken(prompt, vocabularySize);
+  if (wrongAt >= 0)
+    throw refused("prompt", `token ids below ${vocabularySize}`, `${prompt[wrongAt]} at place ${wrongAt}`);
   if (maxTokens !== undefined) {
     if (!Number.isSafeInteger(maxTokens) || maxTokens < 0) {
       throw refused("maxTokens", "a whole number from 0", maxTokens);

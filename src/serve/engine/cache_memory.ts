@@ -73,9 +73,11 @@ export function cacheMemory(
       });
     },
     readState(slot, from, length) {
+      const pieces = statePieces(states!, slot, from, length);
+      const [only] = pieces;
+      if (only && pieces.length === 1) return backend.read(only.address, only.size);
       const bytes = new Uint8Array(length);
-      for (const { address, at, size } of statePieces(states!, slot, from, length))
-        bytes.set(backend.read(address, size), at);
+      for (const { address, at, size } of pieces) bytes.set(backend.read(address, size), at);
       return bytes;
     },
     writeState(slot, from, bytes) {

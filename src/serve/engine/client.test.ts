@@ -78,6 +78,23 @@ describe("link", () => {
     expect(main.bell()).toBe(1);
   });
 
+  test("an announced message is looked for until it comes, or for so long", () => {
+    const memory = allocateLink();
+    const main = new LinkEnd(memory, "main");
+    const worker = new LinkEnd(memory, "worker");
+    expect(worker.takeAnnounced()).toBe(false);
+    const asleep = worker.bell();
+    main.announce();
+    expect(worker.watch(asleep, 0)).toBe(true);
+    expect(worker.takeAnnounced()).toBe(true);
+    expect(worker.takeAnnounced()).toBe(false);
+    const seen = worker.bell();
+    expect(worker.watch(seen, 0)).toBe(false);
+    main.send("it");
+    expect(worker.watch(seen, 0)).toBe(true);
+    expect(worker.receive().map(({ body }) => body)).toEqual(["it"]);
+  });
+
   test("counters pass 2^31 and 2^32", () => {
     const memory = allocateLink();
     for (const start of [2 ** 31 - 1000, 2 ** 32 - 1000]) {

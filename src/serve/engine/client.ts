@@ -11,6 +11,7 @@ import type {
 } from "../protocol.ts";
 import { checkRequest } from "./active_request.ts";
 import { EventStream } from "./event_stream.ts";
+import { FirstTokenWatch } from "./first_token.ts";
 import { allocateLink, errorFrom, LinkEnd, type Message } from "./link.ts";
 import { type Command, type LoadProgress, type Report, statFields, type WorkerStart } from "./messages.ts";
 import { samplingSettings } from "./sampling_settings.ts";
@@ -65,8 +66,11 @@ export class EngineClient implements Engine {
   private readonly counters: Float64Array;
   private readonly told: Told;
   private readonly streams = new Map<number, EventStream>();
+  private readonly firstToken = new FirstTokenWatch(() => this.link.bell() !== this.seen && this.takeIn());
   private readonly loaded = Promise.withResolvers<void>();
   private readonly ended = Promise.withResolvers<void>();
+  /** The bell's count before the last look. */
+  private seen = 0;
   private facts: EngineInfo | undefined;
   private nextId = 1;
   /** The worker has the vocabulary that grammars are about. */
@@ -127,6 +131,10 @@ export class EngineClient implements Engine {
     return stream;
   }
 
+  expect(): void {
+    if (this.state === "running") this.link.announce();
+  }
+
   stats(): EngineStats {
     const values = statFields.map((field, i) => [field, this.counters[i]!] as const);
     return Object.fromEntries(values) as EngineStats;
@@ -179,13 +187,21 @@ export class EngineClient implements Engine {
   /** Handles what the worker reports, for as long as it lives. */
   private async pump(): Promise<void> {
     while (this.state !== "closed" && this.state !== "broken") {
-      const seen = this.link.bell();
-      try {
-        for (const message of this.link.receive()) this.handle(message);
-      } catch (error) {
-        this.break(new PsionicError("internal", `[engine link] expected a report, got ${error}`, {}, error));
-      }
-      await this.link.wait(seen);
+      this.takeIn();
+      await this.link.wait(this.seen);
+    }
+  }
+
+  /** Handles what has come; gives whether something had. */
+  private takeIn(): boolean {
+    this.seen = this.link.bell();
+    try {
+      const messages = this.link.receive();
+      for (const message of messages) this.handle(message);
+      return messages.length > 0;
+    } catch (error) {
+      this.break(new PsionicError("internal", `[engine link] expected a report, got ${error}`, {}, error));
+      return true;
     }
   }
 
@@ -193,10 +209,15 @@ export class EngineClient implements Engine {
     const report = body as Report;
     switch (report.type) {
       case "events":
-        for (const [id, event] of report.events) this.streams.get(id)?.push(event);
+        for (const [id, event] of report.events) {
+          this.streams.get(id)?.push(event);
+          // a processor that computes the step has no core to spare
+          if (this.facts?.device) this.firstToken.notice(id, event, this.streams.size === 1);
+        }
         break;
       case "failed":
         this.streams.get(report.id)?.fail(errorFrom(report.error));
+        this.firstToken.failed(report.id);
         break;
       case "progress":
         this.told.onProgress(report.progress);

@@ -138,9 +138,8 @@ export class DiskReader {
   /** What the files have beyond the tree; undefined: nothing that would be of use. */
   private find(tenant: string, tokens: Int32Array, limit: number): Restore | undefined {
     const { tree, groups, states } = this.cache;
-    const { matched, resumable } = tree.match(tenant, tokens, limit);
+    const { matched, resumable, path: nodes } = tree.match(tenant, tokens, limit);
     if (resumable >= limit) return undefined;
-    const nodes = tree.path(tenant, tokens, limit);
     if (resumable === matched && this.endsAt(nodes, tokens)) return undefined;
     const addresses: string[] = [];
     const runs = groups.map(() => 0);

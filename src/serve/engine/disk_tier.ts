@@ -17,8 +17,8 @@ type SaveJob = {
   /** The next page, and the address of the one before it. */
   at: number;
   address: string;
-  /** A state in pieces: its slot, and what has been copied. */
-  state?: { readonly slot: number; readonly bytes: Uint8Array; copied: number };
+  /** A state in pieces: its slot, and how much of it has been copied. */
+  state?: { readonly slot: number; copied: number };
 };
 
 /** What is copied between two looks at the clock, and where nothing else runs, so that a request that comes need not wait long. */
@@ -191,16 +191,19 @@ export class DiskTier {
 
   private copyState(job: SaveJob, node: CachedPage, address: string, most: number): number {
     const { memory, groups } = this.cache;
-    if (job.state?.slot !== node.state)
-      job.state = { slot: node.state, bytes: new Uint8Array(memory.stateBytes), copied: 0 };
-    const { slot, bytes, copied } = job.state;
-    const length = Math.min(most, bytes.length - copied);
-    bytes.set(memory.readState(slot, copied, length), copied);
+    if (job.state?.slot !== node.state) job.state = { slot: node.state, copied: 0 };
+    const { slot, copied: at } = job.state;
+    const total = memory.stateBytes;
+    const length = Math.min(most, total - at);
+    const isLast = at + length === total;
+    const name = { address, part: statePart };
+    const replace = isLast && this.shelf.takeBroken(name);
+    // memory for a whole one takes tens of milliseconds to be had, so the writer puts it together
+    this.writer.keepPiece(name, memory.readState(slot, at, length), { at, total, depth: job.at, replace });
     job.state.copied += length;
-    if (job.state.copied < bytes.length) return length;
+    if (!isLast) return length;
     delete job.state;
     node.keptParts |= 1 << groups.length;
-    this.keep({ address, part: statePart }, bytes, job.at);
     return length;
   }
 

@@ -21,6 +21,18 @@ export class BlockWriter {
     this.post({ type: "keep", name, payload, depth, replace }, [payload]);
   }
 
+  /** A piece of a block of `total` bytes that begins at its byte `at`; a block's come one after the other. */
+  keepPiece(
+    name: BlockName,
+    bytes: Uint8Array,
+    place: Pick<Extract<WriterMessage, { type: "piece" }>, "at" | "total" | "depth" | "replace">,
+  ): void {
+    const payload = bytes.buffer as ArrayBuffer;
+    this.counts.add("pendingBytes", payload.byteLength);
+    this.counts.add("pending", 1);
+    this.post({ type: "piece", name, payload, ...place }, [payload]);
+  }
+
   /** Looks at blocks, as far as time allows, and removes those that are not what their names say; counts them as rejected. */
   check(names: readonly BlockName[]): void {
     this.counts.add("pending", 1);

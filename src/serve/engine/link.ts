@@ -5,7 +5,7 @@ import { Ring } from "./ring.ts";
 export type LinkMemory = {
   /** main to worker, worker to main */
   readonly rings: readonly [SharedArrayBuffer, SharedArrayBuffer];
-  /** i32 [2]: a counter per side (main, worker) that rises when there is something for that side to look at */
+  /** i32 [3]: a counter per side (main, worker) that rises when there is something for that side to look at; announcements */
   readonly bells: SharedArrayBuffer;
 };
 
@@ -16,17 +16,21 @@ export type Side = "main" | "worker";
 
 const ringBytes = 2 ** 20;
 const noNumbers = new Int32Array(0);
+/** Place among the bells; only the worker is told. */
+const announced = 2;
+/** Looks at a bell between two at the clock. */
+const looksPerClock = 100;
 
 export function allocateLink(): LinkMemory {
   return {
     rings: [Ring.allocate(ringBytes), Ring.allocate(ringBytes)],
-    bells: new SharedArrayBuffer(8),
+    bells: new SharedArrayBuffer(12),
   };
 }
 
 /**
  * One side of the link. Messages of any length pass: what does not fit in the ring waits here and goes out as the
- * other side reads. Nobody blocks in `send`, and nobody spins: a side without work waits on its bell.
+ * other side reads. Nobody blocks in `send`. A side without work waits on its bell; only for an announced message it spins, and not long.
  */
 export class LinkEnd {
   private readonly outgoing: Ring;
@@ -92,6 +96,26 @@ export class LinkEnd {
   /** Blocks the thread until the bell leaves `seen`; false when the time passed first. */
   waitBlocking(seen: number, timeoutMs = Infinity): boolean {
     return Atomics.wait(this.bells, this.own, seen, timeoutMs) !== "timed-out";
+  }
+
+  /** Tells the other side that a message will follow soon: waking up is done by then. */
+  announce(): void {
+    Atomics.store(this.bells, announced, 1);
+    this.ring(this.other);
+  }
+
+  /** Whether a message has been announced to this side since it was last asked. */
+  takeAnnounced(): boolean {
+    return Atomics.exchange(this.bells, announced, 0) === 1;
+  }
+
+  /** Spins until the bell leaves `seen`; false when the time passed first. */
+  watch(seen: number, mostMs: number): boolean {
+    const end = performance.now() + mostMs;
+    do {
+      for (let i = 0; i < looksPerClock; i++) if (Atomics.load(this.bells, this.own) !== seen) return true;
+    } while (performance.now() < end);
+    return false;
   }
 
   /** Resolves when the bell leaves `seen`. */

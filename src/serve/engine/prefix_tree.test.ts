@@ -72,9 +72,9 @@ describe("prefix tree with recurrent states", () => {
     expect(states.unused).toBe(2);
     record(text(1, 4), 4, 4);
     expect(match(text(1, 4))).toEqual([4, 4]);
-    const slot = tree.acquireState("", text(1, 4), 4);
+    const slot = tree.acquireState(tree.match("", text(1, 4), 4), 4);
     expect(states.holders(slot)).toBe(1);
-    expect(tree.acquireState("", text(1, 4), 2)).toBe(-1);
+    expect(tree.acquireState(tree.match("", text(1, 4), 4), 2)).toBe(-1);
     states.release(slot);
   });
 
@@ -112,7 +112,7 @@ describe("prefix tree", () => {
     rig.record("", text(1, 3));
     rig.record("", text(2, 3));
     const tables = [new Int32Array(3).fill(-1), new Int32Array(3).fill(-1)];
-    rig.tree.acquire("", text(1, 3), 3, tables);
+    rig.tree.acquire(rig.tree.match("", text(1, 3), 3), 3, tables);
     const others = rig.hold(5);
     expect(rig.match("", text(1, 3))).toEqual([3, 3]);
     expect(rig.match("", text(2, 3))[0]).toBe(0);

@@ -41,6 +41,8 @@ export type Match = {
   readonly matched: number;
   /** Pages from which a sequence can go on: the window before that point, and the state there, are present too. */
   readonly resumable: number;
+  /** The matched pages, as long as the tree stays as it is. */
+  readonly path: readonly CachedPage[];
 };
 
 /**
@@ -77,7 +79,7 @@ export class PrefixTree {
   /** The longest prefix of `tokens` that can be taken over, at most `limit` pages. */
   match(tenant: string, tokens: ArrayLike<number>, limit: number): Match {
     const root = this.roots.get(tenant);
-    if (!root) return { known: false, matched: 0, resumable: 0 };
+    if (!root) return { known: false, matched: 0, resumable: 0, path: [] };
     const path = this.walk(root, tokens, limit);
     const runs = this.sliding.map(() => 0);
     const needs = this.sliding.map((g) => windowPages(this.groups[g]!.window));
@@ -90,14 +92,11 @@ export class PrefixTree {
       });
       if (usable) resumable = i + 1;
     });
-    return { known: true, matched: path.length, resumable };
+    return { known: true, matched: path.length, resumable, path };
   }
 
-  /** Adds the caller as a holder of the pages of the first `count` matched pages and writes them into `tables`. */
-  acquire(tenant: string, tokens: ArrayLike<number>, count: number, tables: PageTables): void {
-    const root = this.roots.get(tenant);
-    if (!root || count === 0) return;
-    const path = this.walk(root, tokens, count);
+  /** Adds the caller as a holder of the first `count` pages of a match and writes them into `tables`. */
+  acquire({ path }: Pick<Match, "path">, count: number, tables: PageTables): void {
     this.groups.forEach((group, g) => {
       const first = group.window === 0 ? 0 : Math.max(0, count - windowPages(group.window));
       for (let i = first; i < count; i++) {
@@ -108,10 +107,9 @@ export class PrefixTree {
     });
   }
 
-  /** Adds the caller as a holder of the state after the first `count` matched pages; -1 when there is none. */
-  acquireState(tenant: string, tokens: ArrayLike<number>, count: number): number {
-    const root = this.roots.get(tenant);
-    const node = root && this.walk(root, tokens, count)[count - 1];
+  /** Adds the caller as a holder of the state after the first `count` pages of a match; -1 when there is none. */
+  acquireState({ path }: Pick<Match, "path">, count: number): number {
+    const node = path[count - 1];
     if (!node || node.state < 0) return -1;
     this.states!.retain(node.state);
     return node.state;

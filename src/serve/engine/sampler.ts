@@ -135,6 +135,7 @@ export function makeSamplers(
   constrained = false,
 ): Sampler[] {
   const settings = samplingSettings(params, vocabularySize);
-  const seed = settings.seed ?? randomSeed();
+  // nothing is drawn of a greedy one's
+  const seed = settings.seed ?? (settings.greedy ? 0 : randomSeed());
   return Array.from({ length: choices }, (_, choice) => new Sampler(settings, choice, seed, constrained));
 }

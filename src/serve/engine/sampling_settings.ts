@@ -129,6 +129,15 @@ function check(p: SamplingParams, vocabularySize: number): void {
   }
 }
 
+/** The place of the first that is no token id; -1 where all are. Nothing is called for each: prompts are long. */
+export function notToken(ids: ArrayLike<number>, vocabularySize: number): number {
+  for (let i = 0; i < ids.length; i++) {
+    const id = ids[i]!;
+    if ((id | 0) !== id || id < 0 || id >= vocabularySize) return i;
+  }
+  return -1;
+}
+
 export function isToken(token: number, vocabularySize: number): boolean {
   return Number.isInteger(token) && token >= 0 && token < vocabularySize;
 }

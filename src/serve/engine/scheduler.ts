@@ -286,7 +286,7 @@ export class Scheduler {
     // the last token is always computed, for its logits
     const limit = Math.floor((sequence.length - 1) / pageSize);
     const match = lookup ? this.tree.match(request.tenant, sequence.tokens, limit) : undefined;
-    sequence.open(this.groups, this.tree, match?.resumable ?? 0);
+    sequence.open(this.groups, this.tree, match);
     const fits = this.groups.every(({ window, pool }, g) => {
       const ahead = window === 0 ? sequence.pending : Math.min(sequence.pending, pageSize);
       return sequence.missing(g, ahead) <= pool.available;
@@ -295,7 +295,7 @@ export class Scheduler {
       sequence.close(this.groups);
       return false;
     }
-    if (this.states) sequence.openState(this.states, this.tree);
+    if (this.states) sequence.openState(this.states, this.tree, match);
     if (this.states) chooseStates(sequence, match?.matched ?? 0, this.keeps(request));
     else sequence.branchPage = match?.matched ?? 0;
     if (leads && request.startedAt === undefined) this.begin(sequence, match?.known ?? false);

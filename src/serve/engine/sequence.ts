@@ -1,7 +1,7 @@
 import type { Constraint } from "../grammar/index.ts";
 import type { ActiveRequest } from "./active_request.ts";
 import { firstKeptPage, pageSize, pagesFor } from "./pages.ts";
-import type { Checkpoint, PrefixTree, TreeGroup } from "./prefix_tree.ts";
+import type { Checkpoint, Match, PrefixTree, TreeGroup } from "./prefix_tree.ts";
 import type { Sampler } from "./sampler.ts";
 import type { StateSlots } from "./state_slots.ts";
 
@@ -67,12 +67,12 @@ export class Sequence {
     this.store[this.length++] = token;
   }
 
-  /** Takes over `pages` cached pages and stands at their end. */
-  open(groups: readonly TreeGroup[], tree: PrefixTree, pages: number): void {
-    const { tenant, limit } = this.request;
-    const capacity = pagesFor(limit);
+  /** Takes over the pages that a match can go on from, if there is one, and stands at their end. */
+  open(groups: readonly TreeGroup[], tree: PrefixTree, match: Match | undefined): void {
+    const pages = match?.resumable ?? 0;
+    const capacity = pagesFor(this.request.limit);
     this.tables = groups.map(() => new Int32Array(capacity).fill(-1));
-    tree.acquire(tenant, this.tokens, pages, this.tables);
+    if (match) tree.acquire(match, pages, this.tables);
     groups.forEach((_, g) => {
       const table = this.tables[g]!;
       let first = pages;
@@ -84,9 +84,8 @@ export class Sequence {
   }
 
   /** Gets a state slot, with the cached state at the pages that were taken over. */
-  openState(states: StateSlots, tree: PrefixTree): void {
-    const { tenant } = this.request;
-    const cached = tree.acquireState(tenant, this.tokens, this.computed / pageSize);
+  openState(states: StateSlots, tree: PrefixTree, match: Match | undefined): void {
+    const cached = match ? tree.acquireState(match, match.resumable) : -1;
     // where no other slot is left, the state is taken over in its own
     const moves = cached >= 0 && states.pool.available === 0;
     if (moves) states.pool.release(cached);

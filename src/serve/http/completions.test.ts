@@ -25,6 +25,15 @@ test("prompts as text, ids and lists of them; choice c of prompt p has index p n
   expect(model.engine.requests.slice(-2).map(({ prompt }) => prompt)).toEqual([[104], [105]]);
 });
 
+test("the engine hears of a request when its body is there, not of one that has none", async () => {
+  const model = scriptedModel("one");
+  await using server = await testServer(model);
+  const refused = await fetch(`${server.url}/v1/completions`, { method: "POST" });
+  expect([refused.status, model.engine.expected]).toEqual([400, 0]);
+  await server.post("/v1/completions", { prompt: "hi" });
+  expect([model.engine.expected, model.engine.requests.length]).toEqual([1, 1]);
+});
+
 test("echo with logprobs scores the prompt; the first token has none", async () => {
   await using server = await testServer(scriptedModel("é"));
   const body = await (await server.post("/completions", { prompt: "abc", echo: true, logprobs: 2 })).json();
@@ -118,6 +127,9 @@ test("refusals", async () => {
     [{ prompt: [1, "a"] }, "prompt[1]"],
     [{ prompt: [1, -5] }, "prompt[1]"],
     [{ prompt: [1, 99999] }, "prompt[1]"],
+    [{ prompt: [99999, 2.5] }, "prompt[1]"],
+    [{ prompt: [1, 2, null] }, "prompt[2]"],
+    [{ prompt: [1, 2 ** 40] }, "prompt[1]"],
     [{ prompt: Array(65).fill("a") }, "prompt"],
     [{ prompt: "a", logprobs: true }, "logprobs"],
     [{ prompt: "a", suffix: "b" }, "suffix"],

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { canonicalJson } from "../../core/json.ts";
 
 /** Everything besides tokens that the bits of a page depend on. */
@@ -25,9 +24,9 @@ export function rootAddress(facts: StoreFacts, tenant: string): string {
 /** Address of the page of `tokens` that follows the page at `before`: two prefixes meet only if all tokens are equal. */
 export function nextAddress(before: string, tokens: Int32Array): string {
   const bytes = new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength);
-  return createHash("sha256").update(before).update(bytes).digest("hex");
+  return new Bun.CryptoHasher("sha256").update(before).update(bytes).digest("hex");
 }
 
 function digest(text: string): string {
-  return createHash("sha256").update(text).digest("hex");
+  return new Bun.CryptoHasher("sha256").update(text).digest("hex");
 }

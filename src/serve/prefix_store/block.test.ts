@@ -1,4 +1,5 @@
 import { expect, test } from "bun:test";
+import { createHash } from "node:crypto";
 import { nextAddress, rootAddress, type StoreFacts } from "./address.ts";
 import { blockFault, blockFile, blockPattern, headerBytes, sealed, statePart } from "./block.ts";
 
@@ -51,5 +52,8 @@ test("addresses differ with every fact, tenant and token, and with the order of 
     ...[nextAddress(nextAddress(root, a), b), nextAddress(nextAddress(root, b), a)],
   ];
   expect(new Set(addresses).size).toBe(addresses.length);
+  // files that are there go by it
+  const bytes = new Uint8Array(a.buffer);
+  expect(addresses[0]).toBe(createHash("sha256").update(root).update(bytes).digest("hex"));
   for (const address of addresses) expect(address).toMatch(/^[0-9a-f]{64}$/);
 });

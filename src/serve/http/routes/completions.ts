@@ -15,7 +15,7 @@ import { respond } from "../respond.ts";
 import { engineRequest, stopStringsOf } from "../sampling.ts";
 import { bodySchema, flag, generationEntries, integer, maybe } from "../schema.ts";
 import { structuredHeaders, structuredOutput } from "../structured.ts";
-import { checkTokens } from "./tokenize.ts";
+import { readTokens } from "./tokenize.ts";
 
 function completionEntries(limits: RequestLimits) {
   return {
@@ -137,8 +137,5 @@ function* readPrompt(
     throw badField(param, "a prompt of at least one token", "an empty string");
   }
   if (!Array.isArray(prompt) || prompt.length === 0) throw badField(param, promptForms, describe(prompt));
-  const wrong = prompt.findIndex((id) => !Number.isInteger(id) || id < 0);
-  if (wrong >= 0) throw badField(`${param}[${wrong}]`, "a token id", describe(prompt[wrong]));
-  checkTokens(prompt, tokenizer.vocabularySize, param);
-  return { tokens: prompt, added: 0 };
+  return { tokens: readTokens(prompt, tokenizer.vocabularySize, param), added: 0 };
 }

@@ -9,7 +9,7 @@ import type { RequestLimits, ServedModel } from "../options.ts";
 import { encodePrompt } from "../prompt_length.ts";
 import { flag, integer, maybe, oneOf, text } from "../schema.ts";
 import { embedAll, numbersOf, usageOf } from "../vectors.ts";
-import { checkTokens } from "./tokenize.ts";
+import { readTokens } from "./tokenize.ts";
 
 const entries = {
   model: maybe(text),
@@ -110,8 +110,5 @@ function* readInput(
     throw badField(param, "a text of at least one token", describe(input));
   }
   if (!Array.isArray(input) || input.length === 0) throw badField(param, inputForms, describe(input));
-  const wrong = input.findIndex((id) => !Number.isInteger(id) || id < 0);
-  if (wrong >= 0) throw badField(`${param}[${wrong}]`, "a token id", describe(input[wrong]));
-  checkTokens(input, tokenizer.vocabularySize, param);
-  return input;
+  return readTokens(input, tokenizer.vocabularySize, param);
 }

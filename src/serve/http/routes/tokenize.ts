@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import type { Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
+import { notToken } from "../../engine/sampling_settings.ts";
 import { describe, readJson, validate } from "../body.ts";
 import type { Route } from "../context.ts";
 import { badField, jsonText } from "../errors.ts";
@@ -80,6 +81,21 @@ function* decoded(tokenizer: Tokenizer, tokens: readonly unknown[]): Iterable<st
     yield part;
   }
   yield decoder.flush();
+}
+
+/** A list of token ids from outside; throws 400 for the first that is none. */
+export function readTokens(
+  list: readonly unknown[],
+  vocabularySize: number,
+  param: string,
+): readonly number[] {
+  const tokens = list as readonly number[];
+  if (notToken(tokens, vocabularySize) < 0) return tokens;
+  // of any vocabulary, that is, before those of this one
+  const wrong = notToken(tokens, 2 ** 31);
+  if (wrong >= 0) throw badField(`${param}[${wrong}]`, "a token id", describe(list[wrong]));
+  checkTokens(tokens, vocabularySize, param);
+  return tokens;
 }
 
 /** Throws 400 when an id is outside the vocabulary. */
