@@ -117,13 +117,24 @@ function present(table: Record<string, FFIFunction>, path: string): Record<strin
   return Object.fromEntries(Object.entries(table).filter(([name]) => names.has(name)));
 }
 
-/** Opens a kernel library and checks its ABI version. Throws `native_failed` with the loader's text. */
+/** Native calls are compiled when a library is opened; a small address space or a hardened service leaves no place for that. */
+function noExecutableMemory(cause: unknown): PsionicError {
+  const fix =
+    "Raise the limit of the address space (ulimit -v), and leave out MemoryDenyWriteExecute= and BUN_JSC_useJIT=0";
+  return unexpected("unsupported", "ffi", "memory that code may be compiled into", "none", { fix, cause });
+}
+
+/**
+ * Opens a kernel library and checks its ABI version. Throws `native_failed` with the loader's text, `unsupported` where
+ * no library can be called at all.
+ */
 export function loadLibrary(backend: EngineBackend, path: string): KernelLibrary {
   let symbols: Record<string, unknown>;
   try {
     const table = symbolTable(backend);
     symbols = dlopen(path, kernelsOf(backend) === "metal" ? present(table, path) : table).symbols;
   } catch (cause) {
+    if (/requires the JIT/.test(String(cause))) throw noExecutableMemory(cause);
     throw new PsionicError(
       "native_failed",
       `[ffi] expected to open ${path}, got: ${String(cause)}`,

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { type KernelLibrary, loadLibrary } from "../../ffi/load.ts";
 import { libraryInMemory, libraryPath } from "../../ffi/locate.ts";
-import { unexpected } from "../core/error.ts";
+import { PsionicError, unexpected } from "../core/error.ts";
 import { memoryFile } from "../core/memory_file.ts";
 import type { EngineBackend } from "../ir/op.ts";
 
@@ -42,6 +42,8 @@ function open(backend: EngineBackend): KernelLibrary {
   try {
     return loadLibrary(backend, path);
   } catch (error) {
+    // where no library can be called, none in memory can
+    if (error instanceof PsionicError && error.code === "unsupported") throw error;
     // The cache may lie on a file system that forbids execution.
     const memory = libraryInMemory(backend);
     if (memory === undefined) throw error;
