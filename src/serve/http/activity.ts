@@ -1,3 +1,4 @@
+import { residentBytes } from "../../core/resident.ts";
 import { type Engine, type EngineStats, noDiskStats } from "../protocol.ts";
 import { CLIENT_GONE } from "./errors.ts";
 import type { RequestRecord } from "./request_log.ts";
@@ -86,7 +87,7 @@ export class Activity {
       active: stats.active,
       queued: stats.queued,
       cache_pages_used: stats.pagesUsed,
-      resident_bytes: process.memoryUsage.rss(),
+      resident_bytes: residentBytes(),
     });
     this.last = { at: now, generated: stats.completionTokens, read: stats.promptTokens };
     if (this.samples.length > keptSamples) this.samples.shift();
@@ -145,7 +146,7 @@ export class Activity {
         disk_cached_tokens: stats.diskCachedTokens,
       },
       memory: {
-        resident_bytes: process.memoryUsage.rss(),
+        resident_bytes: residentBytes(),
         device_bytes: stats.deviceMemoryBytes,
         planned_weight_bytes: total(({ info }) => info.memory.weightBytes),
         planned_cache_bytes: total(({ info }) => info.memory.cacheBytes),

@@ -1,4 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { residentBytes } from "../../core/resident.ts";
 import type { ModelSet } from "../models/set.ts";
 import { addModelMetrics } from "./model_metrics.ts";
 
@@ -61,9 +62,7 @@ export class ServerMetrics {
   /** `heldBytes`: of all request bodies together. */
   constructor(models: ModelSet, heldBytes: () => number) {
     this.gauge("psionic_ready", "1 when the server can answer", () => (models.status === "ready" ? 1 : 0));
-    this.gauge("process_resident_memory_bytes", "Resident memory of the process", () =>
-      process.memoryUsage.rss(),
-    );
+    this.gauge("process_resident_memory_bytes", "Resident memory of the process", () => residentBytes());
     this.gauge("psionic_http_body_bytes", "Bytes of the bodies of requests under way", heldBytes);
     const started = Math.round(Date.now() / 1000 - process.uptime());
     this.gauge("process_start_time_seconds", "Start of the process in Unix time").set(started);
