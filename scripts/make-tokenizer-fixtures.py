@@ -1,21 +1,21 @@
-"""Makes fixtures/tokenizer: small vocabularies of each tokenizer family and the ids that the reference
+"""Makes fixtures/tokenizers.json.br: small vocabularies of each tokenizer family and the ids that the reference
 implementation (the Rust library behind the `tokenizers` package, Apache-2.0) gives for a list of texts.
 
 Usage: python scripts/make-tokenizer-fixtures.py TRAINING_TEXT
        TRAINING_TEXT is any English text in the public domain; the stored files were made from Shakespeare's plays,
-       the first 200,000 characters. Needs `pip install tokenizers==0.23.2`.
-Output: fixtures/tokenizer/texts.json.gz, and one FAMILY.json.gz each with the reference's tokenizer.json and the ids.
+       the first 200,000 characters. Needs `pip install tokenizers==0.23.2 brotli==1.1.0`.
+Output: one JSON object, compressed: `texts`, and of each family the reference's tokenizer.json and the ids.
 """
 
-import gzip
 import json
 import pathlib
 import random
 import sys
 
+import brotli
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-OUT = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "tokenizer"
+OUT = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "tokenizers.json.br"
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
@@ -149,15 +149,17 @@ def add_tokens(data, contents):
 def main():
     corpus = pathlib.Path(sys.argv[1]).read_text(encoding="utf8")[:200_000].splitlines(keepends=True)
     texts = all_texts()
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "texts.json.gz").write_bytes(gzip.compress((json.dumps(texts) + "\n").encode(), 9, mtime=0))
+    # they share most of their vocabularies: together they take a quarter of what they take one by one
+    parts = [f'"texts":{json.dumps(texts)}']
     for name in ["gpt-2", *PATTERNS, "llama", "gemma"]:
         make = characters if name in ("llama", "gemma") else byte_level
         data = make(name, corpus)
         reference = Tokenizer.from_str(json.dumps(data))
         ids = [reference.encode(text, add_special_tokens=False).ids for text in texts]
         stored = json.dumps({"tokenizer": data, "ids": ids}, separators=(",", ":"))
-        (OUT / f"{name}.json.gz").write_bytes(gzip.compress((stored + "\n").encode(), 9, mtime=0))
+        parts.append(f"{json.dumps(name)}:{stored}")
+    text = "{" + ",\n".join(parts) + "}\n"
+    OUT.write_bytes(brotli.compress(text.encode(), quality=11, lgwin=22))
 
 
 main()

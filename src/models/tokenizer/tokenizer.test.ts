@@ -1,4 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { brotliDecompressSync } from "node:zlib";
 import { PsionicError } from "../../core/error.ts";
 import { fuzzTokenizer } from "./fuzz.ts";
 import { type Tokenizer, tokenizerFromGguf, tokenizerFromHuggingFace } from "./index.ts";
@@ -12,20 +15,14 @@ type Stored = {
   readonly ids: number[][];
 };
 
-const folder = `${import.meta.dir}/../../../fixtures/tokenizer`;
-
-async function packed<T>(name: string): Promise<T> {
-  const bytes = await Bun.file(`${folder}/${name}.json.gz`).bytes();
-  return JSON.parse(new TextDecoder().decode(Bun.gunzipSync(bytes)));
-}
-
-const texts = await packed<string[]>("texts");
-const families = ["gpt-2", "gpt-4o", "llama-bpe", "qwen2", "qwen35", "tekken", "llama", "gemma"];
-const stored = new Map<string, Stored>();
-for (const family of families) stored.set(family, await packed<Stored>(family));
+const path = join(import.meta.dir, "../../../fixtures/tokenizers.json.br");
+const { texts, ...stored }: { readonly texts: string[] } & Readonly<Record<string, Stored>> = JSON.parse(
+  brotliDecompressSync(readFileSync(path)).toString(),
+);
+const families = Object.keys(stored);
 
 function fixture(family: string): Stored {
-  const found = stored.get(family);
+  const found = stored[family];
   if (found === undefined) throw new Error(`no fixture ${family}`);
   return found;
 }
