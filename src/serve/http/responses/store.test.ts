@@ -40,3 +40,14 @@ test("nobody sees another caller's answers", () => {
   expect(store.invalidate("conv-a", 0)).toEqual(["response:a", "conversation:conv-a"]);
   expect(store.size).toBe(0);
 });
+
+test("a conversation whose latest answer is deleted goes on from the one before it", () => {
+  const store = new ResponseStore();
+  for (const id of ["a", "b", "c"]) store.put(response(id, { conversation: id === "c" ? "other" : "one" }));
+  expect(store.findConversation("one", undefined)?.id).toBe("b");
+  expect(store.delete("b", undefined)).toBe(true);
+  expect(store.findConversation("one", undefined)?.id).toBe("a");
+  expect(store.delete("a", undefined)).toBe(true);
+  expect(store.findConversation("one", undefined)).toBeUndefined();
+  expect(store.findConversation("other", undefined)?.id).toBe("c");
+});

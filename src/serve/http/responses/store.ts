@@ -107,10 +107,16 @@ export class ResponseStore {
     return found;
   }
 
-  /** Whether there was such an answer. */
+  /** Whether there was such an answer. Its conversation goes on from the latest one that is left. */
   delete(id: string, owner: number | undefined): boolean {
-    if (!this.find(id, owner)) return false;
+    const found = this.find(id, owner);
+    if (!found) return false;
     this.drop(id);
+    const conversation = this.conversations.get(found.conversation);
+    if (conversation?.latest !== id) return true;
+    const left = [...this.kept.values()].findLast((one) => one.conversation === found.conversation);
+    if (left) conversation.latest = left.id;
+    else this.conversations.delete(found.conversation);
     return true;
   }
 
