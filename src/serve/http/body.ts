@@ -17,7 +17,6 @@ export async function readJson(context: RouteContext): Promise<unknown> {
   checkEncoding(request.headers.get("content-encoding"));
   const bytes = await readBytes(context);
   if (bytes.length === 0) throw invalidJson("The request has no body; send a JSON object.");
-  context.state.models.expect();
   try {
     return await inSteps(parseJson(bytes, bodyLimits));
   } catch (error) {

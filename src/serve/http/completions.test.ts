@@ -25,13 +25,15 @@ test("prompts as text, ids and lists of them; choice c of prompt p has index p n
   expect(model.engine.requests.slice(-2).map(({ prompt }) => prompt)).toEqual([[104], [105]]);
 });
 
-test("the engine hears of a request when its body is there, not of one that has none", async () => {
+test("the engine hears of a request when its prompt is there, not of one that is refused", async () => {
   const model = scriptedModel("one");
   await using server = await testServer(model);
-  const refused = await fetch(`${server.url}/v1/completions`, { method: "POST" });
+  const refused = await server.post("/v1/completions", { prompt: [-1] });
   expect([refused.status, model.engine.expected]).toEqual([400, 0]);
   await server.post("/v1/completions", { prompt: "hi" });
   expect([model.engine.expected, model.engine.requests.length]).toEqual([1, 1]);
+  await server.post("/v1/chat/completions", { messages: [{ role: "user", content: "hi" }] });
+  expect([model.engine.expected, model.engine.requests.length]).toEqual([2, 2]);
 });
 
 test("echo with logprobs scores the prompt; the first token has none", async () => {

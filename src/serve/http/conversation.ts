@@ -72,6 +72,7 @@ export async function planAnswer(
   if (most !== undefined) await context.inSteps(checkFits(model, heard(messages)));
   const written = await context.inSteps(chat.promptSteps(messages, options, most));
   if (written.length > (most ?? Infinity)) throw tooLong(model, written.length);
+  if (!conversation.counted) model.engine.expect?.();
   const started = startAnswer(model, start, options, written);
   const parser = () => started.parser(chat.parser(options, written));
   // with the call's end for a stop token there is no second call

@@ -106,11 +106,6 @@ export class ModelSet {
     return entry?.row(entry === this.first);
   }
 
-  /** A request for one of them will follow soon; which one, nobody knows yet. */
-  expect(): void {
-    for (const { served } of this.entries) served?.engine.expect?.();
-  }
-
   listen(listener: (event: ModelSetEvent) => void): () => void {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);

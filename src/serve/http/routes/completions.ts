@@ -48,15 +48,17 @@ export const completions: Route = {
     const { model, name } = await context.take(body.model);
     const { info } = model.engine;
     const prompts = await inSteps(readPrompts(body, model, limits));
+    model.engine.expect?.();
     const n = body.n ?? 1;
-    const constrain = await constrainText(context, model, structuredOutput(body));
+    const output = structuredOutput(body);
+    const constrain = await constrainText(context, model, output);
     return respond(context, {
       model,
       plans: prompts.map((prompt) =>
         completionPlan(context, model, body, { prompt: prompt.tokens, constrain }),
       ),
       stream: body.stream ?? false,
-      headers: { ...ignoredHeaders(ignored), ...structuredHeaders(structuredOutput(body)) },
+      headers: { ...ignoredHeaders(ignored), ...structuredHeaders(output) },
       shape: completionAnswer({
         ...answerFrame(state, info, "cmpl"),
         model: name,
