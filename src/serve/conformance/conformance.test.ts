@@ -229,7 +229,8 @@ function pacedServer(tokenMs: number, oneByOne: boolean) {
         await (oneByOne && before);
         for (let i = 0; i < tokens; i++) {
           send(event({ delta: { content: `${i} ` }, finish_reason: null }));
-          if (tokenMs > 0) await Bun.sleep(tokenMs);
+          // others get their turn between two tokens, however fast they are
+          await Bun.sleep(tokenMs);
         }
         answered.resolve();
         send(`${event({ delta: {}, finish_reason: "length" })}data: [DONE]\n\n`);

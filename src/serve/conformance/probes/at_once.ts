@@ -11,13 +11,16 @@ const lengths = [200, 800, 3200] as const;
 const shortTokens = 8;
 /** The long answer goes on beside the short one: at least this part of its bytes comes when the short one has ended. */
 const restPart = 0.25;
-/** A short answer that waits for so many times what it takes alone waits for its turn. */
+/** A short answer that waits for so many times what it takes alone waits for its turn, if it does so every time. */
 const waitsLong = 10;
+const tries = 3;
+/** A wait below this is not told from a machine that was busy with something else, milliseconds. */
+const noiseMs = 250;
 
 /**
  * The order of ends tells, not the time between them: a long answer has begun when a short one is asked for, so where one
- * request waits for the other the short one ends last at any speed. Durations are compared with those of the same server
- * only to say when a long answer was too short to tell.
+ * request waits for the other the short one ends last at any speed. That it ended last counts against a server only where it
+ * waited long, by the server's own measure, every time: else the long answer was too short to tell.
  */
 export const severalAtOnce: Probe = {
   name: "complaints.several-at-once",
@@ -27,19 +30,29 @@ export const severalAtOnce: Probe = {
     const context = contextOf(await modelEntry(target)) ?? Infinity;
     // the first answer of a server pays for what is made when it is first needed
     await short(target);
-    const aloneMs = await short(target);
+    const aloneMs = Math.max(await short(target), await short(target));
+    const mostMs = Math.max(noiseMs, waitsLong * aloneMs);
     let most = 0;
     for (const tokens of lengths.filter((n) => n + 200 < context)) {
-      const tried = await besideLong(target, tokens);
-      const remark = `${tried.restBytes} of ${tried.bytes} bytes came after the short answer`;
-      if (tried.restBytes >= restPart * tried.bytes) return remark;
-      const waits = `a short answer within ${waitsLong} times the ${Math.round(aloneMs)} ms it takes alone`;
-      must(tried.waitedMs < waitsLong * aloneMs, waits, `${Math.round(tried.waitedMs)} ms, and ${remark}`);
-      most = Math.max(most, tried.bytes);
+      const waits: number[] = [];
+      for (let i = 0; i < tries; i++) {
+        const tried = await besideLong(target, tokens);
+        most = Math.max(most, tried.bytes);
+        if (tried.restBytes >= restPart * tried.bytes) return remarkOf(tried);
+        if (tried.waitedMs < mostMs) break;
+        waits.push(tried.waitedMs);
+      }
+      const wanted = `a short answer, ${Math.round(aloneMs)} ms alone, within ${Math.round(mostMs)} ms`;
+      const got = `${Math.round(Math.min(...waits))} ms at best of ${tries}, until the long one had ended`;
+      must(waits.length < tries, wanted, got);
     }
     skip(`the longest answer, ${most} bytes, has ended before another request can be seen to wait`);
   },
 };
+
+function remarkOf({ restBytes, bytes }: Beside): string {
+  return `${restBytes} of ${bytes} bytes came after the short answer`;
+}
 
 /** Milliseconds of a short answer. */
 async function short(target: Target): Promise<number> {
