@@ -37,7 +37,7 @@ typedef double f64;
 /* ---- device ---- */
 PSI_API i32 psi_abi_version(void);
 PSI_API const char* psi_last_error(void);
-/* threads: 0 = one per physical core this process may use. isa: "" = best, or plain|avx2|avx_vnni|avx512|neon to force lower. */
+/* threads: 0 = one per physical core this process may use. isa: "" = best, or plain|avx2|avx_vnni|avx512|amx|neon to force lower. */
 PSI_API i32 psi_open(const char* isa, i32 threads);
 PSI_API i32 psi_close(void);
 /* Writes "key=value\n" lines (isa, threads, features, numa_nodes, ...), NUL-terminated, cut at `capacity`. */

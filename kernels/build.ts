@@ -1,5 +1,5 @@
 /**
- * Builds the kernel library: every kernels/cpu/*.cpp once per instruction-set level (avx_vnni: those with integer
+ * Builds the kernel library: every kernels/cpu/*.cpp once per instruction-set level (avx_vnni and amx: those with integer
  * products), every kernels/common/*.cpp once, linked into one libpsionic_cpu.so (.dylib for macOS). Objects and libraries are cached in .cache/ by the hash of
  * compiler, flags, source and the headers it includes.
  * Usage: bun kernels/build.ts [native|linux-x64|linux-arm64|darwin-arm64]; prints the path.
@@ -26,6 +26,12 @@ const compileFlags = [
 type Level = { readonly name: string; readonly flags: readonly string[]; readonly only?: readonly string[] };
 
 const avx2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"];
+const avx512 = [
+  ...[...avx2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
+  ...["-mavx512vnni", "-mprefer-vector-width=512"],
+  // g++ 12 reports its own intrinsics headers (GCC bug 105593); the other levels keep the warnings.
+  ...["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
+];
 /** Files with kernels of PSI_DOT_KERNEL. */
 const integerProducts = ["device.cpp", "matmul.cpp", "moe_matmul.cpp", "product.cpp", "product_float.cpp"];
 const levels: Record<"x64" | "arm64", readonly Level[]> = {
@@ -35,15 +41,8 @@ const levels: Record<"x64" | "arm64", readonly Level[]> = {
     // g++ 12 would put the additions of a tile's sums off, and spill every product.
     { name: "avx2", flags: [...avx2, "-fno-tree-ter", "-fno-tree-reassoc"] },
     { name: "avx_vnni", flags: [...avx2, "-mavxvnni"], only: integerProducts },
-    {
-      name: "avx512",
-      flags: [
-        ...[...avx2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"],
-        ...["-mavx512vnni", "-mprefer-vector-width=512"],
-        // g++ 12 reports its own intrinsics headers (GCC bug 105593); the other levels keep the warnings.
-        ...["-Wno-uninitialized", "-Wno-maybe-uninitialized"],
-      ],
-    },
+    { name: "avx512", flags: avx512 },
+    { name: "amx", flags: [...avx512, "-mamx-tile", "-mamx-int8"], only: integerProducts },
   ],
   arm64: [
     { name: "plain", flags: ["-O2"] },

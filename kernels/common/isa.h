@@ -3,7 +3,8 @@
  *
  * Every .cpp of kernels/cpu is compiled once per level with -DPSI_ISA=<level> and that level's machine flags:
  *   x86-64: plain (SSE2), avx2 (+FMA, F16C), avx512 (F, BW, DQ, VL, VNNI)     arm64: plain, neon (+dotprod)
- * Integer products have one more, avx_vnni (avx2 with AVX-VNNI); files without them are the same there as on avx2.
+ * Integer products have two more, avx_vnni (avx2 with AVX-VNNI) and amx (avx512 with AMX's tiles of bytes); files without
+ * them are the same there as on avx2 and on avx512.
  * The `plain` build alone also has PSI_LAUNCHER defined. So a file has three parts (embedding.cpp is an example):
  *
  *   #include "../common/simd.h"
@@ -53,16 +54,17 @@ const char* level_name(int index);
 }  // namespace psi
 
 #if defined(__x86_64__)
-#define PSI_LEVELS 4
+#define PSI_LEVELS 5
 #define PSI_DECLARE(name, ...)                    \
   namespace psi::plain { void name(__VA_ARGS__); }  \
   namespace psi::avx2 { void name(__VA_ARGS__); }   \
   namespace psi::avx512 { void name(__VA_ARGS__); }
-#define PSI_ENTRIES(name) plain::name, avx2::name, avx2::name, avx512::name
+#define PSI_ENTRIES(name) plain::name, avx2::name, avx2::name, avx512::name, avx512::name
 #define PSI_DECLARE_DOTS(name, ...) \
   PSI_DECLARE(name, __VA_ARGS__)    \
-  namespace psi::avx_vnni { void name(__VA_ARGS__); }
-#define PSI_ENTRIES_DOTS(name) plain::name, avx2::name, avx_vnni::name, avx512::name
+  namespace psi::avx_vnni { void name(__VA_ARGS__); } \
+  namespace psi::amx { void name(__VA_ARGS__); }
+#define PSI_ENTRIES_DOTS(name) plain::name, avx2::name, avx_vnni::name, avx512::name, amx::name
 #elif defined(__aarch64__)
 #define PSI_LEVELS 2
 #define PSI_DECLARE(name, ...)                   \

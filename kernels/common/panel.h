@@ -206,6 +206,21 @@ struct TypeIQ4_XS : BlockType<IQ4_XS, 4, 0, 128, true, 1, false, 256, 128> {
   }
 };
 
+/* The scales and mins of blocks first..first+count. All blocks of a record are taken together: where their parts lie in
+   it is then known at compile time. */
+template <class T>
+static void expand_scales(const u8* panel, i64 blocks, i64 first, i64 count, float* scales, float* mins) {
+  constexpr int TOGETHER = T::COLUMNS / 32;
+  for (i64 from = 0; from < count; from += TOGETHER)
+    unroll<TOGETHER>([&](auto i) PSI_LAMBDA {
+      const i64 at = (from + i) * T::HALVES * 16, b = (first + from) / TOGETHER * TOGETHER + i;
+      unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
+        store(scales + at + h * 16, T::scale(panel, blocks, b, h));
+        if constexpr (T::MINS) store(mins + at + h * 16, T::min(panel, blocks, b, h));
+      });
+    });
+}
+
 struct TypeF32 {
   static constexpr int ID = F32, BYTES = 4;
   PSI_INLINE vf column(const u8* p) { return load((const float*)p); }

@@ -3,10 +3,12 @@
  */
 #include "../common/pool.h"
 #include "../common/simd.h"
+#include "../common/tiles.h"
 
 /* Sums `bytes` (a multiple of 4096) at p so that every cache line is read. */
 PSI_DOT_KERNEL(read_stream, const u8* p, i64 bytes, i64* sink)
-/* `rounds` times 24 independent 64-byte integer products (24 * 128 operations a round). */
+/* `rounds` (a multiple of 64) times 24 independent 64-byte integer products (24 * 128 operations a round), or as many
+   operations in tiles over the 32 columns that weights have a scale for. */
 PSI_DOT_KERNEL(int8_rounds, i64 rounds, i64* sink)
 /* `rounds` times 24 independent 16-lane fused products (24 * 32 operations a round). */
 PSI_DOT_KERNEL(f32_rounds, i64 rounds, i64* sink)
@@ -27,6 +29,28 @@ void read_stream(const u8* p, i64 bytes, i64* sink) {
   *sink = hsumi(addi(addi(sum[0], sum[1]), addi(sum[2], sum[3])));
 }
 
+#ifdef __AMX_INT8__
+/* 64 rounds are 12 products of 16 x 32 by 32 x 16 bytes; four tiles hide their latency. */
+void int8_rounds(i64 rounds, i64* sink) {
+  Tiles tiles;
+  alignas(64) i32 sums[256] = {};
+  memory_barrier();
+  _tile_loadd(A0, sums, 32);
+  _tile_loadd(B0, sums, 64);
+  _tile_zero(C0);
+  _tile_zero(C1);
+  _tile_zero(C2);
+  _tile_zero(C3);
+  for (i64 r = 0; r < rounds / 64 * 3; r++) {
+    _tile_dpbssd(C0, A0, B0);
+    _tile_dpbssd(C1, A0, B0);
+    _tile_dpbssd(C2, A0, B0);
+    _tile_dpbssd(C3, A0, B0);
+  }
+  _tile_stored(C0, sums, 64);
+  *sink = sums[0];
+}
+#else
 /* Enough accumulators to hide the latency of the products. opaque() keeps a product from being computed once for all rounds. */
 void int8_rounds(i64 rounds, i64* sink) {
   constexpr int N = ACCUMULATORS;
@@ -44,6 +68,7 @@ void int8_rounds(i64 rounds, i64* sink) {
   unroll<N>([&](auto i) PSI_LAMBDA { total = addi(total, acc[i]); });
   *sink = hsumi(total);
 }
+#endif
 
 void f32_rounds(i64 rounds, i64* sink) {
   constexpr int N = ACCUMULATORS;
@@ -70,6 +95,7 @@ void f32_rounds(i64 rounds, i64* sink) {
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
 #endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
@@ -78,11 +104,28 @@ void f32_rounds(i64 rounds, i64* sink) {
 namespace psi {
 
 #if defined(__x86_64__)
-static const char* const names[PSI_LEVELS] = {"plain", "avx2", "avx_vnni", "avx512"};
+static const char* const names[PSI_LEVELS] = {"plain", "avx2", "avx_vnni", "avx512", "amx"};
 /* Leaf 7.1, which compilers older than the processors do not name. */
 static bool has_avx_vnni() {
   unsigned a = 0, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+/* Whether the processor has tiles of bytes and the system saves them (bits 17 and 18 of XCR0). */
+static bool has_tiles() {
+  unsigned a = 0, b, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1) || !(d >> 25 & 1)) return false;
+  unsigned low, high;
+  asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low >> 17 & 3) == 3;
+}
+/* Linux lets a process use tiles once it has asked (ARCH_REQ_XCOMP_PERM for XTILEDATA); all its threads then may. 0 or errno. */
+static int ask_for_tiles() {
+#if defined(__linux__)
+  return syscall(SYS_arch_prctl, 0x1023, 18) == 0 ? 0 : errno;
+#else
+  return ENOSYS;
+#endif
 }
 static bool supported(int i) {
   if (i == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -90,6 +133,7 @@ static bool supported(int i) {
   if (i == 3)
     return supported(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+  if (i == 4) return supported(3) && has_tiles() && ask_for_tiles() == 0;
   return true;
 }
 #elif defined(__aarch64__)
@@ -118,11 +162,16 @@ static i32 find_level(const char* isa, int* out) {
   }
   for (int i = 0; isa && i < PSI_LEVELS; i++) {
     if (strcmp(isa, names[i]) != 0) continue;
+#if defined(__x86_64__)
+    if (i == 4 && supported(3) && has_tiles())
+      if (const int refused = ask_for_tiles())
+        return fail(PSI_UNSUPPORTED, "[psi_open] expected the system to let this process use AMX, got: %s.", strerror(refused));
+#endif
     if (!supported(i)) return fail(PSI_UNSUPPORTED, "[psi_open] expected a processor with %s, got one without it.", isa);
     *out = i;
     return PSI_OK;
   }
-  return fail(PSI_INVALID, "[psi_open] expected isa \"\", plain, avx2, avx_vnni, avx512 or neon as this build has, got \"%.40s\".", isa ? isa : "");
+  return fail(PSI_INVALID, "[psi_open] expected isa \"\", plain, avx2, avx_vnni, avx512, amx or neon as this build has, got \"%.40s\".", isa ? isa : "");
 }
 
 static double seconds() {
@@ -311,7 +360,7 @@ PSI_API i32 psi_measure(void* read_gb_s, void* int8_gop_s, void* f32_gflop_s, f6
   });
   psi_free(p, bytes);
   f64 gb_s = (double)(pieces * piece) / t * 1e-9;
-  const i64 rounds = 100000;
+  const i64 rounds = 1 << 17;
   t = psi::best_of_20([&] { psi::parallel_static(threads, [&](i64, int thread) { PSI_RUN(int8_rounds)(rounds, &sinks[thread]); }); });
   f64 gop_s = (double)(threads * rounds * 24 * 128) / t * 1e-9;
   t = psi::best_of_20([&] { psi::parallel_static(threads, [&](i64, int thread) { PSI_RUN(f32_rounds)(rounds, &sinks[thread]); }); });

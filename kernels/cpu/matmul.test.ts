@@ -91,6 +91,7 @@ function shapes(dtype: DType): Shape[] {
     [3, 16],
     [5, 17],
     [17, 33],
+    [50, 33],
     [7, 257],
   ] as const;
   return columns.flatMap((c) => rowsAndOutputs.map(([rows, outputs]) => ({ rows, outputs, columns: c })));
@@ -159,13 +160,18 @@ test("the levels agree with each other on quantised products up to the order of 
 test("whole sums of codes give every level with fused products the same bits, whatever it adds up in 16 bits", () => {
   const fused = levels.filter((level) => level !== "plain");
   for (const dtype of quantisedTypes) {
-    const s = { rows: 7, outputs: 40, columns: 768 };
-    const weights = new Uint8Array(randomWeights(dtype, s.outputs, s.columns, 12));
-    const x = randomFloats(s.rows * s.columns, 13).map((v, i) => (i % 3 === 0 ? Math.sign(v) : v));
-    const results = fused.map((level) =>
-      opened(level, 1, () => bits(product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s))),
-    );
-    for (const result of results) expect(result).toEqual(results[0]!);
+    // 7 rows go through registers alone, 45 through tiles where there are tiles; 800 columns end in a piece of 9 blocks
+    for (const rows of [7, 45]) {
+      const s = { rows, outputs: 40, columns: dtypes[dtype].blockElements === 32 ? 800 : 768 };
+      const weights = new Uint8Array(randomWeights(dtype, s.outputs, s.columns, 12));
+      const x = randomFloats(s.rows * s.columns, 13).map((v, i) => (i % 3 === 0 ? Math.sign(v) : v));
+      const results = fused.map((level) =>
+        opened(level, 1, () =>
+          bits(product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s)),
+        ),
+      );
+      for (const result of results) expect(result).toEqual(results[0]!);
+    }
   }
 });
 
@@ -186,7 +192,7 @@ test("a product with one hot weight and one hot input is exact", () => {
 });
 
 test("codes and inputs at their extremes neither saturate nor overflow", () => {
-  const s = { rows: 5, outputs: 16, columns: 1024 };
+  const s = { rows: 33, outputs: 16, columns: 1024 };
   for (const fill of [0x80, 0x7f]) {
     const weights = new Uint8Array(s.outputs * (s.columns / 32) * 34).fill(fill);
     for (let b = 0; b < weights.length; b += 34) weights.set([0x00, 0x3c], b);
@@ -201,7 +207,7 @@ test("codes and inputs at their extremes neither saturate nor overflow", () => {
 });
 
 test("the largest narrow codes with the largest inputs do not saturate sums of 16 bits", () => {
-  const s = { rows: 5, outputs: 16, columns: 1024 };
+  const s = { rows: 33, outputs: 16, columns: 1024 };
   /** Bytes of a block of `columns`, with `codes` everywhere but in its scales. */
   const block = (bytes: number, codes: number, scales: readonly (readonly [number, readonly number[]])[]) => {
     const out = new Uint8Array(bytes).fill(codes);
@@ -239,7 +245,7 @@ test("the largest narrow codes with the largest inputs do not saturate sums of 1
 });
 
 test("a NaN or an infinity in a row reaches its outputs and no other row's", () => {
-  const s = { rows: 6, outputs: 20, columns: 256 };
+  const s = { rows: 33, outputs: 20, columns: 256 };
   for (const dtype of ["f32", "q8_0", "q6_k", "mxfp4"] as const) {
     const weights = randomWeights(dtype, s.outputs, s.columns, 3);
     const x = randomFloats(s.rows * s.columns, 4);

@@ -78,6 +78,7 @@ describe.each(levels)("moe_matmul at level %s", (level) => {
           [1, 1, true],
           [5, 2, true],
           [33, 3, false],
+          [96, 3, false],
         ] as const) {
           const x = randomFloats((perSlot ? tokens * used : tokens) * columns, tokens);
           const bias = used === 1 ? null : randomFloats(experts * outputs, 3);
@@ -92,13 +93,13 @@ describe.each(levels)("moe_matmul at level %s", (level) => {
     "%s: a slot's bits do not depend on who shares its expert",
     (dtype) => {
       const weights = randomWeights(dtype, experts * outputs, columns, 1);
-      const tokens = 40;
+      const tokens = 160;
       const x = randomFloats(tokens * columns, 2);
       const ids = randomIds(tokens * 2, 3);
       opened(level, 2, () => {
         const w = packed(dtype, weights, outputs, columns, experts);
         const all = bits(run({ dtype, x, ids, used: 2, perSlot: false, bias: null }, w));
-        for (const token of [0, 13, 39]) {
+        for (const token of [0, 13, 159]) {
           const row = floats(columns);
           row.set(x.subarray(token * columns, (token + 1) * columns));
           const own = randomIds(2, 0);

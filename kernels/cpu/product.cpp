@@ -3,27 +3,19 @@
  *
  * Few rows (decoding): one pass over a few panels, codes expanded in registers, bound by memory. More rows (batches,
  * prompts): panels are expanded in pieces of 512 columns into 16 KiB that stay in L1, and all rows run over each piece
- * in tiles of TILE_PANELS x TILE_ROWS accumulators, which fetch the next piece. Both do the same operations on a
- * (row, output).
+ * in tiles of TILE_PANELS x TILE_ROWS accumulators, which fetch the next piece. With AMX: product_tiles.h. All do the same
+ * operations on a (row, output).
  */
 #include "product.h"
 
 #include "../common/panel.h"
 #include "../common/pool.h"
 #include "product_rows.h"
+#include "product_tiles.h"
 
 namespace psi::PSI_ISA {
 
-constexpr i64 PIECE = 16;       /* blocks of 32 columns expanded at a time; inputs lie piece by piece */
-constexpr i64 PANEL_GROUP = 16; /* panels whose accumulators are kept at a time */
-
 /* ---- activations ---- */
-
-/* The blocks of input row `row` in the piece that starts at block `first`. */
-PSI_INLINE i64 input_place(i64 rows, i64 blocks, i64 row, i64 first) {
-  const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
-  return first * rows + row * count;
-}
 
 template <int HALVES>
 static void quantize_row(InputBlock* in, i64 rows, i64 row, const float* x, i64 blocks, i32 bias) {
@@ -261,21 +253,6 @@ PSI_INLINE const InputBlock* input_of(const ProductTask& t, i64 i, i64 blocks, i
   return t.in + input_place(t.input_rows, blocks, slot_of(t, i) / t.slots_per_input, first);
 }
 
-/* The scales and mins of blocks first..first+count. All blocks of a record are taken together: where their parts lie in
-   it is then known at compile time. */
-template <class T>
-static void expand_scales(const u8* panel, i64 blocks, i64 first, i64 count, float* scales, float* mins) {
-  constexpr int TOGETHER = T::COLUMNS / 32;
-  for (i64 from = 0; from < count; from += TOGETHER)
-    unroll<TOGETHER>([&](auto i) PSI_LAMBDA {
-      const i64 at = (from + i) * T::HALVES * 16, b = (first + from) / TOGETHER * TOGETHER + i;
-      unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
-        store(scales + at + h * 16, T::scale(panel, blocks, b, h));
-        if constexpr (T::MINS) store(mins + at + h * 16, T::min(panel, blocks, b, h));
-      });
-    });
-}
-
 /* Up to direct_rows() rows by P panels, read side by side: several streams from memory. */
 template <class T, int P>
 static void few_rows(const ProductTask& t, i64 size, i64 panel) {
@@ -411,8 +388,10 @@ static void block_product(const ProductTask& t, i64 size) {
   }
   for (i64 from = 0; from < t.rows; from += ROW_CHUNK) {
     const i64 rows = t.rows - from < ROW_CHUNK ? t.rows - from : ROW_CHUNK;
-    for (i64 p = t.first_panel; p < last; p += PANEL_GROUP)
-      many_rows<T>(t, size, p, last - p < PANEL_GROUP ? last - p : PANEL_GROUP, from, rows);
+    for (i64 p = t.first_panel; p < last; p += PANEL_GROUP) {
+      const i64 panels = last - p < PANEL_GROUP ? last - p : PANEL_GROUP;
+      if (!tiled_rows<T>(t, size, p, panels, from, rows)) many_rows<T>(t, size, p, panels, from, rows);
+    }
   }
 }
 

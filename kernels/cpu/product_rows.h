@@ -5,7 +5,15 @@
 
 namespace psi::PSI_ISA {
 
-constexpr i64 ROW_CHUNK = 128; /* rows whose accumulators are kept at a time */
+constexpr i64 ROW_CHUNK = 128;  /* rows whose accumulators are kept at a time */
+constexpr i64 PIECE = 16;       /* blocks of 32 columns expanded at a time; inputs lie piece by piece */
+constexpr i64 PANEL_GROUP = 16; /* panels whose accumulators are kept at a time */
+
+/* The blocks of input row `row` in the piece that starts at block `first`. */
+PSI_INLINE i64 input_place(i64 rows, i64 blocks, i64 row, i64 first) {
+  const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
+  return first * rows + row * count;
+}
 
 PSI_INLINE i64 slot_of(const ProductTask& t, i64 i) { return t.slots ? t.slots[i] : t.first_row + i; }
 

@@ -35,7 +35,14 @@ export const doctor = command({
   examples: ["psionic doctor", "psionic doctor --quick", "psionic doctor --measure --json"],
   async run({ args }) {
     const measure = args.measure ?? false;
-    const findings = [...machine(), ...kernels(measure), ...cuda(measure), ...metal(measure), ...files()];
+    const cpu = kernels(measure);
+    const findings = [
+      ...machine(cpu.levels),
+      ...cpu.findings,
+      ...cuda(measure),
+      ...metal(measure),
+      ...files(),
+    ];
     const ok = findings.every(({ state }) => state !== "failed");
     const validation = args.quick ? [] : await (await import("./validation.ts")).validationMatrix();
     if (args.json) await printJson({ version, bun: Bun.version, ok, findings, validation });
@@ -60,51 +67,64 @@ function validationText(claims: readonly Claim[]): string {
   return ["", `hardware validation ${claims[0]!.matrix_id}`, ...rows].join("\n");
 }
 
-function machine(): Finding[] {
+function machine(levels: readonly string[]): Finding[] {
   const processor = cpus()[0]?.model.trim() || "unknown";
   const memory = `${readableBytes(totalmem())}, of which ${readableBytes(availableMemory())} may be taken`;
   return [
     { name: "processor", state: "used", text: `${processor}, ${cpus().length} logical cores` },
     { name: "memory", state: "used", text: memory },
-    ...isaFindings(),
+    ...isaFindings(levels),
   ];
 }
 
-/** What the kernels would use if the processor had it, on x86 under Linux, where the flags can be read. */
-function isaFindings(): Finding[] {
+/**
+ * What the kernels would use if the processor had it, on x86 under Linux, where the flags can be read; `levels` are those
+ * that the library takes, none if it did not open.
+ */
+function isaFindings(levels: readonly string[]): Finding[] {
   if (process.arch !== "x64" || !existsSync("/proc/cpuinfo")) return [];
   const flags = new Set(
     /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1]?.trim().split(" "),
   );
+  const avx512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"];
   const wanted: readonly (readonly [string, readonly string[]])[] = [
     ["avx2", ["avx2", "fma", "f16c", "bmi2"]],
     ["avx_vnni", ["avx2", "fma", "f16c", "bmi2", "avx_vnni"]],
-    ["avx512", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"]],
+    ["avx512", avx512],
+    ["amx", [...avx512, "amx_tile", "amx_int8"]],
   ];
   return wanted.map(([name, needs]) => {
     const missing = needs.filter((flag) => !flags.has(flag));
-    return missing.length === 0
-      ? { name: `isa ${name}`, state: "ready", text: "the processor has it" }
-      : { name: `isa ${name}`, state: "not used", text: `the processor lacks ${missing.join(", ")}` };
+    const isa = `isa ${name}`;
+    if (missing.length > 0) {
+      return { name: isa, state: "not used", text: `the processor lacks ${missing.join(", ")}` };
+    }
+    return levels.includes(name) || levels.length === 0
+      ? { name: isa, state: "ready", text: "the processor has it" }
+      : {
+          name: isa,
+          state: "not used",
+          text: "the processor has it, but the system does not let this process use it",
+        };
   });
 }
 
-function kernels(measure: boolean): Finding[] {
+/** The CPU's kernel library, and the instruction sets that it can take here. */
+function kernels(measure: boolean): { readonly findings: Finding[]; readonly levels: readonly string[] } {
   try {
     const device = openDevice("cpu");
-    const text = factsText(device.backend.info());
-    const findings: Finding[] = [{ name: "backend cpu", state: "used", text }];
+    const facts = device.backend.info();
+    const findings: Finding[] = [{ name: "backend cpu", state: "used", text: factsText(facts) }];
     if (measure) {
       const { readGbPerSecond, int8GopPerSecond, f32GflopPerSecond } = measureRoofline();
       const speed = `read ${readGbPerSecond.toFixed(1)} GB/s, int8 ${int8GopPerSecond.toFixed(0)} Gop/s, f32 ${f32GflopPerSecond.toFixed(0)} Gflop/s`;
       findings.push({ name: "measured", state: "used", text: speed });
     }
     device.close();
-    return findings;
+    return { findings, levels: String(facts.levels).split(",") };
   } catch (error) {
-    return [
-      { name: "backend cpu", state: "failed", text: error instanceof Error ? error.message : String(error) },
-    ];
+    const text = error instanceof Error ? error.message : String(error);
+    return { findings: [{ name: "backend cpu", state: "failed", text }], levels: [] };
   }
 }
 

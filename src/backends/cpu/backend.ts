@@ -23,7 +23,7 @@ export type CpuOptions = {
 const panelRows = 16;
 const largestFilePanel = 256 * 1024;
 
-const isaLevels = ["plain", "avx2", "avx_vnni", "avx512", "neon"];
+const isaLevels = ["plain", "avx2", "avx_vnni", "avx512", "amx", "neon"];
 
 /** Opens the kernel library's thread pool. One CPU device at a time and per process. */
 export function cpuBackend(options: CpuOptions): Backend {

@@ -55,7 +55,7 @@ export const logits = command({
     },
     isa: {
       type: "enum",
-      options: list("plain", "avx2", "avx_vnni", "avx512", "neon"),
+      options: list("plain", "avx2", "avx_vnni", "avx512", "amx", "neon"),
       description: "Instruction set of the CPU's kernels; absent: the best this machine has",
     },
   },
