@@ -101,6 +101,11 @@ __global__ void __launch_bounds__(NORM_THREADS) add_norm_router_kernel(const __g
     *from = 0;
   }
   __syncthreads(); /* all have read x */
+  u32* words = (u32*)(logits + in_fours(experts));
+  if (routes_by_block<NORM_THREADS>(experts, p.router.used))
+    route_by_block<NORM_THREADS>(p.router, p.ids + row * p.router.used, p.weights + row * p.router.used, logits, words);
+  else if (warp == 0)
+    route_token(p.router, p.ids + row * p.router.used, p.weights + row * p.router.used, logits, words);
 #pragma unroll
   for (int i = 0; i < NORM_KEPT; i++) {
     const i32 k = (thread + i * NORM_THREADS) * 4;
@@ -108,7 +113,6 @@ __global__ void __launch_bounds__(NORM_THREADS) add_norm_router_kernel(const __g
     write_piece(p.sum + at, k, p.width, true, kept[i]);
     write_piece(p.y + at, k, p.width, true, weights[i]);
   }
-  if (warp == 0) route_token(p.router, p.ids + row * p.router.used, p.weights + row * p.router.used, logits, (u32*)(logits + experts));
 }
 
 }  // namespace psi
@@ -128,7 +132,8 @@ PSI_API i32 psi_add_norm_router(void* sum, void* y, void* ids, void* weights, co
   const RouterArguments r = {experts, used, mode, normalize, scale, nullptr, nullptr};
   const AddNormRouterArguments p = {(float*)sum, (float*)y, (i32*)ids, (float*)weights, (const float*)x, (const float*)delta, (const float*)w,
                                     (const float*)router_w, (const float*)router_bias, width, eps, r};
-  const size_t bytes = (size_t)(experts + router_words(experts, used)) * 4;
+  const i32 words = routes_by_block<NORM_THREADS>(experts, used) ? router_block_words<NORM_THREADS>(used) : router_words(experts, used);
+  const size_t bytes = (size_t)(in_fours(experts) + words) * 4;
   if (rows * experts <= ROUTE_BLOCKS)
     return launch(op, add_norm_router_kernel<1>, dim3((unsigned)experts, (unsigned)rows), dim3(NORM_THREADS), bytes, p);
   return launch(op, add_norm_router_kernel<4>, dim3((unsigned)PSI_DIVIDE_UP(experts, 4), (unsigned)rows), dim3(NORM_THREADS), bytes, p);

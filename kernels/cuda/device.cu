@@ -195,7 +195,7 @@ PSI_API i32 psi_free(void* address, f64 bytes) {
 
 PSI_API i32 psi_copy(void* destination, const void* source, f64 bytes) {
   PSI_TRY(check_memory("psi_copy", destination, source, bytes));
-  return checked("psi_copy", cudaMemcpyAsync(destination, source, (size_t)bytes, cudaMemcpyDeviceToDevice, stream));
+  return copy_words("psi_copy", destination, source, (size_t)bytes);
 }
 
 PSI_API i32 psi_upload(void* destination, const void* source, f64 bytes) {

@@ -4,7 +4,7 @@
  * - Up to 16 rows (generation): a block reads a tile of 16 outputs once, to registers, or on Hopper for one or two rows to
  *   shared memory. Its 8 warps take a segment of the columns each, weights are asked for before the step's inputs are
  *   ready, and 16 outputs x 8 rows are multiplied at a time; the segments are added in order through shared memory.
- * - On Hopper 3 to 8 rows, and one or two where a tile is too long for that: matmul_ring.cuh.
+ * - On Hopper one or two rows of few outputs: matmul_held.cuh; 3 to 8 rows, and fewer where a tile is too long for that: matmul_ring.cuh.
  * - Up to 64 rows of a matrix that has too few outputs to fill the device with product.h's tiles: the same with 32 outputs
  *   x 32 rows to a block; x, rounded to bf16, passes through a ring in shared memory, a unit of 64 columns at a time.
  * - Else: x rounded to bf16, then product.h. All with the same bits.
@@ -12,6 +12,7 @@
  * - F32 weights (routers): f32 throughout. 256 threads sum every 256th group of 4 columns each; a tree adds the lanes of a
  *   warp, then the warps from the first to the last. One or 8 x 8 values per block, always in this order.
  */
+#include "matmul_held.cuh"
 #include "matmul_ring.cuh"
 
 namespace psi {
@@ -105,38 +106,17 @@ __global__ void __launch_bounds__(MATMUL_THREADS, GROUPS == 1 ? 3 : 2) matmul_st
 
 /* ---- one or two rows on Hopper: the tile comes by one bulk copy, which needs no registers and little code ---- */
 
-constexpr i32 BULK_MOST_SHARED = 110 << 10; /* two blocks to a multiprocessor */
-
-/* In shared memory: the tile, the rows of x, the segments' sums, the copy's arrival. */
-struct BulkPlaces {
-  i32 rows, sums, arrival, bytes;
-};
-template <class W>
-__host__ __device__ BulkPlaces bulk_places(i32 units, i32 rows) {
-  BulkPlaces b;
-  b.rows = (i32)W::tile_bytes(units);
-  b.sums = b.rows + rows * matmul_row_bytes(units * W::PARTS);
-  b.arrival = b.sums + MATMUL_SEGMENTS * rows * 64;
-  b.bytes = b.arrival + 16;
-  return b;
-}
-
 template <class W>
 __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __grid_constant__ MatmulArguments p) {
   PSI_DYNAMIC_SHARED(shared);
   let_next_start();
   const BulkPlaces at = bulk_places<W>(p.units, p.rows);
-  u64* arrival = (u64*)(shared + at.arrival);
-  if (threadIdx.x == 0) {
-    bulk_start(arrival);
-    bulk_expect(arrival, (u32)at.rows);
-    bulk_copy(shared, p.w + (i64)blockIdx.x * at.rows, (u32)at.rows, arrival);
-  }
+  u64* arrival = ask_for_tile(p, shared, at);
   const i32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row_bytes = matmul_row_bytes(p.units * W::PARTS);
   const i32 first = min(warp * p.segment_units, p.units), end = min(first + p.segment_units, p.units);
   if (!p.ready) wait_for_inputs();
   stage_floats<W>(p, shared + at.rows, row_bytes, first, end);
-  __syncthreads();
+  __syncwarp(); /* a warp reads only what it wrote */
   bulk_wait(arrival);
 
   float sum[4] = {};
@@ -159,22 +139,7 @@ __global__ void __launch_bounds__(MATMUL_THREADS) matmul_bulk_kernel(const __gri
       }
     }
   }
-
-  float* sums = (float*)(shared + at.sums); /* [segment][row][16] */
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const i32 row = lane % 4 * 2 + i % 2;
-    if (row < p.rows) sums[(warp * p.rows + row) * 16 + lane / 4 + i / 2 * 8] = sum[i];
-  }
-  __syncthreads();
-  if (p.ready) wait_for_inputs();
-  const i32 row = threadIdx.x / 16, output = blockIdx.x * 16 + threadIdx.x % 16;
-  if (row >= p.rows || output >= p.outputs) return;
-  const float* from = sums + row * 16 + threadIdx.x % 16;
-  float total = from[0];
-#pragma unroll 1
-  for (int segment = 1; segment < p.segments; segment++) total += from[segment * p.rows * 16];
-  p.y[(i64)row * p.outputs + output] = p.bias ? total + p.bias[output] : total;
+  add_segments(p, (float*)(shared + at.sums), sum);
 }
 
 /* ---- 17 to 64 rows ---- */
@@ -376,7 +341,9 @@ i32 coded_matmul(MatmulArguments p, u16* rounded) {
   if (bulk_copies() && p.rows <= MATMUL_FLOAT_ROWS) {
     const i32 bytes = bulk_places<W>(p.units, p.rows).bytes;
     const bool fits = bytes <= BULK_MOST_SHARED && bytes <= device.largest_shared; /* some devices after Hopper have less */
-    if (streams && fits) return launch("psi_matmul", matmul_bulk_kernel<W>, dim3((unsigned)PSI_DIVIDE_UP(p.outputs, 16)), dim3(MATMUL_THREADS), (size_t)bytes, p);
+    const i32 tiles = PSI_DIVIDE_UP(p.outputs, 16);
+    if (streams && fits && tiles <= 2 * device.multiprocessors) return launch_matmul_held<W>(p, bytes);
+    if (streams && fits) return launch("psi_matmul", matmul_bulk_kernel<W>, dim3((unsigned)tiles), dim3(MATMUL_THREADS), (size_t)bytes, p);
     const i32 stages = matmul_ring_stages<W, 1, false>(p);
     if (stages > 1) return launch_matmul_ring<W, 1, false, false>("psi_matmul", p, rounded, {-1, 0, 0}, stages);
   } else if (bulk_copies() && p.rows <= MATMUL_RING_ROWS) {

@@ -10,6 +10,7 @@ test.each([
   [1, 8, 2048],
   [2, 5, 3000],
   [2, 3, 4096],
+  [1, 17, 1024],
 ])("%i tokens of %i experts, %i wide: the bits of the ops one after the other", (tokens, used, width) => {
   const count = tokens * width;
   const [x, weights] = [onDevice(randomFloats(used * count, 2)), onDevice(randomFloats(tokens * used, 3))];

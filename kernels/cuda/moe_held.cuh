@@ -29,6 +29,16 @@ __global__ void __launch_bounds__(MOE_THREADS, 3) moe_held_kernel(const __grid_c
     wait_for_inputs();
     if (lets_late) let_next_start();
   }
+  /* of one row all slots make use: it is asked for before the weights, behind which it would come last */
+  constexpr int LOADS = PSI_DIVIDE_UP(UNITS, 2);
+  const bool one = GATED && !p.ids_ready && p.slots == p.slots_per_input;
+  float4 x[LOADS];
+  const auto column = [&](int i) { return first * 64 + lane * 4 + 128 * i; };
+#pragma unroll
+  for (int i = 0; i < LOADS; i++) {
+    x[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (one && column(i) < min(end * 64, p.columns)) x[i] = *(const float4*)(p.x + column(i));
+  }
   const MoeGroup group = find_moe_group(p, own);
   if (group.count == 0) {
     wait_for_inputs();
@@ -67,7 +77,13 @@ __global__ void __launch_bounds__(MOE_THREADS, 3) moe_held_kernel(const __grid_c
     return all;
   };
   __syncthreads(); /* own is written */
-  round_moe_rows<W>(p, shared, row_bytes, own.row, rows, first, end);
+  if (one) {
+#pragma unroll
+    for (int i = 0; i < LOADS; i++)
+      if (column(i) < end * 64) store_rounded<W::PARTS>(shared, column(i), x[i]);
+  } else {
+    round_moe_rows<W>(p, shared, row_bytes, own.row, rows, first, end);
+  }
   __syncwarp(); /* a warp reads only what it wrote */
 
   const u8* fragments = shared + min(lane % 8, rows - 1) * row_bytes + lane / 8 * 16; /* as in moe.cuh */

@@ -123,7 +123,15 @@ __global__ void __launch_bounds__(NORM_THREADS) norm_and_route_kernel(const __gr
   if (before != gridDim.x - 1) return;
   if (thread == 0) route_arrived[row] = 0;
   each_piece<NORM_THREADS, NORM_KEPT>(width, thread, [&](int i, i32 k) { write_piece(n.sum + at, k, width, true, s[i]); });
-  if (thread < 32) choose(p, choice, row, (u32*)memory + choice.experts);
+  u32* own = (u32*)memory + in_fours(choice.experts);
+  if (routes_by_block<NORM_THREADS>(choice.experts, choice.used)) {
+    float* logits = (float*)own;
+    if (thread < choice.experts) logits[thread] = *(volatile const float*)(route_logits + row * ROUTE_EXPERTS + thread);
+    __syncthreads();
+    route_by_block<NORM_THREADS>(choice, p.ids + row * choice.used, p.weights + row * choice.used, logits, own + in_fours(choice.experts));
+  } else if (thread < 32) {
+    choose(p, choice, row, own);
+  }
 }
 
 __global__ void __launch_bounds__(NORM_THREADS) route_rows_kernel(const __grid_constant__ RouteRows p) {
@@ -189,8 +197,11 @@ PSI_API i32 psi_norm_add_norms_router(void* sum, void* y, void* z, void* ids, vo
   const NormAddNorms norms = {(float*)sum, (float*)y, (float*)z, (const float*)x, (const float*)delta, (const float*)w, (const float*)y_w, (const float*)z_w, (const float*)r_w, width, eps};
   const RouteRows p = {(const float*)router_w, (i32*)ids, (float*)weights, rows, width, {experts, used, mode, normalize, scale, nullptr, (const float*)expert_scale}};
   const dim3 grid((unsigned)experts, (unsigned)PSI_DIVIDE_UP(rows, ROUTE_TOGETHER));
+  if (rows <= FEW_ROUTE_ROWS) {
+    const i32 words = routes_by_block<NORM_THREADS>(experts, used) ? router_block_words<NORM_THREADS>(used) : router_words(experts, used);
+    return launch(op, norm_and_route_kernel, dim3((unsigned)experts, (unsigned)rows), dim3(NORM_THREADS), (size_t)(2 * in_fours(experts) + words) * 4, norms, p);
+  }
   const size_t bytes = (size_t)(experts + min(rows, ROUTE_TOGETHER) * (experts + router_words(experts, used))) * 4;
-  if (rows <= FEW_ROUTE_ROWS) return launch(op, norm_and_route_kernel, dim3((unsigned)experts, (unsigned)rows), dim3(NORM_THREADS), bytes, norms, p);
   PSI_TRY(launch(op, norm_add_norms_kernel, dim3((unsigned)rows), dim3(NORM_THREADS), 0, norms));
   return launch(op, route_rows_kernel, grid, dim3(NORM_THREADS), bytes, p);
 }

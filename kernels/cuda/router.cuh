@@ -146,4 +146,61 @@ __device__ inline void route_token(const RouterArguments& r, i32* ids, float* we
   weigh_chosen(r, weights, chosen, own);
 }
 
+/* Words up to the next 16 bytes. */
+__host__ __device__ constexpr i32 in_fours(i32 words) { return (words + 3) / 4 * 4; }
+
+/* Experts and chosen ones that route_by_block takes, and its words of shared memory. */
+template <int THREADS>
+__host__ __device__ constexpr bool routes_by_block(i32 experts, i32 used) { return experts <= THREADS && used <= 32; }
+template <int THREADS>
+__host__ __device__ constexpr i32 router_block_words(i32 used) { return THREADS + (THREADS / 32 * 2 + 2) * used; }
+
+/*
+ * The same by all THREADS of a block, where one warp's many rounds would take longer than all before them: a warp ranks 32 experts,
+ * its first ones are ranked among those of all. z is in shared memory; `words` is aligned to 16 bytes.
+ */
+template <int THREADS>
+__device__ __forceinline__ void route_by_block(const RouterArguments& r, i32* ids, float* weights, const float* z, u32* words) {
+  const i32 e = threadIdx.x, lane = e % 32, warp = e / 32, used = r.used, all = THREADS / 32 * used;
+  u32* keys = words;                      /* [warp][used] the first ones of each, in order */
+  i32* experts = (i32*)(keys + all);      /* whose they are */
+  float* p = (float*)(experts + all);     /* [THREADS] */
+  float* chosen = p + THREADS;
+  i32* own = (i32*)(chosen + used);
+  const bool is = e < r.experts;
+  float top = -INFINITY;
+  if (r.mode == 1) {
+    for (i32 i = lane; i < r.experts; i += 32) top = z[i] > top ? z[i] : top;
+    top = warp_max(top);
+  }
+  float value = is ? raw_weight(r.mode, z[e], top) : 0.0f;
+  if (r.mode == 1) {
+    p[e] = value;
+    __syncthreads();
+    float sum = 0.0f;
+    for (i32 i = lane; i < r.experts; i += 32) sum += p[i];
+    value /= warp_sum(sum);
+    __syncthreads(); /* all have read what now changes */
+  }
+  p[e] = value;
+  const u32 key = is ? sortable(r.bias ? value + r.bias[e] : value) : 0;
+  i32 rank = 0;
+#pragma unroll 8
+  for (int i = 0; i < 32; i++) rank += __shfl_sync(~0u, key, i) >= key + (i >= lane);
+  if (rank < used) keys[warp * used + rank] = key, experts[warp * used + rank] = e;
+  __syncthreads();
+  if (e < all) { /* of equal keys the lower expert's comes first in `keys` too */
+    const u32 mine = keys[e];
+    i32 place = 0;
+#pragma unroll 4
+    for (i32 i = 0; i < all; i += 4) {
+      const uint4 four = *(const uint4*)(keys + i);
+      place += (four.x >= mine + (i >= e)) + (four.y >= mine + (i + 1 >= e)) + (four.z >= mine + (i + 2 >= e)) + (four.w >= mine + (i + 3 >= e));
+    }
+    if (place < used) chosen[place] = p[experts[e]], ids[place] = own[place] = experts[e];
+  }
+  __syncthreads();
+  if (warp == 0) weigh_chosen(r, weights, chosen, own);
+}
+
 }  // namespace psi

@@ -116,6 +116,7 @@ describe("combine", () => {
     [1, 1, 8],
     [2, 5, 516],
     [1, 4, 2880],
+    [2, 10, 2048],
   ])(combineTitle, (t, used, width) => expectCombine(cuda, memory, [t, used, width]));
 });
 
@@ -125,32 +126,49 @@ describe("add_norm_router", () => {
     [1, 2880, 32, 4],
     [2, 1028, 40, 3],
     [12, 520, 93, 5], // four experts a block, one in the last
-  ])("%i rows of %i, %i experts: the bits of the four ops", (rows, width, experts, used) => {
-    const [x, delta] = [randomFloats(rows * width, 1), randomFloats(rows * width, 2)];
-    const [w, routerWeight, bias] = [
-      randomFloats(width, 3),
-      randomFloats(experts * width, 4),
-      randomFloats(experts, 5),
-    ];
-    const [ws, rs, bs] = [onDevice(w), onDevice(routerWeight), onDevice(bias)];
-    const count = rows * width;
-    const apart = [onDevice(x), deviceBytes(4 * count)] as const;
-    const logits = deviceBytes(4 * rows * experts);
-    const chosen = [deviceBytes(4 * rows * used), deviceBytes(4 * rows * used)] as const;
-    check(cuda.psi_add_rms_norm!(apart[0], apart[1], apart[0], onDevice(delta), ws, rows, width, 1e-5));
-    check(cuda.psi_matmul!(logits, apart[1], rs, bs, null, rows, experts, width, 256, 0));
-    check(cuda.psi_router!(chosen[0], chosen[1], logits, null, null, rows, experts, used, 3, 0, 1));
-    const fused = [onDevice(x), deviceBytes(4 * count)] as const;
-    const own = [deviceBytes(4 * rows * used), deviceBytes(4 * rows * used)] as const;
-    const [sum, y] = fused;
-    const sizes = [rows, width, experts, used, 3, 0, 1e-5, 1];
-    check(cuda.psi_add_norm_router!(sum, y, own[0], own[1], sum, onDevice(delta), ws, rs, bs, ...sizes));
-    for (const i of [0, 1] as const) {
-      expect(floatsFromDevice(fused[i], count)).toEqual(floatsFromDevice(apart[i], count));
-    }
-    expect(intsFromDevice(own[0], rows * used)).toEqual(intsFromDevice(chosen[0], rows * used));
-    expect(floatsFromDevice(own[1], rows * used)).toEqual(floatsFromDevice(chosen[1], rows * used));
-  });
+    [1, 2048, 256, 8, 1, 1],
+    [2, 1024, 200, 6, 2, 1],
+    [1, 516, 64, 32, 1, 0],
+    [1, 516, 70, 33, 3, 0], // more chosen than blocks rank
+    [1, 516, 300, 8, 1, 1], // more experts than threads
+  ])(
+    "%i rows of %i, %i experts, %i chosen: the bits of the four ops",
+    (rows, width, experts, used, mode = 3, normalize = 0) => {
+      const [x, delta] = [randomFloats(rows * width, 1), randomFloats(rows * width, 2)];
+      const [w, routerWeight, bias] = [
+        randomFloats(width, 3),
+        randomFloats(experts * width, 4),
+        randomFloats(experts, 5),
+      ];
+      // every third expert is as likely as the one before it, the last ones as the first
+      for (let e = 1; e < experts; e += 3) {
+        routerWeight.copyWithin(e * width, (e - 1) * width, e * width);
+        bias[e] = bias[e - 1]!;
+      }
+      routerWeight.copyWithin((experts - 1) * width, 0, width);
+      bias[experts - 1] = bias[0]!;
+      const [ws, rs, bs] = [onDevice(w), onDevice(routerWeight), onDevice(bias)];
+      const count = rows * width;
+      const apart = [onDevice(x), deviceBytes(4 * count)] as const;
+      const logits = deviceBytes(4 * rows * experts);
+      const chosen = [deviceBytes(4 * rows * used), deviceBytes(4 * rows * used)] as const;
+      check(cuda.psi_add_rms_norm!(apart[0], apart[1], apart[0], onDevice(delta), ws, rows, width, 1e-5));
+      check(cuda.psi_matmul!(logits, apart[1], rs, bs, null, rows, experts, width, 256, 0));
+      check(
+        cuda.psi_router!(chosen[0], chosen[1], logits, null, null, rows, experts, used, mode, normalize, 1),
+      );
+      const fused = [onDevice(x), deviceBytes(4 * count)] as const;
+      const own = [deviceBytes(4 * rows * used), deviceBytes(4 * rows * used)] as const;
+      const [sum, y] = fused;
+      const sizes = [rows, width, experts, used, mode, normalize, 1e-5, 1];
+      check(cuda.psi_add_norm_router!(sum, y, own[0], own[1], sum, onDevice(delta), ws, rs, bs, ...sizes));
+      for (const i of [0, 1] as const) {
+        expect(floatsFromDevice(fused[i], count)).toEqual(floatsFromDevice(apart[i], count));
+      }
+      expect(intsFromDevice(own[0], rows * used)).toEqual(intsFromDevice(chosen[0], rows * used));
+      expect(floatsFromDevice(own[1], rows * used)).toEqual(floatsFromDevice(chosen[1], rows * used));
+    },
+  );
 });
 
 describe("norm_add_norms_router", () => {

@@ -2,6 +2,9 @@
  * Copies of a step's inputs and results. A copy from or to ordinary memory makes the driver wait for the stream; through
  * pinned memory it is one more entry of the stream. Uploads go through a ring of segments, each used again once the
  * device has read it. A fetch is a copy to the host that is waited for later: the stream may run on meanwhile.
+ *
+ * A step's few words go by kernels: an upload's as arguments, a fetch's as stores to pinned memory. Between two recordings a
+ * copy engine would have to wait for the one and be waited for by the other.
  */
 #include "transfer.h"
 
@@ -45,6 +48,37 @@ i32 open_ring(const char* where) {
   return PSI_OK;
 }
 
+/* Words that a launch takes along, of the 4 KB its arguments may have. */
+constexpr int FEW_WORDS = 64, MOST_WORDS = 960, WORD_THREADS = 256;
+
+template <int WORDS>
+struct SentWords {
+  u32* to;
+  i32 count;
+  u32 words[WORDS];
+};
+template <int WORDS>
+__global__ void send_words_kernel(const __grid_constant__ SentWords<WORDS> p) {
+  let_next_start();
+  wait_for_inputs();
+  for (i32 i = threadIdx.x; i < p.count; i += WORD_THREADS) p.to[i] = p.words[i];
+}
+__global__ void copy_words_kernel(u32* to, const u32* from, i32 count) {
+  let_next_start();
+  wait_for_inputs();
+  for (i32 i = threadIdx.x; i < count; i += WORD_THREADS) to[i] = from[i];
+}
+
+bool few_words(const void* a, const void* b, size_t bytes) { return bytes <= MOST_WORDS * 4 && (bytes | (uintptr_t)a | (uintptr_t)b) % 4 == 0; }
+
+template <int WORDS>
+i32 send_words(const char* where, void* to, const void* source, size_t bytes) {
+  SentWords<WORDS> p;
+  p.to = (u32*)to, p.count = (i32)(bytes / 4);
+  memcpy(p.words, source, bytes);
+  return launch(where, send_words_kernel<WORDS>, dim3(1), dim3(WORD_THREADS), 0, p);
+}
+
 /* Room in the ring, at most a segment. */
 i32 take(const char* where, size_t bytes, u8** room) {
   if (filled + bytes > SEGMENT) {
@@ -64,6 +98,8 @@ i32 take(const char* where, size_t bytes, u8** room) {
 bool sent_pinned(size_t bytes) { return bytes <= SEGMENTS * SEGMENT; }
 
 i32 send_pinned(const char* where, void* destination, const void* source, size_t bytes) {
+  if (few_words(destination, nullptr, bytes))
+    return bytes <= FEW_WORDS * 4 ? send_words<FEW_WORDS>(where, destination, source, bytes) : send_words<MOST_WORDS>(where, destination, source, bytes);
   PSI_TRY(open_ring(where));
   for (size_t at = 0; at < bytes; at += SEGMENT) {
     const size_t size = bytes - at < SEGMENT ? bytes - at : SEGMENT;
@@ -73,6 +109,12 @@ i32 send_pinned(const char* where, void* destination, const void* source, size_t
     PSI_TRY(checked(where, cudaMemcpyAsync((u8*)destination + at, room, size, cudaMemcpyHostToDevice, stream)));
   }
   return PSI_OK;
+}
+
+i32 copy_words(const char* where, void* destination, const void* source, size_t bytes) {
+  if (few_words(destination, source, bytes))
+    return launch(where, copy_words_kernel, dim3(bytes > 0), dim3(WORD_THREADS), 0, (u32*)destination, (const u32*)source, (i32)(bytes / 4));
+  return checked(where, cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, stream));
 }
 
 void close_transfers() {
@@ -97,7 +139,10 @@ PSI_API i32 psi_fetch(void* ticket, const void* source, f64 bytes) {
   const f64 number = last_ticket + 1;
   const int place = (int)((u64)number % FETCHES);
   u8* target = ring + SEGMENTS * SEGMENT + place * FETCH_BYTES;
-  PSI_TRY(checked("psi_fetch", cudaMemcpyAsync(target, source, (size_t)bytes, cudaMemcpyDeviceToHost, stream)));
+  if (few_words(source, nullptr, (size_t)bytes))
+    PSI_TRY(launch("psi_fetch", copy_words_kernel, dim3(1), dim3(WORD_THREADS), 0, (u32*)target, (const u32*)source, (i32)(bytes / 4)));
+  else
+    PSI_TRY(checked("psi_fetch", cudaMemcpyAsync(target, source, (size_t)bytes, cudaMemcpyDeviceToHost, stream)));
   PSI_TRY(checked("psi_fetch", cudaEventRecord(copied[place], stream)));
   last_ticket = tickets[place] = number;
   *(f64*)ticket = number;

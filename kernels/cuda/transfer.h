@@ -11,6 +11,8 @@ extern bool capturing;
 bool sent_pinned(size_t bytes);
 /* Copies to the device behind what is enqueued; `source` may change as soon as this returns. */
 i32 send_pinned(const char* where, void* destination, const void* source, size_t bytes);
+/* Copies within the device behind what is enqueued. */
+i32 copy_words(const char* where, void* destination, const void* source, size_t bytes);
 /* Frees the pinned memory; the stream is idle. */
 void close_transfers();
 }  // namespace psi

@@ -12,7 +12,25 @@ function randomBytes(size: number, seed: number): Uint8Array<ArrayBuffer> {
 }
 
 test("uploads of any size arrive, whatever becomes of their source, and across the ring's ends", () => {
-  const sizes = [1, 63, 64, 65, 4096, 300_001, mib - 1, mib, mib + 1, 3 * mib + 17, 4 * mib, 5 * mib];
+  const sizes = [
+    1,
+    4,
+    63,
+    64,
+    65,
+    256,
+    260,
+    3840,
+    3844,
+    4096,
+    300_001,
+    mib - 1,
+    mib,
+    mib + 1,
+    3 * mib + 17,
+    4 * mib,
+    5 * mib,
+  ];
   const sent = sizes.map((size, i) => {
     const data = randomBytes(size, i + 1);
     const kept = data.slice();
@@ -47,6 +65,20 @@ test("a fetch has what was there when it was begun, and waits its turn", () => {
   });
   // in any order
   for (const i of [2, 0, 3, 1]) expect(Buffer.compare(fetched(tickets[i]!, size), values[i]!)).toBe(0);
+});
+
+test("few words and many, in words and not, go within the device and come back", () => {
+  const room = 16_384;
+  const [from, to] = [deviceBytes(room), deviceBytes(room)] as [number & Pointer, number & Pointer];
+  for (const [i, size] of [4, 252, 1024, 3840, 3844, 10_001, 7].entries())
+    for (const shift of [0, 4, 1]) {
+      const data = randomBytes(size, i + 20);
+      check(cuda.psi_upload!((from + shift) as Pointer, data, size));
+      check(cuda.psi_copy!((to + shift) as Pointer, (from + shift) as Pointer, size));
+      const ticket = fetchOf((to + shift) as Pointer, size);
+      expect(Buffer.compare(fetched(ticket, size), data)).toBe(0);
+    }
+  check(cuda.psi_copy!(to, from, 0));
 });
 
 test("of fetches only the last sixteen can be had, and only up to their bound", () => {
