@@ -1,4 +1,5 @@
 import { runAll, type Steps } from "../../core/steps.ts";
+import { TokenStore } from "./token_store.ts";
 import type { ChatFormat, ChatMessage, ChatOptions, ChatTokenizer, PromptPiece } from "./types.ts";
 
 /** Text of the format: control tokens in it become tokens. */
@@ -35,10 +36,11 @@ export function promptWriter(
   write: (messages: readonly ChatMessage[], options: ChatOptions) => readonly PromptPiece[],
   guarded: (messages: readonly ChatMessage[], options: ChatOptions) => readonly string[] = () => [],
 ): Pick<ChatFormat, "prompt" | "promptSteps"> {
+  const store = new TokenStore();
   function* promptSteps(messages: readonly ChatMessage[], options: ChatOptions = {}, most?: number) {
     const pieces = write(messages, most === undefined ? options : { ...options, mostTokens: most });
     yield;
-    return yield* encodeInSteps(tokenizer, pieces, guarded(messages, options), most);
+    return yield* encodeInSteps(tokenizer, store, pieces, guarded(messages, options), most);
   }
   return { promptSteps, prompt: (messages, options) => runAll(promptSteps(messages, options)) };
 }
@@ -53,28 +55,40 @@ export function encodePieces(
   pieces: readonly PromptPiece[],
   guarded: readonly string[] = [],
 ): number[] {
-  return runAll(encodeInSteps(tokenizer, pieces, guarded));
+  return runAll(encodeInSteps(tokenizer, undefined, pieces, guarded));
 }
 
+/** Texts between control tokens are looked for in the store: they are encoded by themselves, whatever stands around them. */
 function* encodeInSteps(
   tokenizer: ChatTokenizer,
+  store: TokenStore | undefined,
   pieces: readonly PromptPiece[],
   guarded: readonly string[],
   most = Number.POSITIVE_INFINITY,
 ): Steps<number[]> {
   const ids: number[] = [];
-  const add = (part: readonly number[]): void => {
-    for (const id of part) ids.push(id);
+  const add = (part: ArrayLike<number>): void => {
+    for (let i = 0; i < part.length; i++) ids.push(part[i]!);
   };
   const guards = guarded.filter((text) => isGuardable(tokenizer, text));
   let run: PromptPiece[] = [];
   function* flush(): Steps<void> {
-    for (const text of cutAtGuards(run, guards)) {
+    const texts = cutAtGuards(run, guards);
+    for (const text of texts) {
+      const known = store?.find(text);
+      if (known) {
+        add(known);
+        yield;
+        continue;
+      }
+      const from = ids.length;
       const encoding = { special: false, bos: false, eos: false };
-      for (const part of yield* tokenizer.encodeSteps(text, encoding, most - ids.length)) {
+      for (const part of yield* tokenizer.encodeSteps(text, encoding, most - from)) {
         add(part);
         yield;
       }
+      // beyond that many they need not be those of the whole text, and a run that was cut is slices
+      if (ids.length <= most && texts.length === 1) store?.add(text, ids, from);
     }
     run = [];
     yield;
