@@ -1,4 +1,4 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
@@ -6,6 +6,8 @@ import { runAll } from "../../core/steps.ts";
 import { type Tokenizer, tokenizerFromGguf, tokenizerFromHuggingFace } from "../tokenizer/index.ts";
 import { encodePieces, marked, plain, promptWriter } from "./pieces.ts";
 import type { ChatMessage, ChatTokenizer, PromptPiece } from "./types.ts";
+
+setDefaultTimeout(60_000);
 
 type Stored = {
   readonly model: { readonly vocab: Record<string, number>; readonly merges: [string, string][] };
@@ -95,14 +97,14 @@ describe("a conversation that goes on has the tokens of one that is read for the
         Array.from({ length: 1 + below(60) }, () => words[below(words.length)]).join("");
       const kept = Array.from({ length: 6 }, long);
       const messages: ChatMessage[] = [];
-      for (let turn = 0; turn < 60; turn++) {
+      for (let turn = 0; turn < 30; turn++) {
         const content = below(3) === 0 ? kept[below(kept.length)]! : long();
         const at = below(messages.length + 1);
         if (below(4) === 0) messages.splice(at, 1, said("user", `${messages[at]?.content ?? ""}!`));
         else messages.push(said(turn % 2 === 0 ? "user" : "assistant", content));
         if (messages.length > 12) messages.splice(0, below(6));
         const { ids, alone } = ask(messages, below(2) === 0 ? ["the", "word"] : []);
-        expect(ids).toEqual(alone);
+        expect(ids.join()).toBe(alone.join());
       }
     });
   }
