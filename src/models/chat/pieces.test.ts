@@ -67,7 +67,11 @@ function chatOf(tokenizer: Tokenizer) {
   };
   let guards: readonly string[] = [];
   const write = (messages: readonly ChatMessage[]): PromptPiece[] =>
-    messages.flatMap(({ role, content }) => [marked(`${mark}${role}\n`), plain(content), marked(mark)]);
+    messages.flatMap(({ role, name = "", content }) => [
+      marked(`${mark}${role}${name}\n`),
+      plain(content),
+      marked(mark),
+    ]);
   const format = promptWriter(counting, write, () => guards);
   return {
     mark,
@@ -127,6 +131,15 @@ describe("of a conversation that goes on", () => {
       expect(edited.ids).toEqual(edited.alone);
     });
   }
+
+  test("markup is the format's own in every message, however many sorts there are", () => {
+    const { ask } = chatOf(tokenizers[1]![1]);
+    const named = (i: number): ChatMessage => ({ ...said("user", long(i)), name: `${"n".repeat(i)}${i}` });
+    for (let i = 0; i < 600; i += 20) {
+      const { ids, alone } = ask(Array.from({ length: 20 }, (_, j) => named(i + j)));
+      expect(ids.join()).toBe(alone.join());
+    }
+  });
 
   test("what was left half-way is not taken for the whole", () => {
     const { ask } = chatOf(tokenizers[0]![1]);

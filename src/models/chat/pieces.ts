@@ -36,11 +36,11 @@ export function promptWriter(
   write: (messages: readonly ChatMessage[], options: ChatOptions) => readonly PromptPiece[],
   guarded: (messages: readonly ChatMessage[], options: ChatOptions) => readonly string[] = () => [],
 ): Pick<ChatFormat, "prompt" | "promptSteps"> {
-  const store = new TokenStore();
+  const memory: Memory = { texts: new TokenStore(), markup: new Map() };
   function* promptSteps(messages: readonly ChatMessage[], options: ChatOptions = {}, most?: number) {
     const pieces = write(messages, most === undefined ? options : { ...options, mostTokens: most });
     yield;
-    return yield* encodeInSteps(tokenizer, store, pieces, guarded(messages, options), most);
+    return yield* encodeInSteps(tokenizer, memory, pieces, guarded(messages, options), most);
   }
   return { promptSteps, prompt: (messages, options) => runAll(promptSteps(messages, options)) };
 }
@@ -58,10 +58,17 @@ export function encodePieces(
   return runAll(encodeInSteps(tokenizer, undefined, pieces, guarded));
 }
 
-/** Texts between control tokens are looked for in the store: they are encoded by themselves, whatever stands around them. */
+/** What a format has encoded before: texts between control tokens, and what it writes around them. */
+type Memory = { readonly texts: TokenStore; readonly markup: Map<string, ControlParts | undefined> };
+
+/** A format writes few different texts around messages, and short ones. UTF-16 units. */
+const MOST_MARKUP = 256;
+const LONGEST_MARKUP = 256;
+
+/** Texts between control tokens are encoded by themselves, whatever stands around them, and so they are remembered. */
 function* encodeInSteps(
   tokenizer: ChatTokenizer,
-  store: TokenStore | undefined,
+  memory: Memory | undefined,
   pieces: readonly PromptPiece[],
   guarded: readonly string[],
   most = Number.POSITIVE_INFINITY,
@@ -75,7 +82,7 @@ function* encodeInSteps(
   function* flush(): Steps<void> {
     const texts = cutAtGuards(run, guards);
     for (const text of texts) {
-      const known = store?.find(text);
+      const known = memory?.texts.find(text);
       if (known) {
         add(known);
         yield;
@@ -88,7 +95,7 @@ function* encodeInSteps(
         yield;
       }
       // beyond that many they need not be those of the whole text, and a run that was cut is slices
-      if (ids.length <= most && texts.length === 1) store?.add(text, ids, from);
+      if (ids.length <= most && texts.length === 1) memory?.texts.add(text, ids, from);
     }
     run = [];
     yield;
@@ -96,7 +103,7 @@ function* encodeInSteps(
   for (const piece of joinPieces(pieces)) {
     if (ids.length > most) break;
     if (piece.apart) yield* flush();
-    const found = piece.special ? splitAtControls(tokenizer, piece.text) : undefined;
+    const found = piece.special ? controlParts(tokenizer, memory, piece.text) : undefined;
     if (found === undefined) {
       run.push(piece);
       continue;
@@ -114,6 +121,18 @@ function* encodeInSteps(
 
 /** Text before the first control token, ids from the first to the last one, text behind; undefined without any. */
 type ControlParts = { readonly head: string; readonly ids: readonly number[]; readonly tail: string };
+
+function controlParts(
+  tokenizer: ChatTokenizer,
+  memory: Memory | undefined,
+  text: string,
+): ControlParts | undefined {
+  if (memory?.markup.has(text)) return memory.markup.get(text);
+  const parts = splitAtControls(tokenizer, text);
+  if (memory && memory.markup.size < MOST_MARKUP && text.length <= LONGEST_MARKUP)
+    memory.markup.set(text, parts);
+  return parts;
+}
 
 function splitAtControls(tokenizer: ChatTokenizer, text: string): ControlParts | undefined {
   const controls = tokenizer
