@@ -122,10 +122,10 @@ describe("combine", () => {
 
 describe("add_norm_router", () => {
   test.each([
-    [3, 516, 9, 2],
-    [1, 2880, 32, 4],
-    [2, 1028, 40, 3],
-    [12, 520, 93, 5], // four experts a block, one in the last
+    [3, 516, 9, 2, 3, 0],
+    [1, 2880, 32, 4, 3, 0],
+    [2, 1028, 40, 3, 3, 0],
+    [12, 520, 93, 5, 3, 0], // four experts a block, one in the last
     [1, 2048, 256, 8, 1, 1],
     [2, 1024, 200, 6, 2, 1],
     [1, 516, 64, 32, 1, 0],
@@ -133,7 +133,7 @@ describe("add_norm_router", () => {
     [1, 516, 300, 8, 1, 1], // more experts than threads
   ])(
     "%i rows of %i, %i experts, %i chosen: the bits of the four ops",
-    (rows, width, experts, used, mode = 3, normalize = 0) => {
+    (rows, width, experts, used, mode, normalize) => {
       const [x, delta] = [randomFloats(rows * width, 1), randomFloats(rows * width, 2)];
       const [w, routerWeight, bias] = [
         randomFloats(width, 3),
