@@ -21,6 +21,7 @@ namespace psi {
 
 cudaStream_t stream = nullptr;
 u64 launches = 0;
+u64 copying_launch = ~0ull;
 DeviceFacts device = {};
 
 namespace {

@@ -21,6 +21,8 @@ namespace psi {
 extern cudaStream_t stream;
 /* Kernels that were launched: tells a launcher whether another one came in between. */
 extern u64 launches;
+/* The launch behind which the next one begins when all is there, since it wrote what counts as weights (transfer.cu). */
+extern u64 copying_launch;
 /* Facts about the open device. */
 struct DeviceFacts {
   i32 multiprocessors;
@@ -82,6 +84,7 @@ i32 launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t s
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return PSI_OK;
   if (shared_bytes > FREE_SHARED)
     if (i32 status = allow_shared(op, (const void*)kernel, shared_bytes)) return status;
+  const bool behind_copy = copying_launch == launches;
   launches++;
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -92,7 +95,7 @@ i32 launch(const char* op, void (*kernel)(P...), dim3 grid, dim3 block, size_t s
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &early;
-  config.numAttrs = device.compute >= 90 ? 1 : 0;
+  config.numAttrs = device.compute >= 90 && !behind_copy ? 1 : 0;
   cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(arguments)...);
   return error == cudaSuccess ? PSI_OK : launch_failed(op, error, grid, block, shared_bytes);
 }

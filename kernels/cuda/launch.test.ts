@@ -69,3 +69,21 @@ describe("kernels that may start while the one before them ends", () => {
     ]);
   });
 });
+
+/** What copies write counts as weights to kernels behind them, which the next launch therefore may not begin ahead of. */
+test("copies by kernels tell the next launch to wait for them", async () => {
+  const source = await Bun.file(join(import.meta.dir, "transfer.cu")).text();
+  const launches = [...source.matchAll(/(\w+)\(launch\((\w+|"\w+"), (\w+)/g)].map(
+    ([, by, , kernel]) => `${kernel} by ${by}`,
+  );
+  // a fetch writes to the host alone
+  expect(launches).toEqual([
+    "send_words_kernel by written",
+    "copy_words_kernel by written",
+    "copy_words_kernel by PSI_TRY",
+  ]);
+  expect(source).toContain("copying_launch = launches");
+  expect(await Bun.file(join(import.meta.dir, "launch.h")).text()).toContain(
+    "device.compute >= 90 && !behind_copy",
+  );
+});

@@ -71,12 +71,18 @@ __global__ void copy_words_kernel(u32* to, const u32* from, i32 count) {
 
 bool few_words(const void* a, const void* b, size_t bytes) { return bytes <= MOST_WORDS * 4 && (bytes | (uintptr_t)a | (uintptr_t)b) % 4 == 0; }
 
+/* Kernels read page tables, positions and old keys before their inputs are there; the next one may do so when these are. */
+i32 written(i32 status) {
+  if (status == PSI_OK) copying_launch = launches;
+  return status;
+}
+
 template <int WORDS>
 i32 send_words(const char* where, void* to, const void* source, size_t bytes) {
   SentWords<WORDS> p;
   p.to = (u32*)to, p.count = (i32)(bytes / 4);
   memcpy(p.words, source, bytes);
-  return launch(where, send_words_kernel<WORDS>, dim3(1), dim3(WORD_THREADS), 0, p);
+  return written(launch(where, send_words_kernel<WORDS>, dim3(1), dim3(WORD_THREADS), 0, p));
 }
 
 /* Room in the ring, at most a segment. */
@@ -113,7 +119,7 @@ i32 send_pinned(const char* where, void* destination, const void* source, size_t
 
 i32 copy_words(const char* where, void* destination, const void* source, size_t bytes) {
   if (few_words(destination, source, bytes))
-    return launch(where, copy_words_kernel, dim3(bytes > 0), dim3(WORD_THREADS), 0, (u32*)destination, (const u32*)source, (i32)(bytes / 4));
+    return written(launch(where, copy_words_kernel, dim3(bytes > 0), dim3(WORD_THREADS), 0, (u32*)destination, (const u32*)source, (i32)(bytes / 4)));
   return checked(where, cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, stream));
 }
 
