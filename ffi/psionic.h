@@ -33,6 +33,8 @@ typedef double f64;
 
 /* dtype ids are ggml's (src/core/dtype.ts); a packed weight has this bit set */
 #define PSI_PACKED 256
+/* CPU, products with packed weights of block types: activations are rounded to 16 bits (two products of bytes), not to 8 */
+#define PSI_A16 512
 
 /* ---- device ---- */
 PSI_API i32 psi_abi_version(void);
@@ -122,7 +124,8 @@ PSI_API i32 psi_quantize(void* y, const void* x, i32 rows, i32 columns, i32 dtyp
    Packed weights are aligned to 64 bytes and passed as dtype | PSI_PACKED. */
 /* y[t,n] = sum_k x[t,k] w[n,k] (+ bias[n]). x f32 [rows,columns], w packed [outputs,columns], bias f32 or NULL; for F64
    weights x, y and bias are f64 (reference loops). Scratch: X(rows) + 64, 0 for F32 and F64 (and, on the CPU, F16
-   and BF16), with X(n) = n*ceil(columns/64)*256 for F16 and BF16, which CUDA multiplies by x in two parts, else n*columns*2. */
+   and BF16), with X(n) = n*ceil(columns/64)*256 for F16 and BF16, which CUDA multiplies by x in two parts, else n*columns*2,
+   twice that with PSI_A16. */
 PSI_API i32 psi_matmul(void* y, const void* x, const void* w, const void* bias, void* scratch, i32 rows, i32 outputs, i32 columns, i32 dtype, f64 scratch_bytes);
 /* CUDA. y[t,n] = act(gate, up) with gate = x[t] . w[n] (+ bias[n]) and up the same of row features + n: the bits of psi_matmul and
    psi_glu, whose kinds these are. w packed [2*features,columns], not F32. Scratch: psi_matmul's + 64 + rows*features*8. */

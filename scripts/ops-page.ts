@@ -30,7 +30,7 @@ ${rows.join("\n")}
 ## Weight types
 Products (\`matmul\`, \`moe_matmul\`) and \`embedding\` take F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K,
 Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4; products also F64, in plain reference loops. Block types multiply integers
-(activations rounded to 8 bits per 32 columns), float types f32. CUDA rounds activations to bf16; with F16
+(activations rounded to 8 bits per 32 columns, to 16 in models with routers), float types f32. CUDA rounds activations to bf16; with F16
 and BF16 weights it takes them in two parts of bf16. The cache takes f32, f16, bf16, fp8 (e4m3, not on Metal) and q8_0.
 `;
 }

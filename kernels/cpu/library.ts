@@ -157,6 +157,8 @@ export function randomWeights(dtype: DType, outputs: number, columns: number, se
 export const quantisedTypes = (Object.keys(dtypes) as DType[]).filter((t) => dtypes[t].blockElements > 1);
 export const floatTypes: readonly DType[] = ["f32", "f16", "bf16"];
 export const PACKED = 256;
+/** Activations of 16 bits. */
+export const A16 = 512;
 
 /** Packs a matrix; returns its address, good until the process ends. */
 export function packed(

@@ -2,6 +2,7 @@ import type { Pointer } from "bun:ffi";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type DType, dtypes } from "../../src/core/dtype.ts";
 import {
+  A16,
   bits,
   bytesAt,
   check,
@@ -20,9 +21,10 @@ import {
 
 /**
  * Largest error of an output over |x| |w| + |y| (so that cancellation does not count). Inputs rounded to 8 bits are off by
- * at most 1/254 of the largest of their block; f32 sums of these lengths by a few 1e-7.
+ * at most 1/254 of the largest of their block, to 16 bits by 256 times less; f32 sums of these lengths by a few 1e-7.
  */
 const quantisedError = 4e-3;
+const wideError = 2e-5;
 const floatError = 1e-6;
 
 const scratch = { address: 0 as Pointer, bytes: 4 << 20 };
@@ -38,9 +40,10 @@ function product(
   w: Pointer,
   bias: Float32Array | null,
   s: Shape,
+  width = 0,
 ): Float32Array {
   const y = floats(s.rows * s.outputs).fill(Number.NaN);
-  const code = dtypes[dtype].id | PACKED;
+  const code = dtypes[dtype].id | PACKED | width;
   check(native.psi_matmul(y, x, w, bias, scratch.address, s.rows, s.outputs, s.columns, code, scratch.bytes));
   return y;
 }
@@ -104,10 +107,18 @@ describe.each(levels)("matmul at level %s", (level) => {
         const weights = randomWeights(dtype, s.outputs, s.columns, seed);
         const x = randomFloats(s.rows * s.columns, seed + 1);
         const bias = seed % 2 === 0 ? randomFloats(s.outputs, seed + 2) : null;
-        const got = product(dtype, x, packed(dtype, weights, s.outputs, s.columns), bias, s);
-        const error = largestError(got, reference(dtype, x, weights, bias, s), x, weights, dtype, s);
-        const limit = floatTypes.includes(dtype) ? floatError : quantisedError;
-        expect({ ...s, seed, error: error < limit ? "ok" : error }).toEqual({ ...s, seed, error: "ok" });
+        const w = packed(dtype, weights, s.outputs, s.columns);
+        const want = reference(dtype, x, weights, bias, s);
+        for (const [width, wide] of [
+          [0, quantisedError],
+          [A16, wideError],
+        ] as const) {
+          const got = product(dtype, x, w, bias, s, width);
+          const error = largestError(got, want, x, weights, dtype, s);
+          const limit = floatTypes.includes(dtype) ? floatError : wide;
+          const at = { ...s, seed, width };
+          expect({ ...at, error: error < limit ? "ok" : error }).toEqual({ ...at, error: "ok" });
+        }
       });
     });
   });
@@ -123,21 +134,23 @@ describe.each(levels)("matmul at level %s", (level) => {
       const results = [1, 2].map((threads) =>
         opened(level, threads, () => {
           const w = packed(dtype, weights, outputs, columns);
-          const all = bits(product(dtype, x, w, null, { rows, outputs, columns }));
-          for (const [first, count] of [
-            [0, 1],
-            [299, 1],
-            [131, 2],
-            [3, 3],
-            [40, 4],
-            [17, 33],
-          ] as const) {
-            const part = floats(count * columns);
-            part.set(x.subarray(first * columns, (first + count) * columns));
-            const alone = bits(product(dtype, part, w, null, { rows: count, outputs, columns }));
-            expect(alone).toEqual(all.slice(first * outputs, (first + count) * outputs));
-          }
-          return all;
+          return [0, A16].map((width) => {
+            const all = bits(product(dtype, x, w, null, { rows, outputs, columns }, width));
+            for (const [first, count] of [
+              [0, 1],
+              [299, 1],
+              [131, 2],
+              [3, 3],
+              [40, 4],
+              [17, 33],
+            ] as const) {
+              const part = floats(count * columns);
+              part.set(x.subarray(first * columns, (first + count) * columns));
+              const alone = bits(product(dtype, part, w, null, { rows: count, outputs, columns }, width));
+              expect(alone).toEqual(all.slice(first * outputs, (first + count) * outputs));
+            }
+            return all;
+          });
         }),
       );
       expect(results[0]).toEqual(results[1]!);
@@ -150,10 +163,14 @@ test("the levels agree with each other on quantised products up to the order of 
   for (const dtype of quantisedTypes) {
     const weights = randomWeights(dtype, s.outputs, s.columns, 9);
     const x = randomFloats(s.rows * s.columns, 10);
-    const [first, ...others] = levels.map((level) =>
-      opened(level, 1, () => product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s)),
-    );
-    for (const other of others) expect(normalisedError(other, first!)).toBeLessThan(1e-12);
+    for (const width of [0, A16]) {
+      const [first, ...others] = levels.map((level) =>
+        opened(level, 1, () =>
+          product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s, width),
+        ),
+      );
+      for (const other of others) expect(normalisedError(other, first!)).toBeLessThan(1e-12);
+    }
   }
 });
 
@@ -161,13 +178,18 @@ test("whole sums of codes give every level with fused products the same bits, wh
   const fused = levels.filter((level) => level !== "plain");
   for (const dtype of quantisedTypes) {
     // 7 rows go through registers alone, 45 through tiles where there are tiles; 800 columns end in a piece of 9 blocks
-    for (const rows of [7, 45]) {
+    for (const [rows, width] of [
+      [7, 0],
+      [45, 0],
+      [7, A16],
+      [45, A16],
+    ] as const) {
       const s = { rows, outputs: 40, columns: dtypes[dtype].blockElements === 32 ? 800 : 768 };
       const weights = new Uint8Array(randomWeights(dtype, s.outputs, s.columns, 12));
       const x = randomFloats(s.rows * s.columns, 13).map((v, i) => (i % 3 === 0 ? Math.sign(v) : v));
       const results = fused.map((level) =>
         opened(level, 1, () =>
-          bits(product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s)),
+          bits(product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s, width)),
         ),
       );
       for (const result of results) expect(result).toEqual(results[0]!);
@@ -199,8 +221,11 @@ test("codes and inputs at their extremes neither saturate nor overflow", () => {
     const x = floats(s.rows * s.columns).fill(127);
     for (const level of levels) {
       opened(level, 1, () => {
-        const y = product("q8_0", x, packed("q8_0", weights, s.outputs, s.columns), null, s);
-        expect(new Set(y)).toEqual(new Set([(fill === 0x80 ? -128 : 127) * 127 * s.columns]));
+        const w = packed("q8_0", weights, s.outputs, s.columns);
+        for (const width of [0, A16])
+          expect(new Set(product("q8_0", x, w, null, s, width))).toEqual(
+            new Set([(fill === 0x80 ? -128 : 127) * 127 * s.columns]),
+          );
       });
     }
   }
@@ -235,10 +260,12 @@ test("the largest narrow codes with the largest inputs do not saturate sums of 1
     for (const sign of [1, -1]) {
       const x = floats(s.rows * s.columns).fill(127 * sign);
       for (const level of levels) {
-        const y = opened(level, 1, () =>
-          product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s),
-        );
-        expect(new Set(y)).toEqual(new Set([value * 127 * sign * s.columns]));
+        for (const width of [0, A16]) {
+          const y = opened(level, 1, () =>
+            product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s, width),
+          );
+          expect(new Set(y)).toEqual(new Set([value * 127 * sign * s.columns]));
+        }
       }
     }
   }
@@ -249,17 +276,20 @@ test("a NaN or an infinity in a row reaches its outputs and no other row's", () 
   for (const dtype of ["f32", "q8_0", "q6_k", "mxfp4"] as const) {
     const weights = randomWeights(dtype, s.outputs, s.columns, 3);
     const x = randomFloats(s.rows * s.columns, 4);
-    const clean = opened("", 1, () =>
-      product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s),
-    );
+    const whole = x.slice();
     x[2 * s.columns + 100] = Number.NaN;
     x[4 * s.columns + 200] = Number.POSITIVE_INFINITY;
-    const y = opened("", 1, () => product(dtype, x, packed(dtype, weights, s.outputs, s.columns), null, s));
-    for (let r = 0; r < s.rows; r++) {
-      const row = y.subarray(r * s.outputs, (r + 1) * s.outputs);
-      if (r === 2 || r === 4) expect(row.some(Number.isFinite)).toBe(false);
-      else expect([...row]).toEqual([...clean.subarray(r * s.outputs, (r + 1) * s.outputs)]);
-    }
+    for (const width of [0, A16])
+      opened("", 1, () => {
+        const w = packed(dtype, weights, s.outputs, s.columns);
+        const clean = product(dtype, whole, w, null, s, width);
+        const y = product(dtype, x, w, null, s, width);
+        for (let r = 0; r < s.rows; r++) {
+          const row = y.subarray(r * s.outputs, (r + 1) * s.outputs);
+          if (r === 2 || r === 4) expect(row.some(Number.isFinite)).toBe(false);
+          else expect([...row]).toEqual([...clean.subarray(r * s.outputs, (r + 1) * s.outputs)]);
+        }
+      });
   }
 });
 
@@ -315,6 +345,11 @@ describe("matmul refuses", () => {
       "1 [psi_matmul] expected packed weights (dtype | 256), got dtype 8. Use psi_pack.",
     ],
     ["little scratch", { bytes: 191 }, "1 [psi_matmul] expected 192 bytes of scratch, got 191."],
+    [
+      "little scratch for 16 bits",
+      { dtype: dtypes.q8_0.id | PACKED | A16, bytes: 319 },
+      "1 [psi_matmul] expected 320 bytes of scratch, got 319.",
+    ],
     ["NaN scratch", { bytes: Number.NaN }, "1 [psi_matmul] expected 192 bytes of scratch, got nan."],
     [
       "negative rows",

@@ -5,7 +5,7 @@
  * product over its rows (product.h), so a slot's bits do not depend on who shares its expert. A task is a few
  * panels of one expert.
  * Scratch: inputs * columns * 2 + 64 + 4 * (slots + 3 * experts + 16) bytes, inputs = slots if x_per_slot else tokens
- * (float types do not need the first term, but the rule is the same for all).
+ * (float types do not need the first term, but the rule is the same for all; PSI_A16 doubles it).
  */
 #include "../common/pool.h"
 #include "../common/types.h"
@@ -23,6 +23,7 @@ struct MoeArguments {
   i64 tokens, used, experts, outputs, columns;
   i32 dtype;
   bool x_per_slot;
+  i32 parts; /* of an activation */
 };
 }  // namespace psi
 
@@ -34,9 +35,9 @@ void moe_matmul(const MoeArguments& a) {
   const TypeInfo& type = *find_type(a.dtype);
   const i64 slots = a.tokens * a.used, inputs = a.x_per_slot ? slots : a.tokens;
   InputBlock* in = (InputBlock*)(((uintptr_t)a.scratch + 63) & ~(uintptr_t)63);
-  if (type.block > 1) quantize_inputs(in, a.x, inputs, a.columns, a.dtype);
+  if (type.block > 1) quantize_inputs(in, a.x, inputs, a.columns, a.dtype, a.parts);
 
-  i32* order = (i32*)((u8*)in + (type.block > 1 ? inputs * a.columns * 2 : 0));
+  i32* order = (i32*)((u8*)in + (type.block > 1 ? inputs * a.columns * 2 * a.parts : 0));
   i32* first = order + slots;         /* [experts + 1] */
   i32* next = first + a.experts + 1; /* [experts] */
   i32* active = next + a.experts;    /* [experts] */
@@ -51,7 +52,7 @@ void moe_matmul(const MoeArguments& a) {
   for (i64 s = 0; s < slots; s++) order[next[a.expert_ids[s]]++] = (i32)s;
 
   const i64 panels = panel_count(a.outputs), matrix = panels * panel_bytes(type, a.columns);
-  i64 group = type.block > 1 && slots > 4 * used_experts ? 16 : 4;
+  i64 group = type.block > 1 && slots * a.parts > 4 * used_experts ? 16 : 4;
   while (group > 1 && used_experts * panels / group < 4 * pool_threads()) group /= 2;
   const i64 groups = (panels + group - 1) / group;
   parallel(used_experts * groups, [&](i64 i, int thread) {
@@ -73,6 +74,7 @@ void moe_matmul(const MoeArguments& a) {
     t.panel_count = panels - t.first_panel < group ? panels - t.first_panel : group;
     t.dtype = a.dtype;
     t.slots_per_input = a.x_per_slot ? 1 : (i32)a.used;
+    t.parts = a.parts;
     product(t);
   });
 }
@@ -88,7 +90,7 @@ static i32 check_moe(const char* where, const void* y, const void* x, const void
     return psi::fail(PSI_INVALID, "[%s] expected tokens >= 0, used, experts, outputs, columns >= 1 and x_per_slot 0 or 1, got %d, %d, %d, %d, %d, %d.", where,
                      tokens, used, experts, outputs, columns, x_per_slot);
   const psi::TypeInfo* type;
-  i32 status = psi::check_weight_type(where, dtype & ~PSI_PACKED, columns, &type);
+  i32 status = psi::check_weight_type(where, dtype & ~(PSI_PACKED | PSI_A16), columns, &type);
   if (status != PSI_OK) return status;
   if ((i64)tokens * used > INT32_MAX) return psi::fail(PSI_INVALID, "[%s] expected tokens * used below 2^31, got %d * %d.", where, tokens, used);
   for (i64 s = 0; s < (i64)tokens * used; s++) {
@@ -113,24 +115,24 @@ PSI_API i32 psi_moe_matmul(void* y, const void* x, const void* w, const void* bi
   i32 status = check_moe("psi_moe_matmul", y, x, w, expert_ids, tokens, used, experts, outputs, columns, dtype, x_per_slot);
   if (status != PSI_OK) return status;
   if (!(dtype & PSI_PACKED)) return psi::fail(PSI_INVALID, "[psi_moe_matmul] expected packed weights (dtype | %d), got dtype %d. Use psi_pack.", PSI_PACKED, dtype);
-  const i32 id = dtype & ~PSI_PACKED;
+  const i32 id = dtype & ~(PSI_PACKED | PSI_A16), parts = dtype & PSI_A16 && psi::find_type(id)->block > 1 ? 2 : 1;
   const i64 slots = (i64)tokens * used;
-  const f64 needed = (f64)(x_per_slot ? slots : tokens) * columns * 2 + 64 + 4.0 * ((f64)slots + 3.0 * experts + 16);
+  const f64 needed = (f64)(x_per_slot ? slots : tokens) * columns * (dtype & PSI_A16 ? 4 : 2) + 64 + 4.0 * ((f64)slots + 3.0 * experts + 16);
   if (!scratch || !(scratch_bytes >= needed)) return psi::fail(PSI_INVALID, "[psi_moe_matmul] expected %.0f bytes of scratch, got %.0f.", needed, scratch ? scratch_bytes : 0);
   if ((uintptr_t)w % 64 != 0) return psi::fail(PSI_INVALID, "[psi_moe_matmul] expected weights aligned to 64 bytes.");
   if (tokens == 0) return PSI_OK;
   if (id == psi::F64) {
-    moe_reference(y, x, (const u8*)w, bias, (const i32*)expert_ids, slots, used, experts, outputs, columns, dtype, x_per_slot);
+    moe_reference(y, x, (const u8*)w, bias, (const i32*)expert_ids, slots, used, experts, outputs, columns, id | PSI_PACKED, x_per_slot);
     return PSI_OK;
   }
-  PSI_RUN(moe_matmul)({(float*)y, (const float*)x, (const u8*)w, (const float*)bias, (const i32*)expert_ids, (u8*)scratch, tokens, used, experts, outputs, columns, id, x_per_slot != 0});
+  PSI_RUN(moe_matmul)({(float*)y, (const float*)x, (const u8*)w, (const float*)bias, (const i32*)expert_ids, (u8*)scratch, tokens, used, experts, outputs, columns, id, x_per_slot != 0, parts});
   return PSI_OK;
 }
 
 PSI_API i32 psi_moe_matmul_ref(void* y, const void* x, const void* w, const void* bias, const void* expert_ids, void*, i32 tokens, i32 used, i32 experts, i32 outputs, i32 columns, i32 dtype, i32 x_per_slot, f64) {
   i32 status = check_moe("psi_moe_matmul_ref", y, x, w, expert_ids, tokens, used, experts, outputs, columns, dtype, x_per_slot);
   if (status != PSI_OK) return status;
-  moe_reference(y, x, (const u8*)w, bias, (const i32*)expert_ids, (i64)tokens * used, used, experts, outputs, columns, dtype, x_per_slot);
+  moe_reference(y, x, (const u8*)w, bias, (const i32*)expert_ids, (i64)tokens * used, used, experts, outputs, columns, dtype & ~PSI_A16, x_per_slot);
   return PSI_OK;
 }
 #endif

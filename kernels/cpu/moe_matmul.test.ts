@@ -2,6 +2,7 @@ import type { Pointer } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { type DType, dtypes } from "../../src/core/dtype.ts";
 import {
+  A16,
   bits,
   bytesAt,
   check,
@@ -20,8 +21,9 @@ import {
 const experts = 7;
 const outputs = 43;
 const columns = 512;
-/** Inputs rounded to 8 bits; f32 sums against f64 sums. */
-const tolerance = (dtype: DType) => (dtypes[dtype].blockElements > 1 ? 2e-4 : 1e-10);
+/** Inputs rounded to 8 or 16 bits; f32 sums against f64 sums. */
+const tolerance = (dtype: DType, width: number) =>
+  dtypes[dtype].blockElements === 1 ? 1e-10 : width === A16 ? 1e-8 : 2e-4;
 const scratch = bytesAt(4 << 20);
 
 type Call = {
@@ -31,13 +33,14 @@ type Call = {
   readonly used: number;
   readonly perSlot: boolean;
   readonly bias: Float32Array | null;
+  readonly width: number;
 };
-const scratchBytes = (c: Call) => c.x.length * 2 + 64 + 4 * (c.ids.length + 3 * experts + 16);
+const scratchBytes = (c: Call) => c.x.length * (c.width ? 4 : 2) + 64 + 4 * (c.ids.length + 3 * experts + 16);
 
 function run(c: Call, w: Pointer): Float32Array {
   const y = floats(c.ids.length * outputs).fill(Number.NaN);
   const sizes = [c.ids.length / c.used, c.used, experts, outputs, columns] as const;
-  const code = dtypes[c.dtype].id | PACKED;
+  const code = dtypes[c.dtype].id | PACKED | c.width;
   check(
     native.psi_moe_matmul(
       y,
@@ -82,8 +85,10 @@ describe.each(levels)("moe_matmul at level %s", (level) => {
         ] as const) {
           const x = randomFloats((perSlot ? tokens * used : tokens) * columns, tokens);
           const bias = used === 1 ? null : randomFloats(experts * outputs, 3);
-          const c: Call = { dtype, x, ids: randomIds(tokens * used, tokens), used, perSlot, bias };
-          expect(normalisedError(run(c, w), reference(c, weights))).toBeLessThan(tolerance(dtype));
+          for (const width of [0, A16]) {
+            const c: Call = { dtype, x, ids: randomIds(tokens * used, tokens), used, perSlot, bias, width };
+            expect(normalisedError(run(c, w), reference(c, weights))).toBeLessThan(tolerance(dtype, width));
+          }
         }
       });
     },
@@ -98,14 +103,17 @@ describe.each(levels)("moe_matmul at level %s", (level) => {
       const ids = randomIds(tokens * 2, 3);
       opened(level, 2, () => {
         const w = packed(dtype, weights, outputs, columns, experts);
-        const all = bits(run({ dtype, x, ids, used: 2, perSlot: false, bias: null }, w));
-        for (const token of [0, 13, 159]) {
-          const row = floats(columns);
-          row.set(x.subarray(token * columns, (token + 1) * columns));
-          const own = randomIds(2, 0);
-          own.set(ids.subarray(token * 2, token * 2 + 2));
-          const alone = bits(run({ dtype, x: row, ids: own, used: 2, perSlot: false, bias: null }, w));
-          expect(alone).toEqual(all.slice(token * 2 * outputs, (token + 1) * 2 * outputs));
+        for (const width of [0, A16]) {
+          const c: Call = { dtype, x, ids, used: 2, perSlot: false, bias: null, width };
+          const all = bits(run(c, w));
+          for (const token of [0, 13, 159]) {
+            const row = floats(columns);
+            row.set(x.subarray(token * columns, (token + 1) * columns));
+            const own = randomIds(2, 0);
+            own.set(ids.subarray(token * 2, token * 2 + 2));
+            const alone = bits(run({ ...c, x: row, ids: own }, w));
+            expect(alone).toEqual(all.slice(token * 2 * outputs, (token + 1) * 2 * outputs));
+          }
         }
       });
     },

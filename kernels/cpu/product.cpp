@@ -17,45 +17,61 @@ namespace psi::PSI_ISA {
 
 /* ---- activations ---- */
 
+/* A block's codes with what their sums give `start`; sum = 256 * sum + those sums. */
 template <int HALVES>
+PSI_INLINE void set_codes(InputBlock& o, vi q0, vi q1, i32 bias, i32* sum) {
+  store_s8(o.q, q0);
+  store_s8(o.q + 16, q1);
+  const i32 own[2] = {HALVES == 1 ? hsumi(addi(q0, q1)) : hsumi(q0), HALVES == 1 ? 0 : hsumi(q1)};
+  for (int h = 0; h < HALVES; h++) {
+    o.start[h] = -bias * own[h];
+    sum[h] = 256 * sum[h] + own[h];
+  }
+}
+
+template <int HALVES, int PARTS>
 static void quantize_row(InputBlock* in, i64 rows, i64 row, const float* x, i64 blocks, i32 bias) {
+  constexpr float most = PARTS == 2 ? 127 * 256 : 127;
+  auto block = [&](i64 b, int part) PSI_LAMBDA -> InputBlock& {
+    return in[input_place(rows * PARTS, blocks, row * PARTS + part, b / PIECE * PIECE) + b % PIECE];
+  };
   vf probe = zero(); /* NaN when any input is NaN or infinite */
   for (i64 b = 0; b < blocks; b++) {
-    vf lo = load(x + 32 * b), hi = load(x + 32 * b + 16);
-    probe = fma(lo + hi, zero(), probe);
-    float largest = hmax(max(abs(lo), abs(hi)));
-    InputBlock& o = in[input_place(rows, blocks, row, b / PIECE * PIECE) + b % PIECE];
-    o.d = largest / 127.0f;
-    vf inverse = set1(largest > 0 ? 127.0f / largest : 0.0f);
-    vi qlo = cvt_round(lo * inverse), qhi = cvt_round(hi * inverse);
-    store_s8(o.q, qlo);
-    store_s8(o.q + 16, qhi);
-    if (HALVES == 1) {
-      i32 sum = hsumi(addi(qlo, qhi));
-      o.start[0] = -bias * sum;
-      o.dsum[0] = o.d * (float)sum;
-    } else {
-      i32 s0 = hsumi(qlo), s1 = hsumi(qhi);
-      o.start[0] = -bias * s0;
-      o.start[1] = -bias * s1;
-      o.dsum[0] = o.d * (float)s0;
-      o.dsum[1] = o.d * (float)s1;
+    vf x0 = load(x + 32 * b), x1 = load(x + 32 * b + 16);
+    probe = fma(x0 + x1, zero(), probe);
+    float largest = hmax(max(abs(x0), abs(x1)));
+    vf inverse = set1(largest > 0 ? most / largest : 0.0f);
+    vi q0 = cvt_round(x0 * inverse), q1 = cvt_round(x1 * inverse);
+    i32 sum[2] = {};
+    if constexpr (PARTS == 2) {
+      const vi half = set1i(128), least = set1i(-127); /* a byte of -128 has no negative, which some machines take */
+      vi upper0 = sari<8>(addi(q0, half)), upper1 = sari<8>(addi(q1, half));
+      set_codes<HALVES>(block(b, 0), upper0, upper1, bias, sum);
+      q0 = maxi(subi(q0, shli<8>(upper0)), least);
+      q1 = maxi(subi(q1, shli<8>(upper1)), least);
     }
+    InputBlock& last = block(b, PARTS - 1);
+    set_codes<HALVES>(last, q0, q1, bias, sum);
+    last.d = largest / most;
+    for (int h = 0; h < HALVES; h++) last.dsum[h] = last.d * (float)sum[h];
   }
   float total = hsum(probe);
-  if (total != total) in[input_place(rows, blocks, row, 0)].d = total;
+  if (total != total) block(0, PARTS - 1).d = total;
 }
 
 /* Codes above 127 are read as signed ones where the machine has no unsigned-by-signed product. */
 template <class T>
 constexpr bool as_signed = T::WIDE && !FAST_U8S8;
 
-void quantize_inputs(InputBlock* in, const float* x, i64 rows, i64 columns, i32 dtype) {
+void quantize_inputs(InputBlock* in, const float* x, i64 rows, i64 columns, i32 dtype, int parts) {
   const i64 blocks = columns / 32;
   with_block_type(dtype, [&](auto type) {
     typedef decltype(type) T;
     const i32 bias = as_signed<T> ? 0 : T::BIAS;
-    auto one = [&](i64 r, int) { quantize_row<T::HALVES>(in, rows, r, x + r * columns, blocks, bias); };
+    auto one = [&](i64 r, int) {
+      if (parts == 2) quantize_row<T::HALVES, 2>(in, rows, r, x + r * columns, blocks, bias);
+      else quantize_row<T::HALVES, 1>(in, rows, r, x + r * columns, blocks, bias);
+    };
     if (rows * columns >= 32768) parallel(rows, one);
     else
       for (i64 r = 0; r < rows; r++) one(r, 0);
@@ -136,14 +152,17 @@ PSI_INLINE vi four_inputs(const InputBlock& block, int g) {
   return set1i(v);
 }
 
-/* Adds one scale's share of a block for R rows: sums of products, scaled; and the second term. */
-template <class T, int R, class S>
+/* Adds one scale's share of a block for R rows of A parts: sums of products, scaled; and the second term. */
+template <class T, int R, int A, class S>
 PSI_INLINE void add_scaled(vf* total, const vi* sum, const S& source, i64 b, int h, const InputBlock* const* x) {
   vf scale = S::scale_of(source, b, h);
-  unroll<R>([&](auto r) PSI_LAMBDA { total[r] = fma(cvt(sum[r]) * scale, set1(x[r][b].d), total[r]); });
+  unroll<R>([&](auto r) PSI_LAMBDA {
+    vi whole = A == 2 ? addi(shli<8>(sum[r * A]), sum[r * A + A - 1]) : sum[r];
+    total[r] = fma(cvt(whole) * scale, set1(x[r * A + A - 1][b].d), total[r]);
+  });
   if constexpr (T::MINS) {
     vf min = S::min_of(source, b, h);
-    unroll<R>([&](auto r) PSI_LAMBDA { total[r] = fma(min, set1(x[r][b].dsum[h]), total[r]); });
+    unroll<R>([&](auto r) PSI_LAMBDA { total[r] = fma(min, set1(x[r * A + A - 1][b].dsum[h]), total[r]); });
   }
 }
 
@@ -154,8 +173,8 @@ struct Ahead {
   i64 step[2], lines[2];
 };
 
-/* acc[r][p] over `count` expanded blocks for P panels and R rows; x[r] points at the first block. */
-template <class S, int P, int R>
+/* acc[r][p] over `count` expanded blocks for P panels and R rows of A parts; x[r * A + part] points at the first block. */
+template <class S, int P, int R, int A>
 static void tile(const S* sources, i64 count, const InputBlock* const* x, float* acc, const Ahead& ahead) {
   typedef typename S::T T;
   vf total[P][R];
@@ -167,19 +186,19 @@ static void tile(const S* sources, i64 count, const InputBlock* const* x, float*
     });
     unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
       constexpr int GROUPS = 8 / T::HALVES, FIRST = h * GROUPS;
-      vi sum[P][R];
-      unroll<R>([&](auto r) PSI_LAMBDA {
+      vi sum[P][R * A];
+      unroll<R * A>([&](auto r) PSI_LAMBDA {
         vi start = set1i(x[r][b].start[h]);
         unroll<P>([&](auto p) PSI_LAMBDA { sum[p][r] = start; });
       });
       if constexpr (T::IN_WORDS > 1) {
         unroll<GROUPS / T::IN_WORDS>([&](auto k) PSI_LAMBDA {
-          vi words[P][R];
+          vi words[P][R * A];
           unroll<T::IN_WORDS>([&](auto j) PSI_LAMBDA {
             constexpr int G = FIRST + k * T::IN_WORDS + j;
             unroll<P>([&](auto p) PSI_LAMBDA {
               auto codes = loadb(sources[p].codes + b * 512 + 64 * G);
-              unroll<R>([&](auto r) PSI_LAMBDA {
+              unroll<R * A>([&](auto r) PSI_LAMBDA {
                 auto products = word_products(codes, four_inputs(x[r][b], G));
                 if constexpr (j == 0) words[p][r] = products;
                 else words[p][r] = add_words(words[p][r], products);
@@ -187,7 +206,7 @@ static void tile(const S* sources, i64 count, const InputBlock* const* x, float*
             });
           });
           unroll<P>([&](auto p) PSI_LAMBDA {
-            unroll<R>([&](auto r) PSI_LAMBDA { sum[p][r] = add_word_pairs(sum[p][r], words[p][r]); });
+            unroll<R * A>([&](auto r) PSI_LAMBDA { sum[p][r] = add_word_pairs(sum[p][r], words[p][r]); });
           });
         });
       } else {
@@ -198,20 +217,20 @@ static void tile(const S* sources, i64 count, const InputBlock* const* x, float*
             codes[p] = loadb(sources[p].codes + b * 512 + 64 * G);
             if constexpr (as_signed<T>) codes[p] = xorb(codes[p], set1b(128));
           });
-          unroll<R>([&](auto r) PSI_LAMBDA {
+          unroll<R * A>([&](auto r) PSI_LAMBDA {
             vi in = four_inputs(x[r][b], G);
             unroll<P>([&](auto p) PSI_LAMBDA { sum[p][r] = dot<T>(sum[p][r], codes[p], in); });
           });
         });
       }
-      unroll<P>([&](auto p) PSI_LAMBDA { add_scaled<T, R>(total[p], sum[p], sources[p], b, h, x); });
+      unroll<P>([&](auto p) PSI_LAMBDA { add_scaled<T, R, A>(total[p], sum[p], sources[p], b, h, x); });
     });
   }
   unroll<R>([&](auto r) PSI_LAMBDA { unroll<P>([&](auto p) PSI_LAMBDA { store(acc + (r * P + p) * 16, total[p][r]); }); });
 }
 
 /* The same sums with codes expanded in registers, panel after panel within a block. */
-template <class S, int P, int R>
+template <class S, int P, int R, int A>
 static void direct_tile(const S* sources, i64 count, const InputBlock* const* x, float* acc) {
   typedef typename S::T T;
   vf total[P][R];
@@ -223,12 +242,12 @@ static void direct_tile(const S* sources, i64 count, const InputBlock* const* x,
       if constexpr (as_signed<T>) unroll<8>([&](auto g) PSI_LAMBDA { w[g] = xorb(w[g], set1b(128)); });
       unroll<T::HALVES>([&](auto h) PSI_LAMBDA {
         constexpr int GROUPS = 8 / T::HALVES, FIRST = h * GROUPS;
-        vi sum[R];
-        unroll<R>([&](auto r) PSI_LAMBDA { sum[r] = set1i(x[r][b].start[h]); });
+        vi sum[R * A];
+        unroll<R * A>([&](auto r) PSI_LAMBDA { sum[r] = set1i(x[r][b].start[h]); });
         unroll<GROUPS>([&](auto j) PSI_LAMBDA {
-          unroll<R>([&](auto r) PSI_LAMBDA { sum[r] = dot<T>(sum[r], w[FIRST + j], four_inputs(x[r][b], FIRST + j)); });
+          unroll<R * A>([&](auto r) PSI_LAMBDA { sum[r] = dot<T>(sum[r], w[FIRST + j], four_inputs(x[r][b], FIRST + j)); });
         });
-        add_scaled<T, R>(total[p], sum, sources[p], b, h, x);
+        add_scaled<T, R, A>(total[p], sum, sources[p], b, h, x);
       });
     });
   }
@@ -236,33 +255,29 @@ static void direct_tile(const S* sources, i64 count, const InputBlock* const* x,
 }
 
 /* The tiles with R from 1 to MAX_R chosen at run time. */
-template <class S, int P, int MAX_R>
+template <class S, int P, int A, int MAX_R>
 static void tile_rows(const S* sources, i64 count, const InputBlock* const* x, float* acc, const Ahead& ahead, int rows) {
-  if (rows == MAX_R) return tile<S, P, MAX_R>(sources, count, x, acc, ahead);
-  if constexpr (MAX_R > 1) tile_rows<S, P, MAX_R - 1>(sources, count, x, acc, ahead, rows);
+  if (rows == MAX_R) return tile<S, P, MAX_R, A>(sources, count, x, acc, ahead);
+  if constexpr (MAX_R > 1) tile_rows<S, P, A, MAX_R - 1>(sources, count, x, acc, ahead, rows);
 }
-template <class S, int P, int MAX_R>
+template <class S, int P, int A, int MAX_R>
 static void direct_tile_rows(const S* sources, i64 count, const InputBlock* const* x, float* acc, int rows) {
-  if (rows == MAX_R) return direct_tile<S, P, MAX_R>(sources, count, x, acc);
-  if constexpr (MAX_R > 1) direct_tile_rows<S, P, MAX_R - 1>(sources, count, x, acc, rows);
+  if (rows == MAX_R) return direct_tile<S, P, MAX_R, A>(sources, count, x, acc);
+  if constexpr (MAX_R > 1) direct_tile_rows<S, P, A, MAX_R - 1>(sources, count, x, acc, rows);
 }
 
 /* ---- tasks ---- */
 
-PSI_INLINE const InputBlock* input_of(const ProductTask& t, i64 i, i64 blocks, i64 first) {
-  return t.in + input_place(t.input_rows, blocks, slot_of(t, i) / t.slots_per_input, first);
-}
-
 /* Up to direct_rows() rows by P panels, read side by side: several streams from memory. */
-template <class T, int P>
+template <class T, int P, int A>
 static void few_rows(const ProductTask& t, i64 size, i64 panel) {
-  constexpr int ROWS = direct_rows<T>(), MOST = P == 4 && (T::MINS || T::HALVES == 2) && ROWS > 2 ? 2 : ROWS;
+  constexpr int ROWS = direct_rows<T, A>(), MOST = P == 4 && (T::MINS || T::HALVES == 2) && ROWS * A > 2 ? 2 / A : ROWS;
   const i64 blocks = t.columns / 32;
   alignas(64) float acc[ROWS * P * 16] = {};
   for (i64 first = 0; first < blocks; first += PIECE) {
     const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
-    const InputBlock* x[ROWS] = {};
-    for (i64 i = 0; i < t.rows; i++) x[i] = input_of(t, i, blocks, first);
+    const InputBlock* x[ROWS * A] = {};
+    for (i64 i = 0; i < t.rows * A; i++) x[i] = t.in + input_place(t.input_rows * A, blocks, input_of(t, i / A) * A + i % A, first);
     auto panels = [&](int p) PSI_LAMBDA { return Direct<T>{t.panels + (panel + p) * size, blocks, first}; };
     if constexpr (T::MINS && T::COLUMNS == 256) {
       alignas(64) float scales[P][PIECE * T::HALVES * 16], mins[P][PIECE * T::HALVES * 16];
@@ -271,11 +286,11 @@ static void few_rows(const ProductTask& t, i64 size, i64 panel) {
         sources[p] = {panels(p), scales[p], mins[p]};
         expand_scales<T>(sources[p].panel.panel, blocks, first, count, scales[p], mins[p]);
       }
-      direct_tile_rows<Scaled<T>, P, MOST>(sources, count, x, acc, (int)t.rows);
+      direct_tile_rows<Scaled<T>, P, A, MOST>(sources, count, x, acc, (int)t.rows);
     } else {
       Direct<T> sources[P];
       for (int p = 0; p < P; p++) sources[p] = panels(p);
-      direct_tile_rows<Direct<T>, P, MOST>(sources, count, x, acc, (int)t.rows);
+      direct_tile_rows<Direct<T>, P, A, MOST>(sources, count, x, acc, (int)t.rows);
     }
   }
   for (i64 i = 0; i < t.rows; i++)
@@ -314,7 +329,7 @@ static const u8* expand(const u8* panel, i64 blocks, i64 first, i64 count, u8* c
 
 /* One piece of P panels for `rows` rows (at most ROW_CHUNK), whose input rows are listed in `inputs`; fetches the piece
    that comes next, at block next_first of next_panel. */
-template <class T, int P>
+template <class T, int P, int A>
 static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 panel, i64 first, i64 next_panel, i64 next_first, const i64* inputs, i64 rows, float* acc) {
   typedef Expanded<ShapeOf<T>> S;
   const i64 blocks = t.columns / 32, count = blocks - first < PIECE ? blocks - first : PIECE;
@@ -324,43 +339,44 @@ static void piece_rows(const ProductTask& t, const Workspace& w, i64 size, i64 p
     float* mins = w.mins + p * PIECE * 32;
     sources[p] = {expand<T>(t.panels + (panel + p) * size, blocks, first, count, w.codes + p * PIECE * 512, scales, mins), scales, mins};
   }
-  const i64 tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = rows / tiles, taller = rows % tiles; /* nearly equal */
+  constexpr int MOST = TILE_ROWS / A > 0 ? TILE_ROWS / A : 1;
+  const i64 tiles = (rows + MOST - 1) / MOST, height = rows / tiles, taller = rows % tiles; /* nearly equal */
   const u8* next = t.panels + next_panel * size;
   for (int p = 0; p < P; p++) {
     const u8* record = T::record(next + p * size, blocks, next_first);
     for (i64 at = 0; at < count * 32 / T::COLUMNS * T::RECORD; at += 64) __builtin_prefetch(record + at, 0, 2);
   }
-  const InputBlock* base = t.in + first * t.input_rows;
+  const InputBlock* base = t.in + first * t.input_rows * A;
   for (i64 i = 0, done = 0; i < rows; done++) {
     const int n = (int)(height + (done < taller));
-    const InputBlock* x[TILE_ROWS] = {};
-    for (int r = 0; r < n; r++) x[r] = base + inputs[i + r] * count;
+    const InputBlock* x[MOST * A] = {};
+    for (int r = 0; r < n * A; r++) x[r] = base + (inputs[i + r / A] * A + r % A) * count;
     const i64 low = T::LOW * done / tiles, high = T::HIGH * done / tiles; /* lines of a block that earlier tiles fetch */
     Ahead ahead = {{}, {64 * T::LOW, 64 * T::HIGH}, {T::LOW * (done + 1) / tiles - low, T::HIGH * (done + 1) / tiles - high}};
     for (int p = 0; p < P; p++) {
       ahead.at[0][p] = T::low(next + p * size, next_first) + low * 64;
       ahead.at[1][p] = T::high(next + p * size, blocks, next_first) + high * 64;
     }
-    tile_rows<S, P, TILE_ROWS>(sources, count, x, acc + i * P * 16, ahead, n);
+    tile_rows<S, P, A, MOST>(sources, count, x, acc + i * P * 16, ahead, n);
     i += n;
   }
 }
 
 /* All pieces of at most PANEL_GROUP panels for at most ROW_CHUNK rows: a piece of the inputs serves every panel before
    the next piece, so inputs and accumulators stay in the second-level cache whatever the number of columns. */
-template <class T>
+template <class T, int A>
 static void many_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i64 from, i64 rows) {
   Workspace w = workspace(t.scratch);
   const i64 paired = panels / TILE_PANELS * TILE_PANELS;
   i64 inputs[ROW_CHUNK];
-  for (i64 i = 0; i < rows; i++) inputs[i] = slot_of(t, from + i) / t.slots_per_input;
+  for (i64 i = 0; i < rows; i++) inputs[i] = input_of(t, from + i);
   memset(w.acc, 0, (size_t)(rows * panels * 64));
   for (i64 first = 0; first < t.columns / 32; first += PIECE) {
     auto piece = [&](i64 p, auto width) PSI_LAMBDA {
       i64 next = p + width, then = first;
       if (next >= panels && first + PIECE < t.columns / 32) next = 0, then = first + PIECE;
       else if (next >= panels) then = 0;
-      piece_rows<T, width>(t, w, size, panel + p, first, panel + next, then, inputs, rows, w.acc + p * rows * 16);
+      piece_rows<T, width, A>(t, w, size, panel + p, first, panel + next, then, inputs, rows, w.acc + p * rows * 16);
     };
     for (i64 p = 0; p < paired; p += TILE_PANELS) piece(p, Index<TILE_PANELS>{});
     for (i64 p = paired; p < panels; p++) piece(p, Index<1>{});
@@ -372,33 +388,37 @@ static void many_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i64
   }
 }
 
-template <class T>
+template <class T, int A>
 static void block_product(const ProductTask& t, i64 size) {
   const i64 last = t.first_panel + t.panel_count;
-  if (t.rows <= direct_rows<T>()) {
+  if (t.rows <= direct_rows<T, A>()) {
     i64 p = t.first_panel;
     constexpr bool small = !T::MINS && T::HALVES == 1;
-    if (t.rows <= 2 || small)
-      for (; p + DIRECT_PANELS <= last; p += DIRECT_PANELS) few_rows<T, DIRECT_PANELS>(t, size, p);
+    if (t.rows * A <= 2 || small)
+      for (; p + DIRECT_PANELS <= last; p += DIRECT_PANELS) few_rows<T, DIRECT_PANELS, A>(t, size, p);
     /* with second terms or two scales a block, more rows leave registers for half the panels */
     constexpr int HALF = DIRECT_PANELS > 1 ? DIRECT_PANELS / 2 : 1;
-    for (; p + HALF <= last; p += HALF) few_rows<T, HALF>(t, size, p);
-    for (; p < last; p++) few_rows<T, 1>(t, size, p);
+    for (; p + HALF <= last; p += HALF) few_rows<T, HALF, A>(t, size, p);
+    for (; p < last; p++) few_rows<T, 1, A>(t, size, p);
     return;
   }
-  for (i64 from = 0; from < t.rows; from += ROW_CHUNK) {
-    const i64 rows = t.rows - from < ROW_CHUNK ? t.rows - from : ROW_CHUNK;
+  constexpr i64 CHUNK = ROW_CHUNK / A;
+  for (i64 from = 0; from < t.rows; from += CHUNK) {
+    const i64 rows = t.rows - from < CHUNK ? t.rows - from : CHUNK;
     for (i64 p = t.first_panel; p < last; p += PANEL_GROUP) {
       const i64 panels = last - p < PANEL_GROUP ? last - p : PANEL_GROUP;
-      if (!tiled_rows<T>(t, size, p, panels, from, rows)) many_rows<T>(t, size, p, panels, from, rows);
+      if (!tiled_rows<T, A>(t, size, p, panels, from, rows)) many_rows<T, A>(t, size, p, panels, from, rows);
     }
   }
 }
 
 void product(const ProductTask& t) {
   const i64 size = panel_bytes(*find_type(t.dtype), t.columns);
-  if (with_block_type(t.dtype, [&](auto type) { block_product<decltype(type)>(t, size); })) return;
-  float_product(t);
+  const bool blocks = with_block_type(t.dtype, [&](auto type) {
+    if (t.parts == 2) block_product<decltype(type), 2>(t, size);
+    else block_product<decltype(type), 1>(t, size);
+  });
+  if (!blocks) float_product(t);
 }
 
 }  // namespace psi::PSI_ISA

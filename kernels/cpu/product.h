@@ -1,7 +1,8 @@
 /*
  * The product of packed weights with rows of activations, shared by matmul and moe_matmul (implementation: product.cpp).
  *
- * Quantised weights: each block of 32 activations is rounded once to s8 with an f32 scale (InputBlock). One pair of
+ * Quantised weights: each block of 32 activations is rounded once to s8 with an f32 scale (InputBlock), or to 16 bits in
+ * two parts, q = 256 * upper + lower, whose products are put together before they are scaled. One pair of
  * input row and output is always accumulated by the same operations in the same order, block by block:
  *   acc = fma(f32(start + sum_k code*q) * scale, d, acc)   and with a second term   acc = fma(min, dsum, acc)
  * (twice a block where a type has scales per 16), so its bits do not depend on the rows beside it, on the tile shape
@@ -13,7 +14,8 @@
 namespace psi {
 
 /* 32 activations: x[i] ~ d * q[i]. start[h] = -bias * (sum of q), dsum[h] = d * (sum of q), over the whole block
-   (h = 0) or over its halves, as the weight type needs. */
+   (h = 0) or over its halves, as the weight type needs. Of two parts, the upper one's d and dsum are not set and the lower
+   one's are those of the whole. */
 struct alignas(64) InputBlock {
   i8 q[32];
   float d;
@@ -34,6 +36,7 @@ struct ProductTask {
   i64 first_panel, panel_count;
   i32 dtype;
   i32 slots_per_input; /* input row = slot / slots_per_input */
+  i32 parts;           /* of an activation: 1, or 2 of `in`'s rows one after the other */
 };
 
 }  // namespace psi
@@ -41,6 +44,6 @@ struct ProductTask {
 PSI_DOT_KERNEL(product, const psi::ProductTask& task)
 /* product() for float weights, which it calls. */
 PSI_DOT_KERNEL(float_product, const psi::ProductTask& task)
-/* Fills in, rows*columns/32 blocks, for weights of block type dtype: pieces of 512 columns one after the other, in each
-   [rows][16 blocks] (fewer in the last), so that the rows of a piece are one stream. */
-PSI_DOT_KERNEL(quantize_inputs, psi::InputBlock* in, const float* x, i64 rows, i64 columns, i32 dtype)
+/* Fills in, rows*parts*columns/32 blocks, for weights of block type dtype: pieces of 512 columns one after the other, in each
+   [rows][parts][16 blocks] (fewer in the last), so that the rows of a piece are one stream. */
+PSI_DOT_KERNEL(quantize_inputs, psi::InputBlock* in, const float* x, i64 rows, i64 columns, i32 dtype, int parts)

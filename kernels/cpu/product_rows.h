@@ -16,6 +16,7 @@ PSI_INLINE i64 input_place(i64 rows, i64 blocks, i64 row, i64 first) {
 }
 
 PSI_INLINE i64 slot_of(const ProductTask& t, i64 i) { return t.slots ? t.slots[i] : t.first_row + i; }
+PSI_INLINE i64 input_of(const ProductTask& t, i64 i) { return slot_of(t, i) / t.slots_per_input; }
 
 /* Writes 16 accumulators of row i and one panel. */
 PSI_INLINE void write_row(const ProductTask& t, i64 i, i64 panel, const float* acc) {
@@ -29,12 +30,12 @@ PSI_INLINE void write_row(const ProductTask& t, i64 i, i64 panel, const float* a
   }
 }
 
-/* Rows up to which codes are best expanded in registers, as measured: with wide registers the other way is so fast that
-   it wins early where scales and mins are cut from shared records. */
-template <class T>
+/* Rows of A parts up to which codes are best expanded in registers, as measured: with wide registers the other way is so
+   fast that it wins early where scales and mins are cut from shared records. */
+template <class T, int A>
 constexpr int direct_rows() {
-  if (DIRECT_PANELS < 4 || T::COLUMNS == 32 || T::ID == Q2_K) return DIRECT_ROWS;
-  return T::MINS ? 1 : 3;
+  constexpr int most = DIRECT_PANELS < 4 || T::COLUMNS == 32 || T::ID == Q2_K ? DIRECT_ROWS : T::MINS ? 1 : 3;
+  return most / A > 0 ? most / A : 1;
 }
 
 }  // namespace psi::PSI_ISA

@@ -57,21 +57,27 @@ struct Fetch {
   i64 lines;
 };
 
-/* acc[r][16 outputs] over the blocks of a piece for 16 rows, of which row r is x[r * count] and on. WHOLE: count is PIECE. */
-template <bool MINS, bool WHOLE>
+/* acc[r][16 outputs] over the blocks of a piece for 16 rows, or 8 of two parts, of which row or part r is x[r * count] and on.
+   WHOLE: count is PIECE. */
+template <bool MINS, bool WHOLE, int A>
 static void tile_product(const InputBlock* x, const i8* codes, const float* scales, const float* mins, i64 blocks, float* acc, const Fetch* fetch) {
   const i64 count = WHOLE ? PIECE : blocks, stride = count * (i64)sizeof(InputBlock);
   alignas(64) i32 sums[RING][TILE * TILE];
-  vf total[TILE];
-  unroll<TILE>([&](auto r) PSI_LAMBDA { total[r] = load(acc + r * 16); });
+  constexpr int R = TILE / A;
+  vf total[R];
+  unroll<R>([&](auto r) PSI_LAMBDA { total[r] = load(acc + r * 16); });
   auto add_block = [&](i64 b) PSI_LAMBDA {
     const InputBlock* in = x + b;
     const i32* sum = sums[b % RING];
     const vf scale = load(scales + b * 16);
-    unroll<TILE>([&](auto r) PSI_LAMBDA { total[r] = fma(cvt(loadi(sum + r * TILE)) * scale, set1(in[r * count].d), total[r]); });
+    unroll<R>([&](auto r) PSI_LAMBDA {
+      vi whole = loadi(sum + (r * A + A - 1) * TILE);
+      if constexpr (A == 2) whole = addi(shli<8>(loadi(sum + r * A * TILE)), whole);
+      total[r] = fma(cvt(whole) * scale, set1(in[(r * A + A - 1) * count].d), total[r]);
+    });
     if constexpr (MINS) {
       const vf min = load(mins + b * 16);
-      unroll<TILE>([&](auto r) PSI_LAMBDA { total[r] = fma(min, set1(in[r * count].dsum[0]), total[r]); });
+      unroll<R>([&](auto r) PSI_LAMBDA { total[r] = fma(min, set1(in[(r * A + A - 1) * count].dsum[0]), total[r]); });
     }
     unroll<2>([&](auto k) PSI_LAMBDA {
       for (i64 l = b; l < fetch[k].lines; l += count) __builtin_prefetch(fetch[k].at + l * 64, 0, 2);
@@ -110,27 +116,29 @@ static void tile_product(const InputBlock* x, const i8* codes, const float* scal
     keep_even(b + 2);
   }
   for (; b < count; b++) add_block(b);
-  unroll<TILE>([&](auto r) PSI_LAMBDA { store(acc + r * 16, total[r]); });
+  unroll<R>([&](auto r) PSI_LAMBDA { store(acc + r * 16, total[r]); });
 }
 
-/* All pieces of at most PANEL_GROUP panels for at most ROW_CHUNK rows, from row `from` of the task. False, and nothing is
+/* All pieces of at most PANEL_GROUP panels for at most ROW_CHUNK / A rows, from row `from` of the task. False, and nothing is
    done, for few rows, and for types with two scales in a block: each would want a product that costs as much as a whole one. */
-template <class T>
+template <class T, int A>
 static bool tiled_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i64 from, i64 rows) {
-  if (rows < LEAST_TILED || T::HALVES == 2) return false;
+  if (rows * A < LEAST_TILED || T::HALVES == 2) return false;
+  constexpr i64 R = TILE / A; /* rows of a tile */
   const TiledWorkspace w = tiled_workspace(t.scratch);
-  const i64 blocks = t.columns / 32, tiles = (rows + TILE - 1) / TILE, padded = tiles * TILE;
-  const i64 whole = t.slots ? 0 : rows / TILE * TILE; /* rows that lie one after the other, in whole tiles */
+  const i64 blocks = t.columns / 32, tiles = (rows + R - 1) / R, padded = tiles * R;
+  const i64 whole = t.slots ? 0 : rows / R * R; /* rows that lie one after the other, in whole tiles */
   memset(w.acc, 0, (size_t)(padded * panels * 64));
   const Tiles unit;
   for (i64 first = 0; first < blocks; first += PIECE) {
     const i64 count = blocks - first < PIECE ? blocks - first : PIECE;
-    const InputBlock* in = t.in + first * t.input_rows;
+    const InputBlock* in = t.in + first * t.input_rows * A;
     for (i64 i = whole; i < padded; i++) {
-      if (i < rows) memcpy(w.inputs + i * count, in + slot_of(t, from + i) / t.slots_per_input * count, (size_t)count * sizeof(InputBlock));
-      else memset(w.inputs + i * count, 0, (size_t)count * sizeof(InputBlock));
+      const size_t bytes = (size_t)(count * A) * sizeof(InputBlock);
+      if (i < rows) memcpy(w.inputs + i * A * count, in + input_of(t, from + i) * A * count, bytes);
+      else memset(w.inputs + i * A * count, 0, bytes);
     }
-    in += (t.first_row + from) * count;
+    in += (t.first_row + from) * A * count;
     for (i64 p = 0; p < panels; p++) {
       const u8* source = t.panels + (panel + p) * size;
       signed_codes<T>(w.codes + p * PIECE * 512, source, blocks, first, count);
@@ -146,9 +154,9 @@ static bool tiled_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i6
           return Fetch{plane + from_line * 64, lines * (i + 1) / tiles - from_line};
         };
         const Fetch fetch[2] = {share(T::low(next, then), T::LOW), share(T::high(next, blocks, then), T::HIGH)};
-        auto multiply = count == PIECE ? tile_product<T::MINS, true> : tile_product<T::MINS, false>;
-        multiply((i * TILE < whole ? in : w.inputs) + i * TILE * count, w.codes + p * PIECE * 512, w.scales + p * PIECE * 16, w.mins + p * PIECE * 16, count,
-                 w.acc + (p * padded + i * TILE) * 16, fetch);
+        auto multiply = count == PIECE ? tile_product<T::MINS, true, A> : tile_product<T::MINS, false, A>;
+        multiply((i * R < whole ? in : w.inputs) + i * TILE * count, w.codes + p * PIECE * 512, w.scales + p * PIECE * 16, w.mins + p * PIECE * 16, count,
+                 w.acc + (p * padded + i * R) * 16, fetch);
       }
   }
   for (i64 i = 0; i < rows; i++)
@@ -158,7 +166,7 @@ static bool tiled_rows(const ProductTask& t, i64 size, i64 panel, i64 panels, i6
 
 #else
 
-template <class T>
+template <class T, int A>
 PSI_INLINE bool tiled_rows(const ProductTask&, i64, i64, i64, i64, i64) { return false; }
 
 #endif

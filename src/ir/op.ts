@@ -1,8 +1,11 @@
 import type { DType } from "../core/dtype.ts";
 import type { Shape } from "../core/shape.ts";
 
+/** Whether a weight is in the backend's packed layout; `a16`: and its products take activations of 16 bits (`Backend.a16`). */
+export type Packing = boolean | "a16";
+
 /** What shape rules, costs and argument lists see of a tensor. */
-export type TensorSpec = { readonly dtype: DType; readonly shape: Shape; readonly packed: boolean };
+export type TensorSpec = { readonly dtype: DType; readonly shape: Shape; readonly packed: Packing };
 
 /** A spec with a place in device memory; `address` 0 stands for an absent optional input. */
 export type PlacedSpec = TensorSpec & { readonly address: number };

@@ -1,6 +1,6 @@
 import type { DType } from "../core/dtype.ts";
 import type { Shape } from "../core/shape.ts";
-import type { Cost } from "./op.ts";
+import type { Cost, Packing } from "./op.ts";
 
 /** Who owns a value's memory. */
 export type ValueKind = "weight" | "state" | "temporary";
@@ -8,7 +8,7 @@ export type ValueKind = "weight" | "state" | "temporary";
 export type ProgramValue = {
   readonly dtype: DType;
   readonly shape: Shape;
-  readonly packed: boolean;
+  readonly packed: Packing;
   readonly kind: ValueKind;
   readonly bytes: number;
 };

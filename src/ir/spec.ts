@@ -6,9 +6,9 @@ import type { TensorSpec } from "./op.ts";
 /** Rows that are interleaved in a packed weight (kernels/common/panel.h). */
 export const panelRows = 16;
 
-/** Type code of the C ABI: ggml's id, plus 256 for a packed weight. */
+/** Type code of the C ABI: ggml's id, plus 256 for a packed weight (PSI_PACKED) and 512 for activations of 16 bits (PSI_A16). */
 export function dtypeCode(spec: TensorSpec): number {
-  return dtypes[spec.dtype].id + (spec.packed ? 256 : 0);
+  return dtypes[spec.dtype].id + (spec.packed ? 256 : 0) + (spec.packed === "a16" ? 512 : 0);
 }
 
 /**
@@ -41,7 +41,9 @@ export function i32Spec(...shape: number[]): TensorSpec {
 }
 
 export function describe(spec: TensorSpec | undefined): string {
-  return spec ? `${spec.dtype}${spec.packed ? " packed" : ""} [${spec.shape.join(", ")}]` : "nothing";
+  return spec
+    ? `${spec.dtype}${spec.packed ? " packed" : ""}${spec.packed === "a16" ? " a16" : ""} [${spec.shape.join(", ")}]`
+    : "nothing";
 }
 
 /** Asserts dtype and shape; a -1 in `shape` takes any size. */

@@ -110,7 +110,7 @@ export function loadGemma4(c: Gemma4Config, w: Weights): Model {
     loadLayer(c, w, i, c.slides[i] ? rotaries.sliding : rotaries.global, places[keyValueSource(c, i)]!),
   );
   const tied = !w.has("output.weight");
-  const head = w.linear(tied ? "token_embd" : "output", c.vocabularySize, c.width);
+  const head = w.head(tied ? "token_embd" : "output", c.vocabularySize, c.width);
   const parts: Parts = {
     table: tied ? head.weight : w.table("token_embd", c.vocabularySize, c.width),
     ...(c.perLayerWidth > 0 && { perLayer: loadPerLayer(c, w) }),

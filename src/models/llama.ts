@@ -60,7 +60,7 @@ export function loadLlama(c: LlamaConfig, w: Weights): Model {
   const layers = Array.from({ length: c.layers }, (_, i) => loadLayer(c, w, i, rotaries));
   const { groups, places } = cacheGroups(layers.map(({ shape }) => shape));
   const tied = c.tied ?? !w.has("output.weight");
-  const head = w.linear(tied ? "token_embd" : "output", c.vocabularySize, c.width);
+  const head = w.head(tied ? "token_embd" : "output", c.vocabularySize, c.width);
   const table = tied ? head.weight : w.table("token_embd", c.vocabularySize, c.width);
   const outputNorm = norm(c, w, "output_norm", c.width);
   const classifier = loadClassifier(c, w);

@@ -103,6 +103,8 @@ export type ModelConfig = {
   readonly contextLength: number;
   readonly width: number;
   readonly layers: number;
+  /** From which a router chooses in sparse layers; 0 or absent: none. */
+  readonly experts?: number;
 };
 
 /**

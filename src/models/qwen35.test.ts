@@ -107,10 +107,8 @@ describe("other ways of writing it", () => {
   });
 
   test("quantised, with the experts in another type", () => {
-    const shape = { ...sparse, expertsUsed: sparse.experts! };
-    const model = randomModel({ shape, dtype: "q8_0", expertDtype: "q4_0", seed: 23 });
-    // activations are rounded to 8 bits, and the norm over what a memory gives magnifies it: 5e-3 here, 1e-3 a matrix
-    expect(normalisedSquaredError(logits(write(model)), reference(shape, model))).toBeLessThan(2e-2);
+    const model = randomModel({ shape: sparse, dtype: "q8_0", expertDtype: "q4_0", seed: 23 });
+    expect(normalisedSquaredError(logits(write(model)), reference(sparse, model))).toBeLessThan(1e-3);
   });
 
   test("merged experts, a bare ssm_dt, lists of recurrent layers and of heads", () => {

@@ -115,7 +115,7 @@ export function loadQwen35(c: Qwen35Config, w: Weights): Model {
     };
   });
   const tied = c.tied ?? !w.has("output.weight");
-  const head = w.linear(tied ? "token_embd" : "output", c.vocabularySize, c.width);
+  const head = w.head(tied ? "token_embd" : "output", c.vocabularySize, c.width);
   const { invFreq, mscale } = rotary(c.ropeBase, c.rotaryDims, { type: "none" });
   const parts: Parts = {
     table: tied ? head.weight : w.table("token_embd", c.vocabularySize, c.width),

@@ -157,7 +157,7 @@ export function readModel(files: ModelFiles, options: LoadOptions = {}): ReadMod
  * counts and a forward pass that can be recorded.
  */
 export function loadModel(device: Device, files: ModelFiles, options: LoadOptions = {}): Model {
-  const { load } = readModel(files, options);
+  const { config, load } = readModel(files, options);
   const { adapter } = options;
   if (adapter) checkAdapter(files, adapter);
   const mapped = mapModelFiles(files.files, device.name !== "meta");
@@ -178,7 +178,7 @@ export function loadModel(device: Device, files: ModelFiles, options: LoadOption
     done += bytes;
     options.onProgress?.(Math.min(done, total), total);
   };
-  const weights = new Weights(device, source, progress, adapter);
+  const weights = new Weights(device, source, progress, { adapter, routed: (config.experts ?? 0) > 0 });
   try {
     const model = load(weights);
     weights.refuseUnused();

@@ -2,6 +2,7 @@ import { allocateHost } from "../backends/index.ts";
 import { type DType, isQuantised, rowBytes } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
+import type { Packing } from "../ir/op.ts";
 import type { Device, FileMapping, FilePlace } from "../runtime/device.ts";
 import { makeTensor, type Tensor } from "../runtime/tensor.ts";
 import type { Adapter } from "./adapter.ts";
@@ -62,16 +63,27 @@ export class Weights {
   /** Names of adopted tensors: a tied table has one place. */
   readonly #inPlace = new Set<string>();
   readonly #adapter: Adapter | undefined;
+  readonly #routed: boolean;
   /** Matrices of the adapter that a layer was given. */
   readonly #adapted = new Set<string>();
   #residentBytes = 0;
   #mappedBytes = 0;
 
-  constructor(device: Device, source: WeightSource, progress: (bytes: number) => void, adapter?: Adapter) {
+  /**
+   * `routed`: routers read what the layers compute, and where rounding tips a near tie another expert is chosen: where the
+   * backend would round activations to 8 bits, they get 16.
+   */
+  constructor(
+    device: Device,
+    source: WeightSource,
+    progress: (bytes: number) => void,
+    { adapter, routed }: { readonly adapter: Adapter | undefined; readonly routed: boolean },
+  ) {
     this.#device = device;
     this.#source = source;
     this.#progress = progress;
     this.#adapter = adapter;
+    this.#routed = routed && device.backend.a16 === true;
   }
 
   has(name: string): boolean {
@@ -127,6 +139,11 @@ export class Weights {
     return toF32(this.#checked(name, [shape.length > 1 ? shape[0]! : 1, columns]));
   }
 
+  /** The output projection, behind which nothing is routed. */
+  head(name: string, outputs: number, inputs: number): Linear {
+    return this.#joined([{ name, outputs }], inputs, { packing: true });
+  }
+
   /** Packed [outputs, inputs] with its bias if the file has one. */
   linear(name: string, outputs: number, inputs: number): Linear {
     return this.#joined([{ name, outputs }], inputs);
@@ -166,7 +183,8 @@ export class Weights {
     const stored = runs.map(({ name, total }) => this.#checked(`${name}.weight`, [total, inputs]));
     const dtype = this.#sameType(stored);
     const outputs = runs.reduce((sum, { rows }) => sum + rows, 0);
-    const weight = this.#device.empty(dtype, [outputs, inputs], { packed: true, kind: "weight" });
+    const packed = this.#packing(dtype);
+    const weight = this.#device.empty(dtype, [outputs, inputs], { packed, kind: "weight" });
     const bytesPerRow = rowBytes(dtype, inputs);
     let place = weight.address;
     for (const [i, { from, rows }] of runs.entries()) {
@@ -194,7 +212,8 @@ export class Weights {
       const weight = this.#adopt(stored[0]!, [experts, outputs, inputs]);
       return { weight, bias: this.#expertBias(names, experts, outputs) };
     }
-    const weight = this.#device.empty(dtype, [experts, all, inputs], { packed: true, kind: "weight" });
+    const packed = this.#packing(dtype);
+    const weight = this.#device.empty(dtype, [experts, all, inputs], { packed, kind: "weight" });
     const { packedBytes } = this.#device.backend;
     const each = packedBytes(dtype, all, inputs);
     const part = packedBytes(dtype, outputs, inputs);
@@ -224,10 +243,12 @@ export class Weights {
 
   /** An embedding table [V, D]: left in the mapped file, or packed where the device cannot read this process's memory. */
   table(name: string, rows: number, columns: number): Tensor {
-    if (!this.#device.backend.hostMemory) return this.#joined([{ name, outputs: rows }], columns, []).weight;
+    if (!this.#device.backend.hostMemory)
+      return this.#joined([{ name, outputs: rows }], columns, { biased: [] }).weight;
     const s = this.#checked(`${name}.weight`, [rows, columns]);
     if (this.#isAdopted(s)) return this.#adopt(s, [rows, columns], false);
-    if (this.#device.backend.adopt) return this.#joined([{ name, outputs: rows }], columns, []).weight;
+    if (this.#device.backend.adopt)
+      return this.#joined([{ name, outputs: rows }], columns, { biased: [] }).weight;
     if (s.mapped) this.#mappedBytes += s.bytes;
     else this.#residentBytes += s.bytes;
     this.#progress(s.bytes);
@@ -324,7 +345,10 @@ export class Weights {
   #joined(
     layers: readonly { readonly name: string; readonly outputs: number }[],
     inputs: number,
-    biased = layers.filter((l) => this.has(`${l.name}.bias`)),
+    {
+      biased = layers.filter((l) => this.has(`${l.name}.bias`)),
+      packing,
+    }: { readonly biased?: typeof layers; readonly packing?: Packing } = {},
   ): Linear {
     const stored = layers.map((l) => this.#checked(`${l.name}.weight`, [l.outputs, inputs]));
     const dtype = this.#sameType(stored);
@@ -335,7 +359,8 @@ export class Weights {
     if (stored.length === 1 && this.#isAdopted(stored[0]!)) {
       return { weight: this.#adopt(stored[0]!, [outputs, inputs]), bias, ...(adapter && { adapter }) };
     }
-    const weight = this.#device.empty(dtype, [outputs, inputs], { packed: true, kind: "weight" });
+    const packed = packing ?? this.#packing(dtype);
+    const weight = this.#device.empty(dtype, [outputs, inputs], { packed, kind: "weight" });
     let place = weight.address;
     for (const s of stored) {
       const rows = s.shape[0]!;
@@ -346,6 +371,10 @@ export class Weights {
     }
     this.#own(weight, this.#device.backend.packedBytes(dtype, outputs, inputs));
     return { weight, bias, ...(adapter && { adapter }) };
+  }
+
+  #packing(dtype: DType): Packing {
+    return this.#routed && isQuantised(dtype) ? "a16" : true;
   }
 
   /** Whether the device computes with the bytes where the file is mapped. */

@@ -1,7 +1,7 @@
 import type { DType } from "../core/dtype.ts";
 import { PsionicError, unexpected } from "../core/error.ts";
 import type { Shape } from "../core/shape.ts";
-import type { EngineBackend, Op } from "../ir/op.ts";
+import type { EngineBackend, Op, Packing } from "../ir/op.ts";
 import { matrixCount, specBytes } from "../ir/spec.ts";
 import { Arena, type ArenaMark } from "./arena.ts";
 import { makeTensor, type Tensor, tensorBytes } from "./tensor.ts";
@@ -41,6 +41,8 @@ export interface Backend {
   readonly captures: boolean;
   /** Whether training's ops take bf16 tensors beside f32 ones; absent: bf16 is a type of matrix products alone. */
   readonly halfTensors?: boolean;
+  /** Whether products with quantised weights round activations to 8 bits, and to 16 where the weight is packed as `a16`. */
+  readonly a16?: boolean;
   /** Whether calls return before they are done: then the host has time while a step runs, and `read` waits. */
   readonly asynchronous: boolean;
   info(): DeviceInfo;
@@ -148,7 +150,7 @@ export class Device {
   }
 
   /** A temporary of the innermost scope, not initialised. */
-  temporary(spec: { readonly dtype: DType; readonly shape: Shape; readonly packed?: boolean }): Tensor {
+  temporary(spec: { readonly dtype: DType; readonly shape: Shape; readonly packed?: Packing }): Tensor {
     if (this.#scopes.length === 0) throw unexpected("invalid_argument", "temporary", "an open scope", "none");
     const bytes = specBytes({ ...spec, packed: spec.packed ?? false });
     return makeTensor(this, "temporary", this.arena.take(bytes), spec);
@@ -162,7 +164,7 @@ export class Device {
   }
 
   /** Zero-filled memory that lives until `free`; the caller is its owner. */
-  empty(dtype: DType, shape: Shape, options: { packed?: boolean; kind?: "state" | "weight" } = {}): Tensor {
+  empty(dtype: DType, shape: Shape, options: { packed?: Packing; kind?: "state" | "weight" } = {}): Tensor {
     const packed = options.packed ?? false;
     const spec = { dtype, shape, packed };
     const [rows, columns] = [shape.at(-2) ?? 1, shape.at(-1) ?? 1];

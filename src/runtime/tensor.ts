@@ -1,7 +1,7 @@
 import type { DType } from "../core/dtype.ts";
 import { unexpected } from "../core/error.ts";
 import { elementCount, type Shape } from "../core/shape.ts";
-import type { PlacedSpec } from "../ir/op.ts";
+import type { Packing, PlacedSpec } from "../ir/op.ts";
 import type { ValueKind } from "../ir/program.ts";
 import { specBytes } from "../ir/spec.ts";
 import type { Device } from "./device.ts";
@@ -16,7 +16,7 @@ export function makeTensor(
   device: Device,
   kind: ValueKind,
   address: number,
-  spec: { readonly dtype: DType; readonly shape: Shape; readonly packed?: boolean },
+  spec: { readonly dtype: DType; readonly shape: Shape; readonly packed?: Packing },
 ): Tensor {
   const packed = spec.packed ?? false;
   return Object.freeze({

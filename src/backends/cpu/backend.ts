@@ -50,6 +50,7 @@ export function cpuBackend(options: CpuOptions): Backend {
   return {
     name: "cpu",
     hostMemory: true,
+    a16: true,
     captures: true,
     asynchronous: false,
     info: () => readInfo(native("psi_info"), check),

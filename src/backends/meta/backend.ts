@@ -21,6 +21,7 @@ export function metaBackend({ like = "cpu" }: MetaOptions = {}): Backend {
     hostMemory: kernels !== "cuda",
     captures: false,
     halfTensors: kernels !== "cpu",
+    a16: kernels === "cpu",
     asynchronous: false,
     info: () => ({ device: "meta" }),
     allocate(bytes) {

@@ -2,11 +2,11 @@ import { unexpected } from "../../core/error.ts";
 import type { Op, TensorSpec } from "../op.ts";
 import { describe, dtypeCode, expectSpec, f32Spec, totalBytes } from "../spec.ts";
 
-/** Bytes for x [T, K] in the form that products with `w` take: rounded to 8 or 16 bits, or two parts of 16 (ffi/psionic.h). */
+/** Bytes for x [T, K] in the form that products with `w` take: rounded to 8 or 16 bits, or two parts of 8 or 16 (ffi/psionic.h). */
 export function roundedBytes(x: TensorSpec, w: TensorSpec): number {
   const [rows, columns] = x.shape as [number, number];
   if (w.dtype === "bf16" || w.dtype === "f16") return rows * Math.ceil(columns / 64) * 256;
-  return rows * columns * 2;
+  return rows * columns * (w.packed === "a16" ? 4 : 2);
 }
 
 /** y[t, n] = sum over k of x[t, k] * w[n, k], plus bias[n]. w is packed [N, K]. */
