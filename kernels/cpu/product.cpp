@@ -89,9 +89,9 @@ struct Direct {
   PSI_INLINE vf scale_of(const Direct& s, i64 b, int h) { return T::scale(s.panel, s.blocks, s.first + b, h); }
   PSI_INLINE vf min_of(const Direct& s, i64 b, int h) { return T::min(s.panel, s.blocks, s.first + b, h); }
   PSI_INLINE void codes_of(const Direct& s, i64 b, vb* w) {
-    constexpr int ahead = 3072;
+    constexpr int ahead = T::LOW == 8 ? 1024 : 2048; /* bytes, to the second cache: what waits for memory is more than the first can wait for */
     const u8* low = T::low(s.panel, s.first + b);
-    unroll<T::LOW>([&](auto i) PSI_LAMBDA { __builtin_prefetch(low + ahead + 64 * i); });
+    unroll<T::LOW>([&](auto i) PSI_LAMBDA { __builtin_prefetch(low + ahead + 64 * i, 0, 2); });
     T::codes(s.panel, s.blocks, s.first + b, w);
   }
 };
