@@ -44,7 +44,7 @@ PSI_API i32 psi_open(const char* isa, i32 threads);
 PSI_API i32 psi_close(void);
 /* Writes "key=value\n" lines (isa, threads, features, numa_nodes, ...), NUL-terminated, cut at `capacity`. */
 PSI_API i32 psi_info(void* out, i32 capacity);
-/* *address gets (as a pointer) a 64-byte aligned (huge-page advised when large) zero-filled block; first touch is left to the caller. */
+/* *address gets (as a pointer) a 64-byte aligned (huge-page advised when large) zero-filled block; first touch, but of a few pages of a large one, is left to the caller. */
 PSI_API i32 psi_alloc(void* address, f64 bytes);
 PSI_API i32 psi_free(void* address, f64 bytes);
 PSI_API i32 psi_copy(void* destination, const void* source, f64 bytes);
