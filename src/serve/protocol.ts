@@ -27,8 +27,14 @@ export type SamplingParams = {
   readonly seed?: number;
 };
 
+/** Ids of tokens; long lists from outside come as typed arrays. */
+export type TokenIds = readonly number[] | Int32Array;
+
+/** The prompt of a request that will follow, and where its prefix is to be looked for. */
+export type ExpectedPrompt = { readonly prompt: TokenIds; readonly tenant?: string };
+
 export type GenerateRequest = {
-  readonly prompt: readonly number[];
+  readonly prompt: TokenIds;
   /** Absent: until the context is full. */
   readonly maxTokens?: number;
   readonly sampling: SamplingParams;
@@ -40,6 +46,8 @@ export type GenerateRequest = {
   readonly topLogprobs?: number;
   /** Log-probabilities of prompt tokens too (`echo` with `logprobs`). */
   readonly promptLogprobs?: boolean;
+  /** Answered with tokens that nothing computes, and counted nowhere: for its way through the engine alone. */
+  readonly rehearsal?: true;
   /** Requests of one client share a place in the fair queue. */
   readonly client?: string;
   /** `bypass`: neither read nor written; `invalidate`: overlapping entries dropped, then recorded afresh. */
@@ -264,8 +272,11 @@ export interface Engine {
     signal?: AbortSignal,
     choiceSignals?: readonly AbortSignal[],
   ): AsyncIterable<GenerateEvent>;
-  /** A request will follow soon: an engine that sleeps wakes up. Absent: it need not know. */
-  expect?(): void;
+  /**
+   * A request will follow soon: an engine that sleeps wakes up, and an idle one looks for the prompt in its prefix cache. Absent: it
+   * need not know.
+   */
+  expect?(coming?: ExpectedPrompt): void;
   stats(): EngineStats;
   /** Stops taking requests, waits for running ones (or cancels them when `force`), frees everything. */
   close(force?: boolean): Promise<void>;

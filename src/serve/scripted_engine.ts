@@ -3,6 +3,7 @@ import type { Tokenizer } from "../models/tokenizer/tokenizer.ts";
 import {
   type Engine,
   type EngineInfo,
+  type ExpectedPrompt,
   type GenerateEvent,
   type GenerateRequest,
   noDiskStats,
@@ -33,7 +34,7 @@ export type Script = {
 export class ScriptedEngine implements Engine {
   readonly info: EngineInfo;
   readonly requests: GenerateRequest[] = [];
-  /** Times that a request was said to follow. */
+  /** Prompts that were said to follow. */
   expected = 0;
   failure: Error | undefined;
   cancelled = 0;
@@ -48,8 +49,8 @@ export class ScriptedEngine implements Engine {
     this.info = scriptedInfo(script.contextLength ?? 512, tokenizer.vocabularySize);
   }
 
-  expect(): void {
-    this.expected += 1;
+  expect(coming?: ExpectedPrompt): void {
+    if (coming) this.expected += 1;
   }
 
   async *generate(
@@ -95,11 +96,11 @@ export class ScriptedEngine implements Engine {
     await pause(prefillMs, signal);
     yield { type: "prefill", processed: total, total, cached: 4 };
     if (request.embedding) {
-      const vector = scriptedVector(request.prompt, this.info.embedding!.dimensions);
+      const vector = scriptedVector([...request.prompt], this.info.embedding!.dimensions);
       yield { type: "embedding", base64: Buffer.from(vector.buffer).toString("base64") };
     }
     if (request.promptLogprobs) {
-      const tokens = request.prompt.slice(1).map((token) => ({ token, logprob: -2, top: [] }));
+      const tokens = [...request.prompt].slice(1).map((token) => ({ token, logprob: -2, top: [] }));
       yield { type: "promptLogprobs", tokens };
     }
     const limit = Math.min(request.maxTokens ?? Infinity, this.info.contextLength - total);

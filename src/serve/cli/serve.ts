@@ -74,6 +74,7 @@ async function servePlan(args: ServeArgs, settings: readonly Setting[], log: Ser
       ...(corsOrigins ? { corsOrigins } : {}),
       reasoningEffort: effort,
       page: args.webui,
+      rehearsalMs: args.rehearse ? 100 : 0,
     },
   };
 }

@@ -94,6 +94,12 @@ export const serveArgs = {
     default: "text",
     description: "Form of the log on stderr",
   },
+  rehearse: {
+    type: "boolean",
+    default: true,
+    description:
+      "On a GPU, a made-up request goes through the server ten times a second for a minute behind each real one, so that the next is answered sooner",
+  },
   webui: { type: "boolean", default: true, description: "The page at /; --no-webui leaves it out" },
   config: {
     type: "string",

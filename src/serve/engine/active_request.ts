@@ -1,7 +1,7 @@
 import { unexpected } from "../../core/error.ts";
 import type { Grammars } from "../grammar/index.ts";
 import type { GenerateEvent, GenerateRequest, TokenLogprob } from "../protocol.ts";
-import type { SubmittedRequest } from "./messages.ts";
+import type { PromptedRequest } from "./messages.ts";
 import { Pool, type PoolingPlan } from "./pooling.ts";
 import { makeSamplers } from "./sampler.ts";
 import { isToken, notToken } from "./sampling_settings.ts";
@@ -94,7 +94,7 @@ export function checkRequest(request: Omit<GenerateRequest, "constraint">, limit
 /** Makes the engine's record of a checked request; `sampling` is checked here. */
 export function openRequest(
   id: number,
-  request: SubmittedRequest & { readonly prompt: readonly number[] },
+  request: PromptedRequest,
   limits: RequestLimits,
   now: number,
   grammars: Grammars,
@@ -113,12 +113,12 @@ export function openRequest(
   const cacheMode = request.embedding ? "bypass" : (request.prefixCache ?? "auto");
   const active: ActiveRequest = {
     id,
-    prompt: new Int32Array(request.prompt),
+    prompt: request.prompt instanceof Int32Array ? request.prompt : Int32Array.from(request.prompt),
     limit: maxTokens === undefined ? limits.contextLength : request.prompt.length + maxTokens,
     endsWithContext: maxTokens === undefined,
     client: request.client ?? "",
     // a bypassing request with several choices shares its prompt among them under a root of its own
-    tenant: cacheMode === "bypass" ? `request ${id}` : `tenant ${request.tenant ?? ""}`,
+    tenant: cacheMode === "bypass" ? `request ${id}` : rootOf(request.tenant),
     cacheMode,
     stopTokens: new Set(request.stopTokens),
     topLogprobs: request.topLogprobs,
@@ -139,6 +139,11 @@ export function openRequest(
   const open = () => (constraint ? grammars.open(constraint) : undefined);
   active.sequences.push(...samplers.map((sampler, choice) => new Sequence(active, choice, sampler, open())));
   return active;
+}
+
+/** The root of a tenant in the prefix tree. */
+export function rootOf(tenant = ""): string {
+  return `tenant ${tenant}`;
 }
 
 function refused(param: string, expected: string, got: unknown) {

@@ -93,6 +93,8 @@ export interface StepExecutor {
    * thread: called once before `read`, while the device computes if it does so on its own.
    */
   run(batch: Batch, read: (logits: Logits) => void, meanwhile?: () => void): void;
+  /** Gives an idle device a little to do before a step, so that it is awake by then; absent: it need not be. */
+  rouse?(): void;
   /** Whether the device chooses tokens, so that batches may have choices; absent: it does not. */
   readonly chooses?: boolean;
   /**

@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import type { PsionicError } from "../../core/error.ts";
-import type { EngineOptions, GenerateEvent, GenerateRequest } from "../protocol.ts";
+import type { EngineOptions, GenerateEvent, GenerateRequest, TokenIds } from "../protocol.ts";
 import { type EngineClient, startWorker } from "./client.ts";
 import { allocateLink, LinkEnd } from "./link.ts";
 
@@ -12,7 +12,7 @@ const deadlyToken = 96;
 const failingToken = 95;
 const options: EngineOptions = { modelPath: "double", backend: "cpu" };
 
-function request(prompt: readonly number[], more: Partial<GenerateRequest> = {}): GenerateRequest {
+function request(prompt: TokenIds, more: Partial<GenerateRequest> = {}): GenerateRequest {
   return { prompt, sampling: {}, stopTokens: [], choices: 1, maxTokens: 12, ...more };
 }
 
@@ -95,6 +95,23 @@ describe("link", () => {
     expect(worker.receive().map(({ body }) => body)).toEqual(["it"]);
   });
 
+  test("numbers arrive behind a text of any length, whole or in parts", () => {
+    const memory = allocateLink();
+    const [main, worker] = [new LinkEnd(memory, "main"), new LinkEnd(memory, "worker")];
+    for (let length = 0; length < 9; length++) main.send("é".repeat(length), Int32Array.of(length, -1));
+    main.send("last", new Int32Array(300_000).fill(7));
+    const got = [...worker.receive()];
+    while (!main.flush() || got.length < 10) got.push(...worker.receive());
+    expect(got.map(({ body }) => body)).toEqual([
+      ...Array.from({ length: 9 }, (_, length) => "é".repeat(length)),
+      "last",
+    ]);
+    expect(got.slice(0, 9).map(({ numbers }) => [...numbers])).toEqual(
+      Array.from({ length: 9 }, (_, length) => [length, -1]),
+    );
+    expect(got[9]!.numbers.every((n) => n === 7)).toBe(true);
+  });
+
   test("counters pass 2^31 and 2^32", () => {
     const memory = allocateLink();
     for (const start of [2 ** 31 - 1000, 2 ** 32 - 1000]) {
@@ -145,6 +162,32 @@ describe("engine client", () => {
     let n = 0;
     for (let r = await slow.next(); !r.done; r = await slow.next()) if (r.value.type === "token") n += 1;
     expect(n).toBe(5000);
+  });
+
+  test("a prompt that was expected is that of the request that has it, and of no other", async () => {
+    const e = await open();
+    const prompts = [1, 2, 3].map((seed) => Array.from({ length: 70 + seed }, (_, i) => (i * seed) % 90));
+    const plain: number[][] = [];
+    for (const prompt of prompts) plain.push(tokens(await all(e.generate(request(prompt)))));
+    const [a, b, c] = prompts as [number[], number[], number[]];
+    e.expect({ prompt: a });
+    e.expect({ prompt: b, tenant: "b" });
+    const both = [a, b].map((prompt) => all(e.generate(request(prompt))));
+    e.expect({ prompt: c });
+    expect((await failure(all(e.generate(request([]))))).code).toBe("invalid_request");
+    const third = all(e.generate(request(Int32Array.from(c))));
+    expect((await Promise.all([...both, third])).map(tokens)).toEqual(plain);
+    e.expect({ prompt: c });
+    expect(tokens(await all(e.generate(request(c))))).toEqual(plain[2]!);
+    expect(e.stats().active).toBe(0);
+  });
+
+  test("a rehearsed request is answered, and counts for nothing", async () => {
+    const e = await open();
+    const { promptTokens, steps } = e.stats();
+    const rehearsed = request([1, 2, 3], { rehearsal: true, maxTokens: 2 });
+    for (let i = 0; i < 3; i++) expect(tokens(await all(e.generate(rehearsed)))).toEqual([0, 0]);
+    expect(e.stats()).toMatchObject({ promptTokens, steps });
   });
 
   test("a million prompt tokens pass", async () => {

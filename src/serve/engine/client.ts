@@ -5,9 +5,11 @@ import type {
   EngineInfo,
   EngineOptions,
   EngineStats,
+  ExpectedPrompt,
   GenerateEvent,
   GenerateRequest,
   RequestConstraint,
+  TokenIds,
 } from "../protocol.ts";
 import { checkRequest } from "./active_request.ts";
 import { EventStream } from "./event_stream.ts";
@@ -66,6 +68,8 @@ export class EngineClient implements Engine {
   private readonly counters: Float64Array;
   private readonly told: Told;
   private readonly streams = new Map<number, EventStream>();
+  /** Requests of which nobody waits for a token. */
+  private readonly rehearsed = new Set<number>();
   private readonly firstToken = new FirstTokenWatch(() => this.link.bell() !== this.seen && this.takeIn());
   private readonly loaded = Promise.withResolvers<void>();
   private readonly ended = Promise.withResolvers<void>();
@@ -73,6 +77,8 @@ export class EngineClient implements Engine {
   private seen = 0;
   private facts: EngineInfo | undefined;
   private nextId = 1;
+  /** The prompt that the worker was told of last, until a request is submitted. */
+  private expected: TokenIds | undefined;
   /** The worker has the vocabulary that grammars are about. */
   private knowsVocabulary = false;
   /** Programs that the worker has. */
@@ -118,6 +124,7 @@ export class EngineClient implements Engine {
         if (signal?.aborted)
           throw new PsionicError("cancelled", "[engine] expected a wanted request, got an aborted one");
         this.submit(id, request);
+        if (request.rehearsal) this.rehearsed.add(id);
         this.streams.set(id, stream);
         if (signal) onAbort(signal);
         choiceSignals.forEach(onAbort);
@@ -125,14 +132,22 @@ export class EngineClient implements Engine {
       close: (left) => {
         listening.abort();
         this.streams.delete(id);
+        this.rehearsed.delete(id);
         if (left) this.send({ type: "cancel", id });
       },
     });
     return stream;
   }
 
-  expect(): void {
-    if (this.state === "running") this.link.announce();
+  expect(coming?: ExpectedPrompt): void {
+    if (this.state !== "running") return;
+    if (!coming || coming.prompt.length >= this.info.contextLength) {
+      this.link.announce();
+      return;
+    }
+    const { prompt, tenant } = coming;
+    this.expected = prompt;
+    this.send({ type: "expect", ...(tenant === undefined ? {} : { tenant }) }, numbersOf(prompt));
   }
 
   stats(): EngineStats {
@@ -165,7 +180,10 @@ export class EngineClient implements Engine {
     );
     const sampling = logitBias ? { ...request.sampling, logitBias } : request.sampling;
     const sent = { ...rest, sampling, ...(constraint ? { constraint: this.sendable(constraint) } : {}) };
-    this.send({ type: "submit", id, request: sent }, new Int32Array(prompt));
+    const expected = prompt === this.expected;
+    this.expected = undefined;
+    if (expected) this.send({ type: "submit", id, request: sent, expected });
+    else this.send({ type: "submit", id, request: sent }, numbersOf(prompt));
   }
 
   /** The part of a constraint that travels each time; what the worker has not got goes before it. */
@@ -212,7 +230,8 @@ export class EngineClient implements Engine {
         for (const [id, event] of report.events) {
           this.streams.get(id)?.push(event);
           // a processor that computes the step has no core to spare
-          if (this.facts?.device) this.firstToken.notice(id, event, this.streams.size === 1);
+          if (this.facts?.device && !this.rehearsed.has(id))
+            this.firstToken.notice(id, event, this.streams.size === 1);
         }
         break;
       case "failed":
@@ -261,4 +280,9 @@ export class EngineClient implements Engine {
     this.worker.terminate();
     this.link.wake();
   }
+}
+
+/** Ids as the link sends them; a list that is one already is sent as it is, since nobody writes to prompts. */
+function numbersOf(prompt: TokenIds): Int32Array {
+  return prompt instanceof Int32Array ? prompt : Int32Array.from(prompt);
 }

@@ -6,7 +6,7 @@ import type { CacheMemory } from "./cache_memory.ts";
 import type { BlockReaders, Fetch, Payload } from "./disk_fetching.ts";
 import { pageOf, type Shelf } from "./disk_shelf.ts";
 import { pageSize, windowPages } from "./pages.ts";
-import type { CachedPage, PrefixTree, TreeGroup } from "./prefix_tree.ts";
+import type { CachedPage, Match, PrefixTree, TreeGroup } from "./prefix_tree.ts";
 import type { StateSlots } from "./state_slots.ts";
 
 /** The caches that pages and states are copied from and to. */
@@ -51,6 +51,8 @@ export class DiskReader {
   private readonly cache: Caches;
   private readonly readers: BlockReaders;
   private restoring: Restore | undefined;
+  /** The expected prompt of which files have nothing that the tree has not. */
+  private known: Int32Array | undefined;
   private staging = new Uint8Array(0);
   /** Blocks that were read, for the writer to count as used. */
   readonly used: (BlockName & { readonly depth: number })[] = [];
@@ -86,6 +88,11 @@ export class DiskReader {
       return true;
     } while (performance.now() - start < budgetMs);
     return false;
+  }
+
+  /** Looks for what follows a prompt's match, so that `warm` need not if that is nothing. */
+  expect({ matched, resumable, path }: Match, tokens: Int32Array): void {
+    if (this.shelf.facts && resumable === matched && this.endsAt(path, tokens)) this.known = tokens;
   }
 
   /** Leaves a prompt that is being read. */
@@ -137,6 +144,9 @@ export class DiskReader {
 
   /** What the files have beyond the tree; undefined: nothing that would be of use. */
   private find(tenant: string, tokens: Int32Array, limit: number): Restore | undefined {
+    const isKnown = this.known === tokens;
+    this.known = undefined;
+    if (isKnown) return undefined;
     const { tree, groups, states } = this.cache;
     const { matched, resumable, path: nodes } = tree.match(tenant, tokens, limit);
     if (resumable >= limit) return undefined;

@@ -70,6 +70,11 @@ export class DiskTier {
     return done;
   }
 
+  /** `DiskReader.expect` */
+  expect(...told: Parameters<DiskReader["expect"]>): void {
+    this.reader.expect(...told);
+  }
+
   /** Leaves a prompt that is being read. */
   drop(): void {
     this.reader.drop();

@@ -87,6 +87,13 @@ export class ModelExecutor implements StepExecutor {
     device.backend.synchronize();
   }
 
+  rouse(): void {
+    const { device } = this;
+    if (!device.backend.asynchronous) return;
+    using _scope = device.scope();
+    device.fromHost("i32", [1], Int32Array.of(0));
+  }
+
   start(batch: Batch): StartedStep | undefined {
     const { device, recorded } = this;
     const { fetch } = device.backend;

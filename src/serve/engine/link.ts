@@ -39,7 +39,7 @@ export class LinkEnd {
   private readonly own: number;
   private readonly other: number;
   private readonly waiting: Uint8Array[] = [];
-  /** Bytes of waiting[0] that are already in the ring. */
+  /** Bytes of waiting[0] that are already in the ring. Numbers wait where they are: who sends some leaves them as they are. */
   private sent = 0;
   private readonly assembler = new FrameAssembler();
 
@@ -53,7 +53,9 @@ export class LinkEnd {
   }
 
   send(body: unknown, numbers: Int32Array = noNumbers): void {
-    this.waiting.push(encode(body, numbers));
+    this.waiting.push(headOf(body, numbers.length));
+    if (numbers.length > 0)
+      this.waiting.push(new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength));
     this.flush();
   }
 
@@ -137,17 +139,13 @@ export class LinkEnd {
 
 const headerBytes = 8;
 
-/** [u32 JSON bytes][u32 numbers][JSON][i32 numbers] */
-function encode(body: unknown, numbers: Int32Array): Uint8Array {
-  const json = new TextEncoder().encode(JSON.stringify(body));
-  const frame = new Uint8Array(headerBytes + json.length + numbers.byteLength);
-  new Uint32Array(frame.buffer, 0, 2).set([json.length, numbers.length]);
-  frame.set(json, headerBytes);
-  frame.set(
-    new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength),
-    headerBytes + json.length,
-  );
-  return frame;
+/** What goes before a message's numbers: [u32 JSON bytes][u32 numbers][JSON, blanks up to a whole word]. */
+function headOf(body: unknown, numbers: number): Uint8Array {
+  const json = Buffer.from(JSON.stringify(body));
+  const head = new Uint8Array(headerBytes + Math.ceil(json.length / 4) * 4).fill(0x20);
+  new Uint32Array(head.buffer, 0, 2).set([head.length - headerBytes, numbers]);
+  head.set(json, headerBytes);
+  return head;
 }
 
 /** Cuts a stream of bytes into messages. */
@@ -197,8 +195,9 @@ class FrameAssembler {
 
 function decode(frame: Uint8Array, jsonBytes: number, numbers: number): Message {
   const json = new TextDecoder().decode(frame.subarray(headerBytes, headerBytes + jsonBytes));
-  const start = headerBytes + jsonBytes;
-  return { body: JSON.parse(json), numbers: new Int32Array(frame.slice(start, start + numbers * 4).buffer) };
+  const start = frame.byteOffset + headerBytes + jsonBytes;
+  // all that is sent is whole words, so numbers lie where a word may
+  return { body: JSON.parse(json), numbers: new Int32Array(frame.buffer, start, numbers) };
 }
 
 /** An error as plain data. */

@@ -6,6 +6,7 @@ import type { GroupShape, StepExecutor } from "./batch.ts";
 import type { DiskTier, DiskTierOptions } from "./disk_tier.ts";
 import { errorRecord, LinkEnd, type Message } from "./link.ts";
 import { type Command, type LoadProgress, type Report, statFields, type WorkerStart } from "./messages.ts";
+import { rehearsalStage } from "./rehearsal.ts";
 import { Scheduler } from "./scheduler.ts";
 
 /** A model with its cache, ready to run steps. */
@@ -170,18 +171,20 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
   const { executor, groups, stateSlots, info, promptLimits, prefixDisk } = engine;
   const warn = (message: string) => report({ type: "warning", message });
   const { slots, maxQueue, contextLength } = info;
+  const emit = (id: number, event: GenerateEvent) => {
+    events.push([id, event]);
+    if (event.type !== "token") pressing = true;
+    // the first token of an answer: somebody waits for it, and what its step leaves to be entered takes as long as sending it
+    else if (pressing) flushEvents();
+  };
   const scheduler = new Scheduler({
     ...{ executor, groups, slots, maxQueue, contextLength, ...(promptLimits ? { promptLimits } : {}) },
     ...(stateSlots ? { stateSlots } : {}),
     ...(prefixDisk ? { prefixDisk: { ...prefixDisk, warn } } : {}),
-    emit(id, event) {
-      events.push([id, event]);
-      if (event.type !== "token") pressing = true;
-      // the first token of an answer: somebody waits for it, and what its step leaves to be entered takes as long as sending it
-      else if (pressing) flushEvents();
-    },
-    fail,
+    ...{ emit, fail },
   });
+  const { vocabularySize } = executor;
+  const stage = rehearsalStage({ vocabularySize, emit, fail, rouse: () => scheduler.rouse() });
   const { disk } = scheduler;
   if (info.model.digest !== null) disk?.open(info.model.digest);
   const hashing = new DigestWork(engine, (message) => {
@@ -192,15 +195,24 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
   const deviceMemory = new DeviceMemory(engine);
   let closing = false;
   let sinceCollection = 0;
+  /** The prompt of the last `expect`, and whether its request is still to come. */
+  let expected: Int32Array = new Int32Array(0);
+  let expecting = false;
   const obey = ({ body, numbers }: Message) => {
     const command = body as Command;
     if (command.type === "close") closing = true;
-    else if (command.type === "cancel") scheduler.cancel(command.id, command.choice);
+    else if (command.type === "cancel")
+      for (const one of [scheduler, stage]) one.cancel(command.id, command.choice);
     else if (command.type === "vocabulary") scheduler.grammars.learn(numbers);
-    else if (command.type === "grammar") scheduler.grammars.add(command.digest, unpackProgram(numbers));
+    else if (command.type === "expect") {
+      [expected, expecting] = [numbers, true];
+      scheduler.expect(numbers, command.tenant);
+    } else if (command.type === "grammar") scheduler.grammars.add(command.digest, unpackProgram(numbers));
     else {
+      const prompt = command.expected ? expected : numbers;
+      [expected, expecting] = [new Int32Array(0), false];
       try {
-        scheduler.submit(command.id, { ...command.request, prompt: numbers as unknown as readonly number[] });
+        (command.request.rehearsal ? stage : scheduler).submit(command.id, { ...command.request, prompt });
       } catch (error) {
         fail(command.id, asPsionicError(error));
       }
@@ -209,6 +221,7 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
   for (;;) {
     const seen = link.bell();
     for (const message of link.receive()) obey(message);
+    while (!stage.idle) step(stage, flushEvents);
     // what a step gave is sent while the device computes the next one
     const worked = step(scheduler, flushEvents);
     // whoever learns of a request's end finds it in the figures
@@ -227,7 +240,11 @@ function serve(link: LinkEnd, engine: LoadedEngine, stats: Float64Array): void {
       disk?.flush(mostFlushMs);
       return;
     }
-    if (link.takeAnnounced() && link.watch(seen, mostWatchMs)) continue;
+    const announced = link.takeAnnounced();
+    if (announced) scheduler.rouse();
+    const awaits = announced || expecting;
+    expecting = false;
+    if (awaits && link.watch(seen, mostWatchMs)) continue;
     if (saving.advance(false)) continue;
     if (hashing.advance(false)) continue;
     if (disk?.busy) link.waitBlocking(seen, msBetweenLooks);

@@ -12,7 +12,15 @@ export type WorkerStart = {
 
 /** Main to worker. The prompt travels as the message's numbers. */
 export type Command =
-  | { readonly type: "submit"; readonly id: number; readonly request: SubmittedRequest }
+  /** `expected`: its prompt came with the last `expect`. */
+  | {
+      readonly type: "submit";
+      readonly id: number;
+      readonly request: SubmittedRequest;
+      readonly expected?: true;
+    }
+  /** A prompt that will be submitted soon. */
+  | { readonly type: "expect"; readonly tenant?: string }
   /** The vocabulary that grammars are about, as the message's numbers; before the first request with one. */
   | { readonly type: "vocabulary" }
   /** A program that later requests name by its digest, packed as the message's numbers. */
@@ -23,6 +31,8 @@ export type Command =
 export type SubmittedRequest = Omit<GenerateRequest, "prompt" | "constraint"> & {
   readonly constraint?: ConstraintSource;
 };
+
+export type PromptedRequest = SubmittedRequest & Pick<GenerateRequest, "prompt">;
 
 /** Worker to main. */
 export type Report =

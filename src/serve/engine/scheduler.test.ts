@@ -16,6 +16,20 @@ describe("prefix cache", () => {
     expect(endOf(rig.run(request(words(2, 100)))).prefixCache).toBe("miss");
   });
 
+  test("expecting a prompt changes nothing", () => {
+    const rig = new Rig();
+    const prompt = words(1, 100);
+    rig.scheduler.expect(Int32Array.from(prompt), "other");
+    const cold = rig.run(request(prompt));
+    const before = rig.scheduler.stats();
+    for (const length of [1, 33, 100]) rig.scheduler.expect(Int32Array.from(prompt.slice(0, length)));
+    expect(rig.scheduler.stats()).toEqual(before);
+    expect(rig.scheduler.step()).toBe(false);
+    const warm = rig.run(request(prompt));
+    expect([endOf(cold).prefixCache, endOf(warm).cachedTokens]).toEqual(["none", 96]);
+    expect(tokens(warm)).toEqual(tokens(cold));
+  });
+
   test("the next turn resumes at the end of the last one, windows included", () => {
     const rig = new Rig();
     const prompt = words(3, 150);

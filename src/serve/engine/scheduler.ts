@@ -1,7 +1,7 @@
 import { PsionicError, unexpected } from "../../core/error.ts";
 import { Grammars } from "../grammar/index.ts";
 import { type EngineStats, type FinishReason, type GenerateEvent, noDiskStats } from "../protocol.ts";
-import { type ActiveRequest, openRequest } from "./active_request.ts";
+import { type ActiveRequest, openRequest, rootOf } from "./active_request.ts";
 import { type AheadCaches, followingParts, type RunningStep } from "./ahead.ts";
 import { assemble, outputCount, type Part } from "./assemble.ts";
 import type { PromptLimits } from "./backend_limits.ts";
@@ -10,7 +10,7 @@ import { PromptBudget } from "./budget.ts";
 import { choicesOf, chosenToken, largestRanking } from "./choices.ts";
 import { DiskTier, type DiskTierOptions } from "./disk_tier.ts";
 import { chooseStates, keptInside } from "./kept_states.ts";
-import type { SubmittedRequest } from "./messages.ts";
+import type { PromptedRequest } from "./messages.ts";
 import { PagePool, pageSize } from "./pages.ts";
 import type { Pool } from "./pooling.ts";
 import { PrefixTree, type TreeGroup } from "./prefix_tree.ts";
@@ -126,8 +126,20 @@ export class Scheduler {
     };
   }
 
+  /** Work will come soon: an idle device is awake by then. */
+  rouse(): void {
+    if (this.idle) this.options.executor.rouse?.();
+  }
+
+  /** Looks, if idle, at what the cache has of a prompt that will be submitted: then it is in the processor's caches. Changes nothing. */
+  expect(prompt: Int32Array, tenant?: string): void {
+    const limit = Math.floor((prompt.length - 1) / pageSize);
+    const match = this.idle && this.tree.match(rootOf(tenant), prompt, limit);
+    if (match) this.disk?.expect(match, prompt);
+  }
+
   /** Queues a request; throws `invalid_request`, `context_overflow` or `queue_full`. */
-  submit(id: number, request: SubmittedRequest & { readonly prompt: readonly number[] }): void {
+  submit(id: number, request: PromptedRequest): void {
     const { contextLength, executor, maxQueue } = this.options;
     const active = openRequest(
       id,

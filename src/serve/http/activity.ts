@@ -163,9 +163,12 @@ export class Activity {
     const startedAtMs = known?.started_at_ms ?? Date.now() - Math.round(durationMs ?? 0);
     this.entries.set(record.id, entryOf(record, ++this.seq, startedAtMs, durationMs));
     if (this.entries.size <= keptRequests) return;
-    const [oldest] = [...this.entries.values()].filter(({ state }) => state === "done");
     // with a hundred running, the log grows by those that run: their number is bounded by slots and queue
-    if (oldest) this.entries.delete(oldest.request_id);
+    for (const { state, request_id } of this.entries.values()) {
+      if (state !== "done") continue;
+      this.entries.delete(request_id);
+      break;
+    }
   }
 }
 

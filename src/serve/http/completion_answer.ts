@@ -1,5 +1,6 @@
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
 import { codePoints } from "../choice.ts";
+import type { TokenIds } from "../protocol.ts";
 import type { AnswerFrame } from "./answer_frame.ts";
 import { addCompletionLogprob, type CompletionLogprobs, emptyCompletionLogprobs } from "./logprobs.ts";
 import type { ManyEvent } from "./many.ts";
@@ -8,7 +9,7 @@ import { sseEvent } from "./sse.ts";
 import { usageOf } from "./usage.ts";
 
 export type CompletionPrompt = {
-  readonly tokens: readonly number[];
+  readonly tokens: TokenIds;
   /** How many of the first tokens the tokenizer put before a text; an echo does not show them. */
   readonly added: number;
 };

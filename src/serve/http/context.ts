@@ -73,6 +73,8 @@ export type Route = {
   readonly path: string;
   /** Answered without a key. */
   readonly open?: true;
+  /** An engine will have to do with its requests. */
+  readonly generates?: true;
   /** The body of errors, where clients of this route expect another shape than OpenAI's. */
   readonly errorBody?: (error: HttpError, requestId: string) => object;
   readonly handle: (context: RouteContext) => Response | Promise<Response>;

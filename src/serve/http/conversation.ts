@@ -16,7 +16,7 @@ import {
   withoutReasoning,
   withThinking,
 } from "./reasoning.ts";
-import { engineRequest, stopStringsOf } from "./sampling.ts";
+import { engineRequest, expectPrompt, stopStringsOf } from "./sampling.ts";
 import type { GenerationFields } from "./schema.ts";
 import { type StructuredOutput, structuredOutput } from "./structured.ts";
 import type { ToolUse } from "./tools.ts";
@@ -72,8 +72,9 @@ export async function planAnswer(
   if (most !== undefined) await context.inSteps(checkFits(model, heard(messages)));
   const written = await context.inSteps(chat.promptSteps(messages, options, most));
   if (written.length > (most ?? Infinity)) throw tooLong(model, written.length);
-  if (!conversation.counted) model.engine.expect?.();
   const started = startAnswer(model, start, options, written);
+  const prompt = started.tokens.length === 0 ? written : [...written, ...started.tokens];
+  if (!conversation.counted) expectPrompt(context, model, body, prompt);
   const parser = () => started.parser(chat.parser(options, written));
   // with the call's end for a stop token there is no second call
   const callEnds = conversation.use.single && !body.ignore_eos ? (chat.callEnds ?? []) : [];
@@ -90,7 +91,7 @@ export async function planAnswer(
     stops: stopStringsOf(body),
     parser: inline ? () => inlineReasoning(parser(), reasoningMarks(chat.name)) : parser,
     request: {
-      prompt: started.tokens.length === 0 ? written : [...written, ...started.tokens],
+      prompt,
       ...request,
       ...(constraint ? { constraint } : {}),
       ...(topLogprobs === undefined ? {} : { topLogprobs }),

@@ -347,7 +347,7 @@ test("reasoning in parts of an assistant's message is what reasoning_content is"
       ],
     });
     expect([response.status, response.headers.get("x-psionic-ignored")]).toEqual([200, null]);
-    return served.engine.requests.at(-1)!.prompt;
+    return [...served.engine.requests.at(-1)!.prompt];
   };
   const expected = await prompt({ reasoning_content: "so", content: "I look." });
   expect(await prompt({ content: "I look." })).not.toEqual(expected);

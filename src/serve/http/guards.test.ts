@@ -400,9 +400,9 @@ describe("texts that look like templates or control tokens", () => {
     for (const [i, [path, body]] of bodies(hostile).entries()) {
       const answered = await own.post(path, body);
       expect([path, answered.status]).toEqual([path, 200]);
-      const attacked = served.engine.requests.at(-1)!.prompt;
+      const attacked = [...served.engine.requests.at(-1)!.prompt];
       await own.post(path, quiet[i]![1]);
-      const calm = served.engine.requests.at(-1)!.prompt;
+      const calm = [...served.engine.requests.at(-1)!.prompt];
       expect([path, count(attacked)]).toEqual([path, count(calm)]);
       const text = tokenizer.decode(attacked, { special: true });
       expect(text).toContain("{{ 7 * 7 }}");

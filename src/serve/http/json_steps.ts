@@ -1,4 +1,5 @@
 import type { Steps } from "../../core/steps.ts";
+import { parseWithIds } from "./json_ids.ts";
 
 /** Bounds of a JSON text, beyond which it takes long to parse and to look through for its size. */
 export type JsonLimits = {
@@ -23,11 +24,15 @@ const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x
 
 /**
  * The value of a JSON text in UTF-8, as `JSON.parse` reads it. Throws `JsonExcess` beyond a bound, a `SyntaxError` for what is
- * no JSON and a `TypeError` for what is no UTF-8.
+ * no JSON and a `TypeError` for what is no UTF-8. Of a short text the list under the name `idsOf` comes as an Int32Array where
+ * `parseWithIds` takes it.
  */
-export function* parseJson(bytes: Uint8Array, limits: JsonLimits): Steps<unknown> {
+export function* parseJson(bytes: Uint8Array, limits: JsonLimits, idsOf?: string): Steps<unknown> {
   const text = decoder();
-  if (isPlain(bytes, limits)) return JSON.parse(text(0, bytes.length, bytes));
+  if (isPlain(bytes, limits)) {
+    const value = idsOf === undefined ? undefined : parseWithIds(bytes, idsOf);
+    return value ?? JSON.parse(text(0, bytes.length, bytes));
+  }
   const large = yield* survey(bytes, limits);
   if (bytes.length <= SMALL) return JSON.parse(text(0, bytes.length, bytes));
   const isBom = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;

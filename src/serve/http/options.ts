@@ -75,6 +75,8 @@ export type ServerOptions = {
   readonly logFormat?: "text" | "json";
   /** Receives errors that clients only see as a 500. */
   readonly onError?: (error: unknown, requestId: string) => void;
+  /** A request is rehearsed so often while the next one is waited for, milliseconds; 0 = never. Default 0. */
+  readonly rehearsalMs?: number;
   /** Serves the page at `/`. Default true. */
   readonly page?: boolean;
   /** What `/props` and `/health` call this build. */
@@ -100,6 +102,7 @@ export function serverSettings(options: ServerOptions): ServerSettings {
     log: options.log ?? (() => {}),
     logFormat: options.logFormat ?? "text",
     onError: options.onError ?? (() => {}),
+    rehearsalMs: options.rehearsalMs ?? 0,
     page: options.page ?? true,
     version: options.version ?? "0",
   };

@@ -115,6 +115,7 @@ async function route(
     authorized = false;
   }
   if (!found) throw routes.methods.size > 0 ? wrongMethod(allow) : notFound();
+  if (found.generates) state.models.expect();
   const client = keyIndex === undefined ? (arrival.address ?? "local") : `key ${keyIndex}`;
   const signal = AbortSignal.any([request.signal, state.shutdown]);
   const body = state.bodies.begin(client);

@@ -1,9 +1,9 @@
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
-import type { GenerateRequest, SamplingParams } from "../protocol.ts";
+import type { GenerateRequest, SamplingParams, TokenIds } from "../protocol.ts";
 import { describe } from "./body.ts";
 import type { RouteContext } from "./context.ts";
 import { badField } from "./errors.ts";
-import type { RequestLimits } from "./options.ts";
+import type { RequestLimits, ServedModel } from "./options.ts";
 import { checkTokens } from "./routes/tokenize.ts";
 import type { GenerationFields } from "./schema.ts";
 
@@ -33,8 +33,25 @@ export function engineRequest(
     choices: body.n ?? 1,
     client,
     ...(typeof maxTokens === "number" && maxTokens >= 0 && { maxTokens }),
-    ...prefixCacheOf(body, keyIndex === undefined ? undefined : state.settings.apiKeys?.[keyIndex]),
+    ...prefixCacheOf(body, keyOf(state, keyIndex)),
   };
+}
+
+/** Tells the engine of a prompt as soon as it is there: it looks for it while the rest of the request is made. */
+export function expectPrompt(
+  { state, keyIndex }: Pick<RouteContext, "state" | "keyIndex">,
+  { engine }: ServedModel,
+  body: GenerationFields,
+  prompt: TokenIds,
+): void {
+  const { prefixCache, tenant } = prefixCacheOf(body, keyOf(state, keyIndex));
+  engine.expect?.(
+    prefixCache === "auto" ? { prompt, ...(tenant === undefined ? {} : { tenant }) } : undefined,
+  );
+}
+
+function keyOf({ settings }: RouteContext["state"], keyIndex: number | undefined): Uint8Array | undefined {
+  return keyIndex === undefined ? undefined : settings.apiKeys?.[keyIndex];
 }
 
 /** The engine's sampling parameters from the fields of a request. */

@@ -10,6 +10,7 @@ import { ManagementEvents } from "./management.ts";
 import { ServerMetrics } from "./metrics.ts";
 import { type ServedModel, type ServerOptions, serverSettings } from "./options.ts";
 import { type Arrival, answer, type Guards, type PathRoutes } from "./pipeline.ts";
+import { Rehearsal, type Rehearse } from "./rehearsal.ts";
 import { ResponseStore } from "./responses/store.ts";
 import { routes } from "./routes/index.ts";
 import { checkBind, corsRule, hostRule } from "./security.ts";
@@ -47,7 +48,9 @@ export async function startServer(
     hosts: hostRule(settings.host, settings.allowedHosts),
     cors: corsRule(settings.corsOrigins),
   };
-  const app = makeApp(state, guards);
+  const busy = () => state.bodies.heldBytes > 0;
+  const rehearsal = new Rehearsal(models, settings.rehearsalMs, busy, rehearsing(settings, guards));
+  const app = makeApp(state, guards, rehearsal);
   listen(app, settings.host, settings.port);
   const server = app.server!;
   const host = settings.host.includes(":") ? `[${settings.host.replace(/^\[|\]$/g, "")}]` : settings.host;
@@ -58,6 +61,7 @@ export async function startServer(
     handle: (request) => app.handle(request),
     stop: async ({ force = false } = {}) => {
       drain();
+      rehearsal.close();
       if (force) shutdown.abort(new DOMException("The server is shutting down.", "AbortError"));
       await app.server?.stop(force);
       state.grammars.close();
@@ -101,8 +105,26 @@ function makeState(
   };
 }
 
-/** Every path with and without `/v1`, every method through the same checks; unknown paths too. */
-function makeApp(state: ServerState, guards: Guards) {
+/** A server of its own for each set of models, without a socket, of which nobody learns anything. */
+function rehearsing(settings: ServerState["settings"], guards: Guards): Rehearse {
+  const quiet = { ...settings, apiKeys: undefined, log: () => {}, onError: () => {} };
+  const all = new Map(byPath(routes).map(({ pattern, methods }) => [`/v1${pattern}`, methods]));
+  let stage: { readonly models: ModelSet; readonly state: ServerState } | undefined;
+  return (models, pattern, request) => {
+    if (stage?.models !== models) {
+      stage = { models, state: makeState(quiet, models, new AbortController().signal).state };
+      stage.state.activity.close();
+    }
+    const arrival = { request, params: {}, address: undefined, allowSilence: () => {} };
+    return answer(stage.state, guards, { pattern, methods: all.get(pattern)! }, arrival);
+  };
+}
+
+/**
+ * Every path with and without `/v1`, every method through the same checks; unknown paths too. Handlers name what they take of
+ * Elysia's context: of one that is handed on whole it makes all of it for each request, cookies and copies of the headers too.
+ */
+function makeApp(state: ServerState, guards: Guards, rehearsal: Rehearsal) {
   const nowhere: PathRoutes = { pattern: "unmatched", methods: new Map() };
   const app = new Elysia({
     serve: {
@@ -117,20 +139,30 @@ function makeApp(state: ServerState, guards: Guards) {
   );
   for (const { pattern, methods } of byPath(routes)) {
     for (const path of [pattern, `/v1${pattern}`]) {
+      const found = { pattern: `/v1${pattern}`, methods };
       app.all(
         path,
-        (context) => answer(state, guards, { pattern: `/v1${pattern}`, methods }, arrivalOf(context)),
-        {
-          parse: "none",
+        ({ request, params, server }) => {
+          rehearsal.heard(found.pattern);
+          return answer(state, guards, found, arrivalOf({ request, params, server }));
         },
+        { parse: "none" },
       );
     }
   }
   const home: PathRoutes = state.settings.page
     ? { pattern: "/", methods: new Map([["GET", pageRoute]]) }
     : nowhere;
-  app.all("/", (context) => answer(state, guards, home, arrivalOf(context)), { parse: "none" });
-  app.all("/*", (context) => answer(state, guards, nowhere, arrivalOf(context)), { parse: "none" });
+  app.all(
+    "/",
+    ({ request, params, server }) => answer(state, guards, home, arrivalOf({ request, params, server })),
+    { parse: "none" },
+  );
+  app.all(
+    "/*",
+    ({ request, params, server }) => answer(state, guards, nowhere, arrivalOf({ request, params, server })),
+    { parse: "none" },
+  );
   return app;
 }
 

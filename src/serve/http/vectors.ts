@@ -1,5 +1,6 @@
 import { PsionicError } from "../../core/error.ts";
 import type { GenerationSummary } from "../generation.ts";
+import type { TokenIds } from "../protocol.ts";
 import type { RouteContext } from "./context.ts";
 import { drainingError } from "./errors.ts";
 import { truthHeaders } from "./headers.ts";
@@ -15,7 +16,7 @@ export type Vectors = { readonly base64: readonly string[]; readonly promptToken
 export async function embedAll(
   context: RouteContext,
   { engine }: ServedModel,
-  inputs: readonly (readonly number[])[],
+  inputs: readonly TokenIds[],
   param: string,
 ): Promise<{ readonly vectors: Vectors; readonly headers: Record<string, string> }> {
   const { state, record } = context;
@@ -62,7 +63,7 @@ export async function embedAll(
 }
 
 /** Named before anything is computed; the engine would refuse it in the middle of the list. */
-function checkLengths(inputs: readonly (readonly number[])[], contextLength: number, param: string): void {
+function checkLengths(inputs: readonly TokenIds[], contextLength: number, param: string): void {
   const at = inputs.findIndex(({ length }) => length >= contextLength);
   if (at < 0) return;
   const where = inputs.length === 1 ? param : `${param}[${at}]`;

@@ -100,6 +100,12 @@ export class ModelSet {
     return this.entries.map((entry) => entry.row(entry === this.first));
   }
 
+  /** A request is on its way: the engine wakes up where it can only be that one's, and has a device of its own to compute on. */
+  expect(): void {
+    const [only, ...others] = this.entries.flatMap(({ served }) => served?.engine ?? []);
+    if (others.length === 0 && only?.info.device) only.expect?.();
+  }
+
   /** The model of a name; undefined when there is none. */
   find(asked: string): ModelRow | undefined {
     const entry = findNamed(this.entries, asked);

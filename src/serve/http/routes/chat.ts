@@ -44,6 +44,7 @@ type ChatFields = v.InferOutput<v.ObjectSchema<ReturnType<typeof chatEntries>, u
 export const chatCompletions: Route = {
   method: "POST",
   path: "/chat/completions",
+  generates: true,
   handle: async (context) => {
     const { state, record } = context;
     const { limits } = state.settings;

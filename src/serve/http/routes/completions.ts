@@ -1,6 +1,7 @@
 import * as v from "valibot";
 import type { Steps } from "../../../core/steps.ts";
 import type { GenerationPlan } from "../../generation.ts";
+import type { TokenIds } from "../../protocol.ts";
 import { textParser } from "../../text_parser.ts";
 import { answerFrame } from "../answer_frame.ts";
 import { describe, readJson, validate } from "../body.ts";
@@ -12,7 +13,7 @@ import { ignoredHeaders, sortFields } from "../fields.ts";
 import type { RequestLimits, ServedModel } from "../options.ts";
 import { encodePrompt } from "../prompt_length.ts";
 import { respond } from "../respond.ts";
-import { engineRequest, stopStringsOf } from "../sampling.ts";
+import { engineRequest, expectPrompt, stopStringsOf } from "../sampling.ts";
 import { bodySchema, flag, generationEntries, integer, maybe } from "../schema.ts";
 import { structuredHeaders, structuredOutput } from "../structured.ts";
 import { readTokens } from "./tokenize.ts";
@@ -37,18 +38,19 @@ type CompletionFields = v.InferOutput<v.ObjectSchema<ReturnType<typeof completio
 export const completions: Route = {
   method: "POST",
   path: "/completions",
+  generates: true,
   handle: async (context) => {
     const { state, record, inSteps } = context;
     const { limits } = state.settings;
-    const raw = await readJson(context);
+    const raw = await readJson(context, "prompt");
     const { entries, schema } = bodyFields(limits);
     const body = validate(schema, raw);
-    const ignored = sortFields(raw as object, entries);
-    record.ignored = ignored.length;
     const { model, name } = await context.take(body.model);
     const { info } = model.engine;
     const prompts = await inSteps(readPrompts(body, model, limits));
-    model.engine.expect?.();
+    expectPrompt(context, model, body, prompts[0]!.tokens);
+    const ignored = sortFields(raw as object, entries);
+    record.ignored = ignored.length;
     const n = body.n ?? 1;
     const output = structuredOutput(body);
     const constrain = await constrainText(context, model, output);
@@ -77,7 +79,7 @@ function completionPlan(
   context: RouteContext,
   model: ServedModel,
   body: CompletionFields,
-  { prompt, constrain }: { readonly prompt: readonly number[]; readonly constrain: Constrain | undefined },
+  { prompt, constrain }: { readonly prompt: TokenIds; readonly constrain: Constrain | undefined },
 ): GenerationPlan {
   const maxTokens = body.max_tokens ?? body.n_predict;
   if (typeof body.max_tokens !== "number") context.record.limitField = "n_predict";
@@ -108,7 +110,10 @@ function* readPrompts(
 ): Steps<CompletionPrompt[]> {
   const { prompt } = body;
   if (prompt === undefined || prompt === null) throw badField("prompt", promptForms, "nothing");
-  const single = typeof prompt === "string" || (Array.isArray(prompt) && typeof prompt[0] === "number");
+  const single =
+    typeof prompt === "string" ||
+    prompt instanceof Int32Array ||
+    (Array.isArray(prompt) && typeof prompt[0] === "number");
   const list: unknown[] = single ? [prompt] : Array.isArray(prompt) ? prompt : [];
   if (list.length === 0) throw badField("prompt", promptForms, describe(prompt));
   if (list.length > limits.prompts)
@@ -138,6 +143,7 @@ function* readPrompt(
     if (tokenizer.bos !== undefined) return { tokens: [tokenizer.bos], added: 1 };
     throw badField(param, "a prompt of at least one token", "an empty string");
   }
-  if (!Array.isArray(prompt) || prompt.length === 0) throw badField(param, promptForms, describe(prompt));
+  const isList = Array.isArray(prompt) || prompt instanceof Int32Array;
+  if (!isList || prompt.length === 0) throw badField(param, promptForms, describe(prompt));
   return { tokens: readTokens(prompt, tokenizer.vocabularySize, param), added: 0 };
 }

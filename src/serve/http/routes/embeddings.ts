@@ -1,5 +1,6 @@
 import * as v from "valibot";
 import type { Steps } from "../../../core/steps.ts";
+import type { TokenIds } from "../../protocol.ts";
 import { describe, readJson, validate } from "../body.ts";
 import type { Route } from "../context.ts";
 import { badField, HttpError, jsonText } from "../errors.ts";
@@ -82,14 +83,14 @@ function* readInputs(
   special: boolean,
   model: ServedModel,
   limits: RequestLimits,
-): Steps<readonly (readonly number[])[]> {
+): Steps<readonly TokenIds[]> {
   if (input === undefined || input === null) throw badField("input", inputForms, "nothing");
   const single = typeof input === "string" || (Array.isArray(input) && typeof input[0] === "number");
   const list: readonly unknown[] = single ? [input] : Array.isArray(input) ? input : [];
   if (list.length === 0) throw badField("input", inputForms, describe(input));
   if (list.length > limits.inputs)
     throw badField("input", `at most ${limits.inputs} inputs`, String(list.length));
-  const inputs: (readonly number[])[] = [];
+  const inputs: TokenIds[] = [];
   for (const [i, one] of list.entries()) {
     inputs.push(yield* readInput(one, single ? "input" : `input[${i}]`, special, model));
     yield;
@@ -97,12 +98,7 @@ function* readInputs(
   return inputs;
 }
 
-function* readInput(
-  input: unknown,
-  param: string,
-  special: boolean,
-  model: ServedModel,
-): Steps<readonly number[]> {
+function* readInput(input: unknown, param: string, special: boolean, model: ServedModel): Steps<TokenIds> {
   const { tokenizer } = model;
   if (typeof input === "string") {
     const tokens = input === "" ? [] : yield* encodePrompt(model, input, { special });

@@ -97,6 +97,7 @@ function shownThinking({ thinking }: AnthropicFields): "shown" | "omitted" | "hi
 export const messages: Route = {
   method: "POST",
   path: "/messages",
+  generates: true,
   errorBody: anthropicError,
   handle: async (context) => {
     const { state, record } = context;

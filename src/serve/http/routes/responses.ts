@@ -78,6 +78,7 @@ function wantsLogprobs(body: ResponseFields): boolean {
 export const responses: Route = {
   method: "POST",
   path: "/responses",
+  generates: true,
   handle: async (context) => {
     const read = await readRequest(context, false);
     const { state, keyIndex } = context;

@@ -1,6 +1,7 @@
 import * as v from "valibot";
 import type { Tokenizer } from "../../../models/tokenizer/tokenizer.ts";
 import { notToken } from "../../engine/sampling_settings.ts";
+import type { TokenIds } from "../../protocol.ts";
 import { describe, readJson, validate } from "../body.ts";
 import type { Route } from "../context.ts";
 import { badField, jsonText } from "../errors.ts";
@@ -85,11 +86,11 @@ function* decoded(tokenizer: Tokenizer, tokens: readonly unknown[]): Iterable<st
 
 /** A list of token ids from outside; throws 400 for the first that is none. */
 export function readTokens(
-  list: readonly unknown[],
+  list: readonly unknown[] | Int32Array,
   vocabularySize: number,
   param: string,
-): readonly number[] {
-  const tokens = list as readonly number[];
+): TokenIds {
+  const tokens = list as TokenIds;
   if (notToken(tokens, vocabularySize) < 0) return tokens;
   // of any vocabulary, that is, before those of this one
   const wrong = notToken(tokens, 2 ** 31);
@@ -99,7 +100,7 @@ export function readTokens(
 }
 
 /** Throws 400 when an id is outside the vocabulary. */
-export function checkTokens(tokens: readonly number[], vocabularySize: number, param: string): void {
+export function checkTokens(tokens: TokenIds, vocabularySize: number, param: string): void {
   const wrong = tokens.findIndex((token) => token >= vocabularySize);
   if (wrong >= 0) {
     throw badField(`${param}[${wrong}]`, `a token id below ${vocabularySize}`, String(tokens[wrong]));
