@@ -1,4 +1,6 @@
 import { expect, test } from "bun:test";
+import { ModelSet } from "../models/set.ts";
+import { Rehearsal } from "./rehearsal.ts";
 import { testServer, until } from "./testing/client.ts";
 import { scriptedModel } from "./testing/scripted.ts";
 
@@ -56,4 +58,21 @@ test("a server whose processor computes, or that was not asked to, does without"
   const real = answers();
   await Bun.sleep(30);
   expect(answers()).toBe(real);
+});
+
+test("one that fails ends them until the next request", async () => {
+  const models = ModelSet.of(onDevice().model);
+  await models.ready;
+  let tries = 0;
+  const failing = () => {
+    tries += 1;
+    return Promise.reject(new Error("no engine"));
+  };
+  const rehearsal = new Rehearsal(models, 1, () => false, failing);
+  rehearsal.heard("/v1/completions");
+  await Bun.sleep(30);
+  expect(tries).toBe(1);
+  rehearsal.heard("/v1/completions");
+  await until(() => tries === 2);
+  rehearsal.close();
 });

@@ -68,16 +68,18 @@ export class Rehearsal {
     if (performance.now() - this.heardAt > lastingMs) this.close();
     const { served } = this.models.default;
     if (this.underWay || this.busy() || !served?.engine.info.device) return;
-    if (this.stage?.of !== served) {
-      this.stage = { of: served, models: ModelSet.of({ ...served, engine: standIn(served.engine) }) };
-      await this.stage.models.ready;
-    }
     const body = bodies[this.route]!;
     const headers = { "content-type": "application/json", "content-length": String(body.length) };
     this.underWay = true;
     try {
+      if (this.stage?.of !== served) {
+        this.stage = { of: served, models: ModelSet.of({ ...served, engine: standIn(served.engine) }) };
+        await this.stage.models.ready;
+      }
       const request = new Request(`http://localhost${this.route}`, { method: "POST", headers, body });
       await (await this.rehearse(this.stage.models, this.route, request)).text();
+    } catch {
+      this.close(); // what is wrong is told to the next real request, which also begins them again
     } finally {
       this.underWay = false;
     }
