@@ -68,7 +68,12 @@ test("one that fails ends them until the next request", async () => {
     tries += 1;
     return Promise.reject(new Error("no engine"));
   };
-  const rehearsal = new Rehearsal(models, 1, () => false, failing);
+  const rehearsal = new Rehearsal(
+    models,
+    1,
+    () => false,
+    () => failing,
+  );
   rehearsal.heard("/v1/completions");
   await Bun.sleep(30);
   expect(tries).toBe(1);

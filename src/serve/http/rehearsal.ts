@@ -21,13 +21,13 @@ const bodies: Readonly<Record<string, string>> = {
   }),
 };
 
-/** Answers a request to a model of the set, with nothing of it counted or logged. */
-export type Rehearse = (models: ModelSet, route: string, request: Request) => Promise<Response>;
+/** Gives what answers requests to a set of models, with nothing of them counted or logged. */
+export type Rehearse = (models: ModelSet) => (route: string, request: Request) => Promise<Response>;
 
 /**
  * Takes a made-up request now and then through everything that answers one, while a server waits for the next real one:
- * after a second of silence the same code takes half as long again, since it has left the processor's caches. Begins with a request and
- * ends a minute after the last; a server whose processor computes the model does without.
+ * after a second of silence its code has left the processor's caches, which costs a first token 0.2 to 0.5 ms (docs/log.md). Begins with a
+ * request and ends a minute after the last; a server whose processor computes the model does without.
  */
 export class Rehearsal {
   private readonly models: ModelSet;
@@ -37,8 +37,8 @@ export class Rehearsal {
   private timer: Timer | undefined;
   private heardAt = 0;
   private route = "";
-  /** The set with the stand-in of a model. */
-  private stage: { readonly of: ServedModel; readonly models: ModelSet } | undefined;
+  /** What answers for a model, by a stand-in of its engine; none between two runs, since it keeps a model that is unloaded meanwhile. */
+  private stage: { readonly of: ServedModel; readonly answer: ReturnType<Rehearse> } | undefined;
   private underWay = false;
 
   /** `busy`: whether real requests are being answered. */
@@ -62,22 +62,25 @@ export class Rehearsal {
   close(): void {
     clearInterval(this.timer);
     this.timer = undefined;
+    this.stage = undefined;
   }
 
   private async play(): Promise<void> {
     if (performance.now() - this.heardAt > lastingMs) this.close();
     const { served } = this.models.default;
-    if (this.underWay || this.busy() || !served?.engine.info.device) return;
+    if (this.stage?.of !== served) this.stage = undefined;
+    if (!this.timer || this.underWay || this.busy() || !served?.engine.info.device) return;
     const body = bodies[this.route]!;
     const headers = { "content-type": "application/json", "content-length": String(body.length) };
     this.underWay = true;
     try {
-      if (this.stage?.of !== served) {
-        this.stage = { of: served, models: ModelSet.of({ ...served, engine: standIn(served.engine) }) };
-        await this.stage.models.ready;
+      if (!this.stage) {
+        const models = ModelSet.of({ ...served, engine: standIn(served.engine) });
+        await models.ready;
+        this.stage = { of: served, answer: this.rehearse(models) };
       }
       const request = new Request(`http://localhost${this.route}`, { method: "POST", headers, body });
-      await (await this.rehearse(this.stage.models, this.route, request)).text();
+      await (await this.stage.answer(this.route, request)).text();
     } catch {
       this.close(); // what is wrong is told to the next real request, which also begins them again
     } finally {

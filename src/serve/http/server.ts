@@ -105,18 +105,17 @@ function makeState(
   };
 }
 
-/** A server of its own for each set of models, without a socket, of which nobody learns anything. */
+/** Makes a server for a set of models, without a socket, of which nobody learns anything. */
 function rehearsing(settings: ServerState["settings"], guards: Guards): Rehearse {
   const quiet = { ...settings, apiKeys: undefined, log: () => {}, onError: () => {} };
   const all = new Map(byPath(routes).map(({ pattern, methods }) => [`/v1${pattern}`, methods]));
-  let stage: { readonly models: ModelSet; readonly state: ServerState } | undefined;
-  return (models, pattern, request) => {
-    if (stage?.models !== models) {
-      stage = { models, state: makeState(quiet, models, new AbortController().signal).state };
-      stage.state.activity.close();
-    }
-    const arrival = { request, params: {}, address: undefined, allowSilence: () => {} };
-    return answer(stage.state, guards, { pattern, methods: all.get(pattern)! }, arrival);
+  return (models) => {
+    const { state } = makeState(quiet, models, new AbortController().signal);
+    state.activity.close();
+    return (pattern, request) => {
+      const arrival = { request, params: {}, address: undefined, allowSilence: () => {} };
+      return answer(state, guards, { pattern, methods: all.get(pattern)! }, arrival);
+    };
   };
 }
 
