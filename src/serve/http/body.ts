@@ -6,8 +6,6 @@ import { JsonExcess, type JsonLimits, parseJson } from "./json_steps.ts";
 /** Requests stay far below: 16 MiB of brackets take a minute of the thread that answers everybody nested, some seconds side by side. */
 const bodyLimits: JsonLimits = { nesting: 1024, containers: 250_000, texts: 500_000, values: 3_000_000 };
 
-/** A body of so many bytes is there a moment after its head: it is counted and taken as a whole, which costs less than by parts. */
-const smallBody = 1 << 17;
 /** Bytes of a part that is kept as it came. */
 const largePart = 1 << 14;
 const mostSmallParts = 256;
@@ -60,10 +58,6 @@ async function readBytes({ state, request, body }: RouteContext): Promise<Uint8A
   const announced = Number(request.headers.get("content-length") ?? 0);
   if (announced > bodyBytes) throw tooLarge(bodyBytes);
   if (request.body === null) return new Uint8Array(0);
-  if (announced > 0 && announced <= smallBody) {
-    body.add(announced);
-    return await within(bodyMs, request.bytes());
-  }
   if (announced > 0) body.check(announced);
   const parts = new Parts();
   const reader = request.body.getReader();
@@ -86,17 +80,6 @@ async function readBytes({ state, request, body }: RouteContext): Promise<Uint8A
     throw error;
   } finally {
     clearTimeout(timer);
-  }
-}
-
-async function within(bodyMs: number, bytes: Promise<Uint8Array>): Promise<Uint8Array> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(bodyTimeout(bodyMs)), bodyMs);
-  try {
-    return await Promise.race([bytes, late.promise]);
-  } finally {
-    clearTimeout(timer);
-    bytes.catch(() => {});
   }
 }
 
